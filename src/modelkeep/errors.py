@@ -1,0 +1,101 @@
+"""The whole error tree, grouped by what the caller does next.
+
+``code`` is stable and documented in docs/errors.md; the message is one sentence for the operator: what, where, what to do.
+No HTTP status and no exit code here: ``http/`` and ``cli/`` map the classes.
+"""
+
+from typing import ClassVar
+
+
+class ModelkeepError(Exception):
+    """Base class of everything that modelkeep raises on purpose."""
+
+    code: ClassVar[str] = "error"
+
+
+class Refused(ModelkeepError):
+    """A check said no: never retry, never fall back."""
+
+    code = "refused"
+
+
+class Unauthenticated(Refused):
+    """Who you are was not proven: no credential, or one that is unknown, expired, revoked or forged."""
+
+    code = "unauthenticated"
+
+
+class Denied(Refused):
+    """Who you are is known, and you may not do this."""
+
+    code = "denied"
+
+
+class ReviewRequired(Denied):
+    """The account is held until a person has looked at its extraction evidence."""
+
+    code = "review-required"
+
+
+class NotTrusted(Refused):
+    """A signature, digest, proof or container does not hold."""
+
+    code = "not-trusted"
+
+
+class NotAdmitted(Refused):
+    """The release is not promoted, or the admission policy does not accept its evidence."""
+
+    code = "not-admitted"
+
+
+class Quarantined(Refused):
+    """The release is in quarantine."""
+
+    code = "quarantined"
+
+
+class OverBudget(ModelkeepError):
+    """A limit, quota or budget is spent; ``retry_after`` is the seconds until asking again can help."""
+
+    code = "over-budget"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Invalid(ModelkeepError):
+    """The input is malformed: mend it."""
+
+    code = "invalid"
+
+
+class TooLarge(Invalid):
+    """The input is larger than a stated bound."""
+
+    code = "too-large"
+
+
+class Missing(ModelkeepError):
+    """The thing named does not exist."""
+
+    code = "missing"
+
+
+class Conflict(ModelkeepError):
+    """The thing changed meanwhile, exists already, or is held by another process."""
+
+    code = "conflict"
+
+
+class Unavailable(ModelkeepError):
+    """A backend failed: retrying may help."""
+
+    code = "unavailable"
+
+
+class Sealed(Unavailable):
+    """The key compartment that this needs has not been opened with its passphrase."""
+
+    code = "sealed"

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Make (or refresh) the virtual environment with the pinned dependencies. Called by make.
+set -eu
+: "${PYTHON:=python3}" "${VENV:=.venv}"
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "modelkeep needs Python 3.11 or newer as $PYTHON; set PYTHON=/path/to/python3 and run make again." >&2
+    exit 1
+}
+if ! "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null; then  # Debian ships venv apart
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing the missing Debian package python3-venv." >&2
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv >/dev/null
+    else
+        echo "Python's venv module is missing: run 'apt-get install python3-venv' as root, then make again." >&2
+        exit 1
+    fi
+fi
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+echo "Installing the pinned dependencies into $VENV (once; about a minute)." >&2
+"$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[lab,dev]' 2>&1 | grep -v '^WARNING: Location' >&2 || true
+"$VENV/bin/python" -c 'import modelkeep, sklearn, pytest'
