@@ -1,0 +1,166 @@
+"""Settings: one TOML file, then the environment, read once.
+
+Every setting is a field here with its default and its meaning; docs/settings.md lists them and a test holds the two together.
+The environment overrides the file: ``MODELKEEP_GATEWAY_PORT=9443`` sets ``port`` in ``[gateway]``.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from modelkeep.errors import Invalid, Missing, Unavailable
+
+FILE_NAME = "modelkeep.toml"
+PREFIX = "MODELKEEP_"
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class KeepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[keep]"""
+
+    origin: str = ""
+    """Name of this keep's logs, made by init; never change it."""
+    admission: Literal["open", "standard"] = "standard"
+    """Admission policy profile that a release must satisfy before it is served."""
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[gateway]"""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 8443
+    """Port to listen on; 0 takes a free one."""
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    """Host names and addresses that the certificate made by --tls auto carries."""
+    header_seconds: Positive = 5.0
+    """A connection whose request headers are not complete after this long is closed."""
+    body_seconds: Positive = 10.0
+    """A request whose body is not complete after this long is closed."""
+    max_body: Count = 4 << 20
+    """Largest request body, bytes."""
+    max_connections: Count = 1024
+    """Connections held at once; more are closed at the door."""
+    drain_seconds: Positive = 10.0
+    """On stop, how long requests in flight may take to finish."""
+
+
+class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[control]"""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 8444
+    """Port to listen on; 0 takes a free one."""
+    integrity_seconds: Positive = 60.0
+    """Pause between two integrity passes over the sealed blobs."""
+    max_upload: Count = 4 << 30
+    """Largest request of the admin API (a model to publish), bytes."""
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[limits]"""
+
+    rate: Positive = 100.0
+    """Requests a second that one principal may send, on average."""
+    burst: Count = 200
+    """Requests that one principal may send at once."""
+    failures_rate: Positive = 1.0
+    """Bad credentials a second that one address may present, on average."""
+    failures_burst: Count = 20
+    """Bad credentials that one address may present at once."""
+    key_requests: Count = 1000
+    """Default request quota of an API key or a session."""
+    session_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 3600
+    """Lifetime of a session token, seconds."""
+    key_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    """Default lifetime of an API key, days."""
+
+
+class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[extraction]"""
+
+    alpha: Annotated[float, Meta(ge=1e-9, le=0.1)] = 1e-3
+    """Greatest chance that an honest account is ever accused."""
+    epsilon: Annotated[float, Meta(ge=0.0, le=0.2)] = 0.05
+    """Greatest L1 distance that the account mark moves a vector of probabilities."""
+    on_alarm: Literal["refuse", "label-only"] = "refuse"
+    """What an accused account gets until it is reviewed."""
+
+
+class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[audit]"""
+
+    hang_seconds: Positive = 1.0
+    """A record not durable after this long makes the gateway refuse answers."""
+    queue: Count = 4096
+    """Records that may wait for the disk; one more is refused."""
+    handover_seconds: Positive = 60.0
+    """Pause between two handovers of a gateway's audit checkpoint to control."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """modelkeep.toml, whole."""
+
+    keep: KeepSettings = KeepSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    control: ControlSettings = ControlSettings()
+    limits: LimitSettings = LimitSettings()
+    extraction: ExtractionSettings = ExtractionSettings()
+    audit: AuditSettings = AuditSettings()
+
+
+def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of the keep in ``directory``. Raises Missing (no keep there), Invalid, Unavailable."""
+    path = directory / FILE_NAME
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise Missing(f"there is no keep in {directory}: make one with 'modelkeep init {directory}'") from None
+    except (OSError, UnicodeDecodeError) as cause:
+        raise Unavailable(f"cannot read {path}: {cause}") from cause
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as cause:
+        raise Invalid(f"{path} is not TOML: {cause}") from cause
+    return parse(table, environment, str(path))
+
+
+def parse(table: dict[str, Any], environment: Mapping[str, str], where: str) -> Settings:
+    """Settings from a parsed TOML table, overridden by the environment. Raises Invalid, naming the setting."""
+    merged = {section: dict(body) if isinstance(body, dict) else body for section, body in table.items()}
+    for section, field in all_settings():
+        value = environment.get(variable(section, field))
+        if value is not None:
+            merged.setdefault(section, {})[field] = value.split(",") if (section, field) == ("gateway", "names") else value
+    try:
+        return msgspec.convert(merged, Settings, strict=False)
+    except msgspec.ValidationError as cause:
+        raise Invalid(f"{where}: {cause}") from cause
+
+
+def all_settings() -> list[tuple[str, str]]:
+    """Every (section, field), in the order of the file."""
+    sections = msgspec.structs.fields(Settings)
+    return [(section.name, field.name) for section in sections for field in msgspec.structs.fields(section.type)]
+
+
+def variable(section: str, field: str) -> str:
+    """The environment variable that overrides a setting."""
+    return f"{PREFIX}{section}_{field}".upper()
+
+
+def template(origin: str) -> str:
+    """The modelkeep.toml that init writes: only what cannot be a default."""
+    return (
+        "# Settings of this keep; docs/settings.md lists all of them with their defaults.\n"
+        f'[keep]\norigin = "{origin}"  # names the logs of this keep; never change it\nadmission = "standard"\n'
+    )

@@ -1,0 +1,65 @@
+"""What a person or a machine reads: text and tables, or one JSON document with ``--json``."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from modelkeep.errors import Invalid, Missing, ModelkeepError, OverBudget, Refused, Unavailable
+
+EXIT_REFUSED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
+
+
+def exit_code(error: ModelkeepError) -> int:
+    """0 yes · 1 refused · 2 usage or invalid · 3 unavailable. A missing thing is a usage error, a conflict a refusal."""
+    if isinstance(error, Invalid | Missing):
+        return EXIT_INVALID
+    if isinstance(error, Unavailable | OverBudget):
+        return EXIT_UNAVAILABLE
+    return EXIT_REFUSED
+
+
+class Output:
+    """Where commands print. Results go to standard output, everything else to standard error."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def show(self, result: Any, text: str) -> None:
+        """Print ``result`` as JSON, or ``text``."""
+        if self.json:
+            sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+        else:
+            self.console.print(text, markup=False)
+
+    def table(self, result: Any, columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+        """Print ``result`` as JSON, or ``rows`` under ``columns``; ``empty`` when there is none."""
+        listed = [[str(cell) for cell in row] for row in rows]
+        if self.json or not listed:
+            self.show(result, empty)
+            return
+        grid = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            grid.add_column(column, overflow="fold")
+        for row in listed:
+            grid.add_row(*row)
+        self.console.print(grid, soft_wrap=False)
+
+    def note(self, text: str) -> None:
+        """Something a person should know while the command runs; never on standard output."""
+        self.notes.print(text, markup=False)
+
+    def fail(self, error: ModelkeepError) -> int:
+        """Print one clear line (or a JSON document, on standard error) and return the exit code."""
+        if self.json:
+            document = {"code": error.code, "message": str(error)}
+            sys.stderr.write(msgspec.json.encode(document).decode() + "\n")
+        else:
+            word = "refused" if isinstance(error, Refused) else "error"
+            self.notes.print(f"modelkeep: {word}: {error}", markup=False)
+        return exit_code(error)

@@ -1,0 +1,115 @@
+"""Talking to a control process: the admin API from the caller's side, and the session that ``login`` keeps."""
+
+import os
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import httpx
+import msgspec
+
+from modelkeep import errors
+from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Unauthenticated, Unavailable
+
+_BY_CODE: dict[str, type[ModelkeepError]] = {
+    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelkeepError)
+}
+
+
+class Session(msgspec.Struct, frozen=True):
+    """What ``login`` remembers for one server. ``expires``: Unix seconds; ``ca``: PEM text, empty = the system's roots."""
+
+    server: str
+    account: str
+    token: str
+    expires: int
+    ca: str
+
+
+class Problem(msgspec.Struct):
+    """An RFC 9457 problem document, as far as we read it."""
+
+    code: str = "error"
+    detail: str = ""
+    retry_after: float = 1.0
+
+
+def sessions_file() -> Path:
+    """Where sessions are kept: $XDG_CONFIG_HOME/modelkeep/sessions.json, mode 0600."""
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "modelkeep" / "sessions.json"
+
+
+def load_sessions() -> dict[str, Session]:
+    """Sessions by server URL; none when the file is not there. Raises Invalid when it is damaged."""
+    path = sessions_file()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Session])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as cause:
+        raise Invalid(f"cannot read {path}: {cause}; remove it and log in again") from cause
+
+
+def save_sessions(sessions: dict[str, Session]) -> None:
+    """Replace the sessions file. Raises Unavailable."""
+    path = sessions_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = path.with_suffix(f".{os.getpid()}.new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(msgspec.json.encode(sessions))
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except OSError as cause:
+        raise Unavailable(f"cannot write {path}: {cause}") from cause
+
+
+class Remote:
+    """One control process, reached over HTTPS."""
+
+    def __init__(self, server: str, *, token: str = "", ca: str = "") -> None:
+        if not server.startswith("https://"):
+            raise Invalid(f"{server} is not an https:// address: the admin API is served over TLS only")
+        context = ssl.create_default_context(cadata=ca or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._server = server.rstrip("/")
+        self._client = httpx.Client(verify=context, headers=headers, timeout=httpx.Timeout(600.0, connect=10.0), trust_env=False)
+
+    @classmethod
+    def of_session(cls, server: str) -> "Remote":
+        """With the session kept for ``server``. Raises Unauthenticated when there is none."""
+        session = load_sessions().get(server.rstrip("/"))
+        if session is None:
+            raise Unauthenticated(f"not logged in to {server}: run 'modelkeep --server {server} login'")
+        return cls(server, token=session.token, ca=session.ca)
+
+    def call(self, verb: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Run one verb of the facade there. Raises what it raises there, and Unavailable."""
+        answer = self.post(f"/admin/v1/{verb.__name__}", msgspec.msgpack.encode(arguments))
+        return msgspec.msgpack.decode(answer, type=get_type_hints(verb)["return"])
+
+    def post(self, path: str, body: bytes) -> bytes:
+        """POST MessagePack, get MessagePack. Raises the error that the answer's problem document names, Unavailable."""
+        try:
+            response = self._client.post(self._server + path, content=body, headers={"content-type": "application/msgpack"})
+        except httpx.HTTPError as cause:
+            raise Unavailable(f"cannot reach {self._server}: {cause}") from cause
+        if response.status_code == httpx.codes.OK:
+            return response.content
+        raise _error(response)
+
+
+def _error(response: httpx.Response) -> ModelkeepError:
+    try:
+        problem = msgspec.json.decode(response.content, type=Problem)
+    except msgspec.MsgspecError:
+        return Unavailable(f"{response.request.url} answered {response.status_code} with no problem document")
+    kind = _BY_CODE.get(problem.code, Unavailable)
+    if kind is OverBudget:
+        return OverBudget(problem.detail, problem.retry_after)
+    return kind(problem.detail)

@@ -1,0 +1,47 @@
+"""Settings: the file, the environment over it, and clear refusals."""
+
+import pytest
+
+from modelkeep.app.settings import Settings, all_settings, load, parse, template, variable
+from modelkeep.errors import Invalid, Missing
+
+
+def test_the_template_is_valid_and_everything_has_a_default(tmp_path):
+    (tmp_path / "modelkeep.toml").write_text(template("modelkeep.local/x"))
+    settings = load(tmp_path, {})
+    assert settings.keep.origin == "modelkeep.local/x"
+    assert settings.gateway == Settings().gateway
+
+
+def test_the_environment_wins_and_is_typed():
+    settings = parse({"gateway": {"port": 1}}, {"MODELKEEP_GATEWAY_PORT": "9443", "MODELKEEP_GATEWAY_NAMES": "a,b"}, "x")
+    assert (settings.gateway.port, settings.gateway.names) == (9443, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ({"gateway": {"prot": 1}}, "prot"),
+        ({"gateway": {"port": 70_000}}, "gateway.port"),
+        ({"gateway": 3}, "gateway"),
+        ({"keep": {"admission": "none"}}, "admission"),
+        ({"extraction": {"alpha": 0.5}}, "alpha"),
+        ({"nonsense": {}}, "nonsense"),
+    ],
+)
+def test_a_wrong_setting_is_named(table, named):
+    with pytest.raises(Invalid, match=named):
+        parse(table, {}, "modelkeep.toml")
+
+
+def test_a_folder_without_a_keep_and_a_broken_file(tmp_path):
+    with pytest.raises(Missing, match="modelkeep init"):
+        load(tmp_path, {})
+    (tmp_path / "modelkeep.toml").write_text("[keep")
+    with pytest.raises(Invalid, match="not TOML"):
+        load(tmp_path, {})
+
+
+def test_every_setting_has_its_variable():
+    assert ("gateway", "port") in all_settings()
+    assert variable("gateway", "max_body") == "MODELKEEP_GATEWAY_MAX_BODY"
