@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from modelkeep.operations.integrity import IntegrityPass
+
 
 class Initialised(Struct, frozen=True):
     """A new keep. ``password`` and ``recovery`` are shown once and stored nowhere."""
@@ -14,7 +16,7 @@ class Initialised(Struct, frozen=True):
 
 
 class Published(Struct, frozen=True):
-    """A published release. ``log_index``: of its release statement; ``promise``: what its extraction profile covers, in words."""
+    """A published release. ``log_index``: of its release statement; ``promise``: what its profile covers, in words."""
 
     ref: str
     model_digest: str
@@ -177,15 +179,6 @@ class Reviewed(Struct, frozen=True):
     log_index: int
 
 
-class IntegrityReport(Struct, frozen=True):
-    """One integrity pass: bodies checked, releases put into quarantine, in words why."""
-
-    checked: int
-    findings: tuple[str, ...]
-    quarantined: tuple[str, ...]
-    finished: int
-
-
 class GatewayRow(Struct, frozen=True):
     """One audit log of a serving process. ``open``: its process has not said goodbye yet."""
 
@@ -200,6 +193,6 @@ class Status(Struct, frozen=True):
     origin: str
     releases: tuple[ReleaseRow, ...]
     log_size: int
-    integrity: IntegrityReport | None
+    integrity: IntegrityPass | None
     incidents: tuple[IncidentRow, ...]
     gateways: tuple[GatewayRow, ...]

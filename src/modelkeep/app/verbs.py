@@ -4,16 +4,29 @@
 the wire form of a call has no description of its own that could drift from the method.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast, get_type_hints
 
 import msgspec
 
 from modelkeep.errors import Invalid, Missing
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 _ACTION = "__modelkeep_action__"
+
+
+class Acting(Protocol):
+    """A facade that acts for somebody."""
+
+    def authorize(self, action: str, arguments: dict[str, Any]) -> None:
+        """Raise Denied unless whoever it acts for may do ``action`` to what ``arguments`` name."""
+        ...
+
+
+S = TypeVar("S", bound=Acting)
 
 
 class Verb(NamedTuple):
@@ -26,12 +39,17 @@ class Verb(NamedTuple):
     call: Callable[..., Any]
 
 
-def verb(action: str) -> Callable[[F], F]:
-    """Mark a method of the facade as a verb that needs permission for ``action``."""
+def verb(action: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+    """Make a method of the facade a verb: permission for ``action`` is checked before its body runs."""
 
-    def mark(method: F) -> F:
-        setattr(method, _ACTION, action)
-        return method
+    def mark(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        @functools.wraps(method)
+        def checked(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+            self.authorize(action, dict(kwargs))
+            return method(self, *args, **kwargs)
+
+        setattr(checked, _ACTION, action)
+        return cast(Callable[Concatenate[S, P], R], checked)  # functools.wraps loses the name of the first parameter
 
     return mark
 

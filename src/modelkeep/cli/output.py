@@ -27,7 +27,7 @@ class Output:
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
         self.notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def show(self, result: Any, text: str) -> None:

@@ -78,7 +78,9 @@ class Remote:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._server = server.rstrip("/")
-        self._client = httpx.Client(verify=context, headers=headers, timeout=httpx.Timeout(600.0, connect=10.0), trust_env=False)
+        self._client = httpx.Client(
+            verify=context, headers=headers, timeout=httpx.Timeout(600.0, connect=10.0), trust_env=False
+        )
 
     @classmethod
     def of_session(cls, server: str) -> "Remote":

@@ -1,0 +1,1 @@
+"""The transparency log: tiles, the sequencer, readers, proofs and the whole-log check."""

@@ -1,50 +1,40 @@
-"""The integrity pass: is every sealed body still the bytes that the signed statements name? No key is needed."""
+"""The integrity pass: is what is stored still what the signed statements name? No key is needed."""
 
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from modelkeep.core.values import Digest, ReleaseRef
-from modelkeep.errors import Missing, NotTrusted
+from modelkeep.core.values import ReleaseRef
+from modelkeep.errors import NotTrusted
 
-KIND = "integrity"
-LATEST = "latest"
+KIND, LATEST = "integrity", "latest"
+"""Record kind and key of the last pass."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One damaged body: the release, which of its bodies (``model`` or ``profile``), and one sentence."""
+    """One damaged release and one sentence about the first damage found."""
 
-    release: str
-    body: str
+    release: ReleaseRef
     problem: str
 
 
 class IntegrityPass(msgspec.Struct, frozen=True):
-    """One pass. ``started``, ``finished``: Unix nanoseconds; ``checked``: bodies read."""
+    """One pass. ``finished``: Unix nanoseconds; ``checked``: releases; ``findings``: what is damaged, in words;
+    ``quarantined``: releases that this pass put into quarantine."""
 
-    started: int
     finished: int
     checked: int
-    findings: tuple[Finding, ...]
+    findings: tuple[str, ...]
+    quarantined: tuple[str, ...]
 
 
-class Expected(msgspec.Struct, frozen=True):
-    """What the log says must be in the blob store."""
-
-    release: ReleaseRef
-    body: str
-    sealed: Digest
-
-
-def examine(expected: Iterable[Expected], check: Callable[[Digest], None]) -> Iterator[Finding | None]:
-    """Check each body with ``check`` (raises NotTrusted, Missing); yields None for a sound one.
+def examine(releases: Iterable[ReleaseRef], check: Callable[[ReleaseRef], None]) -> Iterator[Finding]:
+    """Check each release with ``check`` (raises NotTrusted) and yield what is damaged.
 
     Unavailable passes through: a store that cannot be read says nothing about its bytes.
     """
-    for item in expected:
+    for ref in releases:
         try:
-            check(item.sealed)
-        except (NotTrusted, Missing) as problem:
-            yield Finding(str(item.release), item.body, str(problem))
-        else:
-            yield None
+            check(ref)
+        except NotTrusted as problem:
+            yield Finding(ref, str(problem))

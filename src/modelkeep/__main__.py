@@ -1,0 +1,6 @@
+"""``python -m modelkeep``."""
+
+from modelkeep.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,181 @@
+"""Quotas: how many requests a credential may make in all, over every gateway and every restart.
+
+A gateway takes a *lease* of a few requests at a time: the lease is debited in the records (compare-and-set) before the first of
+them is let through. So the sum of what all gateways let through never exceeds the quota, whatever crashes; what a crashed one
+had not used of its lease is lost to the credential, at most ``LARGEST_LEASE`` requests each time.
+"""
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from modelkeep.core.ports import Change, Record, Records
+from modelkeep.core.values import to_json
+from modelkeep.errors import Conflict, Missing, NotTrusted, OverBudget, Unavailable
+
+QUOTA = "quota"
+"""Record kind; the key is the ``quota_id`` of the credential."""
+
+LARGEST_LEASE = 64
+IDLE = 60.0
+"""Seconds after its last request at which the lease of a credential goes back."""
+
+_RETRIES = 16
+_ASK_AGAIN = 1.0
+_SPENT_RETRY = 3_600.0  # only an operator can help: there is no moment at which the quota fills up again
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """``granted``: requests leased out so far, used or not."""
+
+    granted: int = 0
+
+
+class _Lease:
+    __slots__ = ("ask_again", "left", "limit", "used")
+
+    def __init__(self, limit: int, now: float) -> None:
+        self.left = 0
+        self.limit = limit
+        self.ask_again = float("-inf")  # monotonic second before which a spent quota is not asked about again
+        self.used = now
+
+
+def lease_size(limit: int, granted: int) -> int:
+    """How many requests to lease next: small against the quota, so that several gateways share it fairly to the end."""
+    return max(0, min(LARGEST_LEASE, max(1, limit // 16), limit - granted))
+
+
+class Quotas:
+    """The leases of one gateway. Safe to use from several threads; the records are never asked while the lock is held."""
+
+    def __init__(self, records: Records, monotonic: Callable[[], float]) -> None:
+        self._records = records
+        self._monotonic = monotonic
+        self._leases: dict[str, _Lease] = {}
+        self._lock = threading.Lock()
+
+    def take(self, quota_id: str, limit: int | None) -> None:
+        """Count one request of at most ``limit`` in all. The records are asked only when the lease in hand is used up.
+
+        Raises OverBudget (the quota is spent), Unavailable (no lease in hand and the records cannot be reached).
+        """
+        if limit is None:
+            return
+        now = self._monotonic()
+        with self._lock:
+            lease = self._leases.get(quota_id)
+            if lease is not None and lease.limit == limit and lease.left > 0:
+                lease.left -= 1
+                lease.used = now
+                return
+        self._take_anew(quota_id, limit, now)
+
+    def refill(self) -> None:
+        """Top up half-used leases and return idle ones, off the hot path; call it every second or so. Raises Unavailable."""
+        now = self._monotonic()
+        with self._lock:
+            idle = {name: lease for name, lease in self._leases.items() if lease.used + IDLE < now}
+            for name in idle:
+                del self._leases[name]
+            returned = self._emptied(idle)
+            low = [
+                (name, lease)
+                for name, lease in self._leases.items()
+                if lease.left <= lease_size(lease.limit, 0) // 2 and now >= lease.ask_again
+            ]
+        for name, left in returned:
+            self._add(name, -left)
+        for name, lease in low:
+            self._supply(name, lease, now)
+
+    def give_back(self) -> None:
+        """Return what is left of every lease, at a graceful stop. Raises Unavailable."""
+        with self._lock:
+            leases, self._leases = self._leases, {}
+            returned = self._emptied(leases)
+        for name, left in returned:
+            self._add(name, -left)
+
+    def _take_anew(self, quota_id: str, limit: int, now: float) -> None:
+        with self._lock:
+            lease = self._leases.get(quota_id)
+            if lease is None or lease.limit != limit:
+                # An operator changed the quota: what is in hand was granted under the old one and goes back.
+                returned = self._emptied({quota_id: lease}) if lease else []
+                lease = self._leases[quota_id] = _Lease(limit, now)
+            else:
+                returned = []
+        for name, left in returned:
+            self._add(name, -left)
+        if now >= lease.ask_again:
+            self._supply(quota_id, lease, now)
+        with self._lock:
+            if lease.left < 1:
+                raise OverBudget(f"the quota of {limit} requests is spent: ask an administrator for more", _SPENT_RETRY)
+            lease.left -= 1
+            lease.used = now
+
+    def _supply(self, quota_id: str, lease: _Lease, now: float) -> None:
+        """Debit first, then hand out: a crash in between loses requests, and never lets one through twice."""
+        size = self._grant(quota_id, lease.limit)
+        with self._lock:
+            lease.left += size
+            if size == 0:
+                lease.ask_again = now + _ASK_AGAIN
+
+    @staticmethod
+    def _emptied(leases: dict[str, _Lease]) -> list[tuple[str, int]]:
+        """Take what is left out of ``leases``, so that no thread that still holds one can use it. Call with the lock held."""
+        found = [(name, lease.left) for name, lease in leases.items() if lease.left > 0]
+        for lease in leases.values():
+            lease.left = 0
+        return found
+
+    def _grant(self, quota_id: str, limit: int) -> int:
+        for _ in range(_RETRIES):
+            granted, revision = self._granted(quota_id)
+            size = lease_size(limit, granted.granted)
+            if size == 0:
+                return 0
+            if self._write(quota_id, granted.granted + size, revision):
+                return size
+        raise Unavailable("too many gateways lease this quota at once: try again in a moment")
+
+    def _add(self, quota_id: str, amount: int) -> None:
+        while amount:
+            granted, revision = self._granted(quota_id)
+            if self._write(quota_id, granted.granted + amount, revision):
+                return
+
+    def _write(self, quota_id: str, granted: int, revision: int) -> bool:
+        try:
+            self._records.commit([Change(QUOTA, quota_id, to_json(Granted(granted)), revision)])
+        except Conflict:
+            return False  # another gateway was first: read again
+        return True
+
+    def _granted(self, quota_id: str) -> tuple[Granted, int]:
+        return _read(self._records, quota_id)
+
+
+def granted_of(records: Records, quota_id: str) -> int:
+    """Requests leased out under ``quota_id`` so far: those used, and those that gateways hold in hand. Raises Unavailable."""
+    return _read(records, quota_id)[0].granted
+
+
+def _read(records: Records, quota_id: str) -> tuple[Granted, int]:
+    try:
+        record = records.get(QUOTA, quota_id)
+    except Missing:
+        return Granted(), 0
+    return parse_granted(record), record.revision
+
+
+def parse_granted(record: Record) -> Granted:
+    """Decode a quota record. Raises NotTrusted (damaged)."""
+    try:
+        return msgspec.json.decode(record.body or b"", type=Granted)
+    except msgspec.MsgspecError as cause:
+        raise NotTrusted(f"the quota record {record.key!r} is damaged: restore it from a backup") from cause

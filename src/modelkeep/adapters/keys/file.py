@@ -1,0 +1,128 @@
+"""Key compartments as files: ``<family>.keep`` in one folder, replaced as a set or not at all.
+
+A set is written below ``.staged/``, synced, and committed by renaming that folder to ``.commit``: before the rename nothing has
+changed, after it everything has, because whoever comes next moves the remaining files into place first.
+"""
+
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
+
+_FAMILY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}\Z")
+MAX_SIZE = 1 << 20
+STAGED, COMMIT, LOCK = ".staged", ".commit", ".lock"
+
+
+class FileKeys:
+    """The folder of sealed compartments of one keep."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def families(self) -> list[str]:
+        """Families that have a compartment here, sorted. Hold the lock."""
+        return sorted(path.stem for path in self._root.glob("*.keep") if _FAMILY.match(path.stem))
+
+    def read(self, family: str) -> bytes:
+        """One compartment's sealed bytes. Hold the lock.
+
+        Raises Missing, NotTrusted (others may read or write the file, or it is not a plain file), Unavailable.
+        """
+        path = self._path(family)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError as cause:
+            raise Missing(f"there is no key compartment at {path}") from cause
+        except OSError as cause:
+            raise Unavailable(f"cannot open {path}: {cause.strerror}") from cause
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid():
+                mode = stat.S_IMODE(found.st_mode)
+                raise NotTrusted(f"{path} is open to others (mode {mode:04o}, owner {found.st_uid}): make it 0600 and your own")
+            data = file.read(MAX_SIZE + 1)
+        if len(data) > MAX_SIZE:
+            raise NotTrusted(f"{path} is too large to be a key compartment")
+        return data
+
+    def replace(self, files: Mapping[str, bytes]) -> None:
+        """Replace or add compartments, all of them or none, durably. Hold the lock. Raises Unavailable, Invalid."""
+        staged = self._root / STAGED
+        try:
+            self._clear(staged)
+            staged.mkdir(mode=0o700)
+            for family, data in files.items():
+                self._write(staged / self._path(family).name, data)
+            _sync_folder(staged)
+            staged.rename(self._root / COMMIT)
+            _sync_folder(self._root)
+            self._finish()
+        except OSError as cause:
+            raise Unavailable(f"cannot write the key compartments in {self._root}: {cause.strerror}") from cause
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against every other process, after finishing or undoing a replacement that was cut off.
+
+        Raises Missing (no such folder), Unavailable.
+        """
+        try:
+            handle = os.open(self._root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError as cause:
+            raise Missing(f"there is no key folder {self._root}") from cause
+        except OSError as cause:
+            raise Unavailable(f"cannot lock the key folder {self._root}: {cause.strerror}") from cause
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                self._finish()
+                self._clear(self._root / STAGED)
+            except OSError as cause:
+                raise Unavailable(f"cannot settle the key folder {self._root}: {cause.strerror}") from cause
+            yield
+        finally:
+            os.close(handle)
+
+    def _path(self, family: str) -> Path:
+        if not _FAMILY.match(family):
+            raise Invalid(f"{family[:80]!r} is not a key family")
+        return self._root / f"{family}.keep"
+
+    def _finish(self) -> None:
+        commit = self._root / COMMIT
+        if not commit.is_dir():
+            return
+        for path in sorted(commit.iterdir()):
+            path.rename(self._root / path.name)
+        _sync_folder(self._root)
+        commit.rmdir()
+        _sync_folder(self._root)
+
+    @staticmethod
+    def _clear(folder: Path) -> None:
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

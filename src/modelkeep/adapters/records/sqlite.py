@@ -1,0 +1,252 @@
+"""``Records`` in one SQLite file, shared by every process of a keep.
+
+WAL so that readers never wait for a writer; ``synchronous=FULL`` so that a commit that returned survives a power cut
+(sqlite.org/pragma.html#pragma_synchronous). Deleted records stay as tombstones, so that ``since`` can tell of them.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from modelkeep.adapters.records.memory import check_distinct, check_expectation
+from modelkeep.core.ports import Change, Record
+from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x6D6B6570  # "mkep", so that `file` and we know the database
+BUSY_TIMEOUT = 5.0
+Migration = Callable[[sqlite3.Connection], None]
+MIGRATIONS: Mapping[int, Migration] = {}
+"""By the version they start from. Version 1 is the first, so there is none yet."""
+
+_SCHEMA = f"""
+PRAGMA application_id = {APPLICATION_ID};
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE record (
+    kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB, revision INTEGER NOT NULL, PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
+CREATE INDEX record_revision ON record (revision, kind, key);
+INSERT INTO meta VALUES ('schema_version', {SCHEMA_VERSION}), ('revision', 0);
+"""
+
+
+class Upgrade(NamedTuple):
+    """What ``upgrade`` did: schema versions, and the backup it made first (None when there was nothing to do)."""
+
+    before: int
+    after: int
+    backup: Path | None
+
+
+class SqliteRecords:
+    """``Records`` of one keep. Threads share the connection under a lock; processes share the file."""
+
+    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> None:
+        """Open existing records. ``busy_timeout``: seconds to wait for another writer.
+
+        Raises Missing (no such file), Invalid (another schema version), NotTrusted (not records of modelkeep), Unavailable.
+        """
+        if not path.is_file():
+            raise Missing(f"there are no records at {path}")
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection = _connect(path, busy_timeout)
+        try:
+            _check_version(self._connection, path)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @classmethod
+    def create(cls, path: Path) -> "SqliteRecords":
+        """Make empty records at ``path``, readable by their owner alone. Raises Conflict (exists), Unavailable."""
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError as cause:
+            raise Conflict(f"there are records at {path} already") from cause
+        except OSError as cause:
+            raise Unavailable(f"cannot make the records at {path}: {cause.strerror}") from cause
+        with closing(_connect(path, BUSY_TIMEOUT)) as connection, _failures(path):
+            connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+        return cls(path)
+
+    def get(self, kind: str, key: str) -> Record:
+        """The current record. Raises Missing, Unavailable."""
+        rows = self._rows("SELECT kind, key, body, revision FROM record WHERE kind = ? AND key = ?", kind, key)
+        if not rows or rows[0].body is None:
+            raise Missing(f"there is no {kind} record {key}")
+        return rows[0]
+
+    def scan(self, kind: str, prefix: str = "") -> list[Record]:
+        """Current records of a kind whose key begins with ``prefix``, ordered by key. Raises Unavailable."""
+        query = "SELECT kind, key, body, revision FROM record WHERE kind = ? AND body IS NOT NULL"
+        if prefix:
+            query += " AND key >= ? AND substr(key, 1, length(?)) = ?"
+            return self._rows(query + " ORDER BY key", kind, prefix, prefix, prefix)
+        return self._rows(query + " ORDER BY key", kind)
+
+    def commit(self, changes: Sequence[Change]) -> int:
+        """Apply all or none, durably; every change of one commit gets the revision returned.
+
+        Raises Conflict (an expectation fails), Invalid (a record named twice), Unavailable (disk full, locked for too long).
+        """
+        check_distinct(changes)
+        if not changes:
+            return self.revision()
+        with self._lock, _failures(self._path), _transaction(self._connection) as connection:
+            for change in changes:
+                check_expectation(change, _revision_of(connection, change))
+            revision = _meta(connection, "revision") + 1
+            connection.executemany(
+                "INSERT INTO record VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body, revision = excluded.revision",
+                [(change.kind, change.key, change.body, revision) for change in changes],
+            )
+            connection.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (revision,))
+        return revision
+
+    def revision(self) -> int:
+        """The latest global revision; 0 when nothing was ever committed. Raises Unavailable."""
+        with self._lock, _failures(self._path):
+            return _meta(self._connection, "revision")
+
+    def since(self, revision: int) -> list[Record]:
+        """Records (deletions too) changed after ``revision``, oldest change first. Raises Unavailable."""
+        query = "SELECT kind, key, body, revision FROM record WHERE revision > ? ORDER BY revision, kind, key"
+        return self._rows(query, revision)
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        with self._lock:
+            self._connection.close()
+
+    def _rows(self, query: str, *values: str | int) -> list[Record]:
+        with self._lock, _failures(self._path):
+            return [Record(*row) for row in self._connection.execute(query, values)]
+
+
+def upgrade(path: Path, *, migrations: Mapping[int, Migration] = MIGRATIONS, to: int = SCHEMA_VERSION) -> Upgrade:
+    """Bring records to schema version ``to``, one transaction a version, after a backup beside them.
+
+    The backup is ``<name>.v<version>.bak`` (``.2``, ``.3`` ... when taken); it is complete and synced before the first change.
+    Raises Invalid (a newer schema), NotTrusted (not records of modelkeep), Missing, Unavailable.
+    """
+    if not path.is_file():
+        raise Missing(f"there are no records at {path}")
+    with closing(_connect(path, BUSY_TIMEOUT)) as connection:
+        before = _schema_version(connection, path)
+        if before > to:
+            raise Invalid(_newer(path, before, to))
+        if before == to:
+            return Upgrade(before, to, None)
+        backup = _back_up(connection, path, before)
+        with _failures(path):
+            for version in range(before, to):
+                with _transaction(connection):
+                    if _meta(connection, "schema_version") != version:  # another process was quicker
+                        continue
+                    migrations[version](connection)
+                    connection.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", (version + 1,))
+    return Upgrade(before, to, backup)
+
+
+def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    with _failures(path):
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    with _failures(path):
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise NotTrusted(f"{path} does not hold records of modelkeep")
+        return _meta(connection, "schema_version")
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    version = _schema_version(connection, path)
+    if version > SCHEMA_VERSION:
+        raise Invalid(_newer(path, version, SCHEMA_VERSION))
+    if version < SCHEMA_VERSION:
+        raise Invalid(f"the records at {path} have schema version {version}: run `modelkeep upgrade`")
+
+
+def _newer(path: Path, found: int, known: int) -> str:
+    return f"the records at {path} have schema version {found}, this modelkeep knows up to {known}: install a newer modelkeep"
+
+
+def _meta(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise NotTrusted(f"the records lack their {name}: restore them from a backup")
+    return int(row[0])
+
+
+def _revision_of(connection: sqlite3.Connection, change: Change) -> int:
+    query = "SELECT revision FROM record WHERE kind = ? AND key = ? AND body IS NOT NULL"
+    row = connection.execute(query, (change.kind, change.key)).fetchone()
+    return int(row[0]) if row else 0
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A write transaction: committed at the end of the block, rolled back by any exception."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _failures(path: Path) -> Iterator[None]:
+    """SQLite's errors in our words."""
+    try:
+        yield
+    except sqlite3.Error as cause:
+        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise NotTrusted(f"{path} is not a database: restore it from a backup") from cause
+        raise Unavailable(f"the records at {path} failed: {cause}") from cause
+
+
+def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
+    backup = _free_name(path.with_name(f"{path.name}.v{version}.bak"))
+    with closing(_connect(backup, BUSY_TIMEOUT)) as target, _failures(backup):
+        connection.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, nothing beside it
+    for synced in (backup, backup.parent):
+        handle = os.open(synced, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    return backup
+
+
+def _free_name(path: Path) -> Path:
+    """Make an empty file (0600) at ``path``, or at the first free numbered name after it."""
+    for number in range(1, 1000):
+        candidate = path if number == 1 else path.with_name(f"{path.name}.{number}")
+        try:
+            os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            continue
+        except OSError as cause:
+            raise Unavailable(f"cannot make the backup {candidate}: {cause.strerror}") from cause
+        return candidate
+    raise Unavailable(f"too many backups beside {path}: remove some")

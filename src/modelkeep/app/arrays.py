@@ -1,0 +1,50 @@
+"""Arrays that users hand in: npz files, read without pickle and within bounds."""
+
+import io
+import zipfile
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.errors import Invalid, TooLarge
+
+MAX_VALUES = 1 << 28
+"""Largest array accepted, numbers."""
+
+
+def load_rows(data: bytes, where: str) -> NDArray[np.float64]:
+    """Array ``x`` of an npz file as rows (n, d), features flattened. Raises Invalid, TooLarge.
+
+    The declared shape is checked before anything is allocated, and pickled objects are refused.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            if "x.npy" not in names:
+                raise Invalid(f"{where} has no array 'x': save it with numpy.savez({where!r}, x=rows)")
+            with archive.open("x.npy") as stream:
+                shape = _declared_shape(stream, where)
+                if np.prod(shape, dtype=object) > MAX_VALUES:
+                    raise TooLarge(f"{where}: an array of shape {shape} is more than {MAX_VALUES:,} numbers")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            rows = np.asarray(arrays["x"])
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError) as cause:
+        raise Invalid(f"{where} is not an npz file of plain numbers: {cause}") from cause
+    if rows.ndim < 2 or rows.dtype.kind not in "fiub" or not len(rows):
+        raise Invalid(f"{where}: array 'x' needs shape (rows, features...) and numbers, not {rows.dtype} of shape {rows.shape}")
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    if not np.isfinite(flat).all():
+        raise Invalid(f"{where}: array 'x' holds NaN or infinite values")
+    return flat
+
+
+def _declared_shape(stream: IO[bytes], where: str) -> tuple[int, ...]:
+    version = np.lib.format.read_magic(stream)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
+        raise Invalid(f"{where}: array 'x' has npy version {version}, not 1.0 or 2.0")
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise Invalid(f"{where}: array 'x' holds Python objects, which are never loaded")
+    return tuple(shape)

@@ -1,0 +1,64 @@
+"""Audit logs of this keep's processes: a new one for each process, and the ones of dead processes finished."""
+
+from collections.abc import Callable
+
+from modelkeep.app.premises import Premises
+from modelkeep.app.rows import audit_checkpoints
+from modelkeep.crypto.notes import Checkpoint, encode_vkey
+from modelkeep.custody.keyring import Keyring
+from modelkeep.custody.keys import AUDIT_LOG
+from modelkeep.errors import Conflict, Missing
+from modelkeep.ledger.log import LogView
+from modelkeep.ledger.tiles import CHECKPOINT
+from modelkeep.serving.audit import AuditLimits, AuditLog, Deliver, deliver_here
+from modelkeep.serving.journal import decode_entry
+from modelkeep.serving.recovery import CLOSE, recover_audit
+
+
+def new_audit(premises: Premises, keyring: Keyring, role: str, deliver: Deliver = deliver_here) -> tuple[str, AuditLog]:
+    """Start an audit log for this process: its instance name and the log. Raises Conflict, Unavailable.
+
+    The name begins with the time, so that names sort in the order of starting.
+    """
+    instance = f"{premises.clock.now_ns():020d}-{role}-{premises.entropy.token(4).hex()}"
+    origin = premises.audit_origin(instance)
+    settings = premises.settings.audit
+    limits = AuditLimits(records=settings.queue, hang=settings.hang_seconds)
+    signer = keyring.note_signer(AUDIT_LOG, origin)
+    return instance, AuditLog(premises.audit_files(instance), signer, origin, premises.clock, deliver=deliver, limits=limits)
+
+
+def phase_of(premises: Premises, found: Checkpoint) -> str:
+    """``stopped`` when the log under ``found`` lies here and ends with a closing entry, else ``running``."""
+    instance = found.origin.rpartition("/")[2]
+    if instance not in premises.audit_instances() or not found.size:
+        return "running"
+    view = LogView(premises.audit_files(instance), encode_vkey(found.origin, premises.trust.audit_key), found.origin)
+    if view.refresh().size != found.size:
+        return "running"
+    last = decode_entry(view.entries(found.size - 1, found.size)[0], found.size - 1)
+    return "stopped" if last.kind == CLOSE else "running"
+
+
+def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], None]) -> list[bytes]:
+    """Finish every audit log that a dead process left open, and return all their checkpoints.
+
+    Raises NotTrusted, Unavailable.
+    """
+    notes = []
+    finished = {
+        origin for origin, said in audit_checkpoints(premises.trust, premises.view()).items() if said.phase == "stopped"
+    }
+    for instance in premises.audit_instances():
+        origin, files = premises.audit_origin(instance), premises.audit_files(instance)
+        if origin in finished:
+            continue
+        try:
+            found = recover_audit(files, keyring.note_signer(AUDIT_LOG, origin), origin, premises.clock)
+        except Conflict:
+            continue  # its process lives
+        except Missing:
+            continue  # its process died before it began
+        report(f"finished the audit log {instance} of a process that is gone: {found.size} records")
+        notes.append(files.read(CHECKPOINT))
+    return notes

@@ -1,0 +1,223 @@
+"""The control process, apart from its sockets: sessions, verbs on behalf of whoever may, audit checkpoints, integrity.
+
+Control keeps an audit log of its own: a request of somebody who is known is answered only after its record is durable.
+"""
+
+import ssl
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelkeep.access.directory import Directory, Grant
+from modelkeep.access.limits import Limiter
+from modelkeep.access.logins import Logins
+from modelkeep.access.passwords import Passwords
+from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
+from modelkeep.adapters.tls import issue, server_context
+from modelkeep.app.acting import SIGNERS
+from modelkeep.app.audits import new_audit, phase_of, recover_all
+from modelkeep.app.keep import Keep
+from modelkeep.app.premises import CA_FILE, Premises
+from modelkeep.app.rows import audit_checkpoints
+from modelkeep.app.settings import Settings
+from modelkeep.app.verbs import Verb, call, table
+from modelkeep.core.values import Principal, Resource, Role, digest_of
+from modelkeep.crypto.notes import encode_vkey, open_checkpoint
+from modelkeep.custody.keyring import Keyring
+from modelkeep.custody.keys import TLS_CA
+from modelkeep.errors import Invalid, ModelkeepError, NotTrusted
+from modelkeep.ledger.statements import AuditCheckpoint, make_statement, sign_statement
+from modelkeep.serving.audit import AuditEntry, AuditLog
+
+CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
+"""Who acts when nobody asked: the integrity pass, and what is settled at start."""
+
+
+@dataclass
+class Control:
+    """What the HTTP layer of control calls. Thread-safe."""
+
+    keep: Keep
+    audit: AuditLog
+    instance: str
+    directory_of_accounts: Directory
+    logins: Logins
+    issuer: SessionIssuer
+    verifier: SessionVerifier
+    addresses: Limiter
+    tls: ssl.SSLContext
+    report: Callable[[str], None] = print
+    verbs: dict[str, Verb] = field(default_factory=lambda: table(Keep))
+    _logging: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        """This keep's settings."""
+        return self.keep.premises.settings
+
+    @property
+    def directory(self) -> Path:
+        """The keep's folder."""
+        return self.keep.premises.directory
+
+    def login(self, account: str, password: str, new_password: str | None, address: str) -> tuple[str, int]:
+        """A session token and its end, Unix seconds.
+
+        Raises Unauthenticated, Denied (the password was a one-time one), Invalid, OverBudget.
+        """
+        self.addresses.take(address)
+        try:
+            proven = self.logins.prove(account, password, new_password=new_password)
+        except ModelkeepError as refusal:
+            self._record("login", "", account[:64] if account.isprintable() else "", refusal.code)
+            raise
+        limits = self.settings.limits
+        token, session = self.issuer.issue(
+            proven, SessionTerms(max_requests=limits.key_requests, lifetime=limits.session_seconds)
+        )
+        self._record("login", proven.subject, "", "ok")
+        return token, session.exp
+
+    def logout(self, token: str, address: str) -> None:
+        """End the session ``token``. Raises Unauthenticated, Invalid (it is an API key)."""
+        grant = self.authenticate(token, address)
+        if grant.kind != "session":
+            raise Invalid("an API key is no session: revoke it with 'modelkeep key revoke'")
+        self.keep.premises.records.commit(revoke_session(self.verifier.verify(token)))
+        self._record("logout", grant.principal.subject, "", "ok")
+
+    def authenticate(self, token: str, address: str) -> Grant:
+        """Who asks, on records read now. Raises Unauthenticated, OverBudget, Unavailable."""
+        self.directory_of_accounts.refresh()
+        return self.directory_of_accounts.authenticate(token, address)
+
+    def run(self, grant: Grant, name: str, body: bytes) -> bytes:
+        """Run a verb for ``grant``'s principal. Raises what it raises; the record of a refusal is durable, too."""
+        subject = grant.principal.subject
+        try:
+            answer = call(self.verbs, self.keep.acting_as(grant.principal), name, body)
+        except ModelkeepError as refusal:
+            self._record(f"admin:{name[:40]}", subject, "", refusal.code)
+            raise
+        self._record(f"admin:{name}", subject, "", "ok")
+        return answer
+
+    def take_checkpoint(self, note: bytes, address: str) -> None:
+        """Log a gateway's audit checkpoint. Raises NotTrusted (not signed by the audit key, rolled back), OverBudget."""
+        self.addresses.check(address)
+        try:
+            self.log_checkpoint(note)
+        except NotTrusted:
+            self.addresses.charge(address)
+            raise
+
+    def log_checkpoint(self, note: bytes) -> None:
+        """Append an audit checkpoint to the releases log, unless it is there. Raises NotTrusted, Unavailable."""
+        here = self.keep.premises
+        origin = note.partition(b"\n")[0].decode("utf-8", "replace")
+        if not origin.startswith(f"{here.trust.origin}/audit/"):
+            raise NotTrusted("this checkpoint is of a log of another keep")
+        found = open_checkpoint(note, encode_vkey(origin, here.trust.audit_key), origin)
+        with self._logging:
+            known = audit_checkpoints(here.trust, here.view()).get(origin)
+            if known is not None and (found.size < known.size or (found.size == known.size and found.root.hex() != known.root)):
+                raise NotTrusted(
+                    f"the audit log {origin} was rolled back from {known.size} to {found.size} records, or rewritten"
+                )
+            if known is not None and found.size == known.size:
+                return
+            said = AuditCheckpoint(
+                actor=CONTROL.account,
+                at=here.clock.now_ns(),
+                origin=origin,
+                size=found.size,
+                root=found.root.hex(),
+                checkpoint=note.decode(),
+                phase=phase_of(here, found),
+            )
+            signer = here.keyring(SIGNERS).statement_signer()
+            here.releases_log().append([sign_statement(make_statement(said, Resource(origin, digest_of(note))), signer)])
+
+    def start(self) -> None:
+        """Begin the integrity pass and the handover of control's own checkpoint."""
+        pauses = self.settings.control.integrity_seconds, self.settings.audit.handover_seconds
+        for work, pause in zip((self._pass, self._handover), pauses, strict=True):
+            thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End the background work, close the audit log and log its last checkpoint."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        try:
+            self.log_checkpoint(self.audit.stop())
+        except ModelkeepError as cause:
+            self.report(f"control's last audit checkpoint was not logged: {cause}")
+
+    def _repeat(self, work: Callable[[], None], pause: float) -> None:
+        while True:
+            try:
+                work()
+            except ModelkeepError as cause:
+                self.report(f"control: {cause}")
+            if self._stop.wait(pause):
+                return
+
+    def _pass(self) -> None:
+        self.keep.acting_as(CONTROL).integrity()
+
+    def _handover(self) -> None:
+        self.log_checkpoint(self.audit.publish())
+
+    def _record(self, kind: str, subject: str, request: str, outcome: str) -> None:
+        """Wait until a record of a request is durable. Raises Unavailable: then nothing may be answered."""
+        written: Future[int | ModelkeepError] = Future()
+        entry = AuditEntry(kind=kind, subject=subject, release="", request=request, outcome=outcome)
+        self.audit.submit(entry, b"", written.set_result)
+        result = written.result()
+        if isinstance(result, ModelkeepError):
+            raise result
+
+
+def open_control(directory: Path, keyring: Keyring, report: Callable[[str], None]) -> Control:
+    """Open a keep for its control process; what dead processes left is settled first.
+
+    Raises NotTrusted, Conflict, Unavailable.
+    """
+    premises = Premises.open(directory, _no_passphrase, keyring)
+    keep = Keep(premises)
+    keep.settle()
+    clock, entropy, origin = premises.clock, premises.entropy, premises.trust.origin
+    limits = premises.settings.limits
+    rate, burst = limits.failures_rate, limits.failures_burst
+    addresses = Limiter(clock.monotonic, rate=rate, burst=burst, what="logins from this address")
+    failures = Limiter(clock.monotonic, rate=rate, burst=burst, what="bad credentials from this address")
+    instance, audit = new_audit(premises, keyring, "control")
+    made = Control(
+        keep=keep,
+        audit=audit,
+        instance=instance,
+        directory_of_accounts=Directory(premises.records, clock, [premises.trust.token_key], origin, failures=failures),
+        logins=Logins(premises.records, Passwords(), entropy=entropy, clock=clock),
+        issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
+        verifier=SessionVerifier([premises.trust.token_key], origin),
+        addresses=addresses,
+        tls=server_context(
+            issue(keyring.secret(TLS_CA), (directory / CA_FILE).read_bytes(), premises.settings.gateway.names, clock.now_ns())
+        ),
+        report=report,
+    )
+    for note in recover_all(premises, keyring, report):
+        made.log_checkpoint(note)
+    keep.acting_as(CONTROL).commit_marks(keep.subjects())
+    return made
+
+
+def _no_passphrase() -> bytes:
+    raise Invalid("this process was given its keys and no passphrase")

@@ -1,0 +1,200 @@
+"""The gateway process, wired: what serving needs and nothing else, from compartments that were handed over."""
+
+import ssl
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from modelkeep.access.directory import Directory
+from modelkeep.access.limits import Limiter
+from modelkeep.access.quotas import Quotas
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.adapters.tls import issue, server_context
+from modelkeep.app.audits import new_audit, recover_all
+from modelkeep.app.keep import Keep
+from modelkeep.app.oversight import EXTRACTION
+from modelkeep.app.premises import CA_FILE, Premises
+from modelkeep.app.processes import announce, find, withdraw
+from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.keyring import Keyring
+from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, MODEL_KEK, TLS_CA, WATERMARK
+from modelkeep.errors import Invalid, Missing, Unavailable
+from modelkeep.extraction.guard import Guard
+from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.workflows.admitted import Admitted
+from modelkeep.workflows.follow import AdmissionFollower, AuditFolder, Authority, History, Loader, open_release
+from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
+from modelkeep.workflows.recorder import Delivery, Recorder
+from modelkeep.workflows.reviews import Reviews
+from modelkeep.workflows.service import Listen, Service
+
+GATEWAY = "gateway@local"
+
+
+def open_gateway(directory: Path, keyring: Keyring, only: Sequence[ReleaseRef], report: Callable[[str], None]) -> Service:
+    """Wire a gateway for the keep in ``directory``. ``only``: serve no other releases (empty: all that are promoted).
+
+    What dead gateways left is finished first, and their records rebuild the evidence. Raises Invalid (a compartment that a
+    gateway must not hold is open), NotTrusted, Conflict, Unavailable.
+    """
+    if surplus := set(keyring.families) - set(GATEWAY_FAMILIES):
+        raise Invalid(f"a gateway must not hold {', '.join(sorted(surplus))}: open only what serving needs")
+    here = Premises.open(directory, _no_passphrase, keyring)
+    clock, settings, trust = here.clock, here.settings, here.trust
+    handover = _Handover(directory)
+    for note in recover_all(here, keyring, report):
+        handover.later(note)
+    keys = SubjectKeys(here.records, keyring.wrapper(AUDIT_SUBJECT), here.entropy)
+    registry = here.registry(keyring.wrappers(MODEL_KEK))
+    reviews = Reviews(trust)
+    reviews.catch_up(registry.view, registry.view.checkpoint.size)
+    history = History(_folders(here), keys, reviews.cleared_at)
+    delivery = Delivery()
+    instance, audit = new_audit(here, keyring, "gateway", delivery)
+    recorder = Recorder(audit, instance, clock)
+    limits = settings.limits
+    failures = Limiter(
+        clock.monotonic, rate=limits.failures_rate, burst=limits.failures_burst, what="bad credentials from this address"
+    )
+    access = Directory(here.records, clock, [trust.token_key], trust.origin, failures=failures)
+    quotas = Quotas(here.records, clock.monotonic)
+    doors = Doors(
+        directory=access,
+        rate=Limiter(clock.monotonic, rate=limits.rate, burst=limits.burst, what="requests"),
+        quotas=quotas,
+        policy=here.access,
+    )
+    extraction = settings.extraction
+    gateway = Gateway(
+        doors,
+        keys,
+        Marks(keyring.secret(WATERMARK), registry.book.commitment),
+        recorder,
+        clock=clock,
+        terms=Terms(epsilon=extraction.epsilon, on_alarm=extraction.on_alarm),
+    )
+    loader = Loader(
+        partial(open_release, registry),
+        OnnxRuntime,
+        clock,
+        history,
+        guard=lambda profile: Guard(profile, alpha=extraction.alpha),
+    )
+    alarms = _Alarms(here, loader)
+
+    def admit(admitted: Admitted) -> None:
+        gateway.admitted = admitted
+
+    follower = AdmissionFollower(
+        Authority(registry, here.admission(), reviews),
+        loader,
+        clock,
+        publish=admit,
+        also=(access.refresh, quotas.refill, alarms.look),
+        only=only,
+        report=report,
+    )
+    listen = Listen(
+        host=settings.gateway.host,
+        port=settings.gateway.port,
+        tls=_tls(here, keyring),
+        header_seconds=settings.gateway.header_seconds,
+        body_seconds=settings.gateway.body_seconds,
+        drain_seconds=settings.gateway.drain_seconds,
+        max_body=settings.gateway.max_body,
+        max_connections=settings.gateway.max_connections,
+        max_per_address=settings.gateway.max_connections,
+    )
+    return Service(
+        listen=listen,
+        gateway=gateway,
+        follower=follower,
+        loader=loader,
+        audit=audit,
+        recorder=recorder,
+        delivery=delivery,
+        clock=clock,
+        releases=here.releases_files(),
+        audits=here.audit_files,
+        handover=handover,
+        handover_seconds=settings.audit.handover_seconds,
+        announce=lambda url: announce(directory, "gateway", url),
+        withdraw=lambda: withdraw(directory, "gateway"),
+        closing=(alarms.look, quotas.give_back),
+        report=report,
+    )
+
+
+class _Handover:
+    """Takes audit checkpoints to control. Those of dead gateways wait here until control takes them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._waiting: list[bytes] = []
+
+    def later(self, note: bytes) -> None:
+        """Hand ``note`` over before the next one."""
+        self._waiting.append(note)
+
+    def __call__(self, note: bytes) -> None:
+        """Hand everything over. Raises Unavailable (control cannot be reached, or did not take it)."""
+        control = find(self._directory, "control")
+        if control is None:
+            raise Unavailable("control is not running")
+        context = ssl.create_default_context(cafile=str(self._directory / CA_FILE))
+        try:
+            with httpx.Client(verify=context, timeout=10.0, trust_env=False) as client:
+                while self._waiting:
+                    _post(client, control.url, self._waiting[0])
+                    self._waiting.pop(0)
+                _post(client, control.url, note)
+        except httpx.HTTPError as cause:
+            raise Unavailable(f"control at {control.url} cannot be reached: {cause}") from cause
+
+
+def _post(client: httpx.Client, url: str, note: bytes) -> None:
+    answer = client.post(f"{url}/gateway/v1/checkpoint", content=note)
+    if answer.status_code != httpx.codes.OK:
+        raise Unavailable(f"control did not take an audit checkpoint: {answer.status_code} {answer.text[:200]}")
+
+
+class _Alarms:
+    """Opens an incident for every account that reaches the alarm rung."""
+
+    def __init__(self, premises: Premises, loader: Loader) -> None:
+        self._keep = Keep(premises)
+        self._loader = loader
+        self._told: set[tuple[str, str]] = set()
+
+    def look(self) -> None:
+        """Open what is not open yet. Raises Unavailable."""
+        now = {(str(ref), subject): watch for ref, watch in self._loader.by_release().items() for subject in watch.alarmed()}
+        for ref, subject in sorted(now.keys() - self._told):
+            # No odds here: the same alarm, found again by a restarted gateway, must read the same.
+            detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
+            self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
+        self._told = set(now)
+
+
+def _folders(here: Premises) -> list[AuditFolder]:
+    folders = []
+    for instance in here.audit_instances():
+        origin, files = here.audit_origin(instance), here.audit_files(instance)
+        try:
+            files.read("checkpoint")
+        except Missing:
+            continue
+        folders.append(AuditFolder(files, encode_vkey(origin, here.trust.audit_key), origin))
+    return folders
+
+
+def _tls(here: Premises, keyring: Keyring) -> ssl.SSLContext:
+    authority = (here.directory / CA_FILE).read_bytes()
+    return server_context(issue(keyring.secret(TLS_CA), authority, here.settings.gateway.names, here.clock.now_ns()))
+
+
+def _no_passphrase() -> bytes:
+    raise Invalid("this process was given its keys and no passphrase")

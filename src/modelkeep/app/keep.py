@@ -1,0 +1,131 @@
+"""``Keep``: everything that can be done with a keep, as one object. The command line and the admin API call nothing else."""
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from modelkeep.access.accounts import add_account
+from modelkeep.access.passwords import Passwords
+from modelkeep.adapters.clock import SystemClock, SystemEntropy
+from modelkeep.adapters.keys.file import FileKeys
+from modelkeep.adapters.logfile import FolderLogFiles
+from modelkeep.adapters.records.sqlite import SqliteRecords, upgrade
+from modelkeep.adapters.tls import authority_certificate
+from modelkeep.app.oversight import OversightVerbs
+from modelkeep.app.people import PeopleVerbs
+from modelkeep.app.premises import CA_FILE, RECORDS_FILE, TRUST_FILE, Premises, check_private
+from modelkeep.app.registry import RegistryVerbs
+from modelkeep.app.results import Initialised
+from modelkeep.app.settings import FILE_NAME, load, template
+from modelkeep.core.values import Principal, Role
+from modelkeep.crypto.xwing import generate_identity, recipient_of
+from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
+from modelkeep.custody.keys import LOG_SIGNING, TLS_CA
+from modelkeep.errors import Conflict, Unavailable
+from modelkeep.ledger.log import ReleasesLog
+from modelkeep.workflows.publish import settle
+
+FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
+
+
+class Keep(RegistryVerbs, PeopleVerbs, OversightVerbs):
+    """One keep, and who acts on it. Make one with ``init`` or ``open``."""
+
+    @classmethod
+    def init(cls, directory: str | Path, passphrase: bytes, *, admin: str = "admin") -> Initialised:
+        """Make a keep in ``directory``. The password and the recovery identity in the result exist nowhere else.
+
+        Raises Conflict (something is there already: nothing is touched), Invalid, Unavailable.
+        """
+        root = Path(directory)
+        _claim_folder(root)
+        clock, entropy = SystemClock(), SystemEntropy()
+        origin = f"modelkeep.local/{secrets.token_hex(6)}"
+        identity = generate_identity()
+        custodian = Custodian(FileKeys(root / "keys"), entropy)
+        keyring = custodian.create(passphrase, recipient_of(identity), origin=origin, now_ns=clock.now_ns())
+        _write(root / TRUST_FILE, keyring.trust.encode())
+        log_origin = releases_origin(origin)
+        log = ReleasesLog(FolderLogFiles(root / "log" / "releases"), keyring.note_signer(LOG_SIGNING, log_origin), log_origin)
+        log.create()
+        _write(root / CA_FILE, authority_certificate(keyring.secret(TLS_CA), origin, clock.now_ns()))
+        records = SqliteRecords.create(root / RECORDS_FILE)
+        made, changes = add_account(admin, [Role.ADMIN], passwords=Passwords(), entropy=entropy, clock=clock)
+        records.commit(changes)
+        _write(root / FILE_NAME, template(origin).encode())  # last: a folder without it is no keep yet
+        keep = cls(Premises.open(root, lambda: passphrase, keyring))
+        keep.act("init", made.account.subject)
+        return Initialised(str(root), origin, admin, made.password, identity)
+
+    @classmethod
+    def open(cls, directory: str | Path, passphrase: bytes | Callable[[], bytes]) -> Self:
+        """Open the keep in ``directory`` as ``operator@local``; a callable is asked when a key is first needed.
+
+        What a publisher that died left behind is settled by the first verb that holds the keys.
+        Raises Missing, NotTrusted (open to others), Invalid, Unavailable.
+        """
+        ask = passphrase if callable(passphrase) else lambda: passphrase
+        return cls(Premises.open(Path(directory), ask))
+
+    @classmethod
+    def upgrade(cls, directory: str | Path) -> tuple[int, int, str]:
+        """Migrate the records to this version's schema: versions before and after, and the backup made ("" when none)."""
+        root = Path(directory)
+        load(root)
+        check_private(root)
+        done = upgrade(root / RECORDS_FILE)
+        return done.before, done.after, str(done.backup or "")
+
+    @classmethod
+    def keys_recover(cls, directory: str | Path, identity: str, new: bytes) -> tuple[str, ...]:
+        """Set a new passphrase with the recovery identity; families resealed. Raises NotTrusted, Invalid, Unavailable."""
+        root = Path(directory)
+        load(root)
+        check_private(root)
+        return Custodian(FileKeys(root / "keys"), SystemEntropy()).recover(identity, new).families
+
+    def keys_passwd(self, new: bytes) -> tuple[str, ...]:
+        """Change the passphrase of every compartment, all or none. Raises NotTrusted (the old one is wrong), Unavailable."""
+        self.authorize("keys.passwd", {})
+        self.premises.custodian.change_passphrase(self.premises.passphrase(), new)
+        with self.premises.keys.lock():
+            return tuple(self.premises.keys.families())
+
+    def acting_as(self, actor: Principal) -> Self:
+        """The same keep, acted on by somebody else."""
+        return type(self)(self.premises, actor)
+
+    def keyring(self, families: Sequence[str]) -> Keyring:
+        """These key compartments, opened. Raises NotTrusted (wrong passphrase), Missing, Unavailable."""
+        return self.premises.keyring(families)
+
+    def settle(self) -> None:
+        """Complete or collect what publishers that died left behind."""
+        settle(self.premises.desk())
+
+
+def _claim_folder(root: Path) -> None:
+    """Make the folders of a keep, or refuse to touch what is there. Raises Conflict, Unavailable."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(root.iterdir()):
+            what = "a keep" if (root / FILE_NAME).exists() else "something else"
+            raise Conflict(f"{root} holds {what} already; nothing was touched: name a new folder")
+        root.chmod(0o700)
+        for name in FOLDERS:
+            (root / name).mkdir(mode=0o700)
+    except OSError as cause:
+        raise Unavailable(f"cannot make a keep in {root}: {cause.strerror}") from cause
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as cause:
+        raise Unavailable(f"cannot write {path}: {cause.strerror}") from cause

@@ -1,0 +1,82 @@
+"""Checking logs and proofs with nothing but static files and public keys: what an auditor runs on a copy."""
+
+from pathlib import Path
+
+from modelkeep.adapters.logfile import FolderLogFiles
+from modelkeep.app.results import LogChecked, StatementRow
+from modelkeep.app.rows import all_audit_checkpoints, statement_row
+from modelkeep.crypto.notes import encode_vkey, open_checkpoint
+from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.keyring import releases_origin
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import Missing, NotTrusted, Unavailable
+from modelkeep.ledger.log import LogView
+from modelkeep.ledger.proofs import check_proof
+from modelkeep.ledger.statements import AuditCheckpoint, open_statement, short_type
+from modelkeep.ledger.verify import verify_log
+from modelkeep.serving.recovery import verify_audit
+
+
+def check_logs(folder: Path, trust: TrustRoot) -> tuple[LogChecked, ...]:
+    """Check the releases log in ``folder/releases`` and every audit log in ``folder/audit``.
+
+    Every statement's signatures are checked, and every audit log must continue all of its checkpoints that the releases log
+    holds. Raises NotTrusted (naming the first damage, or an audit log that is gone), Missing (no releases log), Unavailable.
+    """
+    releases = FolderLogFiles(folder / "releases")
+    origin = releases_origin(trust.origin)
+    whole = verify_log(releases, trust.releases_log, origin)
+    view = LogView(releases, trust.releases_log, origin)
+    view.refresh()
+    book = EvidenceBook(trust)
+    book.catch_up(view, view.checkpoint.size)
+    if book.problem_count:
+        first = book.problems[0]
+        raise NotTrusted(f"entry {first.index} of the releases log does not count: {first.why}")
+    kept: dict[str, list[AuditCheckpoint]] = {}
+    for said in all_audit_checkpoints(trust, view):
+        kept.setdefault(said.origin, []).append(said)
+    names = sorted(path.name for path in (folder / "audit").iterdir()) if (folder / "audit").is_dir() else []
+    here = {f"{trust.origin}/audit/{name}" for name in names}
+    for gone in sorted(set(kept) - here):
+        raise NotTrusted(f"the audit log {gone} is gone: the releases log knows {kept[gone][-1].size} records of it")
+    checked = [LogChecked(origin, whole.size, whole.root.hex(), "signatures, entries, tiles, statements")]
+    return (*checked, *(_check_audit(folder / "audit" / name, trust, name, kept) for name in names))
+
+
+def _check_audit(path: Path, trust: TrustRoot, name: str, kept: dict[str, list[AuditCheckpoint]]) -> LogChecked:
+    origin = f"{trust.origin}/audit/{name}"
+    vkey = encode_vkey(origin, trust.audit_key)
+    earlier = [open_checkpoint(said.checkpoint.encode(), vkey, origin) for said in kept.get(origin, [])]
+    report = verify_audit(FolderLogFiles(path), vkey, origin, earlier)
+    closed = "closed" if report.closed else "not closed yet"
+    detail = f"signatures, entries, tiles, {report.bodies} bodies, {len(earlier)} checkpoints kept; {closed}"
+    return LogChecked(origin, report.size, report.root.hex(), detail)
+
+
+def verify_folder(folder: str, trust: str) -> tuple[LogChecked, ...]:
+    """Check a copy of the logs in ``folder`` (a keep's ``log`` folder, or the keep itself) with the public keys in ``trust``.
+
+    Raises Missing (no log, or no trust.toml) and what ``check_logs`` raises.
+    """
+    root = Path(folder)
+    logs = root / "log" if (root / "log").is_dir() else root
+    candidates = [Path(trust)] if trust else [root / "trust.toml", logs / "trust.toml", logs.parent / "trust.toml"]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise Missing(f"there is no trust.toml with or beside {folder}: name one with --trust")
+    try:
+        data = found.read_bytes()
+    except OSError as cause:
+        raise Unavailable(f"cannot read {found}: {cause.strerror}") from cause
+    return check_logs(logs, TrustRoot.parse(data))
+
+
+def check_proof_file(proof: bytes, trust: bytes) -> StatementRow:
+    """Check a proof of ``log prove`` and the signatures of the statement in it. Raises NotTrusted, Invalid."""
+    root = TrustRoot.parse(trust)
+    found, _ = check_proof(proof, root.releases_log)
+    statement, identity = open_statement(found.entry, *(trusted.public for trusted in root.identities))
+    signer = next(trusted for trusted in root.identities if trusted.public == identity)
+    signer.check_may_sign(short_type(statement.predicate_type), found.index)
+    return statement_row(found.index, found.entry)

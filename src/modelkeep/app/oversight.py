@@ -1,0 +1,186 @@
+"""Verbs that look at the keep or after it: status, logs, integrity, incidents, review, trace, key families."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from modelkeep.access.accounts import ACCOUNT, parse_account, set_disabled
+from modelkeep.app.acting import Acts
+from modelkeep.app.arrays import load_rows
+from modelkeep.app.offline import check_logs
+from modelkeep.app.results import FamilyRow, GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
+from modelkeep.app.rows import audit_checkpoints, release_row, statement_row
+from modelkeep.app.suspects import trace_suspect
+from modelkeep.app.verbs import verb
+from modelkeep.core.ports import Change
+from modelkeep.core.values import ReleaseRef, ReleaseState, to_json
+from modelkeep.custody.keys import FAMILIES, WRAPPING_FAMILIES
+from modelkeep.custody.releases import QUARANTINE
+from modelkeep.errors import Conflict, Invalid, Missing
+from modelkeep.operations import incidents
+from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
+from modelkeep.operations.integrity import KIND, LATEST, IntegrityPass, examine
+from modelkeep.workflows.release_state import change_state
+from modelkeep.workflows.verify import check_stored
+
+OUTCOMES = ("cleared", "confirmed")
+REVIEW = "review"
+INTEGRITY = "integrity"
+EXTRACTION = "extraction"
+
+
+class OversightVerbs(Acts):
+    """status, log verify/show/prove, integrity, incident list/resolve, review, trace."""
+
+    @verb("status")
+    def status(self) -> Status:
+        """What is sealed, served and quarantined; the last integrity pass; open incidents; the gateways heard from."""
+        book, view = self.premises.book()
+        return Status(
+            origin=self.premises.trust.origin,
+            releases=tuple(release_row(evidence) for evidence in book.releases()),
+            log_size=view.checkpoint.size,
+            integrity=self._last_pass(),
+            incidents=tuple(
+                _incident(found) for found in self._incidents() if found.state is not incidents.IncidentState.RESOLVED
+            ),
+            gateways=tuple(
+                GatewayRow(origin.rpartition("/")[2], said.size, said.phase != "stopped")
+                for origin, said in audit_checkpoints(self.premises.trust, view).items()
+            ),
+        )
+
+    @verb("log.read")
+    def log_verify(self) -> tuple[LogChecked, ...]:
+        """Check every log of this keep whole, from its static files. Raises NotTrusted, Missing, Unavailable."""
+        return check_logs(self.premises.directory / "log", self.premises.trust)
+
+    @verb("log.read")
+    def log_show(self, *, last: int = 20) -> tuple[StatementRow, ...]:
+        """The latest entries of the releases log, oldest first."""
+        view = self.premises.view()
+        size = view.checkpoint.size
+        start = max(0, size - max(1, min(last, 10_000)))
+        return tuple(statement_row(index, entry) for index, entry in enumerate(view.entries(start, size), start))
+
+    @verb("log.read")
+    def log_prove(self, *, ref: str) -> bytes:
+        """A proof that the release statement of ``ref`` is in the log, in the tlog-proof format. Raises Missing."""
+        book, view = self.premises.book()
+        return view.inclusion(book.release(ReleaseRef.parse(ref)).index).encode()
+
+    @verb("quarantine")
+    def integrity(self) -> IntegrityPass:
+        """Check what is stored of every release; quarantine what is damaged and open an incident for it."""
+        registry = self.premises.registry()
+        standing = {
+            evidence.ref: evidence for evidence in registry.refresh().releases() if evidence.state is not ReleaseState.RETIRED
+        }
+        findings = list(examine(standing, lambda ref: check_stored(registry, standing[ref])))
+        quarantined = []
+        for found in findings:
+            if standing[found.release].state is not ReleaseState.QUARANTINED:
+                reason = f"integrity pass: {found.problem}"
+                change_state(self.premises.desk(), found.release, QUARANTINE, actor=self.actor.account, reason=reason)
+                quarantined.append(str(found.release))
+            self.raise_incident(INTEGRITY, str(found.release), found.problem)
+        said = tuple(f"{found.release}: {found.problem}" for found in findings)
+        report = IntegrityPass(self.premises.clock.now_ns(), len(standing), said, tuple(quarantined))
+        self.premises.records.commit([Change(KIND, LATEST, to_json(report))])
+        return report
+
+    @verb("incident.read")
+    def incidents(self) -> tuple[IncidentRow, ...]:
+        """Every incident, open ones first, then the latest."""
+        found = sorted(self._incidents(), key=lambda one: (one.state is IncidentState.RESOLVED, -one.changed))
+        return tuple(_incident(one) for one in found)
+
+    @verb("incident.close")
+    def incident_resolve(self, *, incident_id: str, note: str) -> IncidentRow:
+        """Close an incident. Raises Missing, Conflict (it is closed)."""
+        done = self._resolve(incident_id, note)
+        self.act("incident.resolve", done.id, note=note)
+        return _incident(done)
+
+    @verb("review")
+    def review(self, *, account: str, outcome: str, reason: str) -> Reviewed:
+        """Decide about an accused account: ``cleared`` forgets its evidence, ``confirmed`` disables it.
+
+        Raises Missing, Invalid.
+        """
+        if outcome not in OUTCOMES:
+            raise Invalid(f"{outcome[:40]!r} is no outcome of a review: use {' or '.join(OUTCOMES)}")
+        try:
+            owner = parse_account(self.record(ACCOUNT, account))
+        except Missing:
+            raise Missing(f"there is no account {account[:64]!r}") from None
+        index = self.act(REVIEW, owner.subject, outcome=outcome, reason=reason)
+        if outcome == "confirmed" and not owner.disabled:
+            self.change(lambda: set_disabled(self.premises.records.scan(ACCOUNT), account, True))
+        for found in self._open_incidents():
+            if found.kind == EXTRACTION and found.about.startswith(owner.subject):
+                self._resolve(found.id, f"{outcome}: {reason}")
+        self.premises.settle_lease()
+        return Reviewed(account, outcome, index)
+
+    @verb("trace")
+    def trace(self, *, ref: str, suspect: bytes, probes: bytes, significance: float = 1e-3) -> Traced:
+        """Rank the accounts that ``suspect`` (ONNX) may have been trained through. Raises Invalid, Missing, NotTrusted."""
+        found = trace_suspect(self.premises, ReleaseRef.parse(ref), suspect, load_rows(probes, "the probes"))
+        accused = [one for one in found if one.p <= significance]
+        names = ", ".join(f"{one.account} (p = {one.p:.1e})" for one in accused)
+        verdict = f"Traced to {names}." if accused else f"No account: none is significant at {significance:g} after Bonferroni."
+        self.act("trace", ref, verdict="accused" if accused else "nobody", accounts=",".join(one.subject for one in accused))
+        return Traced(ref, verdict, significance, tuple(found))
+
+    def keys_list(self) -> tuple[FamilyRow, ...]:
+        """Key families and the states of their versions."""
+        self.authorize("keys.show", {})
+        rows: dict[str, list[str]] = {}
+        for info in self.premises.keyring(FAMILIES).inventory():
+            rows.setdefault(info.family, []).append(f"{info.version} {info.state}")
+        return tuple(
+            FamilyRow(family, "wraps" if family in WRAPPING_FAMILIES else "signs", tuple(found))
+            for family, found in rows.items()
+        )
+
+    def raise_incident(self, kind: str, about: str, detail: str, *, again: bool = True) -> Incident:
+        """Open an incident, unless one for the same cause is open.
+
+        ``again``: a resolved one with the same words is opened again; otherwise it stays resolved.
+        """
+        at = self.premises.clock.now_ns()
+
+        def decide() -> tuple[Incident, Sequence[Change]]:
+            try:
+                existing = self.record(incidents.KIND, f"{kind}:{about}")
+            except Missing:
+                existing = None
+            if existing is not None and not again and parse_incident(existing).detail == detail:
+                return parse_incident(existing), ()
+            return open_incident(existing, kind=kind, about=about, detail=detail, at=at)
+
+        try:
+            return self.change(decide)
+        except Conflict:
+            return self.change(decide)  # another process opened it at this moment
+
+    def _resolve(self, incident_id: str, note: str) -> Incident:
+        at = self.premises.clock.now_ns()
+        return self.change(lambda: incidents.step(self.record(incidents.KIND, incident_id), "resolve", note=note, at=at))
+
+    def _last_pass(self) -> IntegrityPass | None:
+        try:
+            return msgspec.json.decode(self.record(KIND, LATEST).body or b"", type=IntegrityPass)
+        except Missing:
+            return None
+
+    def _incidents(self) -> list[Incident]:
+        return [parse_incident(record) for record in self.premises.records.scan(incidents.KIND)]
+
+    def _open_incidents(self) -> list[Incident]:
+        return [found for found in self._incidents() if found.state is not IncidentState.RESOLVED]
+
+
+def _incident(found: Incident) -> IncidentRow:
+    return IncidentRow(found.id, str(found.state), found.opened, f"{found.about}: {found.detail}", found.note)

@@ -1,0 +1,131 @@
+"""Verbs about accounts and API keys. Each changes the records, then says so in the releases log under pseudonyms."""
+
+from modelkeep.access.accounts import ACCOUNT, Account, add_account, parse_account, set_disabled, set_roles
+from modelkeep.access.credentials import KEY, ApiKey, KeyTerms, NewKey, issue_key, parse_key_record, revoke_key, rotate_key
+from modelkeep.access.passwords import Passwords
+from modelkeep.access.quotas import granted_of
+from modelkeep.app.acting import Acts
+from modelkeep.app.results import KeyIssued, KeyRow, UserAdded, UserRow
+from modelkeep.app.verbs import verb
+from modelkeep.core.values import Role
+from modelkeep.errors import Conflict, Missing
+
+SECOND = 1_000_000_000
+
+
+class PeopleVerbs(Acts):
+    """user add/role/disable/list, key issue/rotate/revoke/list."""
+
+    @verb("user.add")
+    def user_add(self, *, name: str, roles: tuple[Role, ...]) -> UserAdded:
+        """Add an account with a one-time password. Raises Conflict (the name is taken), Invalid."""
+        here = self.premises
+        made = self.change(lambda: add_account(name, roles, passwords=Passwords(), entropy=here.entropy, clock=here.clock))
+        self.act("user.add", made.account.subject, roles=",".join(made.account.roles))
+        self.commit_marks([made.account.subject])
+        return UserAdded(name, tuple(map(str, made.account.roles)), made.password)
+
+    @verb("user.role")
+    def user_role(self, *, name: str, roles: tuple[Role, ...]) -> UserRow:
+        """Set the roles of an account; its sessions end. Raises Missing, Conflict (the last admin)."""
+        changed = self.change(lambda: set_roles(self.premises.records.scan(ACCOUNT), name, roles))
+        self.act("user.role", changed.subject, roles=",".join(changed.roles))
+        self.premises.settle_lease()
+        return _user(changed)
+
+    @verb("user.disable")
+    def user_disable(self, *, name: str) -> UserRow:
+        """Disable an account; nothing that it asks after this returns is answered. Raises Missing, Conflict."""
+        changed = self.change(lambda: set_disabled(self.premises.records.scan(ACCOUNT), name, True))
+        self.act("user.disable", changed.subject)
+        self.premises.settle_lease()
+        return _user(changed)
+
+    @verb("user.enable")
+    def user_enable(self, *, name: str) -> UserRow:
+        """Enable a disabled account again. Raises Missing."""
+        changed = self.change(lambda: set_disabled(self.premises.records.scan(ACCOUNT), name, False))
+        self.act("user.enable", changed.subject)
+        return _user(changed)
+
+    @verb("user.list")
+    def user_list(self) -> tuple[UserRow, ...]:
+        """Every account, by name."""
+        return tuple(_user(parse_account(record)) for record in self.premises.records.scan(ACCOUNT))
+
+    @verb("key.issue")
+    def key_issue(
+        self, *, account: str, quota: int | None = None, days: int | None = None, models: tuple[str, ...] = ()
+    ) -> KeyIssued:
+        """Issue an API key. Raises Missing (no such account), Conflict (it is disabled), Invalid."""
+        owner = self._account(account)
+        if owner.disabled:
+            raise Conflict(f"{account} is disabled: enable it before issuing a key")
+        limits = self.premises.settings.limits
+        terms = KeyTerms(models=models, quota=quota or limits.key_requests, lifetime=(days or limits.key_days) * 86_400)
+        made = self.change(lambda: issue_key(account, terms, entropy=self.premises.entropy, clock=self.premises.clock))
+        self.act("key.issue", owner.subject, key=made.key.id)
+        return _issued(made)
+
+    @verb("key.rotate")
+    def key_rotate(self, *, key_id: str, overlap: int = 3600) -> KeyIssued:
+        """Replace a key; the old one works for ``overlap`` seconds more. Raises Missing, Invalid."""
+        old = self._key(key_id)
+        made = self.change(
+            lambda: rotate_key(
+                self.record(KEY, key_id), overlap=overlap, entropy=self.premises.entropy, clock=self.premises.clock
+            )
+        )
+        self.act("key.rotate", self._account(old.account).subject, key=key_id, successor=made.key.id)
+        return _issued(made)
+
+    @verb("key.revoke")
+    def key_revoke(self, *, key_id: str) -> KeyRow:
+        """Revoke a key; nothing that it asks after this returns is answered. Raises Missing."""
+        self._key(key_id)
+        changed = self.change(lambda: revoke_key(self.record(KEY, key_id)))
+        self.act("key.revoke", self._account(changed.account).subject, key=key_id)
+        self.premises.settle_lease()
+        return self._row(changed)
+
+    @verb("key.list")
+    def key_list(self) -> tuple[KeyRow, ...]:
+        """Every API key, without its secret."""
+        return tuple(self._row(parse_key_record(record)) for record in self.premises.records.scan(KEY))
+
+    def _account(self, name: str) -> Account:
+        try:
+            return parse_account(self.record(ACCOUNT, name))
+        except Missing:
+            raise Missing(f"there is no account {name[:64]!r}") from None
+
+    def _key(self, key_id: str) -> ApiKey:
+        try:
+            found = parse_key_record(self.record(KEY, key_id))
+        except Missing:
+            raise Missing(f"there is no API key {key_id[:64]!r}") from None
+        # A key's id says nothing about whose it is, so that is looked at here.
+        self.authorize("key.revoke", {"account": found.account})
+        return found
+
+    def _row(self, key: ApiKey) -> KeyRow:
+        now = self.premises.clock.now_ns()
+        state = (
+            "revoked"
+            if key.revoked
+            else "expired"
+            if now >= key.expires * SECOND
+            else "replaced"
+            if key.replaced_by
+            else "active"
+        )
+        used = granted_of(self.premises.records, key.quota_id)
+        return KeyRow(key.id, key.account, state, key.expires * SECOND, key.quota or 0, used, key.models)
+
+
+def _user(account: Account) -> UserRow:
+    return UserRow(account.name, tuple(map(str, account.roles)), account.disabled, account.subject, account.created * SECOND)
+
+
+def _issued(made: NewKey) -> KeyIssued:
+    return KeyIssued(made.key.id, made.key.account, made.text, made.key.expires * SECOND, made.key.quota or 0)

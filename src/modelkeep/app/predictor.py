@@ -1,0 +1,71 @@
+"""A model as a function of rows: what calibration, tracing and the demo of a suspect ask."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.core.values import ModelSignature
+from modelkeep.errors import Invalid
+from modelkeep.serving.runtime import OutputPlan, plan_outputs
+
+Rows = NDArray[np.float64]
+BATCH = 512
+_DTYPES = {
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "BOOL": np.bool_,
+}
+
+
+class Predictor:
+    """An ONNX model of one numeric input, asked with flattened rows (n, d)."""
+
+    def __init__(self, model: bytes, interface: ModelSignature, sample: Rows) -> None:
+        """``sample``: a few rows, to see what the model answers. Raises Invalid (other inputs), NotTrusted."""
+        if len(interface.inputs) != 1 or interface.inputs[0].datatype not in _DTYPES:
+            raise Invalid("extraction evidence needs a model with one numeric input: join its inputs into one tensor")
+        self._runtime = OnnxRuntime(model)
+        self._input = interface.inputs[0]
+        self._tail = tuple(self._input.shape[1:])
+        self._plan: OutputPlan = plan_outputs(interface, self._runtime.run({self._input.name: self._tensor(sample[:1])}))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the model answers with class probabilities."""
+        return self._plan.probabilities is not None
+
+    def probabilities(self, rows: Rows) -> Rows:
+        """Class probabilities (n, k) for rows (n, d). Raises Invalid (not a classifier, wrong width)."""
+        name = self._plan.probabilities
+        if name is None:
+            raise Invalid("the model does not answer with class probabilities")
+        parts = [
+            np.asarray(self._runtime.run({self._input.name: self._tensor(rows[at : at + BATCH])})[name], dtype=np.float64)
+            for at in range(0, len(rows), BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def as_function(self) -> Callable[[Rows], Rows] | None:
+        """``probabilities``, or None when the model does not classify."""
+        return self.probabilities if self.classifies else None
+
+    def _tensor(self, rows: Rows) -> NDArray[np.generic]:
+        wanted = [size for size in self._tail if size > 0]
+        if len(self._tail) == len(wanted) and int(np.prod(wanted, dtype=np.int64)) != rows.shape[1]:
+            raise Invalid(
+                f"the model takes {int(np.prod(wanted, dtype=np.int64))} values a row, and the rows have {rows.shape[1]}"
+            )
+        if len(self._tail) > 1 and len(wanted) == len(self._tail):
+            rows = rows.reshape(len(rows), *self._tail)
+        return np.ascontiguousarray(rows.astype(_DTYPES[self._input.datatype]))

@@ -1,0 +1,179 @@
+"""One keep on disk, opened: folder, settings, stores, logs and keys, from which the facade and the servers are wired."""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelkeep.access.accounts import OPERATOR
+from modelkeep.adapters.blobs.local import LocalBlobs
+from modelkeep.adapters.claims import FolderClaims
+from modelkeep.adapters.clock import SystemClock, SystemEntropy
+from modelkeep.adapters.keys.file import FileKeys
+from modelkeep.adapters.logfile import FolderLogFiles
+from modelkeep.adapters.records.sqlite import SqliteRecords
+from modelkeep.app.settings import FILE_NAME, Settings, load
+from modelkeep.core.ports import Clock, Entropy, Wrapper
+from modelkeep.core.values import Principal
+from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
+from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, STATEMENT_SIGNING
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import Missing, NotTrusted, Unavailable
+from modelkeep.ledger.log import LogView, ReleasesLog
+from modelkeep.policy.admission import AdmissionPolicy
+from modelkeep.policy.engine import Engine
+from modelkeep.workflows.registry import Desk, Registry
+
+TRUST_FILE, RECORDS_FILE, CA_FILE = "trust.toml", "records.db", "tls/ca.pem"
+OPERATOR_ACCOUNT: Principal = OPERATOR
+LEASE_SECONDS = 1.0
+"""A gateway acts on what it read at most this long ago; a verb that takes something away waits it out before it returns."""
+
+
+def check_private(directory: Path) -> None:
+    """Check that a keep belongs to this user and is closed to everyone else. Raises NotTrusted, Unavailable."""
+    for name in ("", FILE_NAME, RECORDS_FILE, TRUST_FILE, "keys", "blobs", "log"):
+        path = directory / name
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as cause:
+            raise Unavailable(f"cannot look at {path}: {cause.strerror}") from cause
+        if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid():
+            wanted = "700" if stat.S_ISDIR(found.st_mode) else "600"
+            raise NotTrusted(
+                f"{path} is open to others: make it your own and 'chmod {wanted}' it, after finding out who read it"
+            )
+
+
+@dataclass
+class Premises:
+    """An opened keep. ``passphrase`` is asked for only when a compartment is needed; each is opened once."""
+
+    directory: Path
+    settings: Settings
+    records: SqliteRecords
+    blobs: LocalBlobs
+    trust: TrustRoot
+    passphrase: Callable[[], bytes]
+    clock: Clock = field(default_factory=SystemClock)
+    entropy: Entropy = field(default_factory=SystemEntropy)
+    access: Engine = field(default_factory=Engine)
+    _keyring: Keyring | None = None
+
+    @classmethod
+    def open(cls, directory: Path, passphrase: Callable[[], bytes], keyring: Keyring | None = None) -> "Premises":
+        """Open the keep in ``directory``.
+
+        ``keyring``: compartments that were handed over already. Raises Missing (no keep), NotTrusted (open to others, or
+        ``trust.toml`` is not the sealed one), Invalid (settings), Unavailable.
+        """
+        settings = load(directory)
+        check_private(directory)
+        trust = TrustRoot.parse(_read(directory / TRUST_FILE))
+        made = cls(
+            directory=directory,
+            settings=settings,
+            records=SqliteRecords(directory / RECORDS_FILE),
+            blobs=LocalBlobs(directory / "blobs"),
+            trust=trust,
+            passphrase=passphrase,
+        )
+        if keyring is not None:
+            made.adopt(keyring)
+        return made
+
+    def adopt(self, keyring: Keyring) -> None:
+        """Use opened compartments, whose sealed trust root decides. Raises NotTrusted when ``trust.toml`` says otherwise."""
+        keyring.trust.check_same(_read(self.directory / TRUST_FILE))
+        self.trust, self._keyring = keyring.trust, keyring
+
+    @property
+    def keys(self) -> FileKeys:
+        """The sealed compartments."""
+        return FileKeys(self.directory / "keys")
+
+    @property
+    def custodian(self) -> Custodian:
+        """The one who may change the key ring."""
+        return Custodian(self.keys, self.entropy)
+
+    def keyring(self, families: Sequence[str]) -> Keyring:
+        """These compartments, opened with the passphrase unless they are already. Raises NotTrusted, Missing, Unavailable."""
+        if self._keyring is None or not set(families) <= set(self._keyring.families):
+            self.adopt(Keyring.open(self.keys, families, self.passphrase()))
+        assert self._keyring is not None
+        return self._keyring
+
+    def releases_files(self) -> FolderLogFiles:
+        """The static files of the releases log."""
+        return FolderLogFiles(self.directory / "log" / "releases")
+
+    def audit_files(self, instance: str) -> FolderLogFiles:
+        """The static files of one audit log."""
+        return FolderLogFiles(self.directory / "log" / "audit" / instance)
+
+    def audit_instances(self) -> list[str]:
+        """Names of the audit logs here, oldest first."""
+        folder = self.directory / "log" / "audit"
+        return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+    def audit_origin(self, instance: str) -> str:
+        """The origin of one audit log."""
+        return f"{self.trust.origin}/audit/{instance}"
+
+    def releases_log(self) -> ReleasesLog:
+        """The writer of the releases log. Opens ``log-signing``."""
+        origin = releases_origin(self.trust.origin)
+        return ReleasesLog(self.releases_files(), self.keyring([LOG_SIGNING]).note_signer(LOG_SIGNING, origin), origin)
+
+    def view(self) -> LogView:
+        """A fresh reader of the releases log, already refreshed. Raises NotTrusted, Missing, Unavailable."""
+        view = LogView(self.releases_files(), self.trust.releases_log, releases_origin(self.trust.origin))
+        view.refresh()
+        return view
+
+    def book(self) -> tuple[EvidenceBook, LogView]:
+        """All that the releases log says, and the reader it was read with. Raises NotTrusted, Missing, Unavailable."""
+        view, book = self.view(), EvidenceBook(self.trust)
+        book.catch_up(view, view.checkpoint.size)
+        return book, view
+
+    def registry(self, wrappers: Sequence[Wrapper] = ()) -> Registry:
+        """The reader of releases, as of now; ``wrappers`` may open bodies."""
+        book, view = self.book()
+        return Registry(self.records, self.blobs, view, book, wrappers)
+
+    def desk(self) -> Desk:
+        """Whoever may change releases. Opens ``model-kek``, ``statement-signing`` and ``log-signing``."""
+        keyring = self.keyring([MODEL_KEK, STATEMENT_SIGNING, LOG_SIGNING])
+        return Desk(
+            registry=self.registry(keyring.wrappers(MODEL_KEK)),
+            log=self.releases_log(),
+            signer=keyring.statement_signer(),
+            wrapper=keyring.wrapper(MODEL_KEK),
+            claims=FolderClaims(self.directory / "claims"),
+            clock=self.clock,
+            entropy=self.entropy,
+            lease=LEASE_SECONDS,
+        )
+
+    def admission(self) -> AdmissionPolicy:
+        """The admission policy in force."""
+        return AdmissionPolicy.profile(self.settings.keep.admission)
+
+    def settle_lease(self) -> None:
+        """Wait until no gateway acts on what it knew before now."""
+        self.clock.sleep(LEASE_SECONDS)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Missing(f"{path} is missing: restore it from a copy") from None
+    except OSError as cause:
+        raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause

@@ -1,0 +1,154 @@
+"""The processes of one keep on one machine: where they say they listen, and the supervisor that ``up`` is."""
+
+import os
+import signal
+import subprocess  # nosec: starts only this package's own processes
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from modelkeep.adapters.process import pipe_with
+from modelkeep.errors import Unavailable
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+LONGEST_PAUSE = 5.0
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a process of this keep listens."""
+
+    url: str
+    pid: int
+
+
+def address_file(directory: Path, role: str) -> Path:
+    """The file in which ``control`` or ``gateway`` says where it listens."""
+    return directory / "run" / f"{role}.json"
+
+
+def announce(directory: Path, role: str, url: str) -> None:
+    """Say that this process listens at ``url``. Raises Unavailable."""
+    path = address_file(directory, role)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(msgspec.json.encode(Address(url, os.getpid())))
+        fresh.replace(path)
+    except OSError as cause:
+        raise Unavailable(f"cannot write {path}: {cause}") from cause
+
+
+def withdraw(directory: Path, role: str) -> None:
+    """Take back what ``announce`` said, if it still is this process's."""
+    found = find(directory, role)
+    if found is not None and found.pid == os.getpid():
+        address_file(directory, role).unlink(missing_ok=True)
+
+
+def find(directory: Path, role: str) -> Address | None:
+    """Where ``role`` last said it listens; it may be gone since."""
+    try:
+        return msgspec.json.decode(address_file(directory, role).read_bytes(), type=Address)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+class Child:
+    """A process that ``up`` keeps running. ``secret`` is handed to it through a pipe at every start."""
+
+    def __init__(self, name: str, command: Sequence[str], secret: bytes, address: Path) -> None:
+        self.name = name
+        self._command = command
+        self._secret = secret
+        self._address = address
+        self._pause = 0.2
+        self._next_start = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        descriptor = pipe_with(self._secret)
+        try:
+            self.process = subprocess.Popen(  # noqa: S603  # our own package, arguments already checked
+                [*self._command, "--keys-fd", str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL
+            )
+        finally:
+            os.close(descriptor)
+
+    def address(self) -> Address | None:
+        """Where it listens, once it does."""
+        try:
+            found = msgspec.json.decode(self._address.read_bytes(), type=Address)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return found if self.process is not None and found.pid == self.process.pid else None
+
+    def revive(self, tell: Callable[[str], None]) -> None:
+        """Start it again if it died, after a pause that grows while it keeps dying."""
+        now = time.monotonic()
+        if self.process is None or self.process.poll() is None:
+            return
+        if not self._next_start:
+            tell(f"{self.name} stopped with exit code {self.process.returncode}; starting it again in {self._pause:.1f} s")
+            self._next_start = now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        elif now >= self._next_start:
+            self._next_start = 0.0
+            self.start()
+
+    def stop(self) -> None:
+        """Ask it to finish."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end; kill it when that takes too long."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def supervise(children: Sequence[Child], tell: Callable[[str], None]) -> None:
+    """Start ``children`` in order, each once the one before it listens, and keep them running until SIGTERM or SIGINT.
+
+    Raises Unavailable when one of them does not come up.
+    """
+    stopping: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopping.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for child in children:
+            child.start()
+            _wait_until_up(child, stopping)
+            found = child.address()
+            if found is not None:
+                tell(f"{child.name} listens at {found.url} (process {found.pid})")
+        while not stopping:
+            for child in children:
+                child.revive(tell)
+            time.sleep(0.05)
+    finally:
+        for child in reversed(children):
+            child.stop()
+            child.wait(STOP_SECONDS)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_until_up(child: Child, stopping: Sequence[int]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while child.address() is None and not stopping:
+        if child.process is None or child.process.poll() is not None or time.monotonic() > deadline:
+            raise Unavailable(f"{child.name} did not start: see what it printed above")
+        time.sleep(0.02)

@@ -1,0 +1,120 @@
+"""Verbs about releases: publish, verify, export, list, show, promote, quarantine, reinstate, retire."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from modelkeep.app.acting import Acts
+from modelkeep.app.arrays import load_rows
+from modelkeep.app.predictor import Predictor
+from modelkeep.app.results import Exported, Published, ReleaseDetail, ReleaseRow, StateChanged, Verified
+from modelkeep.app.rows import release_row, statement_row
+from modelkeep.app.verbs import verb
+from modelkeep.core.values import ModelSignature, ReleaseRef, digest_bytes, digest_of
+from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE
+from modelkeep.errors import NotAdmitted, Quarantined
+from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.workflows.follow import judge
+from modelkeep.workflows.publish import Calibration, ModelFile, publish
+from modelkeep.workflows.release_state import change_state, export_release
+from modelkeep.workflows.verify import check_stored, verify_release
+
+
+class RegistryVerbs(Acts):
+    """Releases, from publishing to retirement."""
+
+    @verb("publish")
+    def publish(self, *, name: str, filename: str, model: bytes, reference: bytes) -> Published:
+        """Scan, seal, calibrate, sign and log a model file as the next version of ``name``.
+
+        ``reference``: an npz file of benign rows. Raises Invalid, NotTrusted (the scan refuses it), Conflict, Unavailable.
+        """
+        rows = load_rows(reference, "the reference data")
+        digest = digest_of(reference)
+        fitted: list[Profile] = []
+
+        def fit(data: memoryview, interface: ModelSignature) -> Mapping[str, NDArray[Any]]:
+            predictor = Predictor(bytes(data), interface, rows)
+            seed = int.from_bytes(digest_bytes(digest)[:8], "big")
+            alpha = self.premises.settings.extraction.alpha
+            fitted.append(fit_profile(rows, predictor.as_function(), seed=seed, alpha=alpha))
+            return fitted[0].to_arrays()
+
+        calibration = Calibration(fit, len(rows), digest)
+        evidence = publish(
+            self.premises.desk(), ModelFile(model, filename), name, actor=self.actor.account, calibration=calibration
+        )
+        return Published(str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, fitted[0].promise)
+
+    @verb("verify")
+    def verify(self, *, ref: str) -> Verified:
+        """Check signatures, log inclusion, record and sealed bodies. Raises NotTrusted (one line for the damage), Missing."""
+        found = verify_release(self.premises.registry(), self.premises.trust, ReleaseRef.parse(ref))
+        return Verified(str(found.ref), found.model, found.signer, found.log_index, found.log_size, found.checks)
+
+    @verb("export")
+    def export(self, *, ref: str) -> Exported:
+        """The model file again, byte for byte; logged first. Raises Missing, Conflict (in quarantine), NotTrusted."""
+        desk, parsed = self.premises.desk(), ReleaseRef.parse(ref)
+        model = export_release(desk, parsed, actor=self.actor.account)
+        evidence = desk.registry.release(parsed)
+        return Exported(ref, evidence.filename, bytes(model), evidence.history[-1].index)
+
+    @verb("list")
+    def releases(self) -> tuple[ReleaseRow, ...]:
+        """Every release, by name and version."""
+        book, _ = self.premises.book()
+        return tuple(release_row(evidence) for evidence in book.releases())
+
+    @verb("show")
+    def show(self, *, ref: str) -> ReleaseDetail:
+        """One release with its evidence. Raises Missing."""
+        book, view = self.premises.book()
+        found = book.release(ReleaseRef.parse(ref))
+        indexes = sorted({*found.entries.values(), *(event.index for event in found.history)})
+        statements = tuple(statement_row(index, view.entries(index, index + 1)[0]) for index in indexes)
+        return ReleaseDetail(release_row(found), found.body.sealed, _words(found.interface), self._admission(found), statements)
+
+    @verb("promote")
+    def promote(self, *, ref: str) -> StateChanged:
+        """Let gateways serve a release, once every account's mark on it is committed. Raises Missing, Conflict."""
+        changed = self._change(ref, PROMOTE, "")
+        self.commit_marks(self.subjects())
+        return changed
+
+    @verb("quarantine")
+    def quarantine(self, *, ref: str, reason: str) -> StateChanged:
+        """Stop serving a release; no request that starts after this returns is answered. Raises Missing, Conflict."""
+        return self._change(ref, QUARANTINE, reason)
+
+    @verb("reinstate")
+    def reinstate(self, *, ref: str, reason: str) -> StateChanged:
+        """Take a release whose bodies are sound out of quarantine. Raises NotTrusted (they are not), Missing, Conflict."""
+        registry = self.premises.registry()
+        check_stored(registry, registry.release(ReleaseRef.parse(ref)))
+        return self._change(ref, REINSTATE, reason)
+
+    @verb("retire")
+    def retire(self, *, ref: str, reason: str) -> StateChanged:
+        """End a release for good. Raises Missing, Conflict."""
+        return self._change(ref, RETIRE, reason)
+
+    def _change(self, ref: str, what: str, reason: str) -> StateChanged:
+        after = change_state(self.premises.desk(), ReleaseRef.parse(ref), what, actor=self.actor.account, reason=reason)
+        return StateChanged(ref, str(after.state), after.history[-1].index)
+
+    def _admission(self, found: ReleaseEvidence) -> str:
+        try:
+            judge(self.premises.admission(), found)
+        except (NotAdmitted, Quarantined) as reason:
+            return f"not served: {reason}"
+        return f"admitted by the {self.premises.settings.keep.admission} policy"
+
+
+def _words(interface: ModelSignature) -> str:
+    def side(specs: Any) -> str:
+        return ", ".join(f"{s.name} {s.datatype}{list(s.shape)}" for s in specs)
+
+    return f"{side(interface.inputs)} → {side(interface.outputs)}"

@@ -1,0 +1,76 @@
+"""Tracing a suspect model: what every account asked, from the audit logs, against what the suspect has learnt."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.access.accounts import ACCOUNT, parse_account
+from modelkeep.app.predictor import Predictor
+from modelkeep.app.premises import Premises
+from modelkeep.app.results import Accusation
+from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK, WATERMARK
+from modelkeep.custody.scan import scan
+from modelkeep.custody.signing import interface_of
+from modelkeep.errors import Invalid, Missing, NotTrusted
+from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.trace import AccountTrail, trace
+from modelkeep.formats.safetensors import load
+from modelkeep.serving.bodies import SubjectKeys, open_body
+from modelkeep.serving.recovery import read_bodies
+from modelkeep.workflows.predict import account_key
+from modelkeep.workflows.registry import MODEL, PROFILE
+
+Rows = NDArray[np.float64]
+PREDICT = "predict"
+
+
+def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: Rows) -> list[Accusation]:
+    """Test every account that asked ``ref``, most suspicious first.
+
+    The suspect is scanned before it is loaded, and run in memory. Raises Missing, Invalid, NotTrusted, Unavailable.
+    """
+    keyring = premises.keyring([MODEL_KEK, AUDIT_SUBJECT, WATERMARK])
+    registry = premises.registry(keyring.wrappers(MODEL_KEK))
+    evidence = registry.release(ref)
+    if evidence.profile_body is None or evidence.profile_digest is None:
+        raise Missing(f"{ref} has no extraction profile: its answers were not marked")
+    opened = registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE)
+    profile = Profile.from_arrays(load(opened.read_source()))
+    if probes.shape[1] != profile.n_features:
+        raise Invalid(f"the probes have {probes.shape[1]} values a row, and {ref} takes {profile.n_features}")
+    model = registry.open_body(evidence.body, evidence.model, MODEL).read_source()
+    victim = Predictor(bytes(model), evidence.interface, probes)
+    verdict = scan(suspect, "suspect")
+    if not verdict.clean:
+        raise NotTrusted(f"the suspect is not run, because it is not clean: {verdict.findings[0].message}")
+    thief = Predictor(suspect, interface_of(verdict), probes)
+    keys = SubjectKeys(premises.records, keyring.wrapper(AUDIT_SUBJECT), premises.entropy)
+    trails = [
+        AccountTrail(subject, account_key(keyring.secret(WATERMARK), subject, ref), x)
+        for subject, x in _questions(premises, ref, keys).items()
+    ]
+    names = {account.subject: account.name for account in map(parse_account, premises.records.scan(ACCOUNT))}
+    epsilon = premises.settings.extraction.epsilon
+    found = trace(thief.probabilities, victim.probabilities, trails, profile, probes=probes, epsilon=epsilon)
+    asked = {trail.subject: len(trail.x) for trail in trails}
+    return [
+        Accusation(names.get(r.subject, r.subject), r.subject, r.p_bonferroni, r.statistics, asked[r.subject]) for r in found
+    ]
+
+
+def _questions(premises: Premises, ref: ReleaseRef, keys: SubjectKeys) -> dict[str, Rows]:
+    """Every account's recorded questions (n, d) to one release, in order; accounts whose key was erased are left out."""
+    asked: dict[str, list[Rows]] = {}
+    for instance in premises.audit_instances():
+        origin = premises.audit_origin(instance)
+        vkey = encode_vkey(origin, premises.trust.audit_key)
+        for _, entry, sealed in read_bodies(premises.audit_files(instance), vkey, origin):
+            if entry.kind != PREDICT or entry.release != str(ref):
+                continue
+            try:
+                key = keys.existing(entry.subject)
+            except Missing:
+                continue
+            asked.setdefault(entry.subject, []).append(open_body(key, sealed, entry.subject, str(ref)).inputs())
+    return {subject: np.concatenate(parts) for subject, parts in asked.items()}

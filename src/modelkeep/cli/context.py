@@ -1,0 +1,116 @@
+"""What every command gets: where the keep is (a folder or a server), how to unlock it, where to print."""
+
+import datetime
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from modelkeep.app.keep import Keep
+from modelkeep.cli.output import Output
+from modelkeep.cli.remote import Remote
+from modelkeep.errors import Invalid, Missing, Unavailable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DIRECTORY, SERVER, PASSPHRASE_FILE = "MODELKEEP_DIR", "MODELKEEP_SERVER", "MODELKEEP_PASSPHRASE_FILE"
+
+
+class Context:
+    """One invocation. ``keep`` opens the folder on first use; ``call`` runs a verb there or on the server."""
+
+    def __init__(self, *, directory: str, server: str, passphrase_file: str, json: bool) -> None:
+        self.directory = Path(directory)
+        self.server = server
+        self.out = Output(json=json)
+        self._passphrase_file = passphrase_file
+        self._keep: Keep | None = None
+
+    @property
+    def keep(self) -> Keep:
+        """The keep in the folder, acted on as ``operator@local``. Raises Missing, NotTrusted, Invalid."""
+        if self._keep is None:
+            self._keep = Keep.open(self.directory, self.passphrase)
+        return self._keep
+
+    def call(self, verb: Callable[Concatenate[Keep, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run ``verb`` on the folder, or as the logged-in account on ``--server``."""
+        if not self.server:
+            return verb(self.keep, *args, **kwargs)
+        result: Any = Remote.of_session(self.server).call(verb, kwargs)
+        return result  # type: ignore[no-any-return]  # Remote decodes to the verb's own return type
+
+    def local(self, what: str) -> Keep:
+        """The keep in the folder, for what cannot be done from afar. Raises Invalid with ``--server``."""
+        if self.server:
+            raise Invalid(f"{what} works on the folder only: leave out --server and run it where the keep is")
+        return self.keep
+
+    def passphrase(self) -> bytes:
+        """The passphrase: from the file named, or asked for on a terminal. Raises Missing, Unavailable."""
+        if self._passphrase_file:
+            return read_secret_file(self._passphrase_file)
+        return self.ask("Passphrase of this keep")
+
+    def ask(self, prompt: str, *, confirm: bool = False) -> bytes:
+        """Ask for a secret on the terminal. Raises Missing where there is none."""
+        if not sys.stdin.isatty():
+            raise Missing(f"no terminal to ask for the passphrase: name a file with --passphrase-file or {PASSPHRASE_FILE}")
+        return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)).encode()
+
+    def new_passphrase(self, prompt: str, file: str = "") -> bytes:
+        """A new passphrase, typed twice or from a file; at least 8 characters. Raises Invalid."""
+        chosen = file or self._passphrase_file
+        passphrase = read_secret_file(chosen) if chosen else self.ask(prompt, confirm=True)
+        if len(passphrase) < 8:
+            raise Invalid("a passphrase has at least 8 characters: it is all that stands between a thief and the keys")
+        return passphrase
+
+
+def read_secret_file(path: str) -> bytes:
+    """A secret from a file, without a final newline. Raises Missing, Unavailable."""
+    try:
+        return Path(path).read_bytes().rstrip(b"\r\n")
+    except FileNotFoundError:
+        raise Missing(f"there is no file {path}") from None
+    except OSError as cause:
+        raise Unavailable(f"cannot read {path}: {cause}") from cause
+
+
+def read_file(path: str) -> bytes:
+    """A file that the user named. Raises Missing, Unavailable."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise Missing(f"there is no file {path}") from None
+    except OSError as cause:
+        raise Unavailable(f"cannot read {path}: {cause}") from cause
+
+
+def write_file(path: str, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that must not exist yet, whole or not at all. Raises Invalid, Unavailable."""
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        if target.exists():
+            raise Invalid(f"{path} exists: name another file or remove it first")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.rename(target)
+    except OSError as cause:
+        fresh.unlink(missing_ok=True)
+        raise Unavailable(f"cannot write {path}: {cause}") from cause
+
+
+def moment(nanoseconds: int) -> str:
+    """A Unix time in nanoseconds as people read it, in UTC."""
+    if not nanoseconds:
+        return "-"
+    return datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")

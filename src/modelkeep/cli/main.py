@@ -1,0 +1,64 @@
+"""The command line: parse, call Keep once, print. ``main`` alone turns errors into exit codes."""
+
+import os
+import sys
+
+import click
+
+from modelkeep import __version__
+from modelkeep.cli import accounts, keys, logs, operations, redteam, releases, server, setup
+from modelkeep.cli.context import DIRECTORY, PASSPHRASE_FILE, SERVER, Context
+from modelkeep.cli.output import EXIT_INVALID, EXIT_UNAVAILABLE
+from modelkeep.errors import ModelkeepError
+
+_EPILOG = "Example: modelkeep init keep && modelkeep --dir keep publish model.onnx --name risk --reference ref.npz"
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--dir", "directory", envvar=DIRECTORY, default=".", show_default=True, help="Folder of the keep.")
+@click.option("--server", envvar=SERVER, default="", help="Act on a running control process, https://HOST:PORT, as logged in.")
+@click.option("--passphrase-file", envvar=PASSPHRASE_FILE, default="", help="File with the passphrase; asked for if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@click.version_option(__version__, prog_name="modelkeep")
+@click.pass_context
+def cli(ctx: click.Context, directory: str, server: str, passphrase_file: str, as_json: bool) -> None:
+    """Keep machine-learning models sealed, signed, logged, admitted, served and defended.
+
+    No weights in the clear. No release without evidence. No answer without a record.
+    """
+    ctx.obj = Context(directory=directory, server=server, passphrase_file=passphrase_file, json=as_json)
+
+
+for room in (setup, releases, accounts, keys, server, logs, operations, redteam):
+    for command in room.COMMANDS:
+        cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 yes · 1 refused · 2 usage or invalid · 3 unavailable."""
+    found = Context(directory=".", server="", passphrase_file="", json="--json" in (arguments or sys.argv[1:]))
+    try:
+        cli.main(args=arguments, standalone_mode=False, prog_name="modelkeep")
+    except ModelkeepError as error:
+        return found.out.fail(error)
+    except click.exceptions.Abort:
+        return EXIT_INVALID
+    except click.ClickException as error:
+        error.show()
+        return EXIT_INVALID
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say to it
+        return 0
+    except MemoryError:
+        found.out.note("modelkeep: error: not enough memory for this")
+        return EXIT_UNAVAILABLE
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""publish, verify, export, list, show, promote, quarantine, reinstate, retire."""
+
+from pathlib import Path
+
+import click
+
+from modelkeep.app.keep import Keep
+from modelkeep.app.results import StateChanged
+from modelkeep.cli.context import Context, moment, read_file, write_file
+
+
+@click.command(epilog="Example: modelkeep publish model.onnx --name credit-risk --reference ref.npz")
+@click.argument("model", metavar="MODEL")
+@click.option("--name", required=True, help="Name of the model; the version is the next one.")
+@click.option("--reference", required=True, help="npz file with benign input rows, array 'x' (rows, features...).")
+@click.pass_obj
+def publish(ctx: Context, model: str, name: str, reference: str) -> None:
+    """Scan, seal, calibrate, sign and log MODEL (ONNX or safetensors), and publish it as NAME@VERSION.
+
+    The file is read, never run. The original stays where it is: it is yours to remove.
+    """
+    with ctx.out.notes.status(f"Publishing {model}: scan, seal, calibrate, sign, log"):
+        done = ctx.call(
+            Keep.publish, name=name, filename=Path(model).name, model=read_file(model), reference=read_file(reference)
+        )
+    ctx.out.show(
+        done,
+        f"{done.ref}\n  model   {done.model_digest}\n  sealed  {done.sealed_digest}\n  log     entry {done.log_index}\n"
+        f"  guard   {done.promise}",
+    )
+
+
+@click.command(epilog="Example: modelkeep verify credit-risk@1")
+@click.argument("ref", metavar="NAME@VERSION")
+@click.pass_obj
+def verify(ctx: Context, ref: str) -> None:
+    """Check signatures, log inclusion and container integrity of one release."""
+    found = ctx.call(Keep.verify, ref=ref)
+    checks = "\n".join(f"  ok  {check}" for check in found.checks)
+    ctx.out.show(
+        found, f"{found.ref}: trusted, signed by {found.signer}, log entry {found.log_index} of {found.tree_size}\n{checks}"
+    )
+
+
+@click.command(epilog="Example: modelkeep export credit-risk@1 --out model.onnx")
+@click.argument("ref", metavar="NAME@VERSION")
+@click.option("--out", required=True, help="File to write; it must not exist.")
+@click.pass_obj
+def export(ctx: Context, ref: str, out: str) -> None:
+    """Write the model file again, byte for byte. A permission of its own, and logged before a byte is written."""
+    done = ctx.call(Keep.export, ref=ref)
+    write_file(out, done.model)
+    result = {"ref": done.ref, "file": out, "bytes": len(done.model), "log_index": done.log_index}
+    ctx.out.show(result, f"{done.ref}: {len(done.model):,} bytes written to {out}, in the clear (log entry {done.log_index})")
+
+
+@click.command("list", epilog="Example: modelkeep list")
+@click.pass_obj
+def list_(ctx: Context) -> None:
+    """List the releases."""
+    found = ctx.call(Keep.releases)
+    rows = [(r.ref, r.state, r.format, r.model_digest[:19], moment(r.published), r.by) for r in found]
+    ctx.out.table(found, ("RELEASE", "STATE", "FORMAT", "MODEL", "PUBLISHED", "BY"), rows, empty="Nothing is published yet.")
+
+
+@click.command(epilog="Example: modelkeep show credit-risk@1")
+@click.argument("ref", metavar="NAME@VERSION")
+@click.pass_obj
+def show(ctx: Context, ref: str) -> None:
+    """Show one release and its evidence from the log."""
+    found = ctx.call(Keep.show, ref=ref)
+    head = found.release
+    lines = [
+        f"{head.ref}  {head.state}",
+        f"  model      {head.model_digest} ({head.format})",
+        f"  sealed     {found.sealed_digest}",
+        f"  interface  {found.interface}",
+        f"  admission  {found.admission}",
+        "  evidence",
+        *(f"    {s.index:>5}  {moment(s.at)}  {s.type:<18} {s.actor}  {s.summary}" for s in found.statements),
+    ]
+    ctx.out.show(found, "\n".join(lines))
+
+
+@click.command(epilog="Example: modelkeep promote credit-risk@1")
+@click.argument("ref", metavar="NAME@VERSION")
+@click.pass_obj
+def promote(ctx: Context, ref: str) -> None:
+    """Let the gateway serve a published release."""
+    _say(ctx, ctx.call(Keep.promote, ref=ref))
+
+
+@click.command(epilog="Example: modelkeep quarantine credit-risk@1 --reason 'scores look wrong'")
+@click.argument("ref", metavar="NAME@VERSION")
+@click.option("--reason", required=True, help="Why; it is logged.")
+@click.pass_obj
+def quarantine(ctx: Context, ref: str, reason: str) -> None:
+    """Stop serving a release at once: no request that starts after this command returns is answered."""
+    _say(ctx, ctx.call(Keep.quarantine, ref=ref, reason=reason))
+
+
+@click.command(epilog="Example: modelkeep reinstate credit-risk@1 --reason 'blob restored from backup'")
+@click.argument("ref", metavar="NAME@VERSION")
+@click.option("--reason", required=True, help="Why; it is logged.")
+@click.pass_obj
+def reinstate(ctx: Context, ref: str, reason: str) -> None:
+    """Take a release that verifies out of quarantine; promote it to serve it again."""
+    _say(ctx, ctx.call(Keep.reinstate, ref=ref, reason=reason))
+
+
+@click.command(epilog="Example: modelkeep retire credit-risk@1 --reason 'replaced by credit-risk@2'")
+@click.argument("ref", metavar="NAME@VERSION")
+@click.option("--reason", required=True, help="Why; it is logged.")
+@click.pass_obj
+def retire(ctx: Context, ref: str, reason: str) -> None:
+    """End a release for good."""
+    _say(ctx, ctx.call(Keep.retire, ref=ref, reason=reason))
+
+
+def _say(ctx: Context, changed: StateChanged) -> None:
+    ctx.out.show(changed, f"{changed.ref} is {changed.state} (log entry {changed.log_index})")
+
+
+COMMANDS = (publish, verify, export, list_, show, promote, quarantine, reinstate, retire)

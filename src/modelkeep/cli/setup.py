@@ -1,0 +1,90 @@
+"""init, upgrade, login, logout."""
+
+import time
+
+import click
+
+from modelkeep.app.keep import Keep
+from modelkeep.cli.context import Context, read_file
+from modelkeep.cli.remote import Remote, Session, load_sessions, save_sessions
+from modelkeep.errors import Denied, Invalid
+from modelkeep.http.control import LoginAsked, LoginGiven, decode_login, encode_login
+
+
+@click.command(epilog="Example: modelkeep init ./keep")
+@click.argument("directory", metavar="DIR")
+@click.option("--admin", default="admin", show_default=True, help="Name of the first account.")
+@click.pass_obj
+def init(ctx: Context, directory: str, admin: str) -> None:
+    """Make a keep in DIR: settings, records, sealed keys, the releases log, an admin and a recovery recipient.
+
+    The admin's one-time password and the recovery identity are printed once and stored nowhere.
+    """
+    made = Keep.init(directory, ctx.new_passphrase("New passphrase for this keep"), admin=admin)
+    ctx.out.show(
+        made,
+        f"Made a keep in {made.directory} with logs named {made.origin}.\n\n"
+        f"One-time password of {made.admin}, to be replaced at the first login:\n    {made.password}\n\n"
+        "Recovery identity. Write it down and keep it offline; with it 'modelkeep keys recover' sets a new\n"
+        f"passphrase, and whoever has it can open this keep:\n    {made.recovery}\n\n"
+        "Neither will be shown again.",
+    )
+
+
+@click.command(epilog="Example: modelkeep --dir ./keep upgrade")
+@click.pass_obj
+def upgrade(ctx: Context) -> None:
+    """Bring the records of a keep to this version's schema; a backup is made first."""
+    before, after, backup = Keep.upgrade(ctx.directory)
+    result = {"before": before, "after": after, "backup": backup}
+    said = f"Records upgraded from schema {before} to {after}; the old ones are in {backup}."
+    ctx.out.show(result, said if backup else f"Records have schema {after} already: nothing to do.")
+
+
+@click.command(epilog="Example: modelkeep --server https://localhost:8444 login --user admin --ca keep/tls/ca.pem")
+@click.option("--user", required=True, help="Account.")
+@click.option("--ca", default="", help="PEM file of the certificate authority to trust for this server.")
+@click.option("--password-file", default="", help="File with the password; asked for if not given.")
+@click.option("--new-password-file", default="", help="File with the new password, when the current one is one-time.")
+@click.pass_obj
+def login(ctx: Context, user: str, ca: str, password_file: str, new_password_file: str) -> None:
+    """Log in to a control process; later commands with the same --server act as this account."""
+    if not ctx.server:
+        raise Invalid("login needs --server https://HOST:PORT")
+    authority = read_file(ca).decode("utf-8", "replace") if ca else ""
+    password = read_file(password_file).rstrip(b"\r\n") if password_file else ctx.ask("Password")
+    new = read_file(new_password_file).rstrip(b"\r\n") if new_password_file else b""
+    given = _log_in(ctx, Remote(ctx.server, ca=authority), LoginAsked(user, password.decode(), new.decode()))
+    sessions = {url: kept for url, kept in load_sessions().items() if kept.expires > time.time()}
+    server = ctx.server.rstrip("/")
+    sessions[server] = Session(server, user, given.token, given.expires, authority)
+    save_sessions(sessions)
+    left = int(given.expires - time.time()) // 60
+    ctx.out.show({"account": user, "expires": given.expires}, f"Logged in to {server} as {user} for {left} minutes.")
+
+
+def _log_in(ctx: Context, remote: Remote, asked: LoginAsked) -> LoginGiven:
+    try:
+        return decode_login(remote.post("/admin/v1/login", encode_login(asked)))
+    except Denied as reason:
+        if asked.new_password:
+            raise
+        ctx.out.note(f"{reason}.")
+    new = ctx.ask("New password", confirm=True).decode()
+    return decode_login(remote.post("/admin/v1/login", encode_login(LoginAsked(asked.account, asked.password, new))))
+
+
+@click.command(epilog="Example: modelkeep --server https://localhost:8444 logout")
+@click.pass_obj
+def logout(ctx: Context) -> None:
+    """End the session with a control process: it is revoked there and forgotten here."""
+    sessions = load_sessions()
+    if sessions.get(ctx.server.rstrip("/")) is None:
+        raise Invalid(f"not logged in to {ctx.server or 'any server: name it with --server'}")
+    Remote.of_session(ctx.server).post("/admin/v1/logout", b"")
+    del sessions[ctx.server.rstrip("/")]
+    save_sessions(sessions)
+    ctx.out.show({"server": ctx.server}, f"Logged out of {ctx.server}.")
+
+
+COMMANDS = (init, upgrade, login, logout)

@@ -1,0 +1,218 @@
+"""Seal a source: one pass, a few megabytes of reused buffers, hashing and encrypting in threads of their own."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cryptography.cobblestone import Cobblestone256Encryptor
+
+from modelkeep.container.layout import (
+    HEADER_SIZE,
+    BodyKeys,
+    Entry,
+    Index,
+    Kind,
+    check_header,
+    encode_footer,
+    encode_header,
+    plan,
+    sealed_length,
+)
+from modelkeep.container.reader import Reader, read_bytes
+from modelkeep.core.values import Digest
+from modelkeep.crypto.wrap import KEY_SIZE
+from modelkeep.errors import Invalid
+from modelkeep.formats.safetensors import head_length
+
+PIECE = 2 << 20
+_IN_FLIGHT = 4
+_MAX_SLICES = 1024
+_OUT_SIZE = PIECE + (PIECE >> 10) + 2 * 16384 + 96 * _MAX_SLICES
+
+
+@dataclass(frozen=True)
+class SealedModel:
+    """What sealing produced. ``size``: bytes of the body; ``root``: 32 bytes, to be signed; ``dek``: the secret data key."""
+
+    model_digest: Digest
+    root: bytes
+    header_hash: bytes
+    size: int
+    kind: Kind
+    dek: bytes = field(repr=False)
+
+
+class _Slice(NamedTuple):
+    """Part of one stream inside a batch: batch bytes ``[begin, end)``; ``last`` when the stream ends with it."""
+
+    number: int
+    begin: int
+    end: int
+    last: bool
+
+
+class _Batch(NamedTuple):
+    """Contiguous source bytes from ``offset`` and the streams they belong to."""
+
+    offset: int
+    length: int
+    slices: tuple[_Slice, ...]
+
+
+class _Working(NamedTuple):
+    """A batch under way: what the lanes will have done, and its two buffers."""
+
+    hashed: tuple[Future[None], ...]
+    sealed: Future[int]
+    source: bytearray
+    out: bytearray
+
+
+class Sealing:
+    """A sealing under way: consume ``chunks`` to the end, then read ``model``.
+
+    ``source`` is read once, in order. A safetensors file gets one stream a tensor, anything else shards; both split at 64 MiB.
+    """
+
+    def __init__(self, source: Reader, *, dek: bytes | None = None) -> None:
+        self._source = source
+        self._dek = os.urandom(KEY_SIZE) if dek is None else dek
+        if len(self._dek) != KEY_SIZE:
+            raise Invalid(f"a data key has {KEY_SIZE} bytes, not {len(self._dek)}")
+        self._model: SealedModel | None = None
+
+    @property
+    def model(self) -> SealedModel:
+        """The outcome. Raises Invalid while ``chunks`` has not been consumed to the end."""
+        if self._model is None:
+            raise Invalid("the sealing is not finished: consume all its chunks first")
+        return self._model
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The body, for ``Blobs.put``. A chunk is valid until the next is asked for. Raises NotTrusted (the source shrank)."""
+        head, kind, places = plan_source(self._source)
+        header = encode_header(os.urandom(32))
+        keys = BodyKeys(self._dek, check_header(header))
+        yield memoryview(header)
+        streams = _Streams(keys, places)
+        source_hash = hashlib.sha256(head)
+        yield from self._seal_streams(streams, source_hash.update, batches(places, len(head)))
+        digest = Digest("sha256:" + source_hash.hexdigest())
+        index = Index(kind, digest, self._source.size, head, tuple(streams.entries()))
+        sealed_index = _seal_message(index.encode(), *keys.index())
+        size = HEADER_SIZE + sum(sealed_length(e.length) for e in places) + len(sealed_index) + 24
+        yield memoryview(sealed_index)
+        yield memoryview(encode_footer(len(sealed_index), size))
+        self._model = SealedModel(digest, index.root(), keys.header_hash, size, kind, self._dek)
+
+    def _seal_streams(
+        self, streams: "_Streams", hash_source: Callable[[memoryview], None], work: Iterator[_Batch]
+    ) -> Iterator[memoryview]:
+        """Three lanes of one thread (source hash, stream hashes, encryption) keep their own order over a ring of buffers."""
+        free = [(bytearray(PIECE), bytearray(_OUT_SIZE)) for _ in range(_IN_FLIGHT)]
+        under_way: deque[_Working] = deque()
+        with ExitStack() as stack:
+            lanes = [stack.enter_context(ThreadPoolExecutor(1, "modelkeep-seal")) for _ in range(3)]
+            for batch in work:
+                source, out = free.pop()
+                view = memoryview(source)[: batch.length]
+                self._source.read_into(batch.offset, view)
+                hashed = (lanes[0].submit(hash_source, view), lanes[1].submit(streams.hash, batch, view))
+                under_way.append(_Working(hashed, lanes[2].submit(streams.seal, batch, view, out), source, out))
+                if len(under_way) == _IN_FLIGHT:
+                    yield from _finish(under_way.popleft(), free)
+            while under_way:
+                yield from _finish(under_way.popleft(), free)
+
+
+class _Streams:
+    """The running hash and encryptor of the stream that each lane is in; the two lanes share nothing."""
+
+    def __init__(self, keys: BodyKeys, places: list[Entry]) -> None:
+        self._keys = keys
+        self._places = places
+        self._digests: list[bytes] = []
+        self._hash = hashlib.sha256()
+        self._encryptor: Cobblestone256Encryptor | None = None
+
+    def hash(self, batch: _Batch, view: memoryview) -> None:
+        for part in batch.slices:
+            self._hash.update(view[part.begin : part.end])
+            if part.last:
+                self._digests.append(self._hash.digest())
+                self._hash = hashlib.sha256()
+
+    def seal(self, batch: _Batch, view: memoryview, into: bytearray) -> int:
+        """Encrypt a batch; returns how many bytes of ``into`` it filled."""
+        at, out = 0, memoryview(into)
+        for part in batch.slices:
+            if self._encryptor is None:
+                self._encryptor = Cobblestone256Encryptor(*self._keys.stream(part.number))
+            at += self._encryptor.update_into(view[part.begin : part.end], out[at:])
+            if part.last:
+                tail = self._encryptor.finalize()
+                out[at : at + len(tail)] = tail
+                at += len(tail)
+                self._encryptor = None
+        return at
+
+    def entries(self) -> Iterator[Entry]:
+        for e, digest in zip(self._places, self._digests, strict=True):
+            yield Entry(e.id, e.name, e.dtype, e.shape, e.offset, e.length, digest)
+
+
+def seal(source: Reader, *, dek: bytes | None = None) -> Sealing:
+    """Begin to seal ``source`` under a fresh data key (or ``dek``, which must never have sealed anything else)."""
+    return Sealing(source, dek=dek)
+
+
+def plan_source(source: Reader) -> tuple[bytes, Kind, list[Entry]]:
+    """Head, kind and stream places of a source. What is not a well-formed safetensors file is cut into shards."""
+    try:
+        length = head_length(read_bytes(source, 0, min(8, source.size)), source.size)
+        if read_bytes(source, 8, min(1, length - 8)) != b"{":
+            raise Invalid("not a safetensors header")
+        head = read_bytes(source, 0, length)
+        return head, Kind.SAFETENSORS, plan(Kind.SAFETENSORS, head, source.size)
+    except Invalid:
+        return b"", Kind.BYTES, plan(Kind.BYTES, b"", source.size)
+
+
+def batches(places: list[Entry], offset: int) -> Iterator[_Batch]:
+    """Cut the streams, which follow each other from ``offset`` on, into batches of at most 2 MiB and 1,024 slices."""
+    slices: list[_Slice] = []
+    length = 0
+    for entry in places:
+        left = entry.length
+        while True:
+            part = min(left, PIECE - length)
+            left -= part
+            slices.append(_Slice(entry.id, length, length + part, left == 0))
+            length += part
+            if length == PIECE or len(slices) == _MAX_SLICES:
+                yield _Batch(offset, length, tuple(slices))
+                offset, length, slices = offset + length, 0, []
+            if left == 0:
+                break
+    if slices:
+        yield _Batch(offset, length, tuple(slices))
+
+
+def _finish(work: _Working, free: list[tuple[bytearray, bytearray]]) -> Iterator[memoryview]:
+    for future in work.hashed:
+        future.result()
+    yield memoryview(work.out)[: work.sealed.result()]
+    free.append((work.source, work.out))
+
+
+def _seal_message(plaintext: bytes, key: bytes, context: bytes) -> bytes:
+    encryptor = Cobblestone256Encryptor(key, context)
+    out = bytearray(sealed_length(len(plaintext)))
+    at = encryptor.update_into(plaintext, out)
+    out[at:] = encryptor.finalize()
+    return bytes(out)

@@ -1,0 +1,336 @@
+"""Evidence: what the releases log says about every release, folded entry by entry; and the decision to serve one.
+
+The log is the only authority. Records, blobs and files are never asked for a state. The fold is monotone in trust: a
+statement that is unsigned, signed by someone unknown, out of order or repeated is remembered as a problem and counts for
+nothing, so nobody gains anything by adding entries that the trust root's identities did not sign.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, Statement, digest_of
+from modelkeep.crypto.dsse import parse_envelope
+from modelkeep.custody.releases import PUBLISH, QUARANTINE, SealedBody, next_state
+from modelkeep.custody.trust import TrustedIdentity, TrustRoot
+from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotAdmitted, NotTrusted, Quarantined
+from modelkeep.ledger.statements import (
+    Profile,
+    Release,
+    Scan,
+    Sealing,
+    State,
+    TraceCommitments,
+    check_statement,
+    encode_statement,
+    peek_type,
+    predicate_of,
+    short_type,
+)
+
+S = TypeVar("S")
+CATCH_UP_BATCH = 256
+MAX_PROBLEMS = 1000
+
+
+class Entries(Protocol):
+    """What the book reads: ``ledger.log.LogView`` has it. Entries come proven against the current checkpoint."""
+
+    def entries(self, start: int, end: int) -> list[bytes]:
+        """Entries ``start`` <= i < ``end``."""
+        ...
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A log entry that did not count: its index and why."""
+
+    index: int
+    why: str
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing that happened to a release: log index, verb, who, why, and when (Unix nanoseconds by the signer's clock)."""
+
+    index: int
+    verb: str
+    actor: str
+    reason: str
+    at: int
+
+
+class ReleaseEvidence(msgspec.Struct, frozen=True):
+    """All that the log says about one release.
+
+    ``body``: the sealed body that serves it now. ``size``: bytes of the model file. ``profile``: the profile statement, None when there is none.
+    ``scan``: the scan statement named at release, None when there is none. ``signer``: identity that signed the release.
+    ``entries``: log index by short statement type. ``history``: what happened to it, oldest first.
+    """
+
+    ref: ReleaseRef
+    state: ReleaseState
+    model: Digest
+    filename: str
+    format: str
+    interface: ModelSignature
+    size: int
+    body: SealedBody
+    scan: Scan | None
+    profile: Profile | None
+    profile_digest: Digest | None
+    signer: str
+    entries: dict[str, int]
+    history: tuple[Event, ...]
+
+    @property
+    def profile_body(self) -> SealedBody | None:
+        """The sealed body of the extraction profile; None when there is none."""
+        return _body(self.profile) if self.profile else None
+
+    @property
+    def index(self) -> int:
+        """Log index of the release statement."""
+        return self.entries["release"]
+
+    def check_served(self) -> None:
+        """Raise Quarantined or NotAdmitted unless the log says that this release is promoted."""
+        if self.state is ReleaseState.QUARANTINED:
+            last = next(event for event in reversed(self.history) if event.verb == QUARANTINE)
+            raise Quarantined(f"{self.ref} is in quarantine since log entry {last.index}: {last.reason or 'no reason given'}")
+        if self.state is not ReleaseState.PROMOTED:
+            raise NotAdmitted(f"{self.ref} is {self.state}, not promoted: promote it before serving it")
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """A trusted statement at its place: ``model`` is its first subject's digest, ``second`` that of another subject."""
+
+    index: int
+    id: Digest
+    model: Digest
+    second: Digest | None
+    signer: str
+
+
+class EvidenceBook:
+    """The fold of a releases log under a trust root. Not safe for two writers; readers get frozen values.
+
+    Cost: an entry that says something about a release is verified once (two signatures); any other entry is only peeked at.
+    """
+
+    def __init__(self, trust: TrustRoot) -> None:
+        self._identities = {trusted.public.key_ids[0]: trusted.public for trusted in trust.identities}
+        self._trusted = {trusted.public.name: trusted for trusted in trust.identities}
+        self._size = 0
+        self._releases: dict[ReleaseRef, ReleaseEvidence] = {}
+        self._scans: dict[Digest, tuple[_Found, Scan]] = {}
+        self._sealings: dict[Digest, tuple[_Found, Sealing]] = {}
+        self._profiles: dict[Digest, tuple[_Found, Profile]] = {}
+        self._commitments: dict[tuple[str, ReleaseRef], str] = {}
+        self._seen: set[Digest] = set()
+        self._problems: list[Problem] = []
+        self._problem_count = 0
+        self._folds: dict[str, Callable[[_Found, Statement], None]] = {
+            Scan.TYPE: self._fold_scan,
+            Sealing.TYPE: self._fold_sealing,
+            Profile.TYPE: self._fold_profile,
+            Release.TYPE: self._fold_release,
+            State.TYPE: self._fold_state,
+            TraceCommitments.TYPE: self._fold_commitments,
+        }
+
+    @property
+    def size(self) -> int:
+        """How many entries were applied; the next index expected."""
+        return self._size
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Entries that did not count, oldest first; at most the first 1,000 (``problem_count`` has them all)."""
+        return tuple(self._problems)
+
+    @property
+    def problem_count(self) -> int:
+        """How many entries did not count."""
+        return self._problem_count
+
+    def apply(self, index: int, entry: bytes) -> None:
+        """Fold in one log entry that is already proven to stand at ``index``.
+
+        An entry that cannot be trusted becomes a problem; it raises nothing. Raises Conflict when ``index`` is not the next one.
+        """
+        if index != self._size:
+            raise Conflict(f"log entry {index} cannot be applied: the next one expected is {self._size}")
+        try:
+            self._apply(index, entry)
+        except ModelkeepError as cause:
+            self._problem_count += 1
+            if len(self._problems) < MAX_PROBLEMS:
+                self._problems.append(Problem(index, str(cause)))
+        self._size = index + 1
+
+    def catch_up(self, view: Entries, size: int) -> int:
+        """Apply every entry of ``view`` up to ``size`` (its checkpoint's), and return how many were new.
+
+        Raises NotTrusted when the log is shorter than what was applied before, and whatever ``view`` raises.
+        """
+        if size < self._size:
+            raise NotTrusted(f"the releases log shrank from {self._size} to {size} entries")
+        start = self._size
+        while self._size < size:
+            for entry in view.entries(self._size, min(size, self._size + CATCH_UP_BATCH)):
+                self.apply(self._size, entry)
+        return size - start
+
+    def release(self, ref: ReleaseRef) -> ReleaseEvidence:
+        """The evidence of one release. Raises Missing when no trusted statement released it."""
+        try:
+            return self._releases[ref]
+        except KeyError:
+            raise Missing(f"the releases log has no release {ref}") from None
+
+    def releases(self) -> Iterator[ReleaseEvidence]:
+        """Every release, by name and version."""
+        return (self._releases[ref] for ref in sorted(self._releases))
+
+    def last_version(self, name: str) -> int:
+        """The highest released version of a model name; 0 when there is none."""
+        return max((ref.version for ref in self._releases if ref.name == name), default=0)
+
+    def commitment(self, subject: str, ref: ReleaseRef) -> str | None:
+        """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""
+        return self._commitments.get((subject, ref))
+
+    def _apply(self, index: int, entry: bytes) -> None:
+        envelope = parse_envelope(entry)
+        kind = peek_type(envelope)
+        fold = self._folds.get(kind)
+        if fold is None:
+            return
+        statement, identity = check_statement(envelope, self._identities)
+        self._trusted[identity.name].check_may_sign(short_type(kind), index)
+        if len(statement.subject) > 2:
+            raise Invalid(f"a {short_type(kind)} statement has one or two subjects, not {len(statement.subject)}")
+        first, *rest = (resource.digest for resource in statement.subject)
+        identifier = digest_of(encode_statement(statement))
+        if identifier in self._seen:
+            raise Conflict(f"this {short_type(kind)} statement was logged before: a copy does not count")
+        self._seen.add(identifier)
+        fold(_Found(index, identifier, first, rest[0] if rest else None, identity.name), statement)
+
+    def _fold_scan(self, found: _Found, statement: Statement) -> None:
+        self._scans[found.id] = found, predicate_of(statement, Scan)
+
+    def _fold_profile(self, found: _Found, statement: Statement) -> None:
+        self._profiles[found.id] = found, predicate_of(statement, Profile)
+
+    def _fold_sealing(self, found: _Found, statement: Statement) -> None:
+        sealing = predicate_of(statement, Sealing)
+        ref = ReleaseRef.parse(sealing.release)
+        known = self._releases.get(ref)
+        if known is None:
+            self._sealings[found.id] = found, sealing
+            return
+        if (found.model, sealing.root) != (known.model, known.body.root):
+            raise NotTrusted(f"a later sealing of {ref} is of another model")
+        if sealing.replaces != known.body.sealed:
+            raise Conflict(f"a later sealing of {ref} does not name the body that it replaces")
+        self._releases[ref] = msgspec.structs.replace(
+            known, body=_body(sealing), entries={**known.entries, "sealing": found.index}
+        )
+
+    def _fold_release(self, found: _Found, statement: Statement) -> None:
+        said = predicate_of(statement, Release)
+        ref = ReleaseRef.parse(f"{said.name}@{said.version}")
+        if ref in self._releases:
+            raise Conflict(f"{ref} was released before, by log entry {self._releases[ref].index}: a version is never reused")
+        sealed, sealing = self._named(self._sealings, "sealing", said, found)
+        if sealing.release != str(ref):
+            raise NotTrusted(f"the sealing that {ref} names is of {sealing.release[:80]}")
+        scanned = self._named(self._scans, "scan", said, found) if "scan" in said.evidence else None
+        profiled = self._named(self._profiles, "profile", said, found) if "profile" in said.evidence else None
+        if profiled is not None and profiled[1].release != str(ref):
+            raise NotTrusted(f"the profile that {ref} names is of {profiled[1].release[:80]}")
+        entries = {"sealing": sealed.index, "release": found.index}
+        entries |= {"scan": scanned[0].index} if scanned else {}
+        entries |= {"profile": profiled[0].index} if profiled else {}
+        self._releases[ref] = ReleaseEvidence(
+            ref=ref,
+            state=next_state(ReleaseState.PENDING, PUBLISH),
+            model=found.model,
+            filename=said.filename,
+            format=said.format,
+            interface=said.interface,
+            size=said.size,
+            body=_body(sealing),
+            scan=scanned[1] if scanned else None,
+            profile=profiled[1] if profiled else None,
+            profile_digest=profiled[0].second if profiled else None,
+            signer=found.signer,
+            entries=entries,
+            history=(Event(found.index, PUBLISH, said.actor, "", said.at),),
+        )
+
+    def _named(self, pool: dict[Digest, tuple[_Found, S]], kind: str, said: Release, found: _Found) -> tuple[_Found, S]:
+        ref = f"{said.name}@{said.version}"
+        named = pool.get(said.evidence.get(kind, Digest("")))
+        if named is None:
+            raise NotTrusted(f"{ref} names a {kind} statement that does not stand earlier in the log")
+        if named[0].model != found.model:
+            raise NotTrusted(f"the {kind} statement that {ref} names is about another model")
+        return named
+
+    def _fold_state(self, found: _Found, statement: Statement) -> None:
+        said = predicate_of(statement, State)
+        known = self.release(ReleaseRef.parse(said.release))
+        if found.model != known.model:
+            raise NotTrusted(f"a {said.verb[:40]} statement names {known.ref} and another model")
+        state = next_state(known.state, said.verb)
+        event = Event(found.index, said.verb, said.actor, said.reason, said.at)
+        self._releases[known.ref] = msgspec.structs.replace(known, state=state, history=(*known.history, event))
+
+    def _fold_commitments(self, found: _Found, statement: Statement) -> None:
+        said = predicate_of(statement, TraceCommitments)
+        known = self.release(ReleaseRef.parse(said.release))
+        if found.model != known.model:
+            raise NotTrusted(f"commitments name {known.ref} and another model")
+        for entry in said.entries:
+            self._commitments.setdefault((entry.subject, known.ref), entry.commitment)
+
+
+def _body(said: Sealing | Profile) -> SealedBody:
+    return SealedBody(said.sealed, said.root, said.header, said.size)
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """The decision that a release may be served, on this evidence; ``reasons`` are the policies that permit it."""
+
+    evidence: ReleaseEvidence
+    reasons: tuple[str, ...]
+
+
+def attributes(evidence: ReleaseEvidence) -> dict[str, object]:
+    """What the admission policy sees of a release: plain values, each of them signed and logged."""
+    scan = evidence.scan
+    return {
+        "name": evidence.ref.name,
+        "version": evidence.ref.version,
+        "state": str(evidence.state),
+        "format": evidence.format,
+        "signer": evidence.signer,
+        "custody": "sealed",
+        "scanned": scan is not None,
+        "scan_clean": scan is not None and scan.clean and not scan.findings,
+        "scanner": scan.scanner if scan else "",
+        "profile": evidence.profile is not None,
+        "size": evidence.size,
+    }
+
+
+def admit(evidence: ReleaseEvidence, decide: Callable[[dict[str, object]], tuple[str, ...]]) -> Admission:
+    """Decide that a release may be served: the log says promoted, and the policy accepts its evidence.
+
+    ``decide``: the admission policy over ``attributes``; returns what permits it, or raises NotAdmitted.
+    Raises Quarantined, NotAdmitted.
+    """
+    evidence.check_served()
+    return Admission(evidence, decide(attributes(evidence)))

@@ -1,0 +1,116 @@
+"""What publishing says: the statements about one release, in the order in which they are logged."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, Resource, Statement
+from modelkeep.crypto.signatures import StatementSigner
+from modelkeep.custody.releases import SealedBody
+from modelkeep.custody.scan import ScanVerdict
+from modelkeep.errors import Invalid
+from modelkeep.ledger.statements import (
+    Profile,
+    Release,
+    Scan,
+    Sealing,
+    State,
+    make_statement,
+    sign_statement,
+    statement_id,
+)
+
+
+class SealedProfile(msgspec.Struct, frozen=True):
+    """A sealed extraction profile: its body, the digest of its plain bytes, and what it was fitted on."""
+
+    body: SealedBody
+    plain: Digest
+    rows: int
+    reference: Digest
+
+
+class ReleaseFacts(msgspec.Struct, frozen=True):
+    """Everything that the statements of one release say. ``size``: bytes of the model file; ``at``: Unix nanoseconds."""
+
+    ref: ReleaseRef
+    model: Digest
+    filename: str
+    size: int
+    scan: ScanVerdict
+    body: SealedBody
+    profile: SealedProfile | None
+    actor: str
+    at: int
+
+    @property
+    def resource(self) -> Resource:
+        """The model file as the subject of statements."""
+        return Resource(self.filename, self.model)
+
+
+def interface_of(verdict: ScanVerdict) -> ModelSignature:
+    """What the scanned model takes and gives; nothing for formats that do not say."""
+    return verdict.signature or ModelSignature((), ())
+
+
+def release_statements(facts: ReleaseFacts) -> tuple[Statement, ...]:
+    """Scan, sealing, profile (when there is one) and release: the last one names the others by their payload's SHA-256."""
+    model, actor, at, ref = facts.resource, facts.actor, facts.at, str(facts.ref)
+    scan = Scan(
+        actor=actor,
+        at=at,
+        scanner=facts.scan.scanner,
+        rules_version=facts.scan.rules_version,
+        format=facts.scan.format,
+        size=facts.size,
+        clean=facts.scan.clean,
+        findings=facts.scan.findings,
+    )
+    body = facts.body
+    sealing = Sealing(actor=actor, at=at, release=ref, sealed=body.sealed, root=body.root, header=body.header, size=body.size)
+    evidence = {"scan": make_statement(scan, model), "sealing": make_statement(sealing, model)}
+    if facts.profile is not None:
+        evidence["profile"] = _profile_statement(facts, facts.profile)
+    release = Release(
+        actor=actor,
+        at=at,
+        name=facts.ref.name,
+        version=facts.ref.version,
+        filename=facts.filename,
+        format=facts.scan.format,
+        size=facts.size,
+        interface=interface_of(facts.scan),
+        evidence={kind: statement_id(statement) for kind, statement in evidence.items()},
+    )
+    return (*evidence.values(), make_statement(release, model))
+
+
+def state_statement(
+    model: Resource, ref: ReleaseRef, verb: str, *, actor: str, at: int, nonce: bytes, reason: str
+) -> Statement:
+    """A change of state, or an export. ``nonce``: 16 random bytes. Raises Invalid (another size, or a very long reason)."""
+    if len(nonce) != 16 or len(reason) > 2000:
+        raise Invalid("a change of state carries 16 random bytes and a reason of at most 2,000 characters")
+    said = State(actor=actor, at=at, release=str(ref), verb=verb, id=nonce.hex(), reason=reason)
+    return make_statement(said, model)
+
+
+def sign_all(statements: Sequence[Statement], signer: StatementSigner) -> list[bytes]:
+    """Log entries, one for each statement, in order. Raises TooLarge."""
+    return [sign_statement(statement, signer) for statement in statements]
+
+
+def _profile_statement(facts: ReleaseFacts, profile: SealedProfile) -> Statement:
+    said = Profile(
+        actor=facts.actor,
+        at=facts.at,
+        release=str(facts.ref),
+        sealed=profile.body.sealed,
+        root=profile.body.root,
+        header=profile.body.header,
+        size=profile.body.size,
+        rows=profile.rows,
+        reference=profile.reference,
+    )
+    return make_statement(said, facts.resource, Resource("extraction profile", profile.plain))

@@ -1,0 +1,109 @@
+"""The information budget: what an account has learnt, in nats, and in natural questions that would have taught as much.
+
+A question with features phi tells 1/2 log(1 + w phi' A^-1 phi) nats about a linear model of the boundary, where A collects
+what was asked before (Bayesian linear regression; MacKay 1992, "Information-based objective functions", eq. 2.14) and w
+grows where the answer is uncertain. A budget never accuses: it slows and coarsens.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.extraction.features import Embedding
+
+Floats = NDArray[np.float64]
+
+DIMENSIONS = 24
+CURVE = (5, 10, 20, 40, 80, 160, 320, 640, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """``spent``: nats; ``equivalent``: natural questions that teach as much; ``limit``: natural questions allowed a period;
+    ``share`` = equivalent / limit; ``fidelity``: agreement with the model that a simple surrogate reaches with that many."""
+
+    spent: float
+    limit: float
+    equivalent: float
+    share: float
+    fidelity: float
+
+
+def spend_features(embedding: Embedding, projected: Floats) -> Floats:
+    """phi (b, 24): a constant and the leading whitened coordinates, padded with zeros."""
+    out = np.zeros((len(projected), DIMENSIONS))
+    out[:, 0] = 1.0
+    count = min(DIMENSIONS - 1, projected.shape[1])
+    out[:, 1 : count + 1] = np.clip(projected[:, :count] / embedding.spread[:count], -4.0, 4.0)
+    return out
+
+
+def weight_of(probs: Floats | None, count: int) -> Floats:
+    """w (b,): 4 p (1 - p) of the top probability, at least 0.1; 1 when the model gives no probabilities."""
+    if probs is None or probs.shape[1] < 2:
+        return np.ones(count)
+    top = probs.max(axis=1)
+    out: Floats = np.maximum(4.0 * top * (1.0 - top), 0.1)
+    return out
+
+
+def spend(inverse: Floats, phi: Floats, w: Floats) -> tuple[Floats, Floats]:
+    """Cost in nats (b,) of one question of each of b accounts, and their new A^-1 (b, 24, 24) (Sherman-Morrison)."""
+    moved = np.einsum("bij,bj->bi", inverse, phi)
+    gain = w * np.einsum("bi,bi->b", moved, phi)
+    update = np.einsum("bi,bj->bij", moved, moved) * (w / (1.0 + gain))[:, None, None]
+    return 0.5 * np.log1p(gain), inverse - update
+
+
+def measure(
+    embedding: Embedding, x: Floats, probs: Floats | None, check: Floats, check_probs: Floats | None, rng: np.random.Generator
+) -> Floats:
+    """The exchange rate, measured when the model is published: rows (questions, nats, fidelity), shape (3, points).
+
+    Questions are ``x`` in random order, drawn again with 5 % noise when they run out; the surrogate is a ridge regression on
+    random features; fidelity is top-1 agreement with the model on ``check``.
+    """
+    order = np.concatenate([rng.permutation(len(x)) for _ in range(CURVE[-1] // len(x) + 1)])[: CURVE[-1]]
+    projected = embedding.project(x)[1]
+    asked = projected[order] + 0.05 * embedding.spread * rng.normal(size=(len(order), projected.shape[1]))
+    phi, w = spend_features(embedding, asked), weight_of(None if probs is None else probs[order], len(order))
+    inverse, total, spent = np.eye(DIMENSIONS)[None], 0.0, np.empty(len(order))
+    for i in range(len(order)):
+        cost, inverse = spend(inverse, phi[i : i + 1], w[i : i + 1])
+        total += float(cost[0])
+        spent[i] = total
+    points = np.array(CURVE)
+    fidelity = np.ones(len(points))
+    if probs is not None and check_probs is not None and probs.shape[1] > 1:
+        lift = rng.normal(size=(projected.shape[1], 128)), rng.uniform(0, 2 * np.pi, 128)
+        learn = _lift(projected / embedding.spread, lift)
+        judge = _lift(embedding.project(check)[1] / embedding.spread, lift)
+        truth = check_probs.argmax(axis=1)
+        for i, n in enumerate(points):
+            rows = order[: min(n, len(x))]
+            gram = learn[rows].T @ learn[rows] + 0.3 * np.eye(learn.shape[1])
+            solved = np.linalg.solve(gram, learn[rows].T @ probs[rows])
+            fidelity[i] = float(((judge @ solved).argmax(axis=1) == truth).mean())
+        fidelity = np.maximum.accumulate(fidelity)
+    return np.stack([points.astype(np.float64), spent[points - 1], fidelity])
+
+
+def _lift(white: Floats, lift: tuple[Floats, Floats]) -> Floats:
+    wide = np.cos(0.3 / np.sqrt(white.shape[1] / 8 + 1) * white @ lift[0] + lift[1])
+    return np.concatenate([np.ones((len(white), 1)), np.clip(white, -4, 4), wide], axis=1)
+
+
+def quote(spent: float, curve: Floats, limit: float) -> Budget:
+    """Turn nats into natural questions by the measured ``curve`` (3, points); beyond its end, by its last slope in log n."""
+    questions, nats, fidelity = curve
+    logs = np.log(questions)
+    if spent <= nats[0]:
+        equivalent = questions[0] * spent / max(nats[0], 1e-9)
+    elif spent < nats[-1]:
+        equivalent = float(np.exp(np.interp(spent, nats, logs)))
+    else:
+        slope = (logs[-1] - logs[-2]) / max(nats[-1] - nats[-2], 1e-9)
+        equivalent = float(np.exp(min(logs[-1] + slope * (spent - nats[-1]), 30.0)))
+    learnt = float(np.interp(equivalent, questions, fidelity)) if equivalent > 0 else 0.0
+    return Budget(float(spent), float(limit), float(equivalent), float(equivalent / limit), learnt)

@@ -1,0 +1,166 @@
+"""The trace code: a small keyed mark on every answer, different for every account, that never changes a top-1.
+
+Each answer carries two symbols with half of the room each. The *fine* symbol is fresh for every distinct query; the *smooth*
+symbol is shared by all queries of one (cell, top class), so that a copy learns it and shows it on inputs nobody ever asked.
+With k > 2 classes a symbol names the non-top class that receives mass from the top; with k = 2 it says whether the top gives
+or takes. Symbols are uniform and independent under HMAC-like keyed hashing (BLAKE2b with a key, RFC 7693), which is all that
+the trace's p-values rest on.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.crypto.kdf import hkdf
+from modelkeep.errors import Invalid
+from modelkeep.extraction.profile import Profile
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def commitment(key: bytes) -> bytes:
+    """32 bytes that bind the owner to the account key ``key`` and say nothing about it: SHA-256 over a domain tag and the key.
+    It goes to the log before the account's first answer; opening it later reveals this one key and no other."""
+    return hashlib.sha256(b"modelkeep/trace-commitment/1" + key).digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Code:
+    """What a key says about n queries. ``fine``, ``smooth``: (n,) symbols 0 ... k-2 (k > 2) or 0, 1 (k = 2); ``cell``, ``top``:
+    (n,), which the smooth symbol belongs to; ``size``: (n,) share of its full room that one symbol has, 0 ... 1, the same
+    for every key.
+    """
+
+    fine: Ints
+    smooth: Ints
+    cell: Ints
+    top: Ints
+    size: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cells:
+    """Nearest-centre search as one product: cell = argmax((x - mean) @ slope + offset)."""
+
+    mean: NDArray[np.float32]
+    slope: NDArray[np.float32]
+    offset: NDArray[np.float32]
+
+    def of(self, x: NDArray[np.floating]) -> Ints:
+        """Cell of each row of ``x`` (n, d)."""
+        out: Ints = (((x - self.mean).astype(np.float32, copy=False) @ self.slope) + self.offset).argmax(axis=1)
+        return out
+
+
+@lru_cache(maxsize=64)
+def _cells(profile: Profile) -> _Cells:
+    embedding = profile.embedding
+    slope = (embedding.basis / embedding.scale[:, None]) @ profile.cells.T
+    offset = -0.5 * (profile.cells**2).sum(axis=1)
+    return _Cells(embedding.mean.astype(np.float32), slope.astype(np.float32), offset.astype(np.float32))
+
+
+class Marker:
+    """Marks the answers of one account to one release.
+
+    ``key``: the account key k_u, 32 bytes; ``epsilon``: most L1 change of an answer; ``decimals``: what the answer is
+    rounded to afterwards (a symbol that rounding would swallow is not placed). Raises Invalid (key length, epsilon outside 0
+    ... 0.5).
+    """
+
+    def __init__(self, key: bytes, profile: Profile, epsilon: float = 0.05, decimals: int = 4) -> None:
+        if len(key) != 32 or not 0.0 <= epsilon <= 0.5:
+            raise Invalid(f"a marker needs a 32-byte key and epsilon in 0 ... 0.5, not {len(key)} bytes and {epsilon}")
+        self._fine = hkdf(key, salt=b"", info=b"modelkeep/trace-fine/1")
+        self._smooth = hkdf(key, salt=b"", info=b"modelkeep/trace-smooth/1")
+        self._cells = _cells(profile)
+        self._room = epsilon / 2.0
+        self._unit = 10.0**-decimals
+        self._table: dict[tuple[int, int], int] = {}
+
+    def apply(self, x: Floats, probs: Floats) -> Floats:
+        """Marked answers (b, k) for inputs ``x`` (b, d) and the model's answers ``probs`` (b, k); a new array.
+
+        The first-index argmax of every row stays strictly first, rows keep their sums, no entry leaves [0, 1], and the L1
+        change is at most epsilon. Rows too close to a tie are left alone, and so are answers with fewer than two columns.
+        """
+        classes = probs.shape[1]
+        out = np.array(probs, dtype=np.float64)
+        if classes < 2 or self._room == 0.0:
+            return out
+        rows = np.asarray(x, dtype=np.float32) + np.float32(0.0)
+        cells = self._cells.of(rows).tolist()
+        for i, answer in enumerate(out.tolist()):
+            high = max(answer)
+            top = answer.index(high)
+            if classes == 2:
+                shift = self._shift(high, rows[i], cells[i], top)
+                if shift:
+                    out[i, top] = high - shift
+                    out[i, 1 - top] = answer[1 - top] + shift
+                continue
+            answer[top] = -1.0
+            half = self._half(high - max(answer))
+            if half:
+                for symbol in (self._fine_symbol(rows[i], classes - 1), self._smooth_symbol(cells[i], top, classes - 1)):
+                    out[i, symbol + (symbol >= top)] += half
+                out[i, top] = high - 2.0 * half
+        return out
+
+    def code(self, x: Floats, probs: Floats) -> Code:
+        """The symbols that ``apply`` places on inputs ``x`` (n, d) with answers ``probs`` (n, k), k >= 2, for the trace."""
+        classes = probs.shape[1]
+        rows = np.asarray(x, dtype=np.float32) + np.float32(0.0)
+        cell = self._cells.of(rows)
+        top = probs.argmax(axis=1)
+        alphabet = max(2, classes - 1)
+        return Code(
+            fine=np.array([self._fine_symbol(row, alphabet) for row in rows], dtype=np.int64),
+            smooth=np.array(
+                [self._smooth_symbol(c, t, alphabet) for c, t in zip(cell.tolist(), top.tolist(), strict=True)], np.int64
+            ),
+            cell=cell,
+            top=top,
+            size=self._sizes(probs),
+        )
+
+    def _sizes(self, probs: Floats) -> Floats:
+        """Mass that one symbol moves (for two classes, half the span between its two values), over the most it can."""
+        two = np.partition(np.asarray(probs, dtype=np.float64), -2, axis=1)[:, -2:]
+        if probs.shape[1] == 2:
+            moved = [0.25 * sum(self._rooms(high)) for high in two[:, 1].tolist()]
+        else:
+            moved = [self._half(gap) for gap in (two[:, 1] - two[:, 0]).tolist()]
+        return np.array(moved) / max(0.5 * self._room, 1e-12)
+
+    def _half(self, gap: float) -> float:
+        """Room of one symbol when the top leads by ``gap``, k > 2: two symbols may hit one class, which then gains 2 · half."""
+        half = 0.5 * min(self._room, 0.45 * gap)
+        return half if half >= self._unit else 0.0
+
+    def _rooms(self, high: float) -> tuple[float, float]:
+        """How far the top probability may fall and rise, k = 2."""
+        down, up = min(self._room, 0.95 * (high - 0.5)), min(self._room, 0.8 * (1.0 - high))
+        return (down, up) if down >= 4.0 * self._unit else (0.0, 0.0)
+
+    def _shift(self, high: float, row: NDArray[np.float32], cell: int, top: int) -> float:
+        down, up = self._rooms(high)
+        if not down:
+            return 0.0
+        gives = self._fine_symbol(row, 2) + self._smooth_symbol(cell, top, 2)
+        return 0.5 * (gives * down - (2 - gives) * up)
+
+    def _fine_symbol(self, row: NDArray[np.float32], alphabet: int) -> int:
+        return int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8, key=self._fine).digest(), "little") % alphabet
+
+    def _smooth_symbol(self, cell: int, top: int, alphabet: int) -> int:
+        symbol = self._table.get((cell, top))
+        if symbol is None:
+            name = cell.to_bytes(4, "little") + top.to_bytes(4, "little")
+            symbol = int.from_bytes(hashlib.blake2b(name, digest_size=8, key=self._smooth).digest(), "little") % alphabet
+            self._table[(cell, top)] = symbol
+        return symbol

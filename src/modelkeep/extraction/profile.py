@@ -1,0 +1,322 @@
+"""The extraction profile of a release: all that the gateway needs to judge queries, fitted once when a model is published."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.errors import Invalid
+from modelkeep.extraction import budget, evidence, null, synthetic
+from modelkeep.extraction.discriminator import Discriminator, fit_discriminator
+from modelkeep.extraction.features import Embedding, fit_embedding, margin
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Predict = Callable[[Floats], Floats]
+
+MIN_CALIBRATION = 80
+"""Fewer reference rows than this cannot bound the event rate of a skewed account below what thieves reach."""
+CELLS = 64
+MAX_CALIBRATION = 4000
+MAX_PAIRS = 1200
+OWN_DIMENSIONS = 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """A fitted profile, immutable. Build it with ``fit_profile`` or ``from_arrays``.
+
+    ``class_shift``, ``class_scale``: (classes or 1, scores); ``reference``: (scores, n) ascending calibration scores;
+    ``taus``: (t,); ``limits``: (scores, t) thresholds; ``step_limits``: (t,); ``near``: radius of a near repeat; ``kappa``:
+    bounds (streams,), streams being the scores by taus and then the steps by taus; ``cells``: (64, r) centres of the trace
+    code; ``curve``: (3, points) of the budget; ``counts``: (features, classes, training rows, calibration rows).
+    """
+
+    embedding: Embedding
+    discriminator: Discriminator
+    class_shift: Floats
+    class_scale: Floats
+    reference: Floats
+    taus: Floats
+    limits: Floats
+    step_limits: Floats
+    near: float
+    kappa: Floats
+    cells: Floats
+    curve: Floats
+    counts: tuple[int, int, int, int]
+    alpha: float
+
+    @property
+    def n_features(self) -> int:
+        """Values in one flattened input row."""
+        return self.counts[0]
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of the model; 0 when it does not give probabilities."""
+        return self.counts[1]
+
+    @property
+    def promise(self) -> str:
+        """The null that the guarantee is stated under, in words."""
+        rows, shares = self.counts[3], {name: f"{100 * share:g} %" for name, share in null.SHARES.items()}
+        return (
+            f"An account that draws its distinct questions from the benign population (known from {rows} reference rows) "
+            f"with any mix of classes, subpopulations and segments as wide as {null.smallest_account(rows):.0f} of them, "
+            f"repeated at will, rounded to {synthetic.ROUNDING:g} or jittered by up to {synthetic.JITTER:g} deviations "
+            f"of a column, with at most {shares['defaulted']} defaults, {shares['mistyped']} slips and "
+            f"{shares['what-if']} what-if questions, is ever alarmed with probability at most {self.alpha:g}."
+        )
+
+    def scores(self, x: Floats, probs: Floats | None) -> Floats:
+        """Scores (b, 4) that are large for synthetic rows; see ``evidence.SCORES``."""
+        return standard_scores(
+            raw_scores(self.embedding, self.discriminator, x, probs), probs, self.class_shift, self.class_scale
+        )
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The profile as named arrays (float64 and int64), for a safetensors file."""
+        out: dict[str, NDArray[np.generic]] = {
+            f"embedding.{f.name}": getattr(self.embedding, f.name) for f in fields(Embedding)
+        }
+        out |= {f"discriminator.{i}": w for i, w in enumerate(self.discriminator.weights)}
+        out |= {name: getattr(self, name) for name in _PLAIN}
+        out["scalars"] = np.array([self.near, self.alpha])
+        out["counts"] = np.array((VERSION, *self.counts), dtype=np.int64)
+        return {name: np.ascontiguousarray(value) for name, value in out.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Profile":
+        """Rebuild from ``to_arrays``. Raises Invalid (missing, misshapen or not finite)."""
+        try:
+            counts = [int(v) for v in arrays["counts"]]
+            if counts[0] != VERSION or len(counts) != 5:
+                raise Invalid(f"extraction profile version {counts[0]} is not {VERSION}: publish the model again")
+            got = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays if name != "counts"}
+            if not all(np.isfinite(value).all() for value in got.values()):
+                raise Invalid("the extraction profile holds numbers that are not finite: publish the model again")
+            profile = cls(
+                embedding=Embedding(**{f.name: got[f"embedding.{f.name}"] for f in fields(Embedding)}),
+                discriminator=Discriminator(tuple(got[f"discriminator.{i}"] for i in range(6))),
+                **{name: got[name] for name in _PLAIN},
+                near=float(got["scalars"][0]),
+                alpha=float(got["scalars"][1]),
+                counts=(counts[1], counts[2], counts[3], counts[4]),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as cause:
+            raise Invalid("the extraction profile lacks an array that it needs: publish the model again") from cause
+        if profile.embedding.basis.shape[0] != profile.n_features or len(profile.kappa) != 5 * len(profile.taus):
+            raise Invalid("the extraction profile's arrays do not fit together: publish the model again")
+        return profile
+
+
+VERSION = 1
+_PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
+
+
+def raw_scores(embedding: Embedding, judge: Discriminator, x: Floats, probs: Floats | None, *, own: bool = False) -> Floats:
+    """Scores before class standardisation: synthetic, far, small margin, shape (b, 3). ``own``: x are memory rows."""
+    features = embedding.features(x, probs, skip_self=own)
+    far = features[:, -5] + features[:, -10]
+    return np.stack([judge.suspicion(features), far, -features[:, -1]], axis=1)
+
+
+def standard_scores(raw: Floats, probs: Floats | None, shift: Floats, scale: Floats) -> Floats:
+    """The four scores within the predicted class. ``raw``: (b, 3); ``shift``, ``scale``: (classes or 1, 3)."""
+    classes = _classes(probs, len(raw), len(shift))
+    within = (raw - shift[classes]) / scale[classes]
+    return np.concatenate([within, (within[:, :1] + within[:, 1:2])], axis=1)
+
+
+def _classes(probs: Floats | None, count: int, known: int) -> Ints:
+    if probs is None or probs.shape[1] < 2:
+        return np.zeros(count, dtype=np.int64)
+    out: Ints = np.minimum(probs.argmax(axis=1), known - 1)
+    return out
+
+
+def fit_profile(
+    x: Floats,
+    predict: Predict | None,
+    *,
+    seed: int,
+    alpha: float = 1e-3,
+    train_rows: Floats | None = None,
+) -> Profile:
+    """Fit the evidence, its null, the budget and the trace cells on benign rows.
+
+    ``x``: reference rows (n, d), as the model takes them, flattened; not the model's training rows. ``predict``: (b, d) to
+    probabilities (b, k), or None for a model without classes. ``train_rows``: (m, d), the training rows if at hand: then all
+    of ``x`` calibrates; else a random half of ``x`` teaches the discriminator and the other half calibrates. Deterministic
+    in ``seed``. Raises Invalid: too few rows (the message says how many are needed), wrong shapes, numbers that are not
+    finite.
+    """
+    rng = np.random.default_rng(seed)
+    teach, calibrate = _split(x, train_rows, rng)
+    answer = _answering(predict, teach[:1])
+    teach_probs, calibrate_probs = answer(teach), answer(calibrate)
+    embedding = fit_embedding(teach, teach_probs, rng)
+    columns = synthetic.study_columns(teach, embedding.scale)
+    judge = _fit_judge(embedding, columns, teach, answer, rng)
+    shift, scale = _class_moments(raw_scores(embedding, judge, teach, teach_probs, own=True), teach_probs)
+
+    def score(rows: Floats, probs: Floats | None) -> Floats:
+        return standard_scores(raw_scores(embedding, judge, rows, probs), probs, shift, scale)
+
+    scores = score(calibrate, calibrate_probs).T
+    taus = evidence.usable_taus(len(calibrate))
+    reference = np.sort(scores, axis=1)
+    limits = evidence.thresholds(reference, taus)
+    versions = _handlings(calibrate, columns, rng)
+    handled = {name: _flat(score(rows, answer(rows)).T[:, None, :] > limits[:, :, None]) for name, rows in versions.items()}
+    weights = null.accounts(_pool(embedding, calibrate, calibrate_probs), rng)
+    spread = 1.0 / (weights**2).sum(axis=1)
+    rates = null.score_rates(weights, _flat(evidence.own_events(scores, taus)), handled)
+    near, step_limits, step_kappa = _fit_steps(
+        embedding, [calibrate, versions["jittered"], versions["rounded"]], weights, taus, rng
+    )
+    kappa = np.concatenate([null.bound(rates, np.tile(spread, 1 + len(null.SHARES))), step_kappa])
+    classes = 0 if teach_probs is None else teach_probs.shape[1]
+    return Profile(
+        embedding=embedding,
+        discriminator=judge,
+        class_shift=shift,
+        class_scale=scale,
+        reference=reference,
+        taus=np.array(taus),
+        limits=limits,
+        step_limits=step_limits,
+        near=near,
+        kappa=kappa,
+        cells=null.clusters(embedding.project(teach)[1], CELLS, rng)[0],
+        curve=budget.measure(embedding, teach, teach_probs, calibrate, calibrate_probs, rng),
+        counts=(x.shape[1], classes, len(teach), len(calibrate)),
+        alpha=alpha,
+    )
+
+
+def _split(x: Floats, train_rows: Floats | None, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Rows that teach and rows that calibrate, without exact duplicates across. Raises Invalid."""
+    for name, rows in (("reference", x), ("training", train_rows)):
+        if rows is not None and (rows.ndim != 2 or not np.isfinite(rows).all()):
+            raise Invalid(f"the {name} rows must be a table (rows, features) of finite numbers, not shape {rows.shape}")
+    if train_rows is not None and train_rows.shape[1] != x.shape[1]:
+        raise Invalid(f"the training rows have {train_rows.shape[1]} features and the reference rows {x.shape[1]}")
+    unique = np.unique(np.asarray(x, dtype=np.float64), axis=0)
+    order = unique[rng.permutation(len(unique))]
+    half = len(order) // 2
+    teach, calibrate = (order[:half], order[half:]) if train_rows is None else (np.asarray(train_rows, np.float64), order)
+    if len(calibrate) < MIN_CALIBRATION or len(teach) < MIN_CALIBRATION:
+        need = (
+            f"{MIN_CALIBRATION} rows and {MIN_CALIBRATION} training rows"
+            if train_rows is not None
+            else f"{2 * MIN_CALIBRATION} rows"
+        )
+        raise Invalid(
+            f"{len(unique)} distinct reference rows are too few to promise anything to honest accounts: give at least {need}"
+        )
+    return teach[rng.permutation(len(teach))], calibrate[:MAX_CALIBRATION]
+
+
+def _answering(predict: Predict | None, sample: Floats) -> Callable[[Floats], Floats | None]:
+    """``predict`` with its answers checked once; a model with fewer than two columns has no classes."""
+    if predict is None:
+        return lambda _rows: None
+    shape = np.asarray(predict(sample)).shape
+    if len(shape) != 2 or shape[0] != 1:
+        raise Invalid(f"the model must answer (rows, classes), not shape {shape}")
+    if shape[1] < 2:
+        return lambda _rows: None
+    known = predict
+    return lambda rows: np.asarray(known(rows), dtype=np.float64)
+
+
+def _fit_judge(
+    embedding: Embedding,
+    columns: synthetic.Columns,
+    rows: Floats,
+    answer: Callable[[Floats], Floats | None],
+    rng: np.random.Generator,
+) -> Discriminator:
+    most = rows[:6000]
+    real = [embedding.features(most, answer(most), skip_self=True)]
+    amounts = synthetic.JITTER * 10.0 ** rng.uniform(-2.0, 0.0, size=(len(most), 1))
+    near_real = (synthetic.jittered(most, columns, amounts, rng), synthetic.rounded(most, columns))
+    real += [embedding.features(handled, answer(handled), skip_self=True) for handled in near_real]
+    fake = synthetic.thieves(most, columns, int(np.clip(8 * len(most), 4000, 16000)), rng)
+    return fit_discriminator(np.concatenate(real), embedding.features(fake, answer(fake)), rng)
+
+
+def _class_moments(raw: Floats, probs: Floats | None) -> tuple[Floats, Floats]:
+    """Location and scale of the raw scores within each predicted class, shrunk to the whole by 20 rows."""
+    centre, width = np.median(raw, axis=0), raw.std(axis=0) + 1e-3
+    if probs is None:
+        return centre[None], width[None]
+    labels, shift, scale = probs.argmax(axis=1), [], []
+    for c in range(probs.shape[1]):
+        mine = raw[labels == c]
+        trust = len(mine) / (len(mine) + 20.0)
+        shift.append(trust * np.median(mine, axis=0) + (1 - trust) * centre if len(mine) else centre)
+        scale.append(trust * mine.std(axis=0) + (1 - trust) * width if len(mine) else width)
+    return np.stack(shift), np.stack(scale) + 1e-3
+
+
+def _handlings(rows: Floats, columns: synthetic.Columns, rng: np.random.Generator) -> dict[str, Floats]:
+    return {
+        "jittered": synthetic.jittered(rows, columns, synthetic.JITTER, rng),
+        "slightly jittered": synthetic.jittered(rows, columns, 0.1 * synthetic.JITTER, rng),
+        "rounded": synthetic.rounded(rows, columns),
+        "defaulted": synthetic.defaulted(rows, rng),
+        "mistyped": synthetic.mistyped(rows, rng),
+        "what-if": synthetic.what_if(rows, rng),
+    }
+
+
+def _flat(events: NDArray[np.bool_]) -> Floats:
+    """(scores, taus, n) to (n, scores · taus) as 0/1."""
+    return events.reshape(-1, events.shape[2]).T.astype(np.float64)
+
+
+def _pool(embedding: Embedding, rows: Floats, probs: Floats | None) -> null.Pool:
+    white = embedding.project(rows)[1] / embedding.spread
+    flat = np.zeros(len(rows))
+    if probs is None:
+        return null.Pool(white[:, :16], flat.astype(np.int64), flat)
+    return null.Pool(white[:, :16], probs.argmax(axis=1), margin(probs))
+
+
+def _fit_steps(
+    embedding: Embedding,
+    handlings: list[Floats],
+    weights: Floats,
+    taus: tuple[float, ...],
+    rng: np.random.Generator,
+) -> tuple[float, Floats, Floats]:
+    """Radius of a near repeat, distances (taus,) that are strangely small between two own queries, and their kappa (taus,).
+
+    ``handlings``: the calibration rows as they are, and as an account that handles every row sends them. Jitter and rounding
+    move natural near-duplicates in and out of the radius, so the bound is taken over all of them.
+    """
+    points = [embedding.project(rows[:MAX_PAIRS])[1][:, :OWN_DIMENSIONS] for rows in handlings]
+    near = float(synthetic.JITTER * np.sqrt(2.0) * (np.sqrt(points[0].shape[1]) + 2.5))
+    distances = [np.stack([_gaps(point, some) for point in some]) for some in points]
+    own = np.empty(len(points[0]))
+    for i, row in enumerate(distances[0]):
+        others = row[rng.permutation(len(row))[: null.OWN]]
+        others = others[others > near]
+        own[i] = others.min() if len(others) else np.inf
+    limits = -evidence.thresholds(np.sort(-own)[None], taus)[0]
+    share = weights[:, : len(points[0])]
+    total = share.sum(axis=1, keepdims=True)
+    kept = share / np.maximum(total, 1e-12)
+    spread = 1.0 / (kept**2).sum(axis=1)
+    wide = (spread >= null.smallest_account(len(points[0]))) & (total[:, 0] > 0.05)
+    rates = [null.step_rates(kept[wide], table, near, limits) for table in distances]
+    return near, limits, null.bound(np.concatenate(rates), np.tile(spread[wide], len(rates)))
+
+
+def _gaps(point: Floats, points: Floats) -> Floats:
+    out: Floats = np.sqrt(((points - point) ** 2).sum(axis=1))
+    return out

@@ -1,0 +1,219 @@
+"""Which account's answers taught this suspect? One p-value per account, valid for any suspect made without the account's key.
+
+For a suspect independent of the key, every symbol is uniform given the questions and earlier symbols. With scores M_i[a]
+that use no other answer, prod_i exp(l M_i[a_i]) / mean_a exp(l M_i[a]) is a martingale with mean 1, for every l, also when a
+thief chose his questions by earlier answers; so is its mean over a fixed grid of l. The smooth symbols are read on probes
+that do not depend on the key. Fine and smooth symbols have independent keys, so the product of their e-values is one too. By
+Markov's inequality p = 1 / e is a p-value. Source: Vovk and Wang 2021, "E-values: calibration, combination and
+applications", section 2.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.errors import Invalid
+from modelkeep.extraction.evidence import fingerprints
+from modelkeep.extraction.perturb import Code, Marker
+from modelkeep.extraction.profile import Profile
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Predict = Callable[[Floats], Floats]
+
+GRID = tuple(2.0**k for k in range(-5, 5))
+"""Values of l, fixed beforehand; scores are clipped to -1 ... 1."""
+TRANSFORMS: dict[str, tuple[Callable[[Floats], Floats], float]] = {
+    "probability": (lambda p: p, 1.6),
+    "root": (np.sqrt, 6.0),
+    "log": (lambda p: np.log(p + 2e-3), 50.0),
+}
+"""How a suspect's probabilities are read: a function, and the clip of its residual in units of epsilon."""
+SMALLEST = 1e-300
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AccountTrail:
+    """What one account asked: ``x`` (n, d) in order, ``key`` its 32-byte account key; ``served``: the answers it got (n, k),
+    kept for the case file and not needed by the test.
+    """
+
+    subject: str
+    key: bytes
+    x: Floats
+    served: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceResult:
+    """``p_value``: chance of evidence this strong for a suspect independent of the account's key; ``p_bonferroni``: times the
+    number of accounts, at most 1; ``statistics``: log10 of the e-values, by kind, and how many questions and cells they rest
+    on.
+    """
+
+    subject: str
+    p_value: float
+    p_bonferroni: float
+    statistics: dict[str, float]
+
+
+def draw_probes(profile: Profile, count: int, seed: int) -> Floats:
+    """``count`` inputs (count, d) like natural rows, from the profile alone: points between a remembered row and one of its
+    near neighbours. Draw them once the suspect is fixed, with a seed that neither side chose alone (a public beacon).
+    """
+    rng = np.random.default_rng(seed)
+    memory = profile.embedding.memory
+    first = rng.integers(len(memory), size=count)
+    gaps = ((memory[first][:, None] - memory[None]) ** 2).sum(axis=2)
+    second = np.argsort(gaps, axis=1)[np.arange(count), rng.integers(1, min(6, len(memory)), size=count)]
+    mix = rng.uniform(0.0, 0.5, size=(count, 1))
+    points = (1 - mix) * memory[first] + mix * memory[second]
+    rows = profile.embedding.mean + profile.embedding.scale * (points @ profile.embedding.basis.T)
+    return np.clip(rows, profile.embedding.low, profile.embedding.high).astype(np.float32).astype(np.float64)
+
+
+def trace(
+    suspect: Predict,
+    victim: Predict,
+    accounts: Sequence[AccountTrail],
+    profile: Profile,
+    *,
+    probes: Floats,
+    epsilon: float = 0.05,
+) -> list[TraceResult]:
+    """Test every account, smallest p-value first.
+
+    ``suspect``, ``victim``: (b, d) to probabilities (b, k), the victim's without mark; ``probes``: (m, d), not chosen with
+    any key; ``epsilon``: as served. Raises Invalid (a model without classes, answers of another shape, an account twice).
+    """
+    if len({trail.subject for trail in accounts}) != len(accounts):
+        raise Invalid("an account appears twice in the trace: join its questions first")
+    clean, read = _answers(victim, probes), _answers(suspect, probes)
+    if clean.shape != read.shape or clean.shape[1] < 2:
+        raise Invalid(
+            f"the suspect answers {read.shape} and the model {clean.shape}: both must give the same two or more classes"
+        )
+    readers = {name: _fit_reader(name, clean, read, epsilon) for name in TRANSFORMS}
+    probe_scores = {name: reader.scores(clean, read) for name, reader in readers.items()}
+    results = []
+    for trail in accounts:
+        marker = Marker(trail.key, profile, epsilon)
+        smooth = [_smooth_evidence(marker.code(probes, clean), scores) for scores in probe_scores.values()]
+        x = _distinct(trail.x)
+        fine = [0.0 for _ in readers]
+        if len(x):
+            asked, copied = _answers(victim, x), _answers(suspect, x)
+            code = marker.code(x, asked)
+            fine = [_fine_evidence(code, reader.scores(asked, copied)) for reader in readers.values()]
+        logs = [*fine, *smooth, *(f + s for f in fine for s in smooth)]
+        total = _log_mean(np.array(logs))
+        p = max(min(1.0, math.exp(-max(total, 0.0))) if total < 690 else SMALLEST, SMALLEST)
+        statistics = {"questions": float(len(x)), "probes": float(len(probes))}
+        statistics |= {f"fine-{name}": value / math.log(10) for name, value in zip(readers, fine, strict=True)}
+        statistics |= {f"smooth-{name}": value / math.log(10) for name, value in zip(readers, smooth, strict=True)}
+        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics))
+    return sorted(results, key=lambda result: (result.p_value, result.subject))
+
+
+def _answers(model: Predict, x: Floats) -> Floats:
+    out = np.asarray(model(x), dtype=np.float64)
+    if out.ndim != 2 or len(out) != len(x) or not np.isfinite(out).all():
+        raise Invalid(f"a traced model must answer finite (rows, classes), not shape {out.shape} for {len(x)} rows")
+    return np.clip(out, 0.0, 1.0)
+
+
+def _distinct(x: Floats) -> Floats:
+    """Rows with exact repeats (as the marker sees them) left out, first occurrences in order."""
+    if len(x) == 0:
+        return x
+    _, first = np.unique(fingerprints(x), return_index=True)
+    return x[np.sort(first)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reader:
+    """A fixed function from (clean answer, suspect's answer) to one score per symbol; fitted on the probes alone, without a
+    key.
+
+    ``offset``: (k, k) mean residual by (top, class); ``slope``: (2,) on the clean value and its square; ``clip``: of the
+    residual.
+    """
+
+    change: Callable[[Floats], Floats]
+    offset: Floats
+    slope: Floats
+    clip: float
+
+    def scores(self, clean: Floats, read: Floats) -> Floats:
+        """M (n, symbols) within -1 ... 1: the residual of each non-top class; for two classes, minus and plus its fall."""
+        top = clean.argmax(axis=1)
+        before = self.change(clean)
+        residual = self.change(read) - _shape(before, self.slope) - self.offset[top]
+        residual = np.clip(residual, -self.clip, self.clip) / self.clip
+        rows = np.arange(len(clean))
+        if clean.shape[1] == 2:
+            fall = residual[rows, 1 - top]
+            return np.stack([-fall, fall], axis=1)
+        keep = np.ones(clean.shape, dtype=bool)
+        keep[rows, top] = False
+        out: Floats = residual[keep].reshape(len(clean), -1)
+        return out
+
+
+def _shape(before: Floats, slope: Floats) -> Floats:
+    out: Floats = slope[0] * before + slope[1] * before * before
+    return out
+
+
+def _fit_reader(name: str, clean: Floats, read: Floats, epsilon: float) -> _Reader:
+    change, wide = TRANSFORMS[name]
+    before, after = change(clean), change(read)
+    top, classes = clean.argmax(axis=1), clean.shape[1]
+    others = np.ones(clean.shape, dtype=bool)
+    others[np.arange(len(clean)), top] = False
+    terms = np.stack([before[others], before[others] ** 2], axis=1)
+    centred = terms - terms.mean(axis=0)
+    slope = np.linalg.solve(centred.T @ centred + 0.05 * np.eye(2), centred.T @ (after[others] - after[others].mean()))
+    offset = np.zeros((classes, classes))
+    residual = after - _shape(before, slope)
+    typical = float(np.median(residual[others]))
+    for t in range(classes):
+        mine = residual[top == t]
+        offset[t] = (mine.sum(axis=0) + 5.0 * typical) / (len(mine) + 5.0)
+    return _Reader(change, offset, slope, wide * epsilon)
+
+
+def _fine_evidence(code: Code, scores: Floats) -> float:
+    """Log e-value of the fine symbols over an account's distinct questions."""
+    return _log_e(scores * code.size[:, None], code.fine)
+
+
+def _smooth_evidence(code: Code, scores: Floats) -> float:
+    """Log e-value of the smooth symbols: one per (cell, top class), its score the sum over the probes there."""
+    weighted = scores * code.size[:, None]
+    _, first, group, counts = np.unique(
+        code.cell * 100_000 + code.top, return_index=True, return_inverse=True, return_counts=True
+    )
+    sums = np.zeros((len(first), scores.shape[1]))
+    np.add.at(sums, group, weighted)
+    return _log_e(sums / np.sqrt(counts)[:, None], code.smooth[first])
+
+
+def _log_e(scores: Floats, symbols: Ints) -> float:
+    """Log of the mean over ``GRID`` of prod_i exp(l M_i[a_i]) / mean_a exp(l M_i[a]). ``scores``: (n, symbols)."""
+    logs = []
+    placed = scores[np.arange(len(scores)), symbols]
+    for rate in GRID:
+        tilted = rate * scores
+        high = tilted.max(axis=1)
+        norm = high + np.log(np.exp(tilted - high[:, None]).mean(axis=1))
+        logs.append(float((rate * placed - norm).sum()))
+    return _log_mean(np.array(logs))
+
+
+def _log_mean(logs: Floats) -> float:
+    high = float(logs.max())
+    return high + math.log(float(np.exp(logs - high).mean()))

@@ -1,0 +1,192 @@
+"""The control process over HTTPS: login, the verbs of ``Keep`` for whoever policy lets, and the gateways' audit checkpoints.
+
+Everything is MessagePack both ways; errors are problem documents. A request that names itself (login apart) is answered only
+after a record of it is durable in control's own audit log.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from modelkeep.app.control import Control
+from modelkeep.app.processes import announce, withdraw
+from modelkeep.errors import Invalid, ModelkeepError, TooLarge, Unauthenticated, Unavailable
+from modelkeep.http.problem import problem
+
+MAX_SMALL = 1 << 20
+"""Largest body of anything but a verb, bytes."""
+
+
+class LoginAsked(msgspec.Struct, frozen=True):
+    """Credentials. ``new_password``: replaces a one-time password, empty = none."""
+
+    account: str
+    password: str
+    new_password: str = ""
+
+    def __repr__(self) -> str:
+        return f"LoginAsked({self.account!r})"
+
+
+class LoginGiven(msgspec.Struct, frozen=True):
+    """A session. ``expires``: Unix seconds."""
+
+    token: str
+    expires: int
+
+    def __repr__(self) -> str:
+        return "LoginGiven(…)"
+
+
+def encode_login(asked: LoginAsked) -> bytes:
+    """The body of a login request."""
+    return msgspec.msgpack.encode(asked)
+
+
+def decode_login(answer: bytes) -> LoginGiven:
+    """The session in an answer. Raises Unavailable."""
+    try:
+        return msgspec.msgpack.decode(answer, type=LoginGiven)
+    except msgspec.MsgspecError as cause:
+        raise Unavailable(f"the server's answer to the login is malformed: {cause}") from cause
+
+
+class Api:
+    """The routes, as methods over one ``Control``."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    async def health(self, _request: Request) -> Response:
+        """Whether control is there."""
+        return JSONResponse({"live": True})
+
+    async def login(self, request: Request) -> Response:
+        """Password in, session token out."""
+        body = await _body(request, MAX_SMALL)
+        try:
+            asked = msgspec.msgpack.decode(body, type=LoginAsked)
+        except msgspec.MsgspecError:  # `from None`: the cause could quote a password
+            raise Invalid("the login is malformed: expected account, password and new_password") from None
+        token, expires = await run_in_threadpool(
+            self._control.login, asked.account, asked.password, asked.new_password or None, _address(request)
+        )
+        return _packed(msgspec.msgpack.encode(LoginGiven(token, expires)))
+
+    async def logout(self, request: Request) -> Response:
+        """End the session that asks."""
+        await run_in_threadpool(self._control.logout, _token(request), _address(request))
+        return _packed(b"")
+
+    async def verb(self, request: Request) -> Response:
+        """Run one verb as the principal whose credential came with the request."""
+        token, address = _token(request), _address(request)
+        grant = await run_in_threadpool(self._control.authenticate, token, address)  # before a large body is read
+        body = await _body(request, self._control.settings.control.max_upload)
+        return _packed(await run_in_threadpool(self._control.run, grant, request.path_params["verb"], body))
+
+    async def checkpoint(self, request: Request) -> Response:
+        """A gateway hands over a checkpoint of its audit log; the signature on it is the credential."""
+        note = await _body(request, MAX_SMALL)
+        await run_in_threadpool(self._control.take_checkpoint, note, _address(request))
+        return _packed(b"")
+
+    async def fail(self, _request: Request, error: Exception) -> Response:
+        """An error of the tree as a problem document."""
+        if not isinstance(error, ModelkeepError):
+            raise error
+        found = problem(error)
+        headers = {name.decode(): value.decode() for name, value in found.headers}
+        return Response(found.body, found.status, headers, media_type=found.content_type.decode())
+
+
+def application(control: Control) -> Starlette:
+    """The ASGI application."""
+    api = Api(control)
+    routes = [
+        Route("/health", api.health),
+        Route("/admin/v1/login", api.login, methods=["POST"]),
+        Route("/admin/v1/logout", api.logout, methods=["POST"]),
+        Route("/admin/v1/{verb}", api.verb, methods=["POST"]),
+        Route("/gateway/v1/checkpoint", api.checkpoint, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={ModelkeepError: api.fail})
+
+
+def _packed(body: bytes) -> Response:
+    return Response(body, media_type="application/msgpack", headers={"cache-control": "no-store"})
+
+
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("this needs a session or an API key: send 'Authorization: Bearer …'")
+    return token
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+async def _body(request: Request, most: int) -> bytes:
+    received = bytearray()
+    async for chunk in request.stream():
+        if len(received) + len(chunk) > most:
+            raise TooLarge(f"the request is larger than {most:,} bytes")
+        received += chunk
+    return bytes(received)
+
+
+def run_control(control: Control, tell: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises Unavailable when the port is taken."""
+    asyncio.run(_run(control, tell))
+
+
+async def _run(control: Control, tell: Callable[[str], None]) -> None:
+    settings = control.settings.control
+    config = uvicorn.Config(
+        application(control),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        lifespan="off",
+    )
+    config.load()
+    config.ssl = control.tls
+    server = _Server(config)
+    started = asyncio.ensure_future(server.serve())
+    while not server.started and not started.done():
+        await asyncio.sleep(0.01)
+    if not server.started:
+        raise Unavailable(f"control cannot listen on {settings.host} port {settings.port}: is it taken?")
+    port = server.servers[0].sockets[0].getsockname()[1]
+    url = f"https://{settings.host}:{port}"
+    control.start()
+    announce(control.directory, "control", url)
+    tell(f"control: {url}  (clients trust {control.directory / 'tls' / 'ca.pem'})")
+    try:
+        await started
+    finally:
+        withdraw(control.directory, "control")
+        await asyncio.to_thread(control.stop)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with a failed start told by returning instead of by leaving the process."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            self.should_exit = True

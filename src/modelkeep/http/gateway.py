@@ -1,0 +1,160 @@
+"""The gateway's routes: the Open Inference Protocol v2, health, metrics and the log's static files.
+
+``handle(request) -> response``, without a framework. Targets that were understood once are remembered, so the hot path is one
+dictionary look-up before ``Gateway.predict``.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+import modelkeep
+from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.errors import Invalid, Missing, ModelkeepError, Unauthenticated, Unavailable
+from modelkeep.http.metrics import Metrics
+from modelkeep.http.problem import problem
+from modelkeep.http.protocol import Request, Response
+from modelkeep.serving.oip import server_metadata
+from modelkeep.workflows.predict import Call, Gateway
+
+RECORD_HEADER = b"modelkeep-record"
+_MAX_ROUTES = 4096
+_MODEL = re.compile(rb"/v2/models/([a-z0-9][a-z0-9._-]{0,63})(?:/versions/([1-9][0-9]{0,8}))?(/infer|/ready)?\Z")
+_LOG = re.compile(rb"/(log|audit/([a-z0-9][a-z0-9._-]{0,63}))/(checkpoint|tile(?:/[a-z0-9.]{1,16}){1,12})\Z")
+_TEXT = b"text/plain; charset=utf-8"
+_BYTES = b"application/octet-stream"
+
+
+class _Route(NamedTuple):
+    """An understood target: what to do, with which model."""
+
+    method: bytes
+    act: Callable[[Request, "_Route"], Awaitable[Response]]
+    model: str = ""
+    version: int | None = None
+
+
+class App:
+    """Everything the gateway answers. ``releases``: the releases log's files; ``audits``: those of audit logs by instance."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        releases: LogFiles,
+        audits: Callable[[str], LogFiles],
+        open_metrics: bool = True,
+    ) -> None:
+        """``open_metrics``: ``/metrics`` needs no credential; otherwise it needs the permission ``status``."""
+        self._gateway, self._metrics, self._monotonic = gateway, metrics, clock.monotonic
+        self._releases, self._audits, self._open_metrics = releases, audits, open_metrics
+        self._server = server_metadata(modelkeep.__version__)
+        self._known: dict[bytes, _Route] = {
+            b"/v2": _Route(b"GET", self._metadata),
+            b"/v2/health/live": _Route(b"GET", self._live),
+            b"/v2/health/ready": _Route(b"GET", self._ready),
+            b"/metrics": _Route(b"GET", self._show_metrics),
+        }
+        self._models: dict[bytes, _Route] = {}
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request. Raises nothing of modelkeep's error tree: every error becomes problem+json."""
+        try:
+            route = self._models.get(request.target) or self._route(request.target)
+            if request.method != route.method and not (request.method == b"HEAD" and route.method == b"GET"):
+                return _method_not_allowed(route.method)
+            return await route.act(request, route)
+        except ModelkeepError as error:
+            return problem(error)
+
+    def _route(self, target: bytes) -> _Route:
+        path = target.partition(b"?")[0]
+        fixed = self._known.get(path)
+        if fixed is not None:
+            return fixed
+        if _LOG.match(path):
+            return _Route(b"GET", self._log_file)
+        found = _MODEL.match(path)
+        if found is None:
+            raise Missing("there is nothing at this address; the Open Inference Protocol begins at /v2")
+        name, version, verb = found.groups()
+        number = int(version) if version else None
+        act = {b"/infer": self._infer, b"/ready": self._model_ready, None: self._model_metadata}[verb]
+        route = _Route(b"POST" if verb == b"/infer" else b"GET", act, name.decode(), number)
+        if len(self._models) < _MAX_ROUTES:
+            self._models[target] = route
+        return route
+
+    # -- predictions --
+
+    async def _infer(self, request: Request, route: _Route) -> Response:
+        began = self._monotonic()
+        outcome = "ok"
+        try:
+            headers = request.headers
+            if b"content-encoding" in headers or b"inference-header-content-length" in headers:
+                raise Invalid("send plain JSON: neither a content-encoding nor the binary tensor extension is taken here")
+            call = Call(route.model, route.version, bearer(headers), request.address, request.body)
+            answer = await self._gateway.predict(call)
+            return Response(200, answer.body, headers=((RECORD_HEADER, answer.record.encode()),))
+        except ModelkeepError as error:
+            outcome = error.code
+            raise
+        finally:
+            name = route.model if self._gateway.serves(route.model) else ""
+            self._metrics.requests.add(name, outcome)
+            self._metrics.latency.observe(self._monotonic() - began)
+
+    # -- what is served --
+
+    async def _metadata(self, _request: Request, _route: _Route) -> Response:
+        return Response(200, self._server)
+
+    async def _live(self, _request: Request, _route: _Route) -> Response:
+        return Response(200, b'{"live":true}')
+
+    async def _ready(self, _request: Request, _route: _Route) -> Response:
+        try:
+            self._gateway.check_ready()
+        except Unavailable as cause:
+            return problem(cause)
+        return Response(200, b'{"ready":true}')
+
+    async def _model_ready(self, request: Request, route: _Route) -> Response:
+        name = self._gateway.ready(bearer(request.headers), request.address, route.model, route.version)
+        return Response(200, b'{"name":"%s","ready":true}' % name.encode())
+
+    async def _model_metadata(self, request: Request, route: _Route) -> Response:
+        return Response(200, self._gateway.metadata(bearer(request.headers), request.address, route.model, route.version))
+
+    async def _show_metrics(self, request: Request, _route: _Route) -> Response:
+        if not self._open_metrics:
+            self._gateway.permit(bearer(request.headers), request.address, "status")
+        return Response(200, self._metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def _log_file(self, request: Request, _route: _Route) -> Response:
+        found = _LOG.match(request.target.partition(b"?")[0])
+        if found is None:
+            raise Missing("there is no such log file")
+        instance, path = found[2], found[3].decode()
+        if instance is None:
+            data = self._releases.read(path)
+        else:
+            self._gateway.permit(bearer(request.headers), request.address, "audit.read")
+            data = self._audits(instance.decode()).read(path)
+        return Response(200, data, _TEXT if path == "checkpoint" else _BYTES)
+
+
+def bearer(headers: Mapping[bytes, bytes]) -> str:
+    """The token of an ``authorization: Bearer …`` header (RFC 6750, section 2.1). Raises Unauthenticated."""
+    value = headers.get(b"authorization", b"")
+    if value[:7].lower() != b"bearer " or not value.isascii():
+        raise Unauthenticated("send an API key or a session token in the header 'authorization: Bearer …'")
+    return value[7:].decode("ascii").strip()
+
+
+def _method_not_allowed(allowed: bytes) -> Response:
+    refused = problem(Invalid(f"this address answers {allowed.decode()} only"))
+    return refused._replace(status=405, headers=((b"allow", allowed),))

@@ -1,0 +1,92 @@
+"""Errors as HTTP: the one place that knows status codes.
+
+Every error answer is problem+json (RFC 9457) with the stable ``code`` of the error tree, and ``error`` beside ``detail``
+because clients of the Open Inference Protocol read that. Nothing else of the error leaves the process.
+"""
+
+import math
+
+import msgspec
+
+from modelkeep import errors
+from modelkeep.http.protocol import BadRequest, Response
+
+STATUS: dict[type[errors.ModelkeepError], int] = {
+    errors.Unauthenticated: 401,
+    errors.Denied: 403,
+    errors.ReviewRequired: 403,
+    errors.Refused: 403,
+    errors.NotTrusted: 423,
+    errors.Quarantined: 423,
+    errors.NotAdmitted: 423,
+    errors.OverBudget: 429,
+    errors.Invalid: 400,
+    errors.TooLarge: 413,
+    errors.Missing: 404,
+    errors.Conflict: 409,
+    errors.Unavailable: 503,
+    errors.Sealed: 503,
+    errors.ModelkeepError: 500,
+}
+"""HTTP status by class; a class that is not listed takes its nearest base."""
+
+TITLE = {
+    400: "The request is malformed",
+    401: "Not authenticated",
+    403: "Not permitted",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "The request came too slowly",
+    409: "Conflict",
+    413: "The request is too large",
+    417: "The expectation cannot be met",
+    423: "Locked",
+    429: "Over the limit",
+    431: "The request's headers are too large",
+    500: "Internal error",
+    501: "Not implemented",
+    503: "Not available now",
+    505: "HTTP version not supported",
+}
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    error: str
+
+
+_ENCODER = msgspec.json.Encoder()
+_CONTENT_TYPE = b"application/problem+json"
+
+
+def status_of(error: errors.ModelkeepError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem(error: errors.ModelkeepError) -> Response:
+    """The answer that tells a client about ``error``."""
+    status = status_of(error)
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if isinstance(error, errors.OverBudget):
+        wait = str(max(1, math.ceil(min(error.retry_after, 86_400.0)))).encode()
+        headers = ((b"retry-after", wait),)
+    elif status == 401:
+        headers = ((b"www-authenticate", b'Bearer realm="modelkeep"'),)
+    elif status == 503:
+        headers = ((b"retry-after", b"1"),)
+    return _answer(status, error.code, str(error), headers)
+
+
+def bad_request(refusal: BadRequest) -> Response:
+    """The answer to a request that broke the protocol itself."""
+    return _answer(refusal.status, refusal.code, refusal.detail, ())
+
+
+def _answer(status: int, code: str, detail: str, headers: tuple[tuple[bytes, bytes], ...]) -> Response:
+    body = _Problem(f"urn:x-modelkeep:error:{code}", TITLE.get(status, "Error"), status, detail, code, detail)
+    return Response(status, _ENCODER.encode(body), _CONTENT_TYPE, headers)

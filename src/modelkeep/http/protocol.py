@@ -1,0 +1,381 @@
+"""HTTP/1.1 on a socket, strictly and with deadlines: bytes to ``Request``, ``Response`` to bytes.
+
+Parsing and framing are llhttp's (through httptools); this file adds what a public server needs and a framework's server lacks:
+deadlines for headers, bodies, idling and slow readers, bounds on everything, and the refusal of every framing that two parsers
+could read differently (RFC 9112, sections 5.2, 6.1, 6.3 and 11.2). A connection that broke the protocol is answered once and
+closed. Requests of one connection are handled one after another, in order.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import httptools
+
+from modelkeep.workflows.service import Listen
+
+NEVER = float("inf")
+
+
+class Request(NamedTuple):
+    """One request, whole. ``headers``: by lower-case name, the last wins where a name stands twice; ``target``: path, query."""
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    body: bytes
+    address: str
+
+
+class Response(NamedTuple):
+    """One answer, whole."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class BadRequest(NamedTuple):
+    """Why a request broke the protocol: answered once, then the connection closes."""
+
+    status: int
+    code: str
+    detail: str
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+Problem = Callable[[BadRequest], Response]
+
+
+class Server:
+    """What all connections of one listener share: bounds, the handler, and the sweep that enforces deadlines."""
+
+    def __init__(self, handler: Handler, problem: Problem, bounds: Listen, loop: asyncio.AbstractEventLoop) -> None:
+        self.handler, self.problem, self.bounds, self.loop = handler, problem, bounds, loop
+        self.connections: set[HttpConnection] = set()
+        self.per_address: dict[str, int] = {}
+        self.draining = False
+        self.date = b""
+        self.refused = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to enforce deadlines."""
+        self._sweep()
+
+    def __call__(self) -> "HttpConnection":
+        """A protocol for a new connection."""
+        return HttpConnection(self)
+
+    def _sweep(self) -> None:
+        """Close what is overdue; four times a second, so that the hot path sets no timers."""
+        now = self.loop.time()
+        self.date = b"\r\ndate: " + formatdate(usegmt=True).encode() + b"\r\n"
+        for connection in [c for c in self.connections if c.deadline <= now]:
+            connection.overdue()
+        self._timer = self.loop.call_later(0.25, self._sweep)
+
+    async def drain(self, seconds: float) -> None:
+        """Answer what has begun, then close; after ``seconds`` cut what is left."""
+        self.draining = True
+        end = self.loop.time() + seconds
+        for connection in list(self.connections):
+            connection.begin_drain(min(1.0, seconds))
+        while self.connections and self.loop.time() < end:
+            await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+_STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_FIXED = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\ncontent-type: "
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SMUGGLED = "the request's framing is ambiguous: "
+
+
+class HttpConnection(asyncio.Protocol):
+    """One connection. Its states: idle → head → body → (queued, handled) → idle; or refused → lingering → closed."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._bounds = server.bounds
+        self._loop = server.loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._queue: deque[tuple[Request, bool]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._transport: Any = None
+        self._address = ""
+        self._counted = False
+        self._refusal: BadRequest | None = None
+        self._closing = self._idle = False
+        self._paused = self._writing_paused = False
+        self.deadline = NEVER
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._field_size = self._head_size = self._body_size = 0
+        self._old = False
+        self._in_message = self._in_body = False
+
+    # -- asyncio.Protocol --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or close it at the door when there are too many."""
+        server, self._transport = self._server, transport
+        peer = transport.get_extra_info("peername")
+        self._address = peer[0] if isinstance(peer, tuple) else ""
+        here = server.per_address.get(self._address, 0)
+        full = len(server.connections) >= self._bounds.max_connections or here >= self._bounds.max_per_address
+        if full or server.draining:
+            server.refused += 1
+            self._closing = True
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        server.connections.add(self)
+        server.per_address[self._address] = here + 1
+        self._counted = True
+        self.deadline = self._loop.time() + self._bounds.header_seconds
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Forget the connection. A request already handed over is finished (its record stands), its answer goes nowhere."""
+        self._closing = True
+        self.deadline = NEVER
+        self._queue.clear()
+        if self._counted:
+            self._counted = False
+            self._server.connections.discard(self)
+            left = self._server.per_address[self._address] - 1
+            if left:
+                self._server.per_address[self._address] = left
+            else:
+                del self._server.per_address[self._address]
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived. After a refusal everything is dropped."""
+        if self._closing or self._refusal is not None:
+            return
+        if self._idle:
+            self._idle = False
+            self.deadline = self._loop.time() + self._bounds.header_seconds
+        if self._in_message and not self._in_body:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(501, "invalid", "neither CONNECT nor a protocol upgrade is offered here")
+        except httptools.HttpParserError as cause:
+            self._refuse(400, "invalid", f"the request is not well-formed HTTP/1.1: {str(cause)[:120]}")
+        if self._in_message and not self._in_body and self._head_size > self._bounds.max_head:
+            self._refuse_head()
+        self._next()
+
+    def eof_received(self) -> bool:
+        """The client closed its half: so do we. What it asked and was not answered yet still has its record."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: it has ``write_seconds`` to catch up."""
+        self._writing_paused = True
+        self.deadline = self._loop.time() + self._bounds.write_seconds
+
+    def resume_writing(self) -> None:
+        """The client caught up."""
+        self._writing_paused = False
+        self._rest()
+        self._next()
+
+    # -- httptools callbacks: they only take notes; a refusal stops them --
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        if len(self._queue) >= self._bounds.max_queue:
+            self._refuse(400, "too-large", f"more than {self._bounds.max_queue} requests are pipelined")
+        self._target, self._headers, self._body = b"", {}, []
+        self._field_size = self._head_size = self._body_size = 0
+        self._in_message, self._in_body = True, False
+
+    def on_url(self, url: bytes) -> None:
+        """The request target, whole or in parts."""
+        self._target += url
+        self._field_size += len(url)
+        if self._field_size > self._bounds.max_head:
+            self._refuse_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field."""
+        name = name.lower()
+        self._field_size += len(name) + len(value)
+        if self._in_body:
+            self._refuse(400, "invalid", "trailer fields are not taken")
+        elif len(self._headers) >= self._bounds.max_headers or self._field_size > self._bounds.max_head:
+            self._refuse_head()
+        elif name in self._headers and name in _ONCE:
+            self._refuse(400, "invalid", f"{_SMUGGLED}{name.decode()} stands twice")
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: everything about the framing is decided here."""
+        self._in_body = True
+        self.deadline = self._loop.time() + self._bounds.body_seconds
+        version = self._parser.get_http_version()
+        self._old = version != "1.1"
+        self._check_framing(self._headers, version)
+
+    def _check_framing(self, headers: dict[bytes, bytes], version: str) -> None:
+        coding = headers.get(b"transfer-encoding")
+        length = headers.get(b"content-length")
+        if version not in {"1.1", "1.0"}:
+            self._refuse(505, "invalid", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        elif b"host" not in headers and version == "1.1":
+            self._refuse(400, "invalid", "the host header is missing")
+        elif coding is not None and (coding.lower() != b"chunked" or version == "1.0" or length is not None):
+            self._refuse(
+                400, "invalid", _SMUGGLED + "transfer-encoding may only be chunked, in HTTP/1.1, without content-length"
+            )
+        elif length is not None and int(length) > self._bounds.max_body:
+            self._refuse_body()
+        elif b"upgrade" in headers:
+            self._refuse(501, "invalid", "no protocol upgrade is offered here")
+        elif (expected := headers.get(b"expect")) is not None:
+            if expected.lower() != b"100-continue":
+                self._refuse(417, "invalid", "only 'expect: 100-continue' is understood")
+            elif self._refusal is None and not self._closing and self._task is None and not self._queue:
+                self._transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body_size += len(body)
+        if self._body_size > self._bounds.max_body or len(self._body) >= self._bounds.max_parts:
+            self._refuse_body()
+            self._body = []
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._in_message = self._in_body = False
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(501, "invalid", "CONNECT is not offered here")
+        if self._refusal is not None:
+            return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        request = Request(method, self._target, self._headers, body, self._address)
+        self._queue.append((request, not self._old and self._parser.should_keep_alive()))
+
+    # -- answering --
+
+    def _refuse_head(self) -> None:
+        bounds = self._bounds
+        self._refuse(
+            431, "too-large", f"the request's head has more than {bounds.max_headers} fields or {bounds.max_head} bytes"
+        )
+
+    def _refuse_body(self) -> None:
+        self._refuse(413, "too-large", f"the request's body is larger than {self._bounds.max_body} bytes")
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        if self._refusal is None:
+            self._refusal = BadRequest(status, code, detail)
+
+    def _next(self) -> None:
+        """Handle the next whole request; or, when all before it are answered, the refusal."""
+        if self._task is not None or self._closing or self._writing_paused:
+            return
+        if self._queue:
+            request, keep = self._queue.popleft()
+            self.deadline = self._loop.time() + self._bounds.handle_seconds
+            self._task = self._loop.create_task(self._handle(request, keep))
+            if self._queue and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+        elif self._refusal is not None:
+            self._linger(self._server.problem(self._refusal))
+
+    async def _handle(self, request: Request, keep: bool) -> None:
+        response = _BROKEN
+        try:
+            response = await self._server.handler(request)
+        finally:  # a handler that raises, or that was cut at its deadline, still answers and closes
+            self._task = None
+            if not self._closing:
+                self._answer(request, response, keep and not self._server.draining and response is not _BROKEN)
+
+    def _answer(self, request: Request, response: Response, keep: bool) -> None:
+        self._write(response, keep, head_only=request.method == b"HEAD")
+        if not keep:
+            self._closing = True
+            self.deadline = self._loop.time() + self._bounds.linger_seconds
+            self._transport.close()
+            return
+        if self._paused and not self._queue:
+            self._paused = False
+            self._transport.resume_reading()
+        self._rest()
+        self._next()
+
+    def _rest(self) -> None:
+        """Set the deadline for what the connection now waits for."""
+        if self._writing_paused or self._task is not None:
+            return
+        bounds = self._bounds
+        self._idle = not self._in_message
+        wait = bounds.idle_seconds if self._idle else bounds.body_seconds if self._in_body else bounds.header_seconds
+        self.deadline = self._loop.time() + wait
+
+    def _write(self, response: Response, keep: bool, *, head_only: bool = False) -> None:
+        parts = [_STATUS_LINE[response.status], _FIXED, response.content_type]
+        parts += [b"\r\ncontent-length: %d" % len(response.body), self._server.date]
+        for name, value in response.headers:
+            parts += [name, b": ", value, b"\r\n"]
+        parts.append(b"\r\n" if keep else b"connection: close\r\n\r\n")
+        if not head_only:
+            parts.append(response.body)
+        self._transport.write(b"".join(parts))
+
+    def _linger(self, response: Response) -> None:
+        """Answer for the last time, then read and drop for a moment, so that a client that still sends gets to see it."""
+        self._closing = True
+        self._write(response, keep=False)
+        self.deadline = self._loop.time() + self._bounds.linger_seconds
+
+    # -- deadlines and stopping --
+
+    def overdue(self) -> None:
+        """The deadline passed: say so if a request was under way, close otherwise."""
+        if self._closing or self._writing_paused:
+            self.abort()
+        elif self._task is not None:
+            self._task.cancel()
+        elif not self._in_message:
+            self.abort()
+        else:
+            what = "body" if self._in_body else "headers"
+            self._refuse(408, "too-slow", f"the request's {what} came too slowly")
+            self._next()
+
+    def begin_drain(self, grace: float) -> None:
+        """Close once what has begun is answered; an idle connection after ``grace`` seconds."""
+        if self._task is None and not self._queue and not self._in_message:
+            self.deadline = min(self.deadline, self._loop.time() + grace)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._closing = True
+        self.deadline = NEVER
+        self._transport.abort()
+
+
+_BROKEN = Response(
+    503,
+    b'{"type":"urn:x-modelkeep:error:unavailable","title":"Not available now","status":503,'
+    b'"detail":"the request was not finished","code":"unavailable","error":"the request was not finished"}',
+    b"application/problem+json",
+)
+_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"expect"})

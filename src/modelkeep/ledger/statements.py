@@ -1,0 +1,274 @@
+"""What may be said about a model, and by which form of words: in-toto statements with modelkeep's predicates.
+
+One statement is an in-toto Statement v1 (github.com/in-toto/attestation, spec/v1/statement.md) in a DSSE envelope, and one
+entry of the releases log. ``docs/formats/statements.md`` describes every field. Predicates are structs: adding an optional
+field keeps the type, changing a meaning makes a new ``:v2``. Times are Unix nanoseconds; digests are ``sha256:<hex>``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+
+from modelkeep.core.values import Digest, ModelSignature, Resource, Statement, digest_hex, digest_of, parse_digest, to_json
+from modelkeep.crypto.dsse import Envelope, check_envelope, parse_envelope, sign_envelope
+from modelkeep.crypto.signatures import PublicIdentity, StatementSigner
+from modelkeep.errors import Invalid, NotTrusted, TooLarge
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+MAX_ENTRY = 65_535
+"""A tlog-tiles entry bundle holds entries of at most this many bytes (C2SP tlog-tiles)."""
+COMMITMENTS_PER_STATEMENT = 250
+"""So that a statement of commitments stays well below ``MAX_ENTRY``."""
+
+
+class Predicate(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every predicate: ``actor`` did it, at Unix time ``at`` in nanoseconds by the signer's clock."""
+
+    TYPE: ClassVar[str] = ""
+    actor: str
+    at: int
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that a scanner found: the rule, where in the file, and what it means."""
+
+    rule: str
+    where: str
+    message: str
+
+
+class Scan(Predicate, frozen=True, kw_only=True):
+    """The model file was read, without running it, by ``scanner``. Subject: the model file."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:scan:v1"
+    scanner: str
+    rules_version: str
+    format: str
+    size: int
+    clean: bool
+    findings: tuple[Finding, ...] = ()
+
+
+class Sealing(Predicate, frozen=True, kw_only=True):
+    """The model file was sealed. Subject: the model file; the only statement that binds the sealed body.
+
+    ``release``: which release this body serves; ``sealed``: SHA-256 of the body; ``root``: hex of the Merkle root over what
+    is inside; ``header``: hex of the header hash; ``size``: bytes of the body. ``replaces``: the sealed digest of the body
+    that this one takes the place of (same release, same root); empty for the first one.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:sealing:v1"
+    release: str
+    sealed: Digest
+    root: str
+    header: str
+    size: int
+    replaces: str = ""
+
+
+class Profile(Predicate, frozen=True, kw_only=True):
+    """An extraction profile was fitted and sealed. Subjects: the model file, and the profile's plain bytes (``profile``).
+
+    ``sealed``, ``root``, ``header`` and ``size`` are those of the profile's own sealed body; ``rows`` reference rows were
+    used, whose file has the digest ``reference``.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:profile:v1"
+    release: str
+    sealed: Digest
+    root: str
+    header: str
+    size: int
+    rows: int
+    reference: Digest
+
+
+class Release(Predicate, frozen=True, kw_only=True):
+    """The model file is released under a name and a version. Subject: the model file.
+
+    ``evidence``: short type (``scan``, ``sealing``, ``profile``) to the SHA-256 of the payload of the statement meant; they
+    must stand earlier in the log. ``size``: bytes of the model file. ``interface``: what the model takes and gives.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:release:v1"
+    name: str
+    version: int
+    filename: str
+    format: str
+    size: int
+    interface: ModelSignature
+    evidence: dict[str, Digest]
+
+
+class State(Predicate, frozen=True, kw_only=True):
+    """A release changes state or is exported. Subject: the model file.
+
+    ``verb``: promote, quarantine, reinstate, retire or export; ``id``: 32 random hex digits, so that a copy never counts twice.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:state:v1"
+    release: str
+    verb: str
+    id: str
+    reason: str = ""
+
+
+class Act(Predicate, frozen=True, kw_only=True):
+    """An administrative act (accounts, API keys, key ring). Subject: the keep, by the digest of its origin."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:act:v1"
+    verb: str
+    about: str
+    detail: dict[str, str] = {}
+
+
+class Commitment(msgspec.Struct, frozen=True):
+    """``subject``: account pseudonym; ``commitment``: 64 hex digits that commit to its watermark key."""
+
+    subject: str
+    commitment: str
+
+
+class TraceCommitments(Predicate, frozen=True, kw_only=True):
+    """Watermark keys of accounts are committed before their first answer. Subject: the model file."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:trace-commitments:v1"
+    release: str
+    entries: tuple[Commitment, ...]
+
+
+class AuditCheckpoint(Predicate, frozen=True, kw_only=True):
+    """A checkpoint of an audit log was received. Subject: the audit log, by the SHA-256 of the checkpoint's text."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:audit-checkpoint:v1"
+    origin: str
+    size: int
+    root: str
+    checkpoint: str
+    phase: str = "running"
+
+
+P = TypeVar("P", bound=Predicate)
+PREDICATES: dict[str, type[Predicate]] = {
+    kind.TYPE: kind for kind in (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, AuditCheckpoint)
+}
+
+
+def short_type(predicate_type: str) -> str:
+    """``scan`` for ``urn:x-modelkeep:scan:v1``; a foreign type stays as it is."""
+    return (
+        predicate_type.removeprefix("urn:x-modelkeep:").removesuffix(":v1") if predicate_type in PREDICATES else predicate_type
+    )
+
+
+class _Subject(msgspec.Struct, frozen=True):
+    digest: dict[str, str]
+    name: str = ""
+
+
+class _Statement(msgspec.Struct, frozen=True, rename={"type_": "_type", "predicate_type": "predicateType"}):
+    type_: str
+    subject: tuple[_Subject, ...]
+    predicate_type: str
+    predicate: dict[str, Any] = {}
+
+
+class _Peek(msgspec.Struct, frozen=True, rename={"predicate_type": "predicateType"}):
+    predicate_type: str
+
+
+_STATEMENT, _PEEK = msgspec.json.Decoder(_Statement), msgspec.json.Decoder(_Peek)
+
+
+def make_statement(predicate: Predicate, *subjects: Resource) -> Statement:
+    """A statement that says ``predicate`` about ``subjects``."""
+    return Statement(tuple(subjects), predicate.TYPE, msgspec.json.decode(to_json(predicate)))  # lists, not tuples
+
+
+def encode_statement(statement: Statement) -> bytes:
+    """The canonical JSON of a statement: the payload that is signed. Raises Invalid when it has no subject."""
+    if not statement.subject:
+        raise Invalid("a statement needs a subject")
+    subjects = tuple(_Subject({"sha256": digest_hex(s.digest)}, s.name) for s in statement.subject)
+    return to_json(_Statement(STATEMENT_TYPE, subjects, statement.predicate_type, statement.predicate))
+
+
+def parse_statement(payload: bytes) -> Statement:
+    """The statement in a payload. Raises Invalid."""
+    try:
+        raw = _STATEMENT.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise Invalid(f"this is not an in-toto statement: {cause}") from cause
+    if raw.type_ != STATEMENT_TYPE or not raw.subject:
+        raise Invalid(f"this is not an in-toto Statement v1 with a subject: {raw.type_[:80]!r}")
+    subjects = tuple(Resource(s.name, parse_digest("sha256:" + s.digest.get("sha256", ""))) for s in raw.subject)
+    return Statement(subjects, raw.predicate_type, raw.predicate)
+
+
+def predicate_of(statement: Statement, kind: type[P]) -> P:
+    """The statement's predicate as a ``kind``. Raises Invalid when it is another type or has another shape."""
+    if statement.predicate_type != kind.TYPE:
+        raise Invalid(f"expected a {kind.TYPE} statement, found {statement.predicate_type[:80]!r}")
+    try:
+        return msgspec.convert(statement.predicate, kind)
+    except msgspec.ValidationError as cause:
+        raise Invalid(f"the {kind.TYPE} statement is malformed: {cause}") from cause
+
+
+def statement_id(statement: Statement) -> Digest:
+    """What other statements call this one by: the SHA-256 of its canonical payload."""
+    return digest_of(encode_statement(statement))
+
+
+def sign_statement(statement: Statement, signer: StatementSigner) -> bytes:
+    """A log entry: the statement in an envelope with both signatures of ``signer``. Raises TooLarge above 65,535 bytes."""
+    entry = sign_envelope(PAYLOAD_TYPE, encode_statement(statement), signer)
+    if len(entry) > MAX_ENTRY:
+        raise TooLarge(f"a {short_type(statement.predicate_type)} statement of {len(entry)} bytes does not fit a log entry")
+    return entry
+
+
+def peek_type(envelope: Envelope) -> str:
+    """The predicate type that an unverified envelope claims. Raises Invalid."""
+    try:
+        return _PEEK.decode(envelope.unverified_payload()).predicate_type
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise Invalid(f"this is not an in-toto statement: {cause}") from cause
+
+
+def check_statement(envelope: Envelope, identities: Mapping[str, PublicIdentity]) -> tuple[Statement, PublicIdentity]:
+    """The statement in ``envelope`` and which identity signed it with both its keys.
+
+    ``identities``: by the keyid of their Ed25519 key. Raises NotTrusted (unknown signer, a signature missing or wrong), Invalid.
+    """
+    named = [identities[s.keyid] for s in envelope.signatures if s.keyid in identities]
+    if not named:
+        raise NotTrusted("no identity of the trust root signed this statement")
+    identity = named[0]
+    return parse_statement(check_envelope(envelope, identity, PAYLOAD_TYPE)), identity
+
+
+def open_statement(entry: bytes, *identities: PublicIdentity) -> tuple[Statement, PublicIdentity]:
+    """Parse and check one log entry against some identities. Raises NotTrusted, Invalid."""
+    return check_statement(parse_envelope(entry), {identity.key_ids[0]: identity for identity in identities})
+
+
+def keep_resource(origin: str) -> Resource:
+    """The keep itself as the subject of an ``act``: its origin, and the SHA-256 of that name."""
+    return Resource(origin, digest_of(origin.encode()))
+
+
+def commitment_statements(
+    model: Resource, release: str, entries: Iterable[Commitment], *, actor: str, at: int
+) -> Iterator[Statement]:
+    """Statements that commit to the watermark keys of many accounts, cut so that each fits one log entry."""
+    batch: list[Commitment] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == COMMITMENTS_PER_STATEMENT:
+            yield make_statement(TraceCommitments(actor=actor, at=at, release=release, entries=tuple(batch)), model)
+            batch = []
+    if batch:
+        yield make_statement(TraceCommitments(actor=actor, at=at, release=release, entries=tuple(batch)), model)

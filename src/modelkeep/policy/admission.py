@@ -1,0 +1,75 @@
+"""What may be served: an admission policy over the evidence on one release.
+
+The evidence is gathered and proven elsewhere (custody, from the releases log, so that nothing unlogged counts); here it is
+only judged. It comes as a mapping of plain values that must fit ``admission.cedarschema`` exactly: an attribute that is
+missing, unknown or of another type means "not admitted". Profiles that ship: ``open`` and ``standard``, Cedar files
+beside this one; an operator may load a text of their own against the same schema.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from modelkeep.errors import Invalid, NotAdmitted
+from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, packaged
+
+PROFILES = ("open", "standard")
+"""Names of the admission profiles that ship with modelkeep."""
+
+_GATEWAY = EntityRef("Gateway", "gateway")
+
+
+class Judgement(NamedTuple):
+    """``admitted``; ``rules``: those that permit it, or that stand in the way; ``errors``: why it could not be judged."""
+
+    admitted: bool
+    rules: tuple[Rule, ...]
+    errors: tuple[str, ...]
+
+
+class AdmissionPolicy:
+    """An admission policy, parsed and validated. Immutable."""
+
+    def __init__(self, policies: str, name: str = "custom") -> None:
+        """Load Cedar text. Raises Invalid."""
+        self.name = name
+        self._rules = Ruleset(policies, packaged("admission.cedarschema"))
+
+    @classmethod
+    def profile(cls, name: str) -> "AdmissionPolicy":
+        """One of ``PROFILES``. Raises Invalid."""
+        if name not in PROFILES:
+            raise Invalid(f"there is no admission profile {name[:40]!r}: use {' or '.join(PROFILES)}")
+        return cls(packaged(f"admission_{name}.cedar"), name)
+
+    def judge(self, evidence: Mapping[str, object]) -> Judgement:
+        """Judge the evidence; never raises, an evaluation error is "not admitted"."""
+        ref = EntityRef("Release", _ref(evidence))
+        entity = {"uid": ref.uid(), "attrs": dict(evidence), "parents": []}
+        verdict = self._rules.decide(_GATEWAY, "serve", ref, context={}, entities=[entity])
+        return Judgement(verdict.allowed, verdict.rules, verdict.errors)
+
+    def decide(self, evidence: Mapping[str, object]) -> tuple[str, ...]:
+        """The ids of the rules by which the release may be served. Raises NotAdmitted, naming every rule that failed."""
+        judgement = self.judge(evidence)
+        if not judgement.admitted:
+            raise NotAdmitted(self.explain(evidence))
+        return tuple(rule.id for rule in judgement.rules)
+
+    def explain(self, evidence: Mapping[str, object]) -> str:
+        """One sentence: admitted, or which rules failed and what would satisfy each."""
+        ref = _ref(evidence)
+        judgement = self.judge(evidence)
+        if judgement.admitted:
+            return f"{ref} is admitted by the {self.name} policy"
+        if judgement.errors:
+            return f"{ref} is not admitted: the {self.name} policy could not be evaluated ({judgement.errors[0]})"
+        if not judgement.rules:
+            permits = "; ".join(rule.says for rule in self._rules.rules if rule.effect == "permit")
+            return f"{ref} is {evidence.get('state')} and not admitted by the {self.name} policy: {permits}"
+        return f"{ref} is not admitted by the {self.name} policy: " + "; ".join(
+            f"{rule.says} ({rule.mend})" if rule.mend else rule.says for rule in judgement.rules
+        )
+
+
+def _ref(evidence: Mapping[str, object]) -> str:
+    return f"{evidence.get('name')}@{evidence.get('version')}"

@@ -1,0 +1,129 @@
+"""Cedar, with its traps closed.
+
+In Cedar a policy whose condition *errors* (an attribute is missing, say) is skipped; if it was a ``forbid``, the request is
+allowed. So: (1) policies are validated in strict mode against a schema when they are loaded, (2) the request and the entities
+are validated against the same schema at every decision, (3) a decision that carries any diagnostics error is a denial, and
+(4) templates, policies without a unique ``@id`` and duplicate ids are refused, so that every decision names its rules.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import cedarpy
+import msgspec
+
+from modelkeep.errors import Invalid
+
+MAX_POLICY_BYTES = 1 << 20
+"""A policy text larger than this is refused before it is parsed."""
+
+
+class Rule(NamedTuple):
+    """What a policy's annotations say: ``@id``, ``@says`` (the rule in words), ``@mend`` (what would satisfy it)."""
+
+    id: str
+    effect: str
+    says: str
+    mend: str
+
+
+class Verdict(NamedTuple):
+    """A decision: the rules that made it, and the errors that turned it into a denial."""
+
+    allowed: bool
+    rules: tuple[Rule, ...]
+    errors: tuple[str, ...] = ()
+
+
+class EntityRef(NamedTuple):
+    """A Cedar entity uid, such as ``Model::"credit-risk"``."""
+
+    kind: str
+    id: str
+
+    def uid(self) -> dict[str, str]:
+        """The JSON form that Cedar reads."""
+        return {"type": self.kind, "id": self.id}
+
+
+def packaged(name: str) -> str:
+    """The text of a policy or schema file that ships with modelkeep."""
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+class Ruleset:
+    """Policies parsed and validated once; immutable."""
+
+    def __init__(self, policies: str, schema: str) -> None:
+        """Parse and validate. Raises Invalid, with every complaint of the validator."""
+        if len(policies) > MAX_POLICY_BYTES:
+            raise Invalid(f"the policy has {len(policies)} characters: the limit is {MAX_POLICY_BYTES}")
+        try:
+            self._schema = cedarpy.Schema.from_str(schema)
+            self._policies = cedarpy.PolicySet.from_str(policies)
+        except ValueError as cause:
+            raise Invalid(f"the policy cannot be parsed: {cause}") from cause
+        result = cedarpy.validate_policies(policies, self._schema)
+        if not result.validation_passed:
+            raise Invalid("the policy does not fit its schema: " + "; ".join(error.error for error in result.errors))
+        self._rules = _rules(policies)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule, in the order of the text."""
+        return tuple(self._rules.values())
+
+    def decide(
+        self,
+        principal: EntityRef,
+        action: str,
+        resource: EntityRef,
+        *,
+        context: Mapping[str, object],
+        entities: Sequence[Mapping[str, Any]],
+    ) -> Verdict:
+        """Evaluate one request. Never raises for a bad request or entity: that is a denial with ``errors``."""
+        request = {"principal": principal.uid(), "action": {"type": "Action", "id": action}, "resource": resource.uid()}
+        try:
+            # The schema must be given here too: it is what adds the action groups and checks the attributes of the entities.
+            parsed = cedarpy.Entities.from_json_str(json.dumps(entities), self._schema)
+            request["context"] = json.dumps(context)  # type: ignore[assignment]  # the extension takes it as JSON text
+            answer = cedarpy.is_authorized(request, self._policies, parsed, schema=self._schema)
+        except (ValueError, TypeError) as cause:
+            return Verdict(False, (), (str(cause),))
+        errors = tuple(answer.diagnostics.errors)
+        reasons = frozenset(answer.diagnostics.reasons)
+        rules = tuple(rule for policy, rule in self._rules.items() if policy in reasons)  # in the order of the text
+        return Verdict(answer.decision is cedarpy.Decision.Allow and not errors, rules, errors)
+
+
+class _Policy(msgspec.Struct):
+    effect: str
+    annotations: dict[str, str] = {}
+
+
+class _PolicyDocument(msgspec.Struct, rename="camel"):
+    static_policies: dict[str, _Policy]
+    templates: dict[str, Any]
+
+
+def _rules(policies: str) -> dict[str, Rule]:
+    document = msgspec.json.decode(cedarpy.policies_to_json_str(policies), type=_PolicyDocument)
+    if document.templates:
+        raise Invalid("the policy holds a template (?principal or ?resource): write it out as a policy")
+    rules: dict[str, Rule] = {}
+    seen: set[str] = set()
+    for policy_id, policy in document.static_policies.items():
+        notes = policy.annotations
+        name = notes.get("id", "")
+        if not name or name in seen:
+            raise Invalid(
+                f"every policy needs an @id of its own, and {name!r} is {'there twice' if name else 'empty or missing'}"
+            )
+        seen.add(name)
+        rules[policy_id] = Rule(name, policy.effect, notes.get("says", name), notes.get("mend", ""))
+    if not rules:
+        raise Invalid("the policy is empty: it would deny everything")
+    return rules

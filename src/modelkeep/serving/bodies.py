@@ -1,0 +1,154 @@
+"""What the record of an answer says, and the key of its subject that seals it.
+
+A body holds everything that the evidence needs to be rebuilt from the log alone: the input as the model took it, the raw
+probabilities and the ones that were served. It is sealed under a random key of its subject, which is wrapped by the
+``audit-subject`` family: dropping that one record erases what the log says about a subject and leaves every proof intact.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.core.ports import Change, Entropy, Records, Wrapper
+from modelkeep.crypto.wrap import open_bytes, seal_bytes
+from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
+
+SUBJECT_KEY = "audit-key"
+"""Record kind: the wrapped key of one subject, key = the subject."""
+
+MAX_CACHED = 100_000
+_BODY_VERSION = 1
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
+    """The plain body of an answer's record, as MessagePack: an array of these fields in this order.
+
+    ``version``: 1; ``rows``: queries; ``x``: (rows, features), little-endian, row-major, float64 if ``wide`` and float32
+    otherwise; ``raw`` and ``served``: (rows, classes) float64 in the same way, empty when the model is no classifier;
+    ``outputs``: what was answered then, as the JSON that left; ``rung``: the ladder's rung in force.
+    """
+
+    version: int
+    rows: int
+    wide: bool
+    x: bytes
+    raw: bytes
+    served: bytes
+    outputs: bytes
+    rung: int
+
+    def inputs(self) -> NDArray[np.float64]:
+        """The inputs, shape (rows, features)."""
+        return np.frombuffer(self.x, "<f8" if self.wide else "<f4").reshape(self.rows, -1).astype(np.float64)
+
+    def raw_probs(self) -> NDArray[np.float64]:
+        """The model's own probabilities, shape (rows, classes); (rows, 0) when the model is no classifier."""
+        return np.frombuffer(self.raw, "<f8").reshape(self.rows, -1)
+
+    def served_probs(self) -> NDArray[np.float64]:
+        """The probabilities that left, shape (rows, classes); (rows, 0) when the model is no classifier."""
+        return np.frombuffer(self.served, "<f8").reshape(self.rows, -1)
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Body)
+_EMPTY = b""
+
+
+def encode_body(
+    x: NDArray[Any], raw: NDArray[np.float64] | None, served: NDArray[np.float64] | None, outputs: bytes, rung: int
+) -> bytes:
+    """The plain body of an answer. ``x``: shape (rows, features), float32 or float64."""
+    raw_bytes = _EMPTY if raw is None else raw.tobytes()
+    served_bytes = _EMPTY if served is None else served.tobytes()
+    body = Body(_BODY_VERSION, len(x), x.dtype == np.float64, x.tobytes(), raw_bytes, served_bytes, outputs, rung)
+    return _ENCODER.encode(body)
+
+
+def decode_body(data: bytes) -> Body:
+    """Read a plain body. Raises NotTrusted (malformed, or of a later version)."""
+    try:
+        body = _DECODER.decode(data)
+    except msgspec.DecodeError as cause:
+        raise NotTrusted(f"the body of an audit record is malformed: {cause}") from cause
+    if body.version != _BODY_VERSION:
+        raise NotTrusted(
+            f"the body of an audit record has version {body.version}; this modelkeep knows version {_BODY_VERSION}"
+        )
+    return body
+
+
+class SubjectKeys:
+    """The body keys of all subjects: made once, kept wrapped in the records, cached here."""
+
+    def __init__(self, records: Records, wrapper: Wrapper, entropy: Entropy) -> None:
+        self._records, self._wrapper, self._entropy = records, wrapper, entropy
+        self._keys: dict[str, bytes] = {}
+
+    def cached(self, subject: str) -> bytes | None:
+        """The key if it is at hand; never touches the disk."""
+        return self._keys.get(subject)
+
+    def key(self, subject: str) -> bytes:
+        """The 32-byte key of ``subject``, made and stored when there is none. Raises Unavailable, NotTrusted, Denied."""
+        found = self._keys.get(subject)
+        if found is None:
+            try:
+                found = self.existing(subject)
+            except Missing:
+                found = self._make(subject)
+        return found
+
+    def existing(self, subject: str) -> bytes:
+        """The key of ``subject``. Raises Missing (there is none, or it was erased), Unavailable, NotTrusted, Denied."""
+        found = self._keys.get(subject)
+        if found is not None:
+            return found
+        record = self._records.get(SUBJECT_KEY, subject)
+        if record.body is None:
+            raise Missing(f"the audit key of {subject} was erased")
+        return self._remember(subject, self._wrapper.unwrap(record.body, _context(subject)))
+
+    def _make(self, subject: str) -> bytes:
+        key = self._entropy.token(32)
+        try:
+            self._records.commit([Change(SUBJECT_KEY, subject, self._wrapper.wrap(key, _context(subject)), 0)])
+        except Conflict:  # another gateway made it first
+            return self.existing(subject)
+        return self._remember(subject, key)
+
+    def _remember(self, subject: str, key: bytes) -> bytes:
+        if len(self._keys) >= MAX_CACHED:
+            self._keys.pop(next(iter(self._keys)), None)
+        self._keys[subject] = key
+        return key
+
+
+def _context(subject: str) -> bytes:
+    return b"modelkeep/audit-key/1\x00" + subject.encode()
+
+
+def body_context(subject: str, release: str) -> bytes:
+    """What a sealed body is bound to."""
+    return f"modelkeep/audit-body/1\0{subject}\0{release}".encode()
+
+
+def seal_body(key: bytes, body: bytes, subject: str, release: str) -> bytes:
+    """Seal a plain body under its subject's key."""
+    return seal_bytes(key, body, body_context(subject, release))
+
+
+def open_body(key: bytes, sealed: bytes, subject: str, release: str) -> Body:
+    """Undo ``seal_body`` and read it. Raises NotTrusted."""
+    return decode_body(open_bytes(key, sealed, body_context(subject, release)))
+
+
+def erase(records: Records, subjects: Iterable[str]) -> None:
+    """Drop the keys of ``subjects``: what the audit logs say about them can never be read again. Raises Unavailable."""
+    changes = [Change(SUBJECT_KEY, subject, None) for subject in subjects]
+    if not changes:
+        raise Invalid("name the subjects to erase")
+    records.commit(changes)

@@ -1,0 +1,257 @@
+"""Open Inference Protocol v2, REST JSON: bytes to frozen values and back, strictly.
+
+Source: Open Inference Protocol, "REST API", https://github.com/kserve/open-inference-protocol. Stricter than it must be:
+a key that stands twice, an unknown key, a number that is not finite and nesting deeper than a tensor's rank are refused,
+because two readers of one body must never understand two different things.
+"""
+
+import json
+from array import array
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, Raw, UnsetType
+from numpy.typing import NDArray
+
+from modelkeep.core.values import ModelSignature, ReleaseRef, TensorSpec
+from modelkeep.errors import Invalid
+
+MAX_RANK = 8
+MAX_TENSORS = 64
+
+_Name = Annotated[str, Meta(min_length=1, max_length=256)]
+_Parameters = dict[Annotated[str, Meta(max_length=256)], Annotated[str, Meta(max_length=4096)] | int | float | bool]
+
+
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input of a request. ``data``: the JSON array as it came, flat or nested, not yet understood."""
+
+    name: _Name
+    datatype: Annotated[str, Meta(max_length=8)]
+    shape: Annotated[list[Annotated[int, Meta(ge=0, le=2**31)]], Meta(max_length=MAX_RANK)]
+    data: Raw
+    parameters: _Parameters | UnsetType = UNSET
+
+
+class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One output that the client asks for by name."""
+
+    name: _Name
+    parameters: _Parameters | UnsetType = UNSET
+
+
+class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An inference request. ``outputs`` unset or empty: every output that is served."""
+
+    inputs: Annotated[list[Tensor], Meta(min_length=1, max_length=MAX_TENSORS)]
+    id: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
+    outputs: Annotated[list[Wanted], Meta(max_length=MAX_TENSORS)] | UnsetType = UNSET
+    parameters: _Parameters | UnsetType = UNSET
+
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs asked for by name; empty: all."""
+        return tuple(wanted.name for wanted in self.outputs) if self.outputs else ()
+
+
+_REQUEST = msgspec.json.Decoder(InferRequest)
+_FLOATS = msgspec.json.Decoder(list[float])
+_INTS = msgspec.json.Decoder(list[int])
+_BOOLS = msgspec.json.Decoder(list[bool])
+_TEXTS = msgspec.json.Decoder(list[str])
+
+# datatype → (decoder of a flat JSON array, array typecode that checks the range of integers, numpy dtype)
+_CODING: dict[str, tuple[msgspec.json.Decoder[Any], str, np.dtype[Any]]] = {
+    "FP32": (_FLOATS, "f", np.dtype(np.float32)),
+    "FP64": (_FLOATS, "d", np.dtype(np.float64)),
+    "INT64": (_INTS, "q", np.dtype(np.int64)),
+    "INT32": (_INTS, "i", np.dtype(np.int32)),
+    "INT16": (_INTS, "h", np.dtype(np.int16)),
+    "INT8": (_INTS, "b", np.dtype(np.int8)),
+    "UINT64": (_INTS, "Q", np.dtype(np.uint64)),
+    "UINT32": (_INTS, "I", np.dtype(np.uint32)),
+    "UINT16": (_INTS, "H", np.dtype(np.uint16)),
+    "UINT8": (_INTS, "B", np.dtype(np.uint8)),
+    "FP16": (_FLOATS, "", np.dtype(np.float16)),
+    "BOOL": (_BOOLS, "", np.dtype(np.bool_)),
+    "BYTES": (_TEXTS, "", np.dtype(np.object_)),
+}
+
+DATATYPES = frozenset(_CODING)
+"""The Open Inference Protocol datatypes that are read and written."""
+
+
+def dtype_of(datatype: str) -> np.dtype[Any]:
+    """The numpy dtype of an Open Inference Protocol datatype (BYTES is object). Raises Invalid."""
+    try:
+        return _CODING[datatype][2]
+    except KeyError:
+        raise Invalid(f"datatype {datatype[:20]!r} is not one of {', '.join(sorted(DATATYPES))}") from None
+
+
+def decode_request(body: bytes) -> InferRequest:
+    """Parse the body of ``POST …/infer``. Tensor data stays JSON until ``flat_values``. Raises Invalid."""
+    try:
+        request = _REQUEST.decode(body)
+    except msgspec.ValidationError as cause:
+        raise Invalid(f"the body is not an inference request: {cause}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise Invalid(f"the body is not JSON: {cause}") from None
+    except RecursionError:
+        raise Invalid("the body is not an inference request: arrays or objects are nested too deep") from None
+    if body.count(b":") != _colons(request) or b"\\" in body:
+        _refuse_twice(body)
+    return request
+
+
+def _colons(request: InferRequest) -> int:
+    """How many colons a body with these keys, each once, has outside its strings.
+
+    Every key brings one colon, so a body with more has a key twice or a colon in a string; only then is it read again slowly.
+    Missing such a body is impossible: without a backslash in it no colon can be written but as itself.
+    """
+    if request.parameters is not UNSET:
+        return -1
+    count = 1 + 4 * len(request.inputs)
+    if request.id is not UNSET:
+        count += 1
+    if request.outputs is not UNSET:
+        count += 1 + len(request.outputs)
+        for wanted in request.outputs:
+            if wanted.parameters is not UNSET:
+                return -1
+    for tensor in request.inputs:
+        if tensor.parameters is not UNSET:
+            return -1
+    return count
+
+
+def _refuse_twice(body: bytes) -> None:
+    """Raise Invalid if any object in the JSON ``body`` has a key twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise Invalid(f"the body has the key {twice[:60]!r} twice in one object")
+        return found
+
+    try:
+        json.loads(body, object_pairs_hook=unique)
+    except RecursionError:
+        raise Invalid("the body is not an inference request: arrays or objects are nested too deep") from None
+    except ValueError as cause:
+        raise Invalid(f"the body is not JSON: {cause}") from None
+
+
+def tensor_array(tensor: Tensor, datatype: str) -> NDArray[Any]:
+    """The tensor's data as a flat array of ``datatype``, row-major.
+
+    Numbers too large for FP32 become infinite (``validate`` refuses them); integers out of range are refused here.
+    Raises Invalid.
+    """
+    decoder, code, dtype = _CODING[datatype]
+    data = bytes(tensor.data)
+    values = _flat(tensor, decoder, data) if data[1:2] in _MAY_NEST else _decode(tensor, decoder, data)
+    if code:
+        try:
+            return np.frombuffer(array(code, values), dtype=dtype) if values else np.empty(0, dtype)
+        except OverflowError:
+            raise Invalid(f"input {tensor.name!r}: a number does not fit {datatype}") from None
+    if datatype == "BYTES":
+        return np.array([value.encode() for value in values] or [], dtype=object)
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float64 if datatype == "FP16" else dtype).astype(dtype)
+
+
+def _decode(tensor: Tensor, decoder: msgspec.json.Decoder[Any], data: bytes | memoryview) -> list[Any]:
+    try:
+        values: list[Any] = decoder.decode(data)
+    except msgspec.ValidationError as cause:
+        raise Invalid(f"input {tensor.name!r}, data: {cause}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise Invalid(f"input {tensor.name!r}, data is not JSON: {cause}") from None
+    except RecursionError:
+        raise Invalid(f"input {tensor.name!r}: data is nested too deep") from None
+    return values
+
+
+_MAY_NEST = (b"[", b" ", b"\t", b"\r", b"\n")
+_ELEMENT = {id(_FLOATS): float, id(_INTS): int, id(_BOOLS): bool, id(_TEXTS): str}
+
+
+def _flat(tensor: Tensor, decoder: msgspec.json.Decoder[Any], data: bytes) -> list[Any]:
+    """Values of data that may be nested: flat, or nested exactly as ``shape`` says."""
+    depth = 0
+    for byte in data[: 64 * MAX_RANK]:
+        if byte == 0x5B:
+            depth += 1
+        elif byte not in b" \t\r\n":
+            break
+    if depth <= 1:
+        return _decode(tensor, decoder, data)
+    if depth != len(tensor.shape):
+        raise Invalid(f"input {tensor.name!r}: data is nested {depth} deep, but its shape has {len(tensor.shape)} dimensions")
+    kind: Any = _ELEMENT[id(decoder)]
+    for _ in range(depth):
+        kind = list[kind]
+    level = [_decode(tensor, msgspec.json.Decoder(kind), data)]
+    for size in tensor.shape:
+        if any(len(part) != size for part in level):
+            raise Invalid(f"input {tensor.name!r}: nested data does not have the shape {tensor.shape}")
+        level = [value for part in level for value in part]
+    return level
+
+
+class _OutTensor(msgspec.Struct, frozen=True):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any]
+
+
+class _Response(msgspec.Struct, frozen=True, omit_defaults=True):
+    model_name: str
+    model_version: str
+    outputs: list[_OutTensor]
+    id: str | UnsetType = UNSET
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def _plain(array: NDArray[Any]) -> list[Any]:
+    if array.dtype == object:
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    flat: list[Any] = array.ravel().tolist()
+    return flat
+
+
+def encode_response(ref: ReleaseRef, request_id: str | UnsetType, outputs: Iterable[tuple[TensorSpec, NDArray[Any]]]) -> bytes:
+    """The body of an answer: each output under its spec's name and datatype, row-major, numbers in their shortest form.
+
+    Raises Invalid if a number is not finite: JSON has no way to write it.
+    """
+    tensors = [_OutTensor(spec.name, spec.datatype, array.shape, _plain(array)) for spec, array in outputs]
+    return _ENCODER.encode(_Response(ref.name, str(ref.version), tensors, request_id))
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def model_metadata(name: str, versions: Iterable[int], signature: ModelSignature) -> bytes:
+    """The body of ``GET /v2/models/{name}``."""
+    meta = _Meta(name, [str(v) for v in versions], "onnx_onnxruntime", signature.inputs, signature.outputs)
+    return _ENCODER.encode(meta)
+
+
+def server_metadata(version: str) -> bytes:
+    """The body of ``GET /v2``."""
+    return _ENCODER.encode({"name": "modelkeep", "version": version, "extensions": []})

@@ -1,0 +1,102 @@
+"""What a model's outputs are, and which of them may leave: decided once, when a model is loaded.
+
+A classifier answers with a label and with probabilities. Only those two leave the gateway: another floating output (logits, a
+second copy of the probabilities) would carry what the ladder coarsens and the watermark marks, so it is withheld.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.core.values import ModelSignature, TensorSpec
+from modelkeep.errors import Invalid, NotTrusted
+
+_FLOATING = ("FP16", "FP32", "FP64")
+_SUM_TOLERANCE = 1e-3
+
+
+class Runtime(Protocol):
+    """A loaded model, ready to run."""
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name. Safe to call from several threads. Raises Invalid (the model refuses the input), Unavailable."""
+        ...
+
+
+class OutputPlan(msgspec.Struct, frozen=True):
+    """The outputs of one model.
+
+    ``served``: what may leave, in signature order; ``probabilities``: name of the (rows, classes) output that is coarsened and
+    marked, None when the model is no classifier; ``label``: name of the class output, if any; ``withheld``: what never leaves.
+    """
+
+    served: tuple[TensorSpec, ...]
+    probabilities: str | None
+    label: str | None
+    withheld: tuple[str, ...] = ()
+
+    def wanted(self, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
+        """The specs of the outputs ``names``, all that are served when empty. Raises Invalid."""
+        if not names:
+            return self.served
+        found = {spec.name: spec for spec in self.served}
+        for name in names:
+            if name not in found:
+                why = "is withheld: it would bypass the watermark" if name in self.withheld else "does not exist"
+                raise Invalid(f"output {name[:60]!r} {why}; this model serves {', '.join(found)}")
+        if len(set(names)) != len(names):
+            raise Invalid("an output is asked for twice")
+        return tuple(found[name] for name in names)
+
+
+def plan_outputs(signature: ModelSignature, sample: Mapping[str, NDArray[Any]]) -> OutputPlan:
+    """Decide from the signature and the outputs for one probe row what each output is.
+
+    Probabilities: the first floating output of rank 2 with at least two columns whose rows are non-negative and sum to 1.
+    Label: the first integer or text output with one value a row. Raises NotTrusted if the model does not give what its
+    signature names.
+    """
+    for spec in signature.outputs:
+        if spec.name not in sample:
+            raise NotTrusted(f"the model does not give the output {spec.name!r} that its signature names")
+    probabilities = next((s.name for s in signature.outputs if s.datatype in _FLOATING and _sums_to_one(sample[s.name])), None)
+    if probabilities is None:
+        return OutputPlan(signature.outputs, None, None)
+    label = next((s.name for s in signature.outputs if s.datatype not in _FLOATING and sample[s.name].size == 1), None)
+    kept = tuple(s for s in signature.outputs if s.name in (probabilities, label))
+    withheld = tuple(s.name for s in signature.outputs if s not in kept)
+    return OutputPlan(kept, probabilities, label, withheld)
+
+
+def _sums_to_one(array: NDArray[Any]) -> bool:
+    if array.ndim != 2 or array.shape[1] < 2 or not np.isfinite(array).all():
+        return False
+    return bool((array >= 0).all() and (np.abs(array.sum(axis=1) - 1) <= _SUM_TOLERANCE).all())
+
+
+def probability_rows(array: NDArray[Any], rows: int) -> NDArray[np.float64]:
+    """The model's probabilities, shape (rows, classes), as float64, checked on every answer.
+
+    Raises Invalid if they are no probabilities: then nothing may be said about the input, not even a guess.
+    """
+    probs = array.astype(np.float64)
+    if probs.ndim != 2 or len(probs) != rows:
+        raise Invalid(f"the model answered with shape {array.shape} for {rows} rows")
+    sums = probs.sum(axis=1)
+    if not (abs(sums - 1.0) <= _SUM_TOLERANCE).all():
+        raise Invalid("the model did not answer with probabilities for this input; check the input's range")
+    return probs
+
+
+def round_floats(array: NDArray[Any], digits: int = 6) -> NDArray[Any]:
+    """A floating output of a model that is no classifier, to ``digits`` significant digits. Raises Invalid (not finite)."""
+    if array.dtype.kind != "f":
+        return array
+    wide = array.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise Invalid("the model's answer for this input is not a finite number; check the input's range")
+    scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(wide), where=wide != 0, out=np.zeros_like(wide))))
+    return np.round(wide * scale) / scale

@@ -1,0 +1,76 @@
+"""What may be served right now: releases that are loaded and admitted, under a lease of one second."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from modelkeep.core.values import ModelSignature, ReleaseRef
+from modelkeep.errors import Missing, ModelkeepError, Unavailable
+from modelkeep.extraction.perturb import Marker
+from modelkeep.extraction.profile import Profile
+from modelkeep.policy.engine import Target
+from modelkeep.serving.runtime import OutputPlan, Runtime
+from modelkeep.serving.validate import InputPlan
+from modelkeep.workflows.watch import Watch
+
+LEASE = 1.0
+"""Seconds for which one look at the releases log allows serving (promises P3 and P5)."""
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A release that is loaded and admitted, with everything that is computed once.
+
+    ``text``: the reference in words; ``row_seconds``: what a row costs to run, measured at load; ``profile`` and ``watch`` are
+    None when it has no extraction profile (only an admission policy that allows that lets it get here); ``markers``: the
+    watermark by subject, filled as accounts come.
+    """
+
+    ref: ReleaseRef
+    text: str
+    target: Target
+    interface: ModelSignature
+    inputs: InputPlan
+    outputs: OutputPlan
+    runtime: Runtime
+    profile: Profile | None
+    watch: Watch | None
+    row_seconds: float
+    markers: dict[str, Marker]
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """What may be served, replaced as a whole by the follower.
+
+    ``newest``: the highest served version by name; ``refused``: releases that the log knows and that may not be served, with
+    the reason; ``until``: monotonic second at which the lease ends.
+    """
+
+    models: Mapping[ReleaseRef, Served]
+    newest: Mapping[str, ReleaseRef]
+    refused: Mapping[ReleaseRef, ModelkeepError]
+    until: float
+
+    def check_lease(self, now: float) -> None:
+        """Raise Unavailable when the lease is over."""
+        if now > self.until:
+            raise Unavailable("what may be served could not be checked within the last second: see the gateway's log")
+
+    def find(self, name: str, version: int | None, now: float) -> Served:
+        """The release to ask. Raises Unavailable (lease over, being loaded), Missing, Quarantined, NotAdmitted, NotTrusted."""
+        self.check_lease(now)
+        ref = self.newest.get(name) if version is None else ReleaseRef(name, version)
+        found = self.models.get(ref) if ref is not None else None
+        if found is None:
+            raise self._why_not(name, ref)
+        return found
+
+    def _why_not(self, name: str, ref: ReleaseRef | None) -> ModelkeepError:
+        known = sorted(known for known in self.refused if (known == ref if ref else known.name == name))
+        if known:
+            reason = self.refused[known[-1]]
+            return type(reason)(*reason.args)  # a fresh one: an exception object carries the traceback of its last raise
+        return Missing(f"no release {ref} is served here" if ref else f"no model {name[:64]!r} is served here")
+
+
+NOTHING = Admitted({}, {}, {}, float("-inf"))
+"""What is served before the first look at the log."""

@@ -1,0 +1,182 @@
+"""The red team's story: steal through a target, train a copy on what was answered, and measure how good the copy is.
+
+The same function runs over HTTPS against a gateway and in memory against a bare model; only the target differs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Refused
+from modelkeep.extraction.attacks import Array, Strategy, SurrogateMaker
+
+LEAST_ROWS = 10
+"""Fewer answers than this are not worth a copy; the curve begins here."""
+POINTS = 7
+"""Copies trained for one curve."""
+
+
+class Target(Protocol):
+    """A model that answers."""
+
+    def predict(self, x: Array) -> Array:
+        """Class probabilities (n, k) for rows (n, d); one-hot rows where the target gives labels only.
+
+        Raises what the gateway says: Denied and its kin (held, revoked, quarantined), OverBudget, Unavailable, Invalid.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Rows the thief never asked (n, d) and the victim's own top class for each (n,): what fidelity is measured on."""
+
+    x: Array
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def by(cls, victim: Target, x: Array) -> Self:
+        """Let the bare victim label ``x``. Raises Invalid when there are no rows."""
+        if not len(x):
+            raise Invalid("the evaluation data holds no rows")
+        return cls(x, victim.predict(x).argmax(axis=1))
+
+    @property
+    def majority(self) -> float:
+        """The fidelity of a copy that always answers the commonest class."""
+        return float(np.unique(self.labels, return_counts=True)[1].max() / len(self.labels))
+
+
+class Point(msgspec.Struct, frozen=True):
+    """The fidelity of a copy trained on the first ``queries`` answers."""
+
+    queries: int
+    fidelity: float
+
+
+class AttackReport(msgspec.Struct, frozen=True):
+    """How an attack went.
+
+    ``queries``: rows answered; ``stopped``: stable code of the error that ended it, "budget" (all was spent) or "exhausted"
+    (the plan had nothing more to ask); ``measured_on``: "held-out rows" or "held-out answers"; ``majority``: fidelity of the
+    constant copy; ``fidelity``: of the copy trained on everything.
+    """
+
+    strategy: str
+    budget: int
+    queries: int
+    stopped: str
+    reason: str
+    measured_on: str
+    majority: float
+    fidelity: float
+    curve: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Loot:
+    """What the thief got: questions (n, d) and answers (n, k), in order, and why it ended."""
+
+    x: Array
+    probs: Array
+    stopped: str
+    reason: str
+
+
+def steal(
+    target: Target, strategy: Strategy, *, budget: int, batch: int = 1, watch: Callable[[int], None] | None = None
+) -> Loot:
+    """Ask until ``budget`` rows are answered, the target refuses, or the strategy has nothing more to ask.
+
+    ``batch``: rows a request; ``watch`` is told the number of answers after each request.
+    Raises what the target raises if it refuses the very first request (a wrong key is not a defence) or fails.
+    """
+    x: list[Array] = []
+    probs: list[Array] = []
+    spent, stopped, reason = 0, "budget", f"all {budget} queries were answered"
+    while spent < budget:
+        asked = strategy.propose(min(batch, budget - spent))
+        if not len(asked):
+            stopped, reason = "exhausted", "the attack had nothing more to ask"
+            break
+        try:
+            answers = target.predict(asked)
+        except (Refused, OverBudget) as refusal:
+            if not x:
+                raise
+            stopped, reason = _why(refusal)
+            break
+        strategy.feed(asked, answers)
+        x.append(asked)
+        probs.append(answers)
+        spent += len(asked)
+        if watch:
+            watch(spent)
+    return Loot(np.concatenate(x) if x else np.empty((0, 0)), np.concatenate(probs) if x else np.empty((0, 0)), stopped, reason)
+
+
+def appraise(loot: Loot, surrogate: SurrogateMaker, exam: Exam, sizes: tuple[int, ...]) -> tuple[Point, ...]:
+    """The fidelity of copies trained on the first n answers, for each n of ``sizes`` that was reached."""
+    curve = []
+    for size in sizes:
+        copy = surrogate()
+        copy.fit(loot.x[:size], loot.probs[:size])
+        agreement = float((copy.predict(exam.x).argmax(axis=1) == exam.labels).mean())
+        curve.append(Point(size, agreement))
+    return tuple(curve)
+
+
+def log_spaced(most: int, points: int) -> tuple[int, ...]:
+    """Up to ``points`` rising whole numbers from ``LEAST_ROWS`` to ``most``, log-spaced; () when ``most`` is below that."""
+    if most < LEAST_ROWS:
+        return ()
+    return tuple(int(n) for n in np.unique(np.rint(np.geomspace(LEAST_ROWS, most, points)).astype(np.int64)))
+
+
+def run_attack(
+    target: Target,
+    strategy: Strategy,
+    *,
+    name: str,
+    surrogate: SurrogateMaker,
+    budget: int,
+    batch: int = 1,
+    exam: Exam | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> tuple[AttackReport, Loot]:
+    """Steal, then report fidelity against queries spent at ``POINTS`` log-spaced sizes.
+
+    Without an ``exam`` every fifth answer is kept from training and agreement is measured on those: all that a thief can know.
+    Raises Invalid (``budget`` or ``batch`` below 1) and what ``steal`` raises.
+    """
+    if budget < 1 or batch < 1:
+        raise Invalid(f"an attack needs a budget and a batch of at least one row, not {budget} and {batch}")
+    loot = steal(target, strategy, budget=budget, batch=batch, watch=watch)
+    measured_on = "held-out rows" if exam else "held-out answers"
+    training, test = (loot, exam) if exam else _split(loot)
+    curve = appraise(training, surrogate, test, log_spaced(len(training.x), POINTS)) if len(test.labels) else ()
+    return AttackReport(
+        strategy=name,
+        budget=budget,
+        queries=len(loot.x),
+        stopped=loot.stopped,
+        reason=loot.reason,
+        measured_on=measured_on,
+        majority=test.majority if len(test.labels) else 0.0,
+        fidelity=curve[-1].fidelity if curve else 0.0,
+        curve=curve,
+    ), loot
+
+
+def _split(loot: Loot) -> tuple[Loot, Exam]:
+    held = np.arange(len(loot.x)) % 5 == 4
+    exam = Exam(loot.x[held], loot.probs[held].argmax(axis=1) if held.any() else np.empty(0, dtype=np.int64))
+    return Loot(loot.x[~held], loot.probs[~held], loot.stopped, loot.reason), exam
+
+
+def _why(refusal: ModelkeepError) -> tuple[str, str]:
+    return refusal.code, str(refusal)

@@ -1,0 +1,314 @@
+"""What the gateway serves follows the releases log: four looks a second, each good for a lease of one second.
+
+The log decides, the policy judges, the container proves. A release that is quarantined, retired or no longer admitted is gone
+with the next look; if the log, the records or this thread fail, the lease runs out and nothing is served (promises P3, P5).
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import msgspec
+
+from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.core.values import ModelSignature, ReleaseRef
+from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence, admit
+from modelkeep.errors import Missing, ModelkeepError, NotTrusted, Unavailable
+from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.profile import Profile
+from modelkeep.formats.safetensors import load
+from modelkeep.policy.admission import AdmissionPolicy
+from modelkeep.policy.engine import model as model_target
+from modelkeep.serving.audit import read_bodies
+from modelkeep.serving.bodies import SubjectKeys, open_body
+from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs
+from modelkeep.serving.validate import InputPlan
+from modelkeep.workflows.admitted import LEASE, Admitted, Served
+from modelkeep.workflows.registry import MODEL, PROFILE, Registry
+from modelkeep.workflows.reviews import Reviews
+from modelkeep.workflows.watch import Observation, Watch
+
+EVERY = 0.25
+"""Seconds between two looks."""
+RETRY = 5.0
+"""Seconds until a release whose store failed is tried again."""
+
+
+class _Failed(NamedTuple):
+    """A load that failed: of which sealed body, at which log size, why, and from when it may be tried again."""
+
+    sealed: str
+    size: int
+    reason: ModelkeepError
+    again: float
+
+
+class Opened(NamedTuple):
+    """A release, decrypted and proven: the model file's bytes, and its extraction profile if it has one."""
+
+    model: bytes | bytearray | memoryview
+    profile: Profile | None
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """Who decides what is served: the releases log as the registry reads it, the admission policy, and reviews."""
+
+    registry: Registry
+    policy: AdmissionPolicy
+    reviews: Reviews
+
+    def refresh(self) -> tuple[EvidenceBook, list[str]]:
+        """What the log says now, and the subjects cleared by a review since the last look. Raises NotTrusted, Unavailable."""
+        book = self.registry.refresh()
+        return book, self.reviews.catch_up(self.registry.view, book.size)
+
+    def judge(self, found: ReleaseEvidence) -> None:
+        """Return if ``found`` may be served. Raises Quarantined, NotAdmitted."""
+        judge(self.policy, found)
+
+
+def judge(policy: AdmissionPolicy, found: ReleaseEvidence) -> None:
+    """Return if the log and the admission policy let ``found`` be served. Raises Quarantined, NotAdmitted."""
+    admit(found, policy.decide)
+
+
+def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:
+    """Decrypt a release and its extraction profile, both proven against the log. Raises NotTrusted, Denied, Unavailable."""
+    model = registry.open_body(found.body, found.model, MODEL).read_source()
+    if found.profile_body is None or found.profile_digest is None:
+        return Opened(model, None)
+    sealed = registry.open_body(found.profile_body, found.profile_digest, PROFILE)
+    return Opened(model, Profile.from_arrays(load(sealed.read_source())))
+
+
+class AuditFolder(NamedTuple):
+    """The audit log of an earlier process: its files, verifier key and origin."""
+
+    files: LogFiles
+    vkey: str
+    origin: str
+
+
+class History:
+    """Answers that earlier processes recorded, from their audit logs (finished ones: see ``recover_audit``)."""
+
+    def __init__(
+        self, logs: Sequence[AuditFolder], keys: SubjectKeys, reviews: Callable[[str], int] = lambda _subject: 0
+    ) -> None:
+        """``logs``: oldest first; ``reviews``: Unix nanoseconds of a subject's last review, before which nothing counts."""
+        self._logs, self._keys, self._reviews = tuple(logs), keys, reviews
+
+    def of(self, ref: ReleaseRef) -> Iterator[Observation]:
+        """Recorded answers of one release, in order, but of erased subjects. Raises NotTrusted, Unavailable."""
+        text = str(ref)
+        for log in self._logs:
+            for index, entry, sealed in read_bodies(log.files, log.vkey, log.origin):
+                if entry.kind != "predict" or entry.release != text or entry.t <= self._reviews(entry.subject):
+                    continue
+                try:
+                    key = self._keys.existing(entry.subject)
+                except Missing:
+                    continue
+                body = open_body(key, sealed, entry.subject, text)
+                yield Observation(index, entry.subject, body.inputs(), body.raw_probs())
+
+
+class Loader:
+    """Makes a release ready to serve. A release's evidence is kept for the life of the process, also while it is not served."""
+
+    def __init__(
+        self,
+        opened: Callable[[ReleaseEvidence], Opened],
+        start: Callable[[bytes], Runtime],
+        clock: Clock,
+        history: History,
+        *,
+        guard: Callable[[Profile], Guard],
+        max_rows: int = 1024,
+    ) -> None:
+        """``opened``: decrypts and proves; ``start``: a runtime from a model's bytes; ``guard``: a fresh one for a profile."""
+        self._opened, self._start, self._clock, self._history = opened, start, clock, history
+        self._guard, self._max_rows = guard, max_rows
+        self._watches: dict[ReleaseRef, Watch] = {}
+
+    def load(self, found: ReleaseEvidence) -> Served:
+        """Open, start and probe one release, and rebuild its evidence. Raises NotTrusted, Unavailable, Missing, Invalid."""
+        opened = self._opened(found)
+        runtime = self._start(bytes(opened.model))
+        inputs = InputPlan(found.interface, max_rows=self._max_rows)
+        outputs, row_seconds = self._probe(found, runtime, inputs, opened.profile)
+        return Served(
+            ref=found.ref,
+            text=str(found.ref),
+            target=model_target(found.ref.name),
+            interface=ModelSignature(found.interface.inputs, outputs.served),
+            inputs=inputs,
+            outputs=outputs,
+            runtime=runtime,
+            profile=opened.profile,
+            watch=self._watch(found.ref, opened.profile),
+            row_seconds=row_seconds,
+            markers={},
+        )
+
+    def watches(self) -> list[Watch]:
+        """Every release's evidence so far."""
+        return list(self._watches.values())
+
+    def by_release(self) -> dict[ReleaseRef, Watch]:
+        """The same, by release."""
+        return dict(self._watches)
+
+    def _watch(self, ref: ReleaseRef, profile: Profile | None) -> Watch | None:
+        if profile is None:
+            return None
+        known = self._watches.get(ref)
+        if known is None:
+            known = Watch(self._guard(profile))
+            known.replay(self._history.of(ref))
+            self._watches[ref] = known
+        return known
+
+    def _probe(
+        self, found: ReleaseEvidence, runtime: Runtime, inputs: InputPlan, profile: Profile | None
+    ) -> tuple[OutputPlan, float]:
+        """What the outputs are, from one row (an average benign one if possible), and the seconds that a row takes."""
+        row = inputs.probe(None if profile is None else profile.embedding.mean)
+        plan = plan_outputs(found.interface, runtime.run(row))
+        if profile is not None and bool(profile.n_classes) != (plan.probabilities is not None):
+            raise NotTrusted(f"{found.ref} does not answer as its extraction profile says: publish it again")
+        times = []
+        for _ in range(5):
+            began = self._clock.monotonic()
+            runtime.run(row)
+            times.append(self._clock.monotonic() - began)
+        return plan, min(times)
+
+
+class AdmissionFollower:
+    """Keeps ``Admitted`` up to date from the releases log, in a thread of its own; loading happens in another."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        loader: Loader,
+        clock: Clock,
+        *,
+        publish: Callable[[Admitted], None],
+        also: Sequence[Callable[[], None]] = (),
+        only: Iterable[ReleaseRef] = (),
+        report: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """``publish``: takes every look's result; ``also``: refreshed in every round (directory, quotas); ``only``: serve no
+        other release than these (empty: all that are promoted); ``report``: told when something fails, and works again."""
+        self._authority, self._loader, self._clock = authority, loader, clock
+        self._publish, self._also, self._only, self._report = publish, tuple(also), frozenset(only), report
+        self._loaded: dict[ReleaseRef, tuple[str, Served]] = {}
+        self._loading: dict[ReleaseRef, tuple[str, Future[Served]]] = {}
+        self._pool = ThreadPoolExecutor(1, "modelkeep-load")
+        self._failed: dict[ReleaseRef, _Failed] = {}
+        self._seen = -1
+        self._last = Admitted({}, {}, {}, 0.0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="admission", daemon=True)
+        self.problem = ""
+
+    def start(self) -> None:
+        """Follow the log from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. The lease in force runs out by itself."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
+
+    def settle(self, seconds: float) -> None:
+        """Look until nothing is loading. Raises what a look raises, and Unavailable when it takes longer than ``seconds``."""
+        end = self._clock.monotonic() + seconds
+        while True:
+            self.look()
+            if not self._loading:
+                return
+            if self._clock.monotonic() > end:
+                raise Unavailable(f"the models could not be loaded within {seconds:g} s")
+            self._clock.sleep(0.02)
+
+    def look(self) -> None:
+        """One look. Raises NotTrusted (the log was rolled back or damaged), Unavailable; the lease is then not renewed."""
+        began = self._clock.monotonic()
+        for refresh in self._also:
+            refresh()
+        book, cleared = self._authority.refresh()
+        for subject in cleared:
+            for watch in self._loader.watches():
+                watch.clear(subject)
+        size = book.size
+        if size != self._seen or self._loading or self._failed:
+            self._seen = size
+            self._last = self._sort(book)
+        self._last = msgspec.structs.replace(self._last, until=began + LEASE)
+        self._publish(self._last)
+
+    def _sort(self, book: EvidenceBook) -> Admitted:
+        models: dict[ReleaseRef, Served] = {}
+        refused: dict[ReleaseRef, ModelkeepError] = {}
+        newest: dict[str, ReleaseRef] = {}
+        for found in book.releases():
+            if self._only and found.ref not in self._only:
+                continue
+            try:
+                self._authority.judge(found)
+                models[found.ref] = self._serving(found)
+                newest[found.ref.name] = found.ref
+            except ModelkeepError as reason:
+                refused[found.ref] = reason
+                if not isinstance(reason, Unavailable):
+                    self._loaded.pop(found.ref, None)
+        return Admitted(models, newest, refused, 0.0)
+
+    def _serving(self, found: ReleaseEvidence) -> Served:
+        """The loaded release. Raises Unavailable while it is being loaded, and what loading raised."""
+        loaded = self._loaded.get(found.ref)
+        if loaded is not None and loaded[0] == found.body.sealed:
+            return loaded[1]
+        self._check_failed(found)
+        pending = self._loading.get(found.ref)
+        if pending is None or pending[0] != found.body.sealed:
+            pending = self._loading[found.ref] = (found.body.sealed, self._pool.submit(self._loader.load, found))
+        if not pending[1].done():
+            raise Unavailable(f"{found.ref} is being loaded: ask again in a moment")
+        del self._loading[found.ref]
+        try:
+            served = pending[1].result()
+        except ModelkeepError as reason:
+            again = self._clock.monotonic() + (RETRY if isinstance(reason, Unavailable) else float("inf"))
+            self._failed[found.ref] = _Failed(found.body.sealed, self._seen, reason, again)
+            raise
+        self._loaded[found.ref] = (found.body.sealed, served)
+        return served
+
+    def _check_failed(self, found: ReleaseEvidence) -> None:
+        """Raise why loading failed last time, until the log grows or, where retrying may help, a few seconds have passed."""
+        failed = self._failed.get(found.ref)
+        if failed is None:
+            return
+        if failed.sealed == found.body.sealed and failed.size == self._seen and self._clock.monotonic() < failed.again:
+            raise failed.reason
+        del self._failed[found.ref]
+
+    def _run(self) -> None:
+        while not self._stop.wait(EVERY):
+            try:
+                self.look()
+            except ModelkeepError as cause:
+                self._tell(str(cause))
+            else:
+                self._tell("")
+
+    def _tell(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self._report(problem or "the releases log and the records can be read again")

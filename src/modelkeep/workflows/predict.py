@@ -1,0 +1,263 @@
+"""One prediction, from bytes to bytes: the gateway's hot path.
+
+credential → rate → policy → admission → validation → ladder → quota → model → watermark → record → answer. Each step returns or
+raises; an answer exists only once its audit record is durable, and so does a refusal of somebody who is known.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.access.authorize import authorize
+from modelkeep.access.directory import Directory, Grant
+from modelkeep.access.limits import Limiter
+from modelkeep.access.quotas import Quotas
+from modelkeep.core.ports import Clock
+from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.kdf import hkdf
+from modelkeep.errors import ModelkeepError, NotTrusted, ReviewRequired, Unavailable
+from modelkeep.extraction.ladder import TABLE, Rung, respond
+from modelkeep.extraction.perturb import Marker, commitment
+from modelkeep.policy.engine import KEEP, Engine, Target, model
+from modelkeep.serving.audit import AuditEntry
+from modelkeep.serving.bodies import SubjectKeys, encode_body, seal_body
+from modelkeep.serving.oip import decode_request, encode_response, model_metadata
+from modelkeep.serving.runtime import probability_rows, round_floats
+from modelkeep.serving.validate import Checked
+from modelkeep.workflows.admitted import NOTHING, Served
+from modelkeep.workflows.recorder import Recorder
+from modelkeep.workflows.watch import Observation
+
+Floats = NDArray[np.float64]
+T = TypeVar("T")
+INLINE_SECONDS = 0.002
+"""A run expected to take longer leaves the event loop for a thread."""
+
+
+class Call(NamedTuple):
+    """One request for a prediction. ``version`` None: the newest that is served; ``token``: as it stood in the header."""
+
+    model: str
+    version: int | None
+    token: str
+    address: str
+    body: bytes
+
+
+class Answer(NamedTuple):
+    """``body``: the response of the Open Inference Protocol; ``record``: ``<instance>/<index>`` of its audit record."""
+
+    body: bytes
+    record: str
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How answers are given. ``epsilon``: L1 bound of the mark; ``decimals``: of probabilities; ``on_alarm``: see settings."""
+
+    epsilon: float = 0.05
+    decimals: int = 4
+    on_alarm: str = "refuse"
+    max_markers: int = 4096
+
+
+class Doors(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is let in: the directory, requests a second per account, quotas per credential, and the access policy."""
+
+    directory: Directory
+    rate: Limiter
+    quotas: Quotas
+    policy: Engine
+
+
+class Shown(NamedTuple):
+    """What one run gives: ``x`` as the model took it, probabilities ``raw`` and ``served`` (None: no classifier), outputs."""
+
+    x: NDArray[Any]
+    raw: Floats | None
+    served: Floats | None
+    outputs: dict[str, NDArray[Any]]
+
+
+def account_key(master: bytes, subject: str, ref: ReleaseRef) -> bytes:
+    """The watermark key of one account for one release: k_u = HKDF(master, subject ‖ release), as committed in the log."""
+    return hkdf(master, salt=b"", info=f"modelkeep/account-mark/1\0{subject}\0{ref}".encode())
+
+
+class Marks:
+    """The account marks: keys from the master key, each used only once the log holds its commitment."""
+
+    def __init__(
+        self,
+        master: bytes,
+        committed: Callable[[str, ReleaseRef], str | None],
+        wanted: Callable[[str, ReleaseRef, str], None] = lambda _subject, _ref, _commitment: None,
+    ) -> None:
+        """``committed``: the commitment in the releases log, hex; ``wanted``: told of a (subject, release, commitment) that
+        is not there."""
+        self._master, self._committed, self._wanted = master, committed, wanted
+
+    def key(self, subject: str, ref: ReleaseRef) -> bytes:
+        """The key of ``subject`` for ``ref``. Raises Unavailable (not committed yet), NotTrusted (another one is)."""
+        key = account_key(self._master, subject, ref)
+        mine, logged = commitment(key).hex(), self._committed(subject, ref)
+        if logged is None:
+            self._wanted(subject, ref, mine)
+            raise Unavailable(f"the watermark key of {subject} for {ref} is not in the releases log yet: ask again in a second")
+        if logged != mine:
+            raise NotTrusted(f"the releases log commits to another watermark key of {subject} for {ref}")
+        return key
+
+
+class Gateway:
+    """Answers predictions. ``admitted`` is replaced by the follower; everything else stays for the process's life."""
+
+    def __init__(
+        self, doors: Doors, keys: SubjectKeys, marks: Marks, recorder: Recorder, *, clock: Clock, terms: Terms | None = None
+    ) -> None:
+        self._directory, self._rate, self._quotas, self._policy = doors.directory, doors.rate, doors.quotas, doors.policy
+        self._keys, self._marks, self._recorder = keys, marks, recorder
+        self._monotonic = clock.monotonic
+        self._terms = terms or Terms()
+        self._targets: dict[str, Target] = {}
+        self.admitted = NOTHING
+
+    async def predict(self, call: Call) -> Answer:
+        """Answer one request.
+
+        Raises Unauthenticated, Denied, ReviewRequired, OverBudget, Invalid, TooLarge, Missing, NotAdmitted, Quarantined,
+        NotTrusted, Unavailable. A refusal of somebody who is known has a durable record too (all but Unavailable; of those
+        over a limit, one a second).
+        """
+        grant = self._directory.authenticate(call.token, call.address)
+        try:
+            return await self._answer(call, grant)
+        except Unavailable:
+            raise
+        except ModelkeepError as refusal:
+            await self._recorder.refusal(grant.principal.subject, _named(call), refusal)
+            raise
+
+    async def _answer(self, call: Call, grant: Grant) -> Answer:
+        principal, subject = grant.principal, grant.principal.subject
+        self._rate.take(subject)
+        authorize(self._policy, principal, "predict", model(call.model))
+        served = self.admitted.find(call.model, call.version, self._monotonic())
+        request = decode_request(call.body)
+        wanted = served.outputs.wanted(request.output_names())
+        checked = served.inputs.check(request)
+        rung = self._rung(served, subject)
+        self._quotas.take(grant.quota_id, grant.quota)
+        key = self._keys.cached(subject)
+        if key is None:
+            key = await _in_thread(lambda: self._keys.key(subject))
+        marker = served.markers.get(subject) or await self._marker(served, subject)
+        watch = served.watch
+        if watch is not None:
+            watch.reserve(subject, checked.rows)
+        try:
+            shown = self._show(served, checked, await _run(served, checked), marker, rung)
+            body = encode_response(served.ref, request.id, [(spec, shown.outputs[spec.name]) for spec in wanted])
+            plain = encode_body(shown.x, shown.raw, shown.served, b"" if shown.raw is not None else body, rung)
+            entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome="ok")
+            index = await self._recorder.write(entry, seal_body(key, plain, subject, served.text))
+        except BaseException:
+            if watch is not None:
+                watch.release(subject, checked.rows)
+            raise
+        if watch is not None:
+            raw = np.empty((checked.rows, 0)) if shown.raw is None else shown.raw
+            watch.submit(Observation(index, subject, shown.x, raw))
+        return Answer(body, self._recorder.receipt(index))
+
+    def _rung(self, served: Served, subject: str) -> Rung:
+        """The ladder's rung in force for this account. Raises ReviewRequired (alarm), OverBudget (its rate is lowered)."""
+        if served.watch is None:
+            return Rung.MARK
+        rung = served.watch.rung(subject)
+        if rung is Rung.ALARM:
+            if self._terms.on_alarm == "refuse":
+                raise ReviewRequired("this account's queries look like an attempt to copy the model: it waits for a review")
+        elif TABLE[rung].rate < 1.0:
+            self._rate.take(subject, 1.0 / TABLE[rung].rate - 1.0)
+        return rung
+
+    def _show(
+        self, served: Served, checked: Checked, found: Mapping[str, NDArray[Any]], marker: Marker | None, rung: Rung
+    ) -> Shown:
+        """What leaves: probabilities marked for the account and as coarse as its rung asks; the label as the model gave it."""
+        plan, x = served.outputs, served.inputs.matrix(checked)
+        if plan.probabilities is None:
+            return Shown(x, None, None, {spec.name: round_floats(found[spec.name]) for spec in plan.served})
+        raw = probability_rows(found[plan.probabilities], checked.rows)
+        marked = raw if marker is None else marker.apply(x, raw)
+        shown = respond(rung, marked, self._terms.decimals)
+        outputs = {plan.probabilities: shown}
+        if plan.label is not None:
+            outputs[plan.label] = found[plan.label]
+        return Shown(x, raw, shown, outputs)
+
+    async def _marker(self, served: Served, subject: str) -> Marker | None:
+        profile = served.profile
+        if profile is None or served.outputs.probabilities is None:
+            return None
+        key = self._marks.key(subject, served.ref)
+        marker = await _in_thread(lambda: Marker(key, profile, self._terms.epsilon, self._terms.decimals))
+        if len(served.markers) >= self._terms.max_markers:
+            served.markers.pop(next(iter(served.markers)))
+        served.markers[subject] = marker
+        return marker
+
+    # -- what else clients may ask --
+
+    def permit(self, token: str, address: str, action: str, target: Target = KEEP) -> Grant:
+        """Let somebody do ``action``. Raises Unauthenticated, OverBudget, Denied, Unavailable."""
+        grant = self._directory.authenticate(token, address)
+        self._rate.take(grant.principal.subject)
+        authorize(self._policy, grant.principal, action, target)
+        return grant
+
+    def metadata(self, token: str, address: str, name: str, version: int | None) -> bytes:
+        """The metadata of a served model. Raises what ``permit`` and ``Admitted.find`` raise."""
+        served = self._shown_to(token, address, name, version)
+        versions = sorted(ref.version for ref in self.admitted.models if ref.name == name)
+        return model_metadata(name, versions, served.interface)
+
+    def ready(self, token: str, address: str, name: str, version: int | None) -> str:
+        """Return the release that would answer. Raises what ``permit`` and ``Admitted.find`` raise."""
+        return self._shown_to(token, address, name, version).text
+
+    def serves(self, name: str) -> bool:
+        """Whether ``name`` is a served model now."""
+        return name in self.admitted.newest
+
+    def lease_left(self, now: float) -> float:
+        """Seconds left of the admission lease; 0 when it is over."""
+        return max(0.0, self.admitted.until - now)
+
+    def check_ready(self) -> None:
+        """Raise Unavailable unless predictions can be answered: lease in force, last record durable."""
+        self.admitted.check_lease(self._monotonic())
+        self._recorder.check()
+
+    def _shown_to(self, token: str, address: str, name: str, version: int | None) -> Served:
+        self.permit(token, address, "show", model(name))
+        return self.admitted.find(name, version, self._monotonic())
+
+
+async def _run(served: Served, checked: Checked) -> dict[str, NDArray[Any]]:
+    """Run the model: here when it is quick, in a thread when it would hold everybody up."""
+    if checked.rows * served.row_seconds < INLINE_SECONDS:
+        return served.runtime.run(checked.feeds)
+    return await _in_thread(lambda: served.runtime.run(checked.feeds))
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _named(call: Call) -> str:
+    return call.model if call.version is None else f"{call.model}@{call.version}"

@@ -1,0 +1,264 @@
+"""Publish a model: read it, seal it, say so in the log. And settle what a publisher that died left behind.
+
+The order is what makes it safe to be cut off anywhere: a pending record that names a claim of this process, the sealed bodies, the
+record completed with where they are, *then* the log, which alone makes it a release, then the record's own state. Whoever finds a
+pending record whose claim nobody holds either completes it (it is in the log) or collects it (it is not).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+from modelkeep.container.reader import BytesReader
+from modelkeep.container.recipients import Binding, KmsRecipient, encode_recipients
+from modelkeep.container.seal import seal
+from modelkeep.core.ports import Change, Record
+from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, digest_of, parse_name
+from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
+from modelkeep.custody.releases import COUNTER, RECIPIENTS, RELEASE, Counter, Release, SealedBody, file_name
+from modelkeep.custody.scan import ScanVerdict, scan
+from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
+from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
+from modelkeep.formats.safetensors import dump
+from modelkeep.workflows.registry import MODEL, PROFILE, Desk
+
+RESERVE_TRIES = 64
+
+
+class ModelFile(msgspec.Struct, frozen=True):
+    """The file to publish: its bytes and its plain name."""
+
+    data: bytes | bytearray | memoryview
+    filename: str
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """How to fit the extraction profile. ``fit``: model bytes and interface to named arrays.
+
+    ``rows``: reference rows used; ``reference``: digest of the reference file.
+    """
+
+    fit: Callable[[memoryview, ModelSignature], Mapping[str, NDArray[Any]]]
+    rows: int
+    reference: Digest
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What settling did: releases completed, pending ones collected, ones still being published, bodies removed."""
+
+    completed: tuple[str, ...] = ()
+    collected: tuple[str, ...] = ()
+    underway: tuple[str, ...] = ()
+    bodies: int = 0
+
+
+class _Sealed(msgspec.Struct, frozen=True):
+    body: SealedBody
+    source: Digest
+    block: bytes
+
+
+def publish(desk: Desk, model: ModelFile, name: str, *, actor: str, calibration: Calibration | None = None) -> ReleaseEvidence:
+    """Release ``model`` as the next version of ``name``; what the log then says of it.
+
+    On any error nothing was released and nothing is left, or settling removes it. Raises Invalid (name, file), NotTrusted (the
+    scan refuses the file), Unavailable (store full or failing), Conflict (the log does not count the release).
+    """
+    name, filename = parse_name(name, "model name"), file_name(model.filename)
+    data = memoryview(model.data).cast("B")
+    verdict = _scan(data, filename)
+    profile = dump(calibration.fit(data, interface_of(verdict))) if calibration else None
+    claim = desk.entropy.token(16).hex()
+    with desk.claims.hold(claim):
+        blank = Release(
+            ref=ReleaseRef(name, 1),
+            state=ReleaseState.PENDING,
+            claim=claim,
+            model=digest_of(data),
+            filename=filename,
+            format=verdict.format,
+            size=data.nbytes,
+            actor=actor,
+            created=desk.clock.now_ns(),
+            interface=interface_of(verdict),
+        )
+        record = _reserve(desk, blank)
+        try:
+            return _carry_out(desk, record, data, verdict, profile, calibration)
+        except ModelkeepError:
+            found = _settle_after_failure(desk, record)
+            if found is None:
+                raise
+            return found
+
+
+def settle(desk: Desk) -> Settled:
+    """Complete what is in the log, collect what is not and whose publisher is gone, and remove bodies that nothing names.
+
+    Safe beside live publishers and other settlers, and idempotent. Raises NotTrusted (the log), Unavailable.
+    """
+    stored = list(desk.registry.blobs.all())  # before asking who is alive: a later publisher's bodies are not in this list
+    outcomes: dict[str, list[str]] = {"completed": [], "collected": [], "underway": []}
+    desk.registry.refresh()
+    for record in desk.registry.records.scan(RELEASE):
+        release = Release.parse(record.body or b"")
+        if release.state is ReleaseState.PENDING:
+            outcomes[_settle_pending(desk, record, release)].append(str(release.ref))
+    removed = 0 if outcomes["underway"] else _remove_unnamed(desk, stored)
+    completed, collected, underway = (tuple(outcomes[key]) for key in ("completed", "collected", "underway"))
+    return Settled(completed, collected, underway, removed)
+
+
+def _carry_out(
+    desk: Desk, record: Record, data: memoryview, verdict: ScanVerdict, profile: bytes | None, calibration: Calibration | None
+) -> ReleaseEvidence:
+    release = Release.parse(record.body or b"")
+    sealed = _seal(desk, data, MODEL)
+    sealed_profile = _seal(desk, profile, PROFILE) if profile is not None else None
+    release = msgspec.structs.replace(
+        release,
+        body=sealed.body,
+        profile=sealed_profile.body if sealed_profile else None,
+        profile_digest=sealed_profile.source if sealed_profile else None,
+    )
+    blocks = [Change(RECIPIENTS, each.body.sealed, each.block, 0) for each in (sealed, sealed_profile) if each]
+    desk.registry.records.commit([Change(RELEASE, record.key, release.encode(), record.revision), *blocks])
+    about = None
+    if sealed_profile is not None and calibration is not None:
+        about = SealedProfile(sealed_profile.body, sealed_profile.source, calibration.rows, calibration.reference)
+    facts = ReleaseFacts(
+        release.ref, release.model, release.filename, release.size, verdict, sealed.body, about, release.actor, release.created
+    )  # fmt: skip
+    indexes = desk.log_statements(release_statements(facts))
+    book = desk.registry.refresh()
+    evidence = _logged(book, release)
+    if evidence is None or evidence.index != indexes[-1]:
+        raise Conflict(f"{release.ref} was logged at {indexes[-1]} and does not count: {_problem(book, indexes[-1])}")
+    _complete(desk, release.ref, evidence)
+    return evidence
+
+
+def _scan(data: memoryview, filename: str) -> ScanVerdict:
+    verdict = scan(data, filename)
+    if not verdict.clean:
+        more = f" (and {len(verdict.findings) - 1} more)" if len(verdict.findings) > 1 else ""
+        first = verdict.findings[0]
+        raise NotTrusted(f"the scan refuses {filename}: {first.message} [{first.rule} at {first.where}]{more}")
+    return verdict
+
+
+def _reserve(desk: Desk, blank: Release) -> Record:
+    """Take the next version and leave a pending record, in one step. A version is never given twice, not even a collected one."""
+    name, records = blank.ref.name, desk.registry.records
+    for _ in range(RESERVE_TRIES):
+        try:
+            counter = records.get(COUNTER, name)
+            last, expected = Counter.parse(counter.body or b"").last, counter.revision
+        except Missing:
+            last, expected = 0, 0
+        known = (ReleaseRef.parse(record.key).version for record in records.scan(RELEASE, f"{name}@"))
+        version = max(last, desk.registry.refresh().last_version(name), *known, 0) + 1
+        release = msgspec.structs.replace(blank, ref=ReleaseRef(name, version))
+        body, key = release.encode(), str(release.ref)
+        try:
+            revision = records.commit(
+                [Change(COUNTER, name, Counter(version).encode(), expected), Change(RELEASE, key, body, 0)]
+            )
+        except Conflict:
+            continue
+        return Record(RELEASE, key, body, revision)
+    raise Conflict(f"no version of {name} could be reserved: too many publish it at once, try again")
+
+
+def _seal(desk: Desk, data: bytes | memoryview, purpose: str) -> _Sealed:
+    sealing = seal(BytesReader(data))
+    sealed = desk.registry.blobs.put(sealing.chunks())
+    made = sealing.model
+    binding = Binding(made.header_hash, made.model_digest, purpose)
+    stanza = KmsRecipient(desk.wrapper).stanza(made.dek, binding.context())
+    body = SealedBody(sealed, made.root.hex(), made.header_hash.hex(), made.size)
+    return _Sealed(body, made.model_digest, encode_recipients([stanza], made.dek, binding))
+
+
+def _settle_after_failure(desk: Desk, record: Record) -> ReleaseEvidence | None:
+    """Undo, or find that the log has it after all. Whatever fails here is left for the next ``settle``."""
+    with contextlib.suppress(ModelkeepError):
+        current = desk.registry.records.get(RELEASE, record.key)
+        release = Release.parse(current.body or b"")
+        evidence = _logged(desk.registry.refresh(), release)
+        if evidence is None:
+            _collect(desk, current, release)
+            return None
+        _complete(desk, release.ref, evidence)
+        return evidence
+    return None
+
+
+def _settle_pending(desk: Desk, record: Record, release: Release) -> str:
+    evidence = _logged(desk.registry.book, release)
+    if evidence is not None:
+        _complete(desk, release.ref, evidence)
+        return "completed"
+    try:
+        with desk.claims.hold(release.claim):
+            current = desk.registry.records.get(RELEASE, record.key)  # Missing: someone else was quicker
+            release = Release.parse(current.body or b"")
+            evidence = _logged(desk.registry.refresh(), release)  # it may have been logged just before its publisher ended
+            if evidence is not None:
+                _complete(desk, release.ref, evidence)
+                return "completed"
+            _collect(desk, current, release)
+            return "collected"
+    except Missing:
+        return "collected"
+    except Conflict:
+        return "underway"
+
+
+def _logged(book: EvidenceBook, release: Release) -> ReleaseEvidence | None:
+    """The evidence, when the log's release of that name and version is this very one."""
+    try:
+        evidence = book.release(release.ref)
+    except Missing:
+        return None
+    same = (evidence.model, evidence.body, evidence.profile_body) == (release.model, release.body, release.profile)
+    return evidence if same else None
+
+
+def _complete(desk: Desk, ref: ReleaseRef, evidence: ReleaseEvidence) -> None:
+    """Mark the record as logged; silent when someone else did."""
+    with contextlib.suppress(Conflict, Missing):
+        record = desk.registry.records.get(RELEASE, str(ref))
+        release = Release.parse(record.body or b"")
+        if release.state is ReleaseState.PENDING:
+            done = msgspec.structs.replace(release, state=ReleaseState.PUBLISHED, claim="", entries=evidence.entries)
+            desk.registry.records.commit([Change(RELEASE, record.key, done.encode(), record.revision)])
+
+
+def _collect(desk: Desk, record: Record, release: Release) -> None:
+    """Forget a release that was never logged: its record and recipients first, then its bodies."""
+    bodies = [body.sealed for body in (release.body, release.profile) if body is not None]
+    changes = [Change(RELEASE, record.key, None, record.revision), *(Change(RECIPIENTS, sealed, None) for sealed in bodies)]
+    desk.registry.records.commit(changes)
+    for sealed in bodies:
+        desk.registry.blobs.delete(sealed)
+
+
+def _remove_unnamed(desk: Desk, stored: Iterable[Digest]) -> int:
+    named = set()
+    for evidence in desk.registry.refresh().releases():
+        named |= {body.sealed for body in (evidence.body, evidence.profile_body) if body}
+    for record in desk.registry.records.scan(RELEASE):
+        release = Release.parse(record.body or b"")
+        named |= {body.sealed for body in (release.body, release.profile) if body}
+    unnamed = [sealed for sealed in stored if sealed not in named]
+    for sealed in unnamed:
+        desk.registry.blobs.delete(sealed)
+    return len(unnamed)
+
+
+def _problem(book: EvidenceBook, index: int) -> str:
+    return next((problem.why for problem in book.problems if problem.index == index), "another release came first")

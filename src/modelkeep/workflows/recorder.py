@@ -1,0 +1,81 @@
+"""Audit records from the event loop: hand one over, wait until it is durable, one wake-up of the loop per batch."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from modelkeep.core.ports import Clock
+from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
+from modelkeep.serving.audit import AuditEntry, AuditLog
+
+Done = Callable[[int | ModelkeepError], None]
+MAX_QUIET = 65_536
+
+
+class Delivery:
+    """Brings the results of the audit writer's thread to the event loop. Give it to ``AuditLog`` as ``deliver``."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self, batch: list[tuple[Done, int | ModelkeepError]]) -> None:
+        """Deliver a batch; in this thread while no loop runs."""
+        if self.loop is None or self.loop.is_closed():
+            _run(batch)
+        else:
+            self.loop.call_soon_threadsafe(_run, batch)
+
+
+def _run(batch: list[tuple[Done, int | ModelkeepError]]) -> None:
+    for done, result in batch:
+        done(result)
+
+
+def _settle(future: asyncio.Future[int], result: int | ModelkeepError) -> None:
+    if future.done():  # the request was cut at its deadline; its record stands
+        return
+    if isinstance(result, ModelkeepError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+class Recorder:
+    """The audit log as the hot path sees it. ``instance`` names it in receipts; ``took`` is told each record's seconds."""
+
+    def __init__(self, audit: AuditLog, instance: str, clock: Clock) -> None:
+        self._submit, self._monotonic = audit.submit, clock.monotonic
+        self.took: Callable[[float], None] = lambda _seconds: None
+        self._audit = audit
+        self._prefix = instance + "/"
+        self._quiet: dict[str, float] = {}
+
+    def check(self) -> None:
+        """Raise Unavailable if a record would be refused at this moment."""
+        refusal = self._audit.refusal
+        if refusal:
+            raise Unavailable(refusal)
+
+    async def write(self, entry: AuditEntry, body: bytes) -> int:
+        """Index of the record, once it is durable. Raises Unavailable: then nothing may be answered."""
+        began = self._monotonic()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._submit(entry, body, partial(_settle, future))
+        index = await future
+        self.took(self._monotonic() - began)
+        return index
+
+    def receipt(self, index: int) -> str:
+        """What the client is told about its record: ``<instance>/<index>``."""
+        return f"{self._prefix}{index}"
+
+    async def refusal(self, subject: str, release: str, error: ModelkeepError) -> None:
+        """Record that a known account was refused. Of refusals over a limit one a second and account: they cost nothing."""
+        if isinstance(error, OverBudget):
+            now = self._monotonic()
+            if now < self._quiet.get(subject, 0.0):
+                return
+            if len(self._quiet) >= MAX_QUIET:
+                self._quiet.clear()
+            self._quiet[subject] = now + 1.0
+        await self.write(AuditEntry(kind="deny", subject=subject, release=release, request="", outcome=error.code), b"")

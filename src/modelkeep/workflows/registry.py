@@ -1,0 +1,90 @@
+"""The registry: what reading and changing releases needs, and the two of them that every verb shares: refresh and open.
+
+``Registry`` reads (a gateway has one); ``Desk`` also writes: it signs statements and appends them to the releases log.
+"""
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modelkeep.container.open import SealedFile, open_sealed
+from modelkeep.container.reader import BlobReader
+from modelkeep.container.recipients import KmsRecipient, unlock
+from modelkeep.core.ports import Blobs, Clock, Entropy, Records, Wrapper
+from modelkeep.core.values import Digest, ReleaseRef, Statement
+from modelkeep.crypto.signatures import StatementSigner
+from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
+from modelkeep.custody.releases import RECIPIENTS, SealedBody
+from modelkeep.custody.signing import sign_all
+from modelkeep.errors import Missing, NotTrusted
+from modelkeep.ledger.log import LogView, ReleasesLog
+
+MODEL, PROFILE = "model", "extraction-profile"
+"""Purposes of sealed bodies: a profile put in a model's place does not open."""
+
+
+class Claims(Protocol):
+    """Names held by live processes, so that work in progress can be told from work cut off."""
+
+    def hold(self, name: str) -> AbstractContextManager[None]:
+        """Hold ``name`` for the length of the block. Raises Conflict (a live process holds it), Unavailable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A reader of releases. ``wrappers``: keys that may open bodies, none for a verifier without keys. Thread-safe."""
+
+    records: Records
+    blobs: Blobs
+    view: LogView
+    book: EvidenceBook
+    wrappers: Sequence[Wrapper] = ()
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def refresh(self) -> EvidenceBook:
+        """The evidence as of now. Raises NotTrusted (the log was altered, forked or rolled back), Unavailable."""
+        with self._lock:
+            self.book.catch_up(self.view, self.view.refresh().size)
+            return self.book
+
+    def release(self, ref: ReleaseRef) -> ReleaseEvidence:
+        """The evidence on one release as of now. Raises Missing and what ``refresh`` raises."""
+        return self.refresh().release(ref)
+
+    def open_body(self, body: SealedBody, source: Digest, purpose: str) -> SealedFile:
+        """Open a sealed body that the log vouches for: the key, the signed root and the signed source digest must all agree.
+
+        Raises NotTrusted (missing, altered, swapped, other keys), Denied (the key is disabled), Unavailable.
+        """
+        try:
+            block = self.records.get(RECIPIENTS, body.sealed).body or b""
+            reader = BlobReader(self.blobs, body.sealed)
+        except Missing as cause:
+            raise NotTrusted(f"the {purpose} {source} cannot be opened: {cause}") from cause
+        openers = [KmsRecipient(wrapper) for wrapper in self.wrappers]
+        dek = unlock(block, bytes.fromhex(body.header), openers, purpose=purpose)
+        opened = open_sealed(reader, dek, root=bytes.fromhex(body.root))
+        if opened.model_digest != source or opened.header_hash.hex() != body.header:
+            raise NotTrusted(f"the sealed body {body.sealed} is not that of the {purpose} {source}")
+        return opened
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Whoever may change releases. ``lease``: seconds for which a gateway may still act on what it last read."""
+
+    registry: Registry
+    log: ReleasesLog
+    signer: StatementSigner
+    wrapper: Wrapper
+    claims: Claims
+    clock: Clock
+    entropy: Entropy
+    lease: float = 1.0
+
+    def log_statements(self, statements: Sequence[Statement]) -> range:
+        """Sign statements and append them in one step; their log indexes. Raises TooLarge, NotTrusted, Unavailable."""
+        return self.log.append(sign_all(statements, self.signer))

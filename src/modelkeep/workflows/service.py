@@ -1,0 +1,61 @@
+"""A gateway process, put together: what ``app`` wires and ``http`` runs."""
+
+import ssl
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.serving.audit import AuditLog
+from modelkeep.workflows.follow import AdmissionFollower, Loader
+from modelkeep.workflows.predict import Gateway
+from modelkeep.workflows.recorder import Delivery, Recorder
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how a server listens. Seconds and bytes; ``port`` 0 takes a free one; ``tls`` None is plain HTTP."""
+
+    host: str = "127.0.0.1"
+    port: int = 8443
+    tls: ssl.SSLContext | None = None
+    header_seconds: float = 5.0
+    body_seconds: float = 10.0
+    idle_seconds: float = 60.0
+    write_seconds: float = 10.0
+    handle_seconds: float = 15.0
+    linger_seconds: float = 2.0
+    drain_seconds: float = 10.0
+    max_head: int = 16 << 10
+    max_headers: int = 64
+    max_body: int = 4 << 20
+    max_parts: int = 16_384
+    max_queue: int = 64
+    max_connections: int = 1024
+    max_per_address: int = 1024
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a gateway process.
+
+    ``delivery``: the one that ``audit`` was made with; ``releases``: files of the releases log; ``audits``: those of an audit
+    log by instance; ``handover``: takes the audit log's signed checkpoint to control at start, every ``handover_seconds`` and
+    at stop (its failures are reported and stop nothing); ``announce`` and ``withdraw``: say where it listens, and take it
+    back; ``closing``: run last, in order; ``report``: told of trouble, one line each.
+    """
+
+    listen: Listen
+    gateway: Gateway
+    follower: AdmissionFollower
+    loader: Loader
+    audit: AuditLog
+    recorder: Recorder
+    delivery: Delivery
+    clock: Clock
+    releases: LogFiles
+    audits: Callable[[str], LogFiles]
+    handover: Callable[[bytes], None] = lambda _checkpoint: None
+    handover_seconds: float = 60.0
+    announce: Callable[[str], None] = lambda _url: None
+    withdraw: Callable[[], None] = lambda: None
+    closing: Sequence[Callable[[], None]] = ()
+    report: Callable[[str], None] = lambda _text: None

@@ -1,0 +1,100 @@
+"""Verify one release, as its owner or as a stranger with nothing but the public keys."""
+
+import msgspec
+
+from modelkeep.container.check import check_body
+from modelkeep.container.reader import BlobReader
+from modelkeep.core.values import Digest, ReleaseRef, ReleaseState
+from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.releases import RELEASE, Release, SealedBody
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import Missing, NotTrusted
+from modelkeep.ledger.proofs import check_proof
+from modelkeep.ledger.statements import open_statement
+from modelkeep.workflows.registry import MODEL, PROFILE, Registry
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A release that holds. ``opened``: it was also opened, its signed root and source digest recomputed (keys were at hand)."""
+
+    ref: ReleaseRef
+    state: ReleaseState
+    signer: str
+    log_index: int
+    log_size: int
+    model: Digest
+    sealed: Digest
+    opened: bool
+    checks: tuple[str, ...]
+
+
+def verify_release(registry: Registry, trust: TrustRoot, ref: ReleaseRef, *, signer: str | None = None) -> Verified:
+    """Check signatures, log inclusion, the sealed bodies and (with keys) what is inside, from the bottom up.
+
+    ``signer``: the identity that must have signed; None = any that the trust root lets sign releases.
+    Raises Missing (no such release), NotTrusted (one line for the first thing that does not hold), Unavailable.
+    """
+    evidence = registry.release(ref)
+    checks = [_check_entries(registry, trust, evidence)]
+    if signer is not None and evidence.signer != signer:
+        raise NotTrusted(f"{ref} was signed by {evidence.signer}, not by {signer}")
+    _check_record(registry, evidence)
+    checks.append("the record agrees with the log")
+    for body, purpose in _bodies(evidence):
+        _check_sealed(registry, body, f"{purpose} of {ref}")
+        checks.append(f"the sealed {purpose} has the digest that was signed")
+    if registry.wrappers:
+        registry.open_body(evidence.body, evidence.model, MODEL).check_model_digest()
+        checks.append("the model inside has the root and the digest that were signed")
+        if evidence.profile_body is not None and evidence.profile_digest is not None:
+            registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE).check_model_digest()
+            checks.append("the extraction profile inside has the root and the digest that were signed")
+    return Verified(
+        ref, evidence.state, evidence.signer, evidence.index, registry.book.size, evidence.model, evidence.body.sealed,
+        bool(registry.wrappers), tuple(checks),
+    )  # fmt: skip
+
+
+def check_stored(registry: Registry, evidence: ReleaseEvidence) -> None:
+    """The integrity pass over one release, without any key: record and sealed bodies against the log.
+
+    Raises NotTrusted with one line for the first damage found, Unavailable.
+    """
+    _check_record(registry, evidence)
+    for body, purpose in _bodies(evidence):
+        _check_sealed(registry, body, f"{purpose} of {evidence.ref}")
+
+
+def _bodies(evidence: ReleaseEvidence) -> list[tuple[SealedBody, str]]:
+    profile = evidence.profile_body
+    return [(evidence.body, MODEL), *([(profile, PROFILE)] if profile else [])]
+
+
+def _check_entries(registry: Registry, trust: TrustRoot, evidence: ReleaseEvidence) -> str:
+    """Every statement that the evidence rests on: its two signatures, and its inclusion proof as a stranger would check it."""
+    identities = [trusted.public for trusted in trust.identities]
+    for kind, index in sorted(evidence.entries.items()):
+        proof, _ = check_proof(registry.view.inclusion(index).encode(), trust.releases_log)
+        statement, _ = open_statement(proof.entry, *identities)
+        if proof.index != index or statement.subject[0].digest != evidence.model:
+            raise NotTrusted(f"log entry {index} is not the {kind} statement of {evidence.ref}")
+    return f"{len(evidence.entries)} statements are signed twice each and proven to be in the log"
+
+
+def _check_record(registry: Registry, evidence: ReleaseEvidence) -> None:
+    try:
+        release = Release.parse(registry.records.get(RELEASE, str(evidence.ref)).body or b"")
+    except Missing as cause:
+        raise NotTrusted(f"the record of {evidence.ref} is gone, and the log has the release: restore the records") from cause
+    said = (release.ref, release.model, release.body, release.profile)
+    if said != (evidence.ref, evidence.model, evidence.body, evidence.profile_body):
+        raise NotTrusted(f"the record of {evidence.ref} was altered: it names another model or body than the log")
+
+
+def _check_sealed(registry: Registry, body: SealedBody, what: str) -> None:
+    try:
+        check_body(BlobReader(registry.blobs, body.sealed), body.sealed)
+    except Missing as cause:
+        raise NotTrusted(f"the sealed {what} is gone: {cause}") from cause
+    except NotTrusted as cause:
+        raise NotTrusted(f"the sealed {what} is damaged: {cause}") from cause

@@ -1,0 +1,171 @@
+"""Extraction evidence off the hot path: answers go in, verdicts come out a few tens of milliseconds later.
+
+One thread takes what arrived in the last ``every`` seconds, hands it to the guard in the order of the audit log, and
+publishes the new verdicts; the hot path only reads them. What is not yet observed is bounded per account, so that a burst
+cannot run ahead of its own evidence.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.errors import OverBudget, Unavailable
+from modelkeep.extraction.guard import Guard, Verdict
+from modelkeep.extraction.ladder import Rung
+
+Floats = NDArray[np.float64]
+
+
+class Observation(NamedTuple):
+    """One answer: ``at``: index of its audit record, ``x`` (rows, features), ``probs`` the model's own, (rows, classes)."""
+
+    at: int
+    subject: str
+    x: Floats
+    probs: Floats
+
+
+class Watch:
+    """The evidence on one release: a guard, what waits for it, and the verdicts in force."""
+
+    def __init__(self, guard: Guard, *, max_rows_behind: int = 4096) -> None:
+        self._guard = guard
+        self._max_behind = max_rows_behind
+        self._waiting: list[Observation] = []
+        self._behind: dict[str, int] = {}
+        self._subjects: set[str] = set()
+        self._lock = threading.Lock()
+        self._broken = False
+        self.alarms = 0
+
+    def verdict(self, subject: str) -> Verdict:
+        """The verdict in force; the lowest rung for an account that has not asked yet."""
+        return self._guard.verdict(subject)
+
+    def subjects(self) -> list[str]:
+        """Every account that has evidence here."""
+        return self._guard.subjects()
+
+    def rung(self, subject: str) -> Rung:
+        """The ladder's rung in force. Raises Unavailable when the evidence can no longer be kept."""
+        if self._broken:
+            raise Unavailable(
+                "the extraction evidence of this model failed: restart the gateway to rebuild it from the audit log"
+            )
+        return self._guard.verdict(subject).rung
+
+    def reserve(self, subject: str, rows: int) -> None:
+        """Announce ``rows`` queries before they are answered. Raises OverBudget when too many wait for the evidence."""
+        behind = self._behind.get(subject, 0)
+        if behind and behind + rows > self._max_behind:
+            raise OverBudget(f"{behind} of your queries wait to be examined: ask again in a moment", 0.2)
+        self._behind[subject] = behind + rows
+
+    def release(self, subject: str, rows: int) -> None:
+        """Take back a reservation whose query was not answered, or was examined."""
+        left = self._behind.get(subject, 0) - rows
+        if left > 0:
+            self._behind[subject] = left
+        else:
+            self._behind.pop(subject, None)
+
+    def submit(self, observation: Observation) -> None:
+        """Hand over an answer that was reserved and recorded."""
+        self._waiting.append(observation)
+
+    def work(self) -> dict[str, int]:
+        """Examine what waits; returns the rows examined by subject. Called by one thread at a time."""
+        if not self._waiting:
+            return {}
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+            batch.sort(key=lambda one: one.at)
+            self._broken = True  # stays so if the guard raises: evidence with a hole in it is no evidence
+            done = self._observe(batch)
+            self._broken = False
+        return done
+
+    def replay(self, observations: Iterable[Observation]) -> int:
+        """Rebuild the evidence from recorded answers, in order; returns how many rows. Before serving only."""
+        rows = 0
+        batch: list[Observation] = []
+        for observation in observations:
+            batch.append(observation)
+            rows += len(observation.x)
+            if len(batch) == 512:
+                self._observe(batch)
+                batch = []
+        if batch:
+            self._observe(batch)
+        return rows
+
+    def clear(self, subject: str) -> None:
+        """Forget the evidence on ``subject``: a person has reviewed it."""
+        with self._lock:
+            self._guard.clear(subject)
+            self._count_alarms()
+
+    def rows_behind(self) -> int:
+        """Queries that are reserved or answered and not examined yet."""
+        return sum(self._behind.values())
+
+    def alarmed(self) -> list[str]:
+        """Subjects at the alarm rung."""
+        return [subject for subject in list(self._subjects) if self._guard.verdict(subject).rung is Rung.ALARM]
+
+    def _observe(self, batch: list[Observation]) -> dict[str, int]:
+        done: dict[str, int] = {}
+        for one in batch:
+            done[one.subject] = done.get(one.subject, 0) + len(one.x)
+        subjects = [one.subject for one in batch for _ in range(len(one.x))]
+        self._guard.observe_many(
+            subjects, np.concatenate([one.x for one in batch]), np.concatenate([one.probs for one in batch])
+        )
+        self._subjects.update(done)
+        self._count_alarms()
+        return done
+
+    def _count_alarms(self) -> None:
+        self.alarms = len(self.alarmed())
+
+
+class Watchers:
+    """The thread that keeps every watch up to date."""
+
+    def __init__(
+        self,
+        watches: Callable[[], Iterable[Watch]],
+        settle: Callable[[list[tuple[Watch, dict[str, int]]]], None],
+        *,
+        every: float = 0.05,
+    ) -> None:
+        """``watches``: those in force; ``settle``: told, in this thread, what was examined; ``every``: seconds a round."""
+        self._watches, self._settle, self._every = watches, settle, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="extraction-evidence", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Examine what waits and end the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            self._round()
+        self._round()
+
+    def _round(self) -> None:
+        done = [(watch, rows) for watch in list(self._watches()) if (rows := watch.work())]
+        if done:
+            self._settle(done)

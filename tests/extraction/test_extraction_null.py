@@ -1,0 +1,71 @@
+import numpy as np
+
+from modelkeep.extraction import null, synthetic
+
+
+def _pool(n=240, seed=0):
+    rng = np.random.default_rng(seed)
+    return null.Pool(rng.normal(size=(n, 5)), rng.integers(3, size=n), rng.exponential(size=n))
+
+
+def test_accounts_are_distributions_as_wide_as_promised():
+    weights = null.accounts(_pool(), np.random.default_rng(1))
+    assert len(weights) > 1000
+    assert np.allclose(weights.sum(axis=1), 1.0)
+    assert (1 / (weights**2).sum(axis=1) >= null.smallest_account(240)).all()
+
+
+def test_the_bound_holds_every_family_and_each_handling():
+    pool, rng = _pool(), np.random.default_rng(2)
+    weights = null.accounts(pool, rng)
+    plain = (rng.random((240, 4)) < 0.05).astype(float)
+    handled = {name: (rng.random((240, 4)) < 0.1).astype(float) for name in null.SHARES}
+    rates = null.score_rates(weights, plain, handled)
+    kappa = null.bound(rates, np.tile(1 / (weights**2).sum(axis=1), 1 + len(null.SHARES)))
+    assert (rates.max(axis=0) < kappa).all()
+    assert (kappa < 1).all()
+
+
+def test_step_rates_agree_with_simulation():
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(60, 3))
+    gaps = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
+    weights = rng.dirichlet(np.ones(60))[None]
+    exact = null.step_rates(weights, gaps, 0.05, np.array([0.25]))[0, 0]
+    hits, rounds = 0, 4000
+    for _ in range(rounds):
+        past, now = rng.choice(60, null.OWN, p=weights[0]), rng.choice(60, p=weights[0])
+        hits += bool(((gaps[now, past] > 0.05) & (gaps[now, past] < 0.25)).any())
+    share = null.SHARES["what-if"]
+    assert abs(share + (1 - share) * hits / rounds - exact) < 0.03
+
+
+def test_a_small_pool_makes_the_null_wider():
+    rng = np.random.default_rng(4)
+    bounds = []
+    for n in (100, 2000):
+        pool = _pool(n)
+        weights = null.accounts(pool, rng)
+        rates = weights @ (np.arange(n) % 20 == 0).astype(float)[:, None]
+        bounds.append(null.bound(rates, 1 / (weights**2).sum(axis=1))[0])
+    assert bounds[0] > bounds[1] > 0.05
+
+
+def test_handlings_keep_shape_and_touch_what_they_say():
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(300, 8))
+    columns = synthetic.study_columns(rows, rows.std(axis=0))
+    assert np.abs(synthetic.jittered(rows, columns, 0.02, rng) - rows).max() < 0.02 * 6 * 1.2
+    assert np.abs(synthetic.rounded(rows, columns) - rows).max() <= 0.051 * rows.std(axis=0).max()
+    assert ((synthetic.defaulted(rows, rng) != rows).sum(axis=1) <= 2).all()
+    assert ((synthetic.mistyped(rows, rng) != rows).sum(axis=1) <= 1).all()
+    assert 0.5 < (synthetic.what_if(rows, rng) != rows).sum(axis=1).mean() < 3
+
+
+def test_snapped_rows_hold_only_values_that_were_seen():
+    rng = np.random.default_rng(6)
+    rows = np.column_stack([rng.integers(3, size=200), rng.normal(size=200)]).astype(float)
+    columns = synthetic.study_columns(rows, rows.std(axis=0))
+    snapped = columns.snap(rng.normal(size=(50, 2)) * 3)
+    assert set(snapped[:, 0]) <= {0.0, 1.0, 2.0}
+    assert len(set(snapped[:, 1])) == 50

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from modelkeep.errors import Invalid
+from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.profile import MIN_CALIBRATION, Profile, fit_profile
+
+
+def test_round_trip_through_plain_arrays(digits):
+    arrays = digits.profile.to_arrays()
+    assert all(a.dtype in (np.float64, np.int64) for a in arrays.values())
+    again = Profile.from_arrays(arrays)
+    x = digits.unseen[:50]
+    assert np.array_equal(again.scores(x, digits.predict(x)), digits.profile.scores(x, digits.predict(x)))
+    assert again.promise == digits.profile.promise
+    assert (again.n_features, again.n_classes) == (64, 10)
+    assert sum(a.nbytes for a in arrays.values()) < 2_000_000
+
+
+def test_the_same_seed_gives_the_same_profile(tumour):
+    again = fit_profile(tumour.reference, tumour.predict, seed=1).to_arrays()
+    assert all(np.array_equal(a, again[name]) for name, a in tumour.profile.to_arrays().items())
+
+
+def test_training_rows_leave_the_whole_reference_for_calibration(tumour):
+    profile = fit_profile(tumour.reference, tumour.predict, seed=2, train_rows=tumour.train)
+    assert profile.counts[2:] == (200, 200)
+    assert tumour.profile.counts[2:] == (100, 100)
+    assert "200 reference rows" in profile.promise
+
+
+def test_held_out_rows_trip_each_level_about_as_often_as_it_says(digits):
+    x = digits.unseen
+    events = (digits.profile.scores(x, digits.predict(x))[:, :, None] > digits.profile.limits).mean(axis=0)
+    for s in range(4):
+        for t, tau in enumerate(digits.profile.taus):
+            assert events[s, t] <= tau + 4 * np.sqrt(tau / 270) + 4 * np.sqrt(tau / len(x))
+
+
+def test_too_few_rows_are_refused_with_the_number_needed(tumour):
+    with pytest.raises(Invalid, match=f"at least {2 * MIN_CALIBRATION} rows"):
+        fit_profile(tumour.reference[:150], tumour.predict, seed=0)
+    with pytest.raises(Invalid, match=f"at least {MIN_CALIBRATION} rows and {MIN_CALIBRATION} training rows"):
+        fit_profile(tumour.reference[:70], tumour.predict, seed=0, train_rows=tumour.train)
+    with pytest.raises(Invalid, match="60 distinct"):
+        fit_profile(np.repeat(tumour.reference[:60], 10, axis=0), tumour.predict, seed=0)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.full((300, 30), np.nan), np.zeros(300), np.zeros((300, 3, 3)), np.full((300, 30), np.inf)],
+    ids=["nan", "1d", "3d", "inf"],
+)
+def test_bad_rows_are_refused(tumour, rows):
+    with pytest.raises(Invalid):
+        fit_profile(rows, tumour.predict, seed=0)
+
+
+def test_training_rows_of_another_width_are_refused(tumour):
+    with pytest.raises(Invalid, match="features"):
+        fit_profile(tumour.reference, tumour.predict, seed=0, train_rows=tumour.train[:, :5])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda a: a.pop("kappa"),
+        lambda a: a.update(kappa=a["kappa"][:3]),
+        lambda a: a.update(limits=np.full_like(a["limits"], np.nan)),
+        lambda a: a.update(counts=np.array([99, 1, 1, 1, 1])),
+        lambda a: a.update(counts=np.array([], dtype=np.int64)),
+        lambda a: a.pop("discriminator.3"),
+    ],
+)
+def test_damaged_arrays_are_refused(tumour, spoil):
+    arrays = tumour.profile.to_arrays()
+    spoil(arrays)
+    with pytest.raises(Invalid):
+        Profile.from_arrays(arrays)
+
+
+@pytest.mark.parametrize("predict", [None, lambda x: x[:, :1] * 2.0], ids=["no model", "regression"])
+def test_a_model_without_classes_is_watched_by_its_inputs(tumour, predict):
+    profile = fit_profile(tumour.reference, predict, seed=3)
+    assert profile.n_classes == 0
+    guard = Guard(profile)
+    rng = np.random.default_rng(0)
+    low, high = tumour.reference.min(axis=0), tumour.reference.max(axis=0)
+    guard.observe("thief", rng.uniform(low, high, size=(60, 30)), None if predict is None else np.ones((60, 1)))
+    guard.observe("honest", tumour.unseen[:60], None if predict is None else np.ones((60, 1)))
+    assert guard.verdict("thief").alarmed_at is not None
+    assert guard.verdict("honest").alarmed_at is None

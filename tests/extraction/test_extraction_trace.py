@@ -1,0 +1,123 @@
+from itertools import product
+
+import numpy as np
+import pytest
+
+from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
+from modelkeep.errors import Invalid
+from modelkeep.extraction import trace as t
+from modelkeep.extraction.ladder import Rung, respond
+from modelkeep.extraction.perturb import Code, Marker
+from modelkeep.extraction.trace import AccountTrail, draw_probes, trace
+
+
+def _keys(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.bytes(32) for _ in range(n)]
+
+
+def _copy(case, key, x, surrogate):
+    surrogate.fit(x, respond(Rung.MARK, Marker(key, case.profile).apply(x, case.predict(x))))
+    return surrogate.predict
+
+
+def _trails(case, keys, thief, x):
+    rng = np.random.default_rng(9)
+    pool = case.unseen
+    return [AccountTrail(f"u{i}", k, x if i == thief else pool[rng.integers(len(pool), size=150)]) for i, k in enumerate(keys)]
+
+
+def test_a_copy_of_digits_is_traced_to_its_account_and_to_no_other(digits):
+    keys, x = _keys(25), digits.unseen
+    suspect = _copy(digits, keys[4], x, MlpSurrogate((128, 64), updates=3000))
+    found = trace(
+        suspect, digits.predict, _trails(digits, keys, 4, x), digits.profile, probes=draw_probes(digits.profile, 1500, 1)
+    )
+    assert found[0].subject == "u4"
+    assert found[0].p_bonferroni < 1e-6
+    assert found[1].p_bonferroni > 0.05
+    assert found[0].p_bonferroni == min(1.0, 25 * found[0].p_value)
+
+
+def test_a_copy_of_a_binary_model_is_traced(tumour):
+    keys, x = _keys(10), tumour.unseen
+    suspect = _copy(tumour, keys[2], x, TreesSurrogate())
+    found = trace(
+        suspect, tumour.predict, _trails(tumour, keys, 2, x), tumour.profile, probes=draw_probes(tumour.profile, 1000, 1)
+    )
+    assert found[0].subject == "u2"
+    assert found[0].p_bonferroni < 1e-4
+    assert found[1].p_bonferroni > 0.05
+
+
+@pytest.mark.parametrize("name", ["tumour", "digits"])
+def test_p_values_of_an_independent_model_are_uniform_or_larger(name, request):
+    """Over many keys, for a model that learnt from clean answers to the very questions that the account asked."""
+    case = request.getfixturevalue(name)
+    honest = MlpSurrogate((32,), updates=600)
+    x = case.unseen[:250]
+    honest.fit(x, case.predict(x))
+    trails = [AccountTrail(str(i), key, x[:60]) for i, key in enumerate(_keys(400, seed=5))]
+    p = np.array(
+        [r.p_value for r in trace(honest.predict, case.predict, trails, case.profile, probes=draw_probes(case.profile, 300, 2))]
+    )
+    for level in (0.2, 0.05, 0.01):
+        assert (p <= level).mean() <= level + 3 * np.sqrt(level / 400)
+    assert p.min() > 1e-4
+
+
+@pytest.mark.parametrize("symbols", [2, 3])
+def test_the_e_value_averages_to_one_exactly(symbols):
+    """Over all codes of five questions, whatever the scores: E e = 1 under the key's randomness."""
+    scores = np.random.default_rng(1).uniform(-1, 1, size=(5, symbols))
+    values = [np.exp(t._log_e(scores, np.array(code))) for code in product(range(symbols), repeat=5)]
+    assert np.mean(values) == pytest.approx(1.0)
+
+
+def test_the_smooth_e_value_averages_to_one_exactly():
+    scores = np.random.default_rng(2).uniform(-1, 1, size=(8, 2))
+    cell = np.array([0, 0, 1, 1, 2, 2, 2, 3])
+    values = []
+    for per_cell in product((0, 1), repeat=4):
+        smooth = np.array(per_cell)[cell]
+        values.append(np.exp(t._smooth_evidence(Code(smooth, smooth, cell, np.zeros(8, int), np.ones(8)), scores)))
+    assert np.mean(values) == pytest.approx(1.0)
+
+
+def test_an_account_without_questions_is_judged_by_probes_alone(digits):
+    found = trace(
+        digits.predict,
+        digits.predict,
+        [AccountTrail("new", bytes(32), digits.unseen[:0])],
+        digits.profile,
+        probes=digits.unseen[:200],
+    )
+    assert found[0].p_value > 0.5
+    assert found[0].statistics["questions"] == 0
+
+
+def test_repeats_of_a_question_count_once(digits):
+    x = digits.unseen[:40]
+    a, b = AccountTrail("a", bytes(32), x), AccountTrail("b", bytes(32), np.concatenate([x, x, x[:7]]))
+    found = trace(digits.predict, digits.predict, [a, b], digits.profile, probes=digits.unseen[:200])
+    assert found[0].p_value == found[1].p_value
+    assert found[0].statistics["questions"] == 40
+
+
+def test_probes_look_like_natural_rows_and_depend_on_the_seed(digits):
+    probes = draw_probes(digits.profile, 400, 3)
+    assert np.array_equal(probes, draw_probes(digits.profile, 400, 3))
+    assert not np.array_equal(probes, draw_probes(digits.profile, 400, 4))
+    far = digits.profile.scores(probes, digits.predict(probes))[:, 1] > digits.profile.limits[1, 0]
+    assert far.mean() < 0.3
+
+
+def test_bad_calls_are_refused(digits):
+    trail = AccountTrail("a", bytes(32), digits.unseen[:5])
+    probes = digits.unseen[:50]
+    with pytest.raises(Invalid, match="twice"):
+        trace(digits.predict, digits.predict, [trail, trail], digits.profile, probes=probes)
+    with pytest.raises(Invalid, match="same two or more classes"):
+        trace(lambda x: np.ones((len(x), 3)), digits.predict, [trail], digits.profile, probes=probes)
+    with pytest.raises(Invalid, match="finite"):
+        trace(lambda x: np.full((len(x), 10), np.nan), digits.predict, [trail], digits.profile, probes=probes)

@@ -1,0 +1,247 @@
+"""The gateway end to end: a keep on disk, onnxruntime, TLS sockets, every defence on."""
+
+import socket
+import ssl
+import threading
+import time
+
+import msgspec
+import numpy as np
+import pytest
+from gateway_support import PASSPHRASE, live, make_keep, question, train
+
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.app.keep import Keep
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.keys import AUDIT_SUBJECT
+from modelkeep.serving.audit import read_bodies, verify_audit
+from modelkeep.serving.bodies import SubjectKeys, open_body
+
+INFER = "/v2/models/iris/infer"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train()
+
+
+@pytest.fixture(scope="module")
+def keep(tmp_path_factory, trained) -> Keep:
+    return make_keep(tmp_path_factory.mktemp("keeps") / "keep", trained, ("iris", "other"))
+
+
+@pytest.fixture(scope="module")
+def alice(keep) -> str:
+    return keep.key_issue(account="alice", quota=100_000).token
+
+
+@pytest.fixture(scope="module")
+def gateway(keep):
+    with live(keep, "first") as running:
+        yield running
+    assert running.errors == []
+
+
+def outputs(answer) -> dict:
+    return {o["name"]: np.array(o["data"]).reshape(o["shape"]) for o in answer.json()["outputs"]}
+
+
+def test_an_answer_is_right_marked_rounded_and_recorded(gateway, keep, alice, trained):
+    row = trained.fresh[:1]
+    bare = OnnxRuntime(trained.onnx).run({"X": row})
+    with gateway.client(alice) as client:
+        answer = client.post(INFER, content=question(row, id="q1"))
+    assert answer.status_code == 200 and answer.headers["modelkeep-record"].startswith("first/")
+    assert "server" not in answer.headers
+    said = answer.json()
+    assert (said["model_name"], said["model_version"], said["id"]) == ("iris", "1", "q1")
+    probs = outputs(answer)["probabilities"]
+    assert outputs(answer)["label"] == bare["label"] == probs.argmax()
+    assert np.abs(probs - bare["probabilities"]).sum() <= 0.0503 and np.allclose(probs * 1e4, np.round(probs * 1e4))
+
+
+def test_the_label_never_contradicts_the_probabilities(gateway, alice, trained):
+    with gateway.client(alice) as client:
+        answer = client.post(INFER, content=question(trained.fresh))
+    found = outputs(answer)
+    assert (found["probabilities"].argmax(axis=1) == found["label"]).all()
+    assert (found["label"] == OnnxRuntime(trained.onnx).run({"X": trained.fresh})["label"]).all()
+
+
+def test_the_same_question_gets_the_same_answer_and_another_account_another(gateway, keep, alice, trained):
+    other = keep.user_add(name="bob", roles=("analyst",)) and keep.key_issue(account="bob").token
+    time.sleep(0.6)
+    body = question(trained.fresh[:64])
+    with gateway.client(alice) as one, gateway.client(other) as two:
+        first, again, theirs = (c.post(INFER, content=body) for c in (one, one, two))
+    assert first.content == again.content != theirs.content
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"nonsense", "not JSON"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,1],"data":[NaN]}]}', "not JSON"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,Infinity]}]}', "not JSON"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,1e39]}]}', "does not fit FP32"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,1e999]}]}', "out of range"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,"6"]}]}', "Expected"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5]}]}', "needs 6"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,5],"data":[1,2,3,4,5]}]}', "the model takes [any, 6]"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[6],"data":[1,2,3,4,5,6]}]}', "1 dimensions"),
+        (b'{"inputs":[{"name":"X","datatype":"FP64","shape":[1,6],"data":[1,2,3,4,5,6]}]}', "the model takes FP32"),
+        (b'{"inputs":[{"name":"Y","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,6]}]}', "has no input 'Y'"),
+        (b'{"inputs":[]}', "length >= 1"),
+        (b'{"inputs":[{"name":"X","name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,6]}]}', "'name' twice"),
+        (b'{"inputs":[],"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,6]}]}', "twice"),
+        (b'{"extra":1,"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":[1,2,3,4,5,6]}]}', "unknown field"),
+        (b'{"inputs":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "not an inference request"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[1,6],"data":' + b"[" * 10_000 + b"]" * 10_000 + b"}]}", "nested"),
+        (b'{"inputs":[{"name":"X","datatype":"FP32","shape":[0,6],"data":[]}]}', "no rows"),
+        (question(np.zeros((1, 6)), outputs=[{"name": "nothing"}]), "does not exist"),
+    ],
+    ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else value,
+)
+def test_bad_input_is_one_clear_problem(gateway, alice, body, words):
+    with gateway.client(alice) as client:
+        answer = client.post(INFER, content=body)
+    problem = answer.json()
+    assert answer.status_code == 400 and answer.headers["content-type"] == "application/problem+json"
+    assert words in problem["detail"] and problem["code"] == "invalid" and problem["error"] == problem["detail"]
+    assert "Traceback" not in answer.text and "\n" not in problem["detail"]
+
+
+def test_too_many_rows(gateway, alice):
+    with gateway.client(alice) as client:
+        answer = client.post(INFER, content=question(np.zeros((1025, 6))))
+    assert answer.status_code == 413 and answer.json()["code"] == "too-large"
+
+
+def test_who_may_not(gateway, keep):
+    eve = keep.key_issue(account="eve").token
+    scoped = keep.key_issue(account="alice", models=("other",)).key
+    time.sleep(0.6)
+    body = question(np.zeros(6))
+    for key, expected in ((None, 401), ("mk_nothing", 401), (eve, 403), (scoped, 403)):
+        with gateway.client(key) as client:
+            answer = client.post(INFER, content=body)
+        assert answer.status_code == expected, answer.text
+        assert ("www-authenticate" in answer.headers) == (expected == 401)
+
+
+def test_a_quota_is_never_exceeded(gateway, keep):
+    key = keep.key_issue(account="alice", quota=5).token
+    time.sleep(0.6)
+    with gateway.client(key) as client:
+        codes = [client.post(INFER, content=question(np.zeros(6))).status_code for _ in range(8)]
+    assert codes == [200] * 5 + [429] * 3
+
+
+def test_metadata_health_metrics_and_the_static_log(gateway, keep, alice):
+    with gateway.client(alice) as client:
+        assert client.get("/v2").json()["name"] == "modelkeep"
+        assert client.get("/v2/health/live").json() == {"live": True}
+        assert client.get("/v2/health/ready").json() == {"ready": True}
+        meta = client.get("/v2/models/iris/versions/1").json()
+        assert meta["inputs"] == [{"name": "X", "datatype": "FP32", "shape": [-1, 6]}] and meta["versions"] == ["1"]
+        assert client.get("/v2/models/iris/ready").json()["ready"] is True
+        metrics = client.get("/metrics").text
+        assert 'modelkeep_requests_total{model="iris",outcome="ok"}' in metrics and "modelkeep_lease_seconds" in metrics
+        note = client.get("/log/checkpoint").content
+        assert note == keep.premises.releases_files().read("checkpoint")
+        assert client.get("/audit/first/checkpoint").status_code == 403
+        assert client.get("/log/../records.db").status_code == 404 and client.get("/log/journal/000000").status_code == 404
+        assert client.get("/nothing").status_code == 404 and client.delete(INFER).status_code == 405
+    with gateway.client(None) as client:
+        assert client.get("/v2/models/iris").status_code == 401
+
+
+def test_only_tls_1_3(gateway):
+    host, port = "127.0.0.1", int(gateway.url.rpartition(":")[2])
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_2
+    with socket.create_connection((host, port), 5) as raw, pytest.raises(ssl.SSLError):
+        old.wrap_socket(raw)
+    with socket.create_connection((host, port), 5) as raw, gateway.tls.wrap_socket(raw, server_hostname="localhost") as secure:
+        assert secure.version() == "TLSv1.3"
+
+
+def test_quarantine_locks_one_model_and_leaves_the_other(gateway, keep, alice):
+    body = question(np.zeros(6))
+    keep.quarantine(ref="other@1", reason="a test")
+    time.sleep(1.1)
+    with gateway.client(alice) as client:
+        locked = client.post("/v2/models/other/infer", content=body)
+        assert locked.status_code == 423 and "quarantine" in locked.json()["detail"] and locked.json()["code"] == "quarantined"
+        assert client.post(INFER, content=body).status_code == 200
+        assert client.post("/v2/models/nobody/infer", content=body).status_code == 404
+        assert client.post("/v2/models/iris/versions/9/infer", content=body).status_code == 404
+
+
+def test_stopping_under_load_loses_nothing_and_every_answer_is_recorded(keep, alice, trained):
+    answered: dict[int, list] = {}
+    with live(keep, "second", drain_seconds=5.0) as running:
+
+        def ask(number: int) -> None:
+            with running.client(alice) as client:
+                for row in range(10_000):
+                    try:
+                        answer = client.post(INFER, content=question(trained.fresh[row % 300]))
+                    except Exception:
+                        return
+                    assert answer.status_code == 200
+                    answered[int(answer.headers["modelkeep-record"].partition("/")[2])] = outputs(answer)["probabilities"].tolist()
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1.0)
+        running.begin_stop()
+        for thread in threads:
+            thread.join()
+        running.stop()
+        assert running.errors == []
+    here = keep.premises
+    origin = here.audit_origin("second")
+    vkey, files = encode_vkey(origin, here.trust.audit_key), here.audit_files("second")
+    assert verify_audit(files, vkey, origin).closed
+    keys = SubjectKeys(here.records, here.keyring([AUDIT_SUBJECT]).wrapper(AUDIT_SUBJECT), here.entropy)
+    recorded = {
+        index: open_body(keys.key(entry.subject), sealed, entry.subject, entry.release).served_probs().tolist()
+        for index, entry, sealed in read_bodies(files, vkey, origin)
+        if entry.kind == "predict"
+    }
+    assert len(answered) > 20 and {index: recorded.get(index) for index in answered} == answered
+
+
+def test_a_thief_is_stopped_and_stays_stopped_after_a_restart(keep, trained):
+    key = keep.user_add(name="thief", roles=("analyst",)) and keep.key_issue(account="thief", quota=100_000).token
+    rng = np.random.default_rng(1)
+    with live(keep, "third") as running, running.client(key) as client:
+        for _ in range(300):
+            answer = client.post(INFER, content=question(rng.uniform(-8, 8, (16, 6)).astype(np.float32)))
+            if answer.status_code == 403:
+                break
+            assert answer.status_code in (200, 429), answer.text
+        assert answer.json()["code"] == "review-required"
+    with live(keep, "fourth") as running, running.client(key) as client:
+        answer = client.post(INFER, content=question(trained.fresh[0]))
+        assert answer.status_code == 403 and answer.json()["code"] == "review-required"
+        keep.review(account="thief", outcome="cleared", reason="a test")
+        time.sleep(0.6)
+        assert client.post(INFER, content=question(trained.fresh[0])).status_code == 200
+
+
+def test_refusals_of_known_accounts_are_recorded(gateway, keep):
+    gateway.service.audit.publish()
+    here = keep.premises
+    origin = here.audit_origin("first")
+    found = list(read_bodies(here.audit_files("first"), encode_vkey(origin, here.trust.audit_key), origin))
+    outcomes = {entry.outcome for _, entry, _ in found if entry.kind == "deny"}
+    assert {"invalid", "denied", "over-budget", "quarantined"} <= outcomes
+    assert all(msgspec.json.encode(entry).find(b"alice") < 0 for _, entry, _ in found)
+
+
+def test_the_passphrase_is_not_needed_again(keep):
+    assert PASSPHRASE not in repr(keep).encode()
