@@ -151,4 +151,4 @@ def test_unknown_tensors_are_missing(sealed, tensors):
 
 def test_a_head_on_plain_shards_is_invalid():
     with pytest.raises(Invalid):
-        plan(Kind.BYTES, b"x", 10)
+        list(plan(Kind.BYTES, b"x", 10))

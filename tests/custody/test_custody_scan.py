@@ -77,7 +77,7 @@ def of_ir(version):
         (with_function, "local-function"),
         (with_training, "training-info"),
         (with_sparse, "sparse-tensor"),
-        (lambda: of_ir(99), "ir-version"),
+        (lambda: of_ir(60), "ir-version"),
         (lambda: constant_shape([1 << 40], raw=True, as_node=False), "size"),
         (lambda: model([], [TensorProto(data_type=1, dims=[1 << 40], name="t", raw_data=b"1234")]), "size"),
         (lambda: nested(20), "too-large"),

@@ -24,7 +24,7 @@ def test_known_p_values():
 
 @pytest.mark.parametrize("n", [99, 100, 150, 999])
 def test_conformal_p_values_are_exact(n):
-    """Over the n + 1 equally likely ranks of an exchangeable row, P(p <= tau) is floor(tau (n + 1)) / (n + 1), and events agree."""
+    """Over the n + 1 equally likely ranks of a row, P(p <= tau) is floor(tau (n + 1)) / (n + 1), and events agree."""
     reference = np.arange(1.0, n + 1.0)[None]
     every_rank = (np.arange(n + 1) + 0.5)[:, None]
     p = evidence.p_values(every_rank, reference)[:, 0]

@@ -58,7 +58,7 @@ CASES = {
     "npz": (lambda: saved(lambda out: np.savez(out, a=np.ones(2))), Format.NPZ),
     "npy": (lambda: saved(np.save, np.ones(2)), Format.NPY),
     "other zip": (lambda: zipped("readme.txt"), Format.ZIP),
-    "empty zip": (lambda: zipped(), Format.ZIP),
+    "empty zip": (zipped, Format.ZIP),
     "hdf5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(9), Format.HDF5),
     "gguf": (lambda: b"GGUF\x03\x00\x00\x00", Format.GGUF),
     "tflite": (lambda: b"\x1c\x00\x00\x00TFL3", Format.TFLITE),

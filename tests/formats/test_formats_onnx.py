@@ -1,5 +1,6 @@
 """The ONNX reader against the onnx package, and against whoever wants to crash it."""
 
+import contextlib
 import sys
 import time
 import tracemalloc
@@ -57,9 +58,7 @@ def test_initializers_are_not_inputs():
     assert [i.name for i in parse_onnx(m.SerializeToString()).inputs] == ["x"]
 
 
-ALL_TYPES = [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32, TensorProto.INT8, TensorProto.UINT8,
-             TensorProto.UINT16, TensorProto.INT16, TensorProto.UINT32, TensorProto.UINT64, TensorProto.BOOL, TensorProto.FLOAT16,
-             TensorProto.COMPLEX64, TensorProto.COMPLEX128, TensorProto.BFLOAT16, TensorProto.INT4, TensorProto.UINT4]  # fmt: skip
+ALL_TYPES = [*range(1, 8), *range(9, 17), TensorProto.INT4, TensorProto.UINT4]
 
 
 @pytest.mark.parametrize("data_type", ALL_TYPES)
@@ -177,17 +176,20 @@ def test_large_unpacked_arrays_go_by_fast_in_little_memory():
     assert peak < 4 << 20
 
 
-def test_floods_of_fields_are_bounded_in_time_and_memory():
-    for flood in (b"\x0a\x00" * 400_000, b"\x50\x00" * 4_000_000):
-        tracemalloc.start()
-        with pytest.raises((TooLarge, Invalid)):
-            parse_onnx(b"\x08\x0a" + message(7, message(1, flood)))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 48 << 20
+@pytest.mark.parametrize("flood", [b"\x0a\x00" * 400_000, b"\x50\x00" * 2_100_000], ids=["inputs", "unknown fields"])
+def test_floods_of_fields_are_cut_off(flood):
+    with pytest.raises(TooLarge):
+        parse_onnx(b"\x08\x0a" + message(7, message(1, flood)))
 
 
-@settings(max_examples=400, deadline=None)
+def test_floods_of_payloads_go_by():
+    strings = b"\x4a\x0aBRANCH_LEQ" * 300_000 + b"\x4a\x00" * 300_000
+    parse_onnx(b"\x08\x0a" + message(7, message(1, message(5, strings))))
+    with pytest.raises(Invalid):
+        parse_onnx(b"\x08\x0a" + message(7, message(1, message(5, strings + b"\x4a\x05"))))
+
+
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_mutated_models_never_crash_it(data):
     source = bytearray(sklearn_model())
@@ -204,10 +206,8 @@ def test_mutated_models_never_crash_it(data):
             source[at:at] = source[at : at + 40]
         if not source:
             return
-    try:
+    with contextlib.suppress(Invalid):
         parse_onnx(source)
-    except Invalid:
-        pass
 
 
 @settings(max_examples=200, deadline=None)
@@ -220,7 +220,5 @@ def test_garbage_never_crashes_it(garbage):
         b"\x08\x0a" + message(7, garbage),
         b"\x08\x0a" + message(7, message(5, garbage)),
     ):
-        try:
+        with contextlib.suppress(Invalid):
             parse_onnx(data)
-        except Invalid:
-            pass

@@ -11,25 +11,16 @@ import httpx
 import msgspec
 import numpy as np
 
-from modelkeep.access.directory import Directory
-from modelkeep.access.limits import Limiter
-from modelkeep.access.quotas import Quotas
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.adapters.tls import issue, server_context
+from modelkeep.app.gateway import open_gateway
 from modelkeep.app.keep import Keep
-from modelkeep.core.values import Role
-from modelkeep.crypto.notes import encode_vkey
-from modelkeep.custody.keys import AUDIT_LOG, AUDIT_SUBJECT, GATEWAY_FAMILIES, MODEL_KEK, TLS_CA, WATERMARK
-from modelkeep.extraction.guard import Guard
+from modelkeep.core.values import Role, digest_of
+from modelkeep.custody.keyring import Keyring
+from modelkeep.custody.keys import GATEWAY_FAMILIES
+from modelkeep.extraction.profile import fit_profile
 from modelkeep.http.serve import serving
-from modelkeep.policy.engine import Engine
-from modelkeep.serving.audit import AuditLog
-from modelkeep.serving.bodies import SubjectKeys
-from modelkeep.workflows.follow import AdmissionFollower, AuditFolder, Authority, History, Loader, open_release
-from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
-from modelkeep.workflows.recorder import Delivery, Recorder
-from modelkeep.workflows.reviews import Reviews
-from modelkeep.workflows.service import Listen, Service
+from modelkeep.workflows.publish import Calibration, ModelFile, publish
+from modelkeep.workflows.service import Service
 
 PASSPHRASE = b"a passphrase of several words"
 
@@ -49,100 +40,35 @@ def train(features: int = 6) -> Trained:
 
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(3, features)) * 1.2
-    labels = rng.integers(0, 3, 900)
-    rows = (centres[labels] + rng.normal(size=(900, features))).astype(np.float32)
+    labels = rng.integers(0, 3, 600)
+    rows = (centres[labels] + rng.normal(size=(600, features))).astype(np.float32)
     model = LogisticRegression(max_iter=500).fit(rows, labels)
     proto = to_onnx(model, rows[:1], options={id(model): {"zipmap": False}}, target_opset=18)
-    return Trained(proto.SerializeToString(), rows[:600], rows[600:])
-
-
-def npz(rows: np.ndarray) -> bytes:
-    """Rows as a reference file."""
-    import io
-
-    buffer = io.BytesIO()
-    np.savez(buffer, x=rows)
-    return buffer.getvalue()
+    return Trained(proto.SerializeToString(), rows[:300], rows[300:])
 
 
 def make_keep(directory: Path, trained: Trained, names: tuple[str, ...] = ("iris",)) -> Keep:
     """A keep with promoted models and an analyst called alice."""
     Keep.init(directory, PASSPHRASE)
+    with (directory / "modelkeep.toml").open("a") as file:
+        file.write("[gateway]\nport = 0\n[limits]\nrate = 100000.0\nburst = 100000\n")
     keep = Keep.open(directory, PASSPHRASE)
     keep.user_add(name="alice", roles=(Role.ANALYST,))
     keep.user_add(name="eve", roles=(Role.DATA_SCIENTIST,))
+    rows = trained.reference.astype(np.float64)
+    profile = fit_profile(rows, lambda x: OnnxRuntime(trained.onnx).run({"X": x.astype(np.float32)})["probabilities"], seed=1)
+    calibration = Calibration(lambda _model, _interface: profile.to_arrays(), len(rows), digest_of(b"reference"))
     for name in names:
-        ref = keep.publish(name=name, filename="m.onnx", model=trained.onnx, reference=npz(trained.reference)).ref
-        keep.promote(ref=ref)
+        found = publish(keep.premises.desk(), ModelFile(trained.onnx, "m.onnx"), name, actor="test", calibration=calibration)
+        keep.promote(ref=str(found.ref))
     return keep
 
 
-def make_service(keep: Keep, instance: str, *, rate: float = 1e6, files=None, terms: Terms | None = None, **listen) -> Service:
-    """What ``app`` wires for ``modelkeep serve``."""
-    here = keep.premises
-    keyring = here.keyring(GATEWAY_FAMILIES)
-    clock, delivery = here.clock, Delivery()
-    registry = here.registry(keyring.wrappers(MODEL_KEK))
-    directory = Directory(
-        here.records,
-        clock,
-        [here.trust.token_key],
-        here.trust.origin,
-        failures=Limiter(clock.monotonic, rate=1.0, burst=20, what="bad credentials from this address"),
-    )
-    quotas = Quotas(here.records)
-    keys = SubjectKeys(here.records, keyring.wrapper(AUDIT_SUBJECT), here.entropy)
-    reviews = Reviews(here.trust)
-    reviews.catch_up(registry.view, registry.view.checkpoint.size)
-    past = [
-        AuditFolder(here.audit_files(name), encode_vkey(here.audit_origin(name), here.trust.audit_key), here.audit_origin(name))
-        for name in here.audit_instances()
-    ]
-    origin = here.audit_origin(instance)
-    audit = AuditLog(files or here.audit_files(instance), keyring.note_signer(AUDIT_LOG, origin), origin, clock, deliver=delivery)
-    recorder = Recorder(audit, instance, clock)
-    gateway = Gateway(
-        Doors(
-            directory=directory,
-            rate=Limiter(clock.monotonic, rate=rate, burst=int(2 * rate), what="requests of this account"),
-            quotas=quotas,
-            policy=Engine(),
-        ),
-        keys,
-        Marks(keyring.secret(WATERMARK), registry.book.commitment),
-        recorder,
-        clock=clock,
-        terms=terms,
-    )
-    loader = Loader(
-        lambda found: open_release(registry, found),
-        OnnxRuntime,
-        clock,
-        History(past, keys, reviews.cleared_at),
-        guard=lambda profile: Guard(profile, alpha=1e-3),
-    )
-    follower = AdmissionFollower(
-        Authority(registry, here.admission(), reviews),
-        loader,
-        clock,
-        publish=lambda admitted: setattr(gateway, "admitted", admitted),
-        also=(directory.refresh, quotas.refill),
-    )
-    ca = (here.directory / "tls" / "ca.pem").read_bytes()
-    identity = issue(keyring.secret(TLS_CA), ca, ["localhost", "127.0.0.1"], clock.now_ns())
-    return Service(
-        listen=Listen(port=0, tls=server_context(identity), **listen),
-        gateway=gateway,
-        follower=follower,
-        loader=loader,
-        audit=audit,
-        recorder=recorder,
-        delivery=delivery,
-        clock=clock,
-        releases=here.releases_files(),
-        audits=here.audit_files,
-        closing=(quotas.give_back,),
-    )
+def make_service(keep: Keep, **listen) -> Service:
+    """What ``modelkeep serve`` runs, from compartments that were handed over."""
+    keyring = Keyring.receive(Keyring.open(keep.premises.keys, GATEWAY_FAMILIES, PASSPHRASE).hand_over(GATEWAY_FAMILIES))
+    service = open_gateway(keep.premises.directory, keyring, [], lambda _text: None)
+    return msgspec.structs.replace(service, listen=msgspec.structs.replace(service.listen, **listen))
 
 
 class Live:
@@ -150,6 +76,7 @@ class Live:
 
     def __init__(self, service: Service, directory: Path) -> None:
         self.service, self.errors = service, []
+        self.instance = service.recorder.receipt(0).partition("/")[0]
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
@@ -191,8 +118,9 @@ class Live:
 
 
 @contextmanager
-def live(keep: Keep, instance: str, **options):
-    running = Live(make_service(keep, instance, **options), keep.premises.directory)
+def live(keep: Keep, **listen):
+    """A gateway on ``keep`` for the length of the block."""
+    running = Live(make_service(keep, **listen), keep.premises.directory)
     try:
         yield running
     finally:

@@ -34,7 +34,7 @@ SAMPLES = [
     s.State(**BY, release="m@1", verb="promote", id="00" * 16, reason="ok"),
     s.Act(**BY, verb="user.add", about="bob", detail={"roles": "analyst"}),
     s.TraceCommitments(**BY, release="m@1", entries=(s.Commitment("sub_1", "ef" * 32),)),
-    s.AuditCheckpoint(**BY, origin="keep/audit/1", size=3, root="AA==", checkpoint="note", phase="final"),
+    s.AuditCheckpoint(**BY, origin="keep/audit/1", size=3, root="00" * 32, checkpoint="note", phase="final"),
 ]
 
 

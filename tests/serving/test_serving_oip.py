@@ -77,7 +77,7 @@ def test_nested_data_follows_the_shape():
 @pytest.mark.parametrize(
     "twice",
     [
-        b'{"inputs":[],"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}',
+        b'{"parameters":{},"parameters":{},"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}',
         b'{"inputs":[{"name":"a","name":"x","datatype":"FP32","shape":[1],"data":[1]}]}',
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1],"data":[2]}]}',
         b'{"id":"a","id":"b","inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]}',

@@ -84,6 +84,7 @@ def issue(key: bytes, authority: bytes, names: Sequence[str], now_ns: int, *, da
         raise NotTrusted("the certificate of the local authority does not belong to its key: restore ca.pem")
     if not names:
         raise Invalid("a certificate needs at least one host name or address")
+    alternatives = [_name(name) for name in names]
     private, now = ec.generate_private_key(ec.SECP256R1()), _time(now_ns)
     certificate = (
         x509.CertificateBuilder()
@@ -93,7 +94,7 @@ def issue(key: bytes, authority: bytes, names: Sequence[str], now_ns: int, *, da
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACKDATE)
         .not_valid_after(min(now + timedelta(days=days), parent.not_valid_after_utc))
-        .add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)

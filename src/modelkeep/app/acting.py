@@ -1,21 +1,20 @@
-"""What every group of verbs builds on: the opened keep, who acts, permission, and the statement that records the act."""
+"""What every group of verbs builds on: the opened keep, who acts, permission, and the log entry that records the act."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.authorize import authorize
-from modelkeep.app.premises import OPERATOR_ACCOUNT, Premises
+from modelkeep.app.premises import DESK_FAMILIES, OPERATOR_ACCOUNT, Premises
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Principal, ReleaseRef, ReleaseState, parse_name
-from modelkeep.custody.keys import LOG_SIGNING, STATEMENT_SIGNING, WATERMARK
+from modelkeep.custody.keys import WATERMARK
 from modelkeep.errors import Conflict, Unavailable
-from modelkeep.ledger.statements import Act, Predicate, keep_resource, make_statement, sign_statement
 from modelkeep.policy.engine import KEEP, Target, account, model
-from modelkeep.workflows.marks import missing_marks
+from modelkeep.workflows.acts import commit_traces, log_act
+from modelkeep.workflows.marks import account_marks
 
 T = TypeVar("T")
-SIGNERS = (STATEMENT_SIGNING, LOG_SIGNING)
 _RETRIES = 16
 
 
@@ -30,31 +29,17 @@ class Acts:
         """Raise Denied unless the actor may do ``action`` to what ``arguments`` name."""
         authorize(self.premises.access, self.actor, action, _target(action, arguments))
 
-    def log(self, *statements: Predicate) -> int:
-        """Sign statements about the keep itself and append them to the releases log; the index of the last."""
-        resource = keep_resource(self.premises.trust.origin)
-        signer = self.premises.keyring(SIGNERS).statement_signer()
-        entries = [sign_statement(make_statement(each, resource), signer) for each in statements]
-        return self.premises.releases_log().append(entries)[-1]
-
     def act(self, verb: str, about: str, **detail: str) -> int:
         """Record an administrative act of the actor in the releases log; its index."""
-        now = self.premises.clock.now_ns()
-        return self.log(Act(actor=self.actor.account, at=now, verb=verb, about=about, detail=detail))
+        return log_act(self.premises.desk(), self.premises.trust.origin, verb, about, actor=self.actor.account, detail=detail)
 
     def commit_marks(self, subjects: Sequence[str]) -> None:
-        """Commit to the watermark key of each of ``subjects`` for every promoted release that the log has none for yet."""
-        here = self.premises
-        book, _ = here.book()
-        promoted = [evidence for evidence in book.releases() if evidence.state is ReleaseState.PROMOTED]
-        keyring = here.keyring([*SIGNERS, WATERMARK])
-        statements = missing_marks(
-            book, promoted, subjects, master=keyring.secret(WATERMARK), actor=self.actor.account, at=here.clock.now_ns()
-        )
-        signer = keyring.statement_signer()
-        entries = [sign_statement(statement, signer) for statement in statements]
-        if entries:
-            here.releases_log().append(entries)
+        """Commit to the watermark key of each of ``subjects`` for every promoted release, where the log does not yet."""
+        desk = self.premises.desk()
+        master = self.premises.keyring([WATERMARK, *DESK_FAMILIES]).secret(WATERMARK)
+        for evidence in desk.registry.book.releases():
+            if evidence.state is ReleaseState.PROMOTED:
+                commit_traces(desk, evidence.ref, account_marks(master, evidence.ref, subjects), actor=self.actor.account)
 
     def subjects(self) -> list[str]:
         """The pseudonym of every account."""

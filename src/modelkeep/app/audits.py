@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from modelkeep.app.premises import Premises
-from modelkeep.app.rows import audit_checkpoints
 from modelkeep.crypto.notes import Checkpoint, encode_vkey
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_LOG
@@ -29,7 +28,7 @@ def new_audit(premises: Premises, keyring: Keyring, role: str, deliver: Deliver 
 
 
 def phase_of(premises: Premises, found: Checkpoint) -> str:
-    """``stopped`` when the log under ``found`` lies here and ends with a closing entry, else ``running``."""
+    """``final`` when the log under ``found`` lies here and ends with a closing entry, else ``running``."""
     instance = found.origin.rpartition("/")[2]
     if instance not in premises.audit_instances() or not found.size:
         return "running"
@@ -37,7 +36,7 @@ def phase_of(premises: Premises, found: Checkpoint) -> str:
     if view.refresh().size != found.size:
         return "running"
     last = decode_entry(view.entries(found.size - 1, found.size)[0], found.size - 1)
-    return "stopped" if last.kind == CLOSE else "running"
+    return "final" if last.kind == CLOSE else "running"
 
 
 def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], None]) -> list[bytes]:
@@ -46,9 +45,7 @@ def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], No
     Raises NotTrusted, Unavailable.
     """
     notes = []
-    finished = {
-        origin for origin, said in audit_checkpoints(premises.trust, premises.view()).items() if said.phase == "stopped"
-    }
+    finished = {origin for origin, said in premises.registry().book.audits().items() if said.phase == "final"}
     for instance in premises.audit_instances():
         origin, files = premises.audit_origin(instance), premises.audit_files(instance)
         if origin in finished:

@@ -16,20 +16,18 @@ from modelkeep.access.logins import Logins
 from modelkeep.access.passwords import Passwords
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
 from modelkeep.adapters.tls import issue, server_context
-from modelkeep.app.acting import SIGNERS
 from modelkeep.app.audits import new_audit, phase_of, recover_all
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import CA_FILE, Premises
-from modelkeep.app.rows import audit_checkpoints
 from modelkeep.app.settings import Settings
 from modelkeep.app.verbs import Verb, call, table
-from modelkeep.core.values import Principal, Resource, Role, digest_of
+from modelkeep.core.values import Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import TLS_CA
 from modelkeep.errors import Invalid, ModelkeepError, NotTrusted
-from modelkeep.ledger.statements import AuditCheckpoint, make_statement, sign_statement
 from modelkeep.serving.audit import AuditEntry, AuditLog
+from modelkeep.workflows.acts import log_audit_checkpoint
 
 CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
 """Who acts when nobody asked: the integrity pass, and what is settled at start."""
@@ -123,24 +121,13 @@ class Control:
             raise NotTrusted("this checkpoint is of a log of another keep")
         found = open_checkpoint(note, encode_vkey(origin, here.trust.audit_key), origin)
         with self._logging:
-            known = audit_checkpoints(here.trust, here.view()).get(origin)
+            known = here.registry().book.audits().get(origin)
             if known is not None and (found.size < known.size or (found.size == known.size and found.root.hex() != known.root)):
                 raise NotTrusted(
                     f"the audit log {origin} was rolled back from {known.size} to {found.size} records, or rewritten"
                 )
-            if known is not None and found.size == known.size:
-                return
-            said = AuditCheckpoint(
-                actor=CONTROL.account,
-                at=here.clock.now_ns(),
-                origin=origin,
-                size=found.size,
-                root=found.root.hex(),
-                checkpoint=note.decode(),
-                phase=phase_of(here, found),
-            )
-            signer = here.keyring(SIGNERS).statement_signer()
-            here.releases_log().append([sign_statement(make_statement(said, Resource(origin, digest_of(note))), signer)])
+            if known is None or found.size > known.size:
+                log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.account, phase=phase_of(here, found))
 
     def start(self) -> None:
         """Begin the integrity pass and the handover of control's own checkpoint."""

@@ -9,7 +9,7 @@ from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.offline import check_logs
 from modelkeep.app.results import FamilyRow, GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
-from modelkeep.app.rows import audit_checkpoints, release_row, statement_row
+from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.suspects import trace_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
@@ -35,18 +35,18 @@ class OversightVerbs(Acts):
     @verb("status")
     def status(self) -> Status:
         """What is sealed, served and quarantined; the last integrity pass; open incidents; the gateways heard from."""
-        book, view = self.premises.book()
+        book = self.premises.registry().book
         return Status(
             origin=self.premises.trust.origin,
             releases=tuple(release_row(evidence) for evidence in book.releases()),
-            log_size=view.checkpoint.size,
+            log_size=book.size,
             integrity=self._last_pass(),
             incidents=tuple(
                 _incident(found) for found in self._incidents() if found.state is not incidents.IncidentState.RESOLVED
             ),
             gateways=tuple(
-                GatewayRow(origin.rpartition("/")[2], said.size, said.phase != "stopped")
-                for origin, said in audit_checkpoints(self.premises.trust, view).items()
+                GatewayRow(origin.rpartition("/")[2], said.size, said.phase != "final")
+                for origin, said in book.audits().items()
             ),
         )
 
@@ -66,8 +66,8 @@ class OversightVerbs(Acts):
     @verb("log.read")
     def log_prove(self, *, ref: str) -> bytes:
         """A proof that the release statement of ``ref`` is in the log, in the tlog-proof format. Raises Missing."""
-        book, view = self.premises.book()
-        return view.inclusion(book.release(ReleaseRef.parse(ref)).index).encode()
+        index = self.premises.registry().release(ReleaseRef.parse(ref)).index
+        return self.premises.view().inclusion(index).encode()
 
     @verb("quarantine")
     def integrity(self) -> IntegrityPass:
@@ -183,4 +183,4 @@ class OversightVerbs(Acts):
 
 
 def _incident(found: Incident) -> IncidentRow:
-    return IncidentRow(found.id, str(found.state), found.opened, f"{found.about}: {found.detail}", found.note)
+    return IncidentRow(found.id, str(found.state), found.opened, found.detail, found.note)

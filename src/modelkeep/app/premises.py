@@ -2,8 +2,9 @@
 
 import os
 import stat
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelkeep.access.accounts import OPERATOR
@@ -28,6 +29,8 @@ from modelkeep.workflows.registry import Desk, Registry
 
 TRUST_FILE, RECORDS_FILE, CA_FILE = "trust.toml", "records.db", "tls/ca.pem"
 OPERATOR_ACCOUNT: Principal = OPERATOR
+DESK_FAMILIES = (MODEL_KEK, STATEMENT_SIGNING, LOG_SIGNING)
+"""What changing releases needs."""
 LEASE_SECONDS = 1.0
 """A gateway acts on what it read at most this long ago; a verb that takes something away waits it out before it returns."""
 
@@ -63,6 +66,8 @@ class Premises:
     entropy: Entropy = field(default_factory=SystemEntropy)
     access: Engine = field(default_factory=Engine)
     _keyring: Keyring | None = None
+    _registry: Registry | None = None
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, directory: Path, passphrase: Callable[[], bytes], keyring: Keyring | None = None) -> "Premises":
@@ -136,20 +141,18 @@ class Premises:
         view.refresh()
         return view
 
-    def book(self) -> tuple[EvidenceBook, LogView]:
-        """All that the releases log says, and the reader it was read with. Raises NotTrusted, Missing, Unavailable."""
-        view, book = self.view(), EvidenceBook(self.trust)
-        book.catch_up(view, view.checkpoint.size)
-        return book, view
-
     def registry(self, wrappers: Sequence[Wrapper] = ()) -> Registry:
-        """The reader of releases, as of now; ``wrappers`` may open bodies."""
-        book, view = self.book()
-        return Registry(self.records, self.blobs, view, book, wrappers)
+        """The reader of releases, refreshed; ``wrappers`` may open bodies. Raises NotTrusted, Missing, Unavailable."""
+        with self._reading:
+            if self._registry is None:
+                view = LogView(self.releases_files(), self.trust.releases_log, releases_origin(self.trust.origin))
+                self._registry = Registry(self.records, self.blobs, view, EvidenceBook(self.trust))
+        self._registry.refresh()
+        return replace(self._registry, wrappers=wrappers)
 
     def desk(self) -> Desk:
         """Whoever may change releases. Opens ``model-kek``, ``statement-signing`` and ``log-signing``."""
-        keyring = self.keyring([MODEL_KEK, STATEMENT_SIGNING, LOG_SIGNING])
+        keyring = self.keyring(DESK_FAMILIES)
         return Desk(
             registry=self.registry(keyring.wrappers(MODEL_KEK)),
             log=self.releases_log(),

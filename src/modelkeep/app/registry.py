@@ -65,14 +65,12 @@ class RegistryVerbs(Acts):
     @verb("list")
     def releases(self) -> tuple[ReleaseRow, ...]:
         """Every release, by name and version."""
-        book, _ = self.premises.book()
-        return tuple(release_row(evidence) for evidence in book.releases())
+        return tuple(release_row(evidence) for evidence in self.premises.registry().book.releases())
 
     @verb("show")
     def show(self, *, ref: str) -> ReleaseDetail:
         """One release with its evidence. Raises Missing."""
-        book, view = self.premises.book()
-        found = book.release(ReleaseRef.parse(ref))
+        view, found = self.premises.view(), self.premises.registry().release(ReleaseRef.parse(ref))
         indexes = sorted({*found.entries.values(), *(event.index for event in found.history)})
         statements = tuple(statement_row(index, view.entries(index, index + 1)[0]) for index in indexes)
         return ReleaseDetail(release_row(found), found.body.sealed, _words(found.interface), self._admission(found), statements)

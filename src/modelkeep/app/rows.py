@@ -60,15 +60,6 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
     return "released" if kind == "release" else ""
 
 
-def audit_checkpoints(trust: TrustRoot, view: LogView) -> dict[str, AuditCheckpoint]:
-    """The last checkpoint of every audit log that the releases log has under a trusted signature, by origin."""
-    last: dict[str, AuditCheckpoint] = {}
-    for said in all_audit_checkpoints(trust, view):
-        if said.origin not in last or said.size >= last[said.origin].size:
-            last[said.origin] = said
-    return last
-
-
 def all_audit_checkpoints(trust: TrustRoot, view: LogView) -> list[AuditCheckpoint]:
     """Every audit checkpoint in the releases log under a trusted signature, in log order."""
     identities = [trusted.public for trusted in trust.identities]

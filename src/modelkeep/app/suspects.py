@@ -18,7 +18,7 @@ from modelkeep.extraction.trace import AccountTrail, trace
 from modelkeep.formats.safetensors import load
 from modelkeep.serving.bodies import SubjectKeys, open_body
 from modelkeep.serving.recovery import read_bodies
-from modelkeep.workflows.predict import account_key
+from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE
 
 Rows = NDArray[np.float64]

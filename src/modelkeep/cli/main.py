@@ -18,7 +18,7 @@ _EPILOG = "Example: modelkeep init keep && modelkeep --dir keep publish model.on
 @click.option("--dir", "directory", envvar=DIRECTORY, default=".", show_default=True, help="Folder of the keep.")
 @click.option("--server", envvar=SERVER, default="", help="Act on a running control process, https://HOST:PORT, as logged in.")
 @click.option("--passphrase-file", envvar=PASSPHRASE_FILE, default="", help="File with the passphrase; asked for if not given.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text; may stand anywhere.")
 @click.version_option(__version__, prog_name="modelkeep")
 @click.pass_context
 def cli(ctx: click.Context, directory: str, server: str, passphrase_file: str, as_json: bool) -> None:
@@ -36,9 +36,12 @@ for room in (setup, releases, accounts, keys, server, logs, operations, redteam)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 yes · 1 refused · 2 usage or invalid · 3 unavailable."""
-    found = Context(directory=".", server="", passphrase_file="", json="--json" in (arguments or sys.argv[1:]))
+    given = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in given  # wherever it stands: it is the same option for every command
+    words = ["--json", *(word for word in given if word != "--json")] if as_json else list(given)
+    found = Context(directory=".", server="", passphrase_file="", json=as_json)
     try:
-        cli.main(args=arguments, standalone_mode=False, prog_name="modelkeep")
+        code = cli.main(args=words, standalone_mode=False, prog_name="modelkeep")
     except ModelkeepError as error:
         return found.out.fail(error)
     except click.exceptions.Abort:
@@ -46,8 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return EXIT_INVALID
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say to it
         return 0
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         return 130
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def run() -> None:

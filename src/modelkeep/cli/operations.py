@@ -26,7 +26,8 @@ def status(ctx: Context) -> None:
 def _pass(report: IntegrityPass | None) -> str:
     if report is None:
         return "no pass yet: run 'modelkeep integrity'"
-    return f"{moment(report.finished)}: {report.checked} releases checked, {len(report.findings) or 'no'} damaged"
+    releases = "1 release" if report.checked == 1 else f"{report.checked} releases"
+    return f"{moment(report.finished)}: {releases} checked, {len(report.findings) or 'none'} damaged"
 
 
 @click.command(epilog="Example: modelkeep integrity")

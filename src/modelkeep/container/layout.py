@@ -6,7 +6,7 @@ index are Cobblestone-256 messages (C2SP chunked-encryption), whose length follo
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -171,40 +171,52 @@ def split(offset: int, length: int) -> Iterator[tuple[int, int]]:
             return
 
 
-def plan(kind: Kind, head: bytes, source_size: int) -> list[Entry]:
+def plan(kind: Kind, head: bytes, source_size: int) -> Iterator[Entry]:
     """The entries that a source *must* have, with empty ``sha256``. Raises Invalid (not a safetensors header of that size)."""
-    cuts: list[tuple[str, str, tuple[int, ...], int, int]]
-    if kind is Kind.BYTES:
-        if head:
-            raise Invalid("a container of plain shards has no head")
-        cuts = [("", "", (), at, size) for at, size in split(0, source_size)] if source_size else []
-    else:
-        cuts = [
-            (tensor.name, tensor.dtype, tensor.shape, at, size)
-            for tensor in parse_head(head, source_size)
-            for at, size in split(len(head) + tensor.begin, tensor.end - tensor.begin)
-        ]
-    return [Entry(number, *cut, b"") for number, cut in enumerate(cuts, 1)]
+    number = 0
+    for name, dtype, shape, begin, length in _tensors(kind, head, source_size):
+        for offset, size in split(begin, length):
+            number += 1
+            yield Entry(number, name, dtype, shape, offset, size, b"")
 
 
-def parse_index(data: bytes) -> Index:
-    """Parse a decrypted index and check that head, size and entries agree. Raises NotTrusted."""
+def _tensors(kind: Kind, head: bytes, source_size: int) -> Iterable[tuple[str, str, tuple[int, ...], int, int]]:
+    if kind is Kind.SAFETENSORS:
+        for t in parse_head(head, source_size):
+            yield t.name, t.dtype, t.shape, len(head) + t.begin, t.end - t.begin
+    elif head:
+        raise Invalid("a container of plain shards has no head")
+    elif source_size:
+        yield "", "", (), 0, source_size
+
+
+def parse_index(data: bytes) -> tuple[Index, bytes]:
+    """A decrypted index and its Merkle root. Raises NotTrusted unless every byte is what head and size call for.
+
+    Head and size determine every entry but its SHA-256, so nothing is parsed that could contradict them.
+    """
     try:
         kind, digest, source_size, head_length = struct.unpack_from(">B32sQQ", data)
-        if head_length > len(data):
+        at = 57 + head_length
+        if at > len(data):
             raise NotTrusted("the container's index is cut short: whoever sealed it did not follow the format")
-        start = 49 + head_length
-        (count,) = struct.unpack_from(">Q", data, start)
-        head, index_kind = data[49:start], Kind(kind)
-        entries = tuple(_parse_entries(data, start + 8, count))
-        if source_size != head_length + sum(entry.length for entry in entries):
-            raise NotTrusted("the container's index does not account for every byte of the source: it was forged")
-        expected = plan(index_kind, head, source_size)
+        head, count = data[49 : at - 8], int.from_bytes(data[at - 8 : at])
+        entries, leaves = [], [leaf_hash(data[: at - 8])]
+        for place in plan(Kind(kind), head, source_size):
+            start, at = at, at + len(prefix := place.encode()) + 32
+            if data[start : at - 32] != prefix or at > len(data):
+                raise NotTrusted(
+                    "the container's index contradicts the source's header: a tensor was renamed, reshaped or moved"
+                )
+            leaves.append(leaf_hash(data[start:at]))
+            entries.append(
+                Entry(place.id, place.name, place.dtype, place.shape, place.offset, place.length, data[at - 32 : at])
+            )
     except (struct.error, ValueError, Invalid) as cause:
         raise NotTrusted("the container's index is malformed: whoever sealed it did not follow the format") from cause
-    if [_place(entry) for entry in entries] != [_place(entry) for entry in expected]:
-        raise NotTrusted("the container's index contradicts the source's own header: a tensor was renamed, reshaped or moved")
-    return Index(index_kind, Digest("sha256:" + digest.hex()), source_size, head, entries)
+    if at != len(data) or count != len(entries):
+        raise NotTrusted("the container's index lists other streams than the source's header: one was added or left out")
+    return Index(Kind(kind), Digest("sha256:" + digest.hex()), source_size, head, tuple(entries)), root_of(leaves)
 
 
 def check_extent(entries: Sequence[Entry], index_length: int, body_length: int) -> None:
@@ -212,26 +224,3 @@ def check_extent(entries: Sequence[Entry], index_length: int, body_length: int) 
     streams = sum(sealed_length(entry.length) for entry in entries)
     if HEADER_SIZE + streams + index_length + FOOTER_SIZE != body_length:
         raise NotTrusted("the container's streams do not fill it exactly: bytes were added to it or removed from it")
-
-
-def _place(entry: Entry) -> tuple[object, ...]:
-    return (entry.id, entry.name, entry.dtype, entry.shape, entry.offset, entry.length)
-
-
-def _parse_entries(data: bytes, at: int, count: int) -> Iterator[Entry]:
-    for _ in range(count):
-        number, name_length = struct.unpack_from(">QI", data, at)
-        at += 12 + name_length
-        name = data[at - name_length : at].decode()
-        (dtype_length,) = struct.unpack_from(">B", data, at)
-        at += 1 + dtype_length
-        dtype = data[at - dtype_length : at].decode("ascii")
-        (rank,) = struct.unpack_from(">B", data, at)
-        shape = struct.unpack_from(f">{rank}Q", data, at + 1)
-        offset, length, sha256 = struct.unpack_from(">QQ32s", data, at + 1 + 8 * rank)
-        at += 49 + 8 * rank
-        if length > STREAM_LIMIT:  # which also bounds the work of planning: no more streams than entries were read
-            raise NotTrusted(f"the container's index has a stream of {length} bytes, and at most {STREAM_LIMIT} are allowed")
-        yield Entry(number, name, dtype, shape, offset, length, sha256)
-    if at != len(data):
-        raise NotTrusted("the container's index has bytes after its last entry: whoever sealed it did not follow the format")

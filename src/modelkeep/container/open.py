@@ -49,10 +49,11 @@ class SealedFile:
     Thread-safe. Every method that reads raises NotTrusted (altered), Unavailable or Missing (the store).
     """
 
-    def __init__(self, reader: Reader, keys: BodyKeys, index: Index) -> None:
+    def __init__(self, reader: Reader, keys: BodyKeys, index: Index, root: bytes) -> None:
         self._reader = reader
         self._keys = keys
         self._index = index
+        self._root = root
         self._scratch = threading.local()
         self._positions: list[int] = []
         at = HEADER_SIZE
@@ -92,7 +93,7 @@ class SealedFile:
 
     def root(self) -> bytes:
         """The Merkle root over preamble and entries, which a sealing statement signs."""
-        return self._index.root()
+        return self._root
 
     def read_source(self, *, threads: int | None = None) -> memoryview:
         """The whole source file, byte for byte, in one fresh writable buffer, decrypted and checked by parallel threads."""
@@ -201,13 +202,13 @@ def open_sealed(reader: Reader, dek: bytes, *, root: bytes | None = None) -> Sea
     reader.read_into(reader.size - FOOTER_SIZE - index_length, memoryview(sealed_index))
     decryptor = Cobblestone256Decryptor(*keys.index())
     try:
-        index = parse_index(decryptor.update(sealed_index) + decryptor.finalize())
+        index, found = parse_index(decryptor.update(sealed_index) + decryptor.finalize())
     except InvalidTag as cause:
         raise NotTrusted("the sealed file's index does not decrypt: it was altered, or this is not its key") from cause
     check_extent(index.entries, index_length, reader.size)
-    if root is not None and not hmac.compare_digest(index.root(), root):
+    if root is not None and not hmac.compare_digest(found, root):
         raise NotTrusted("the sealed file is not the one that was signed: its Merkle root is another")
-    return SealedFile(reader, keys, index)
+    return SealedFile(reader, keys, index, found)
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

@@ -178,9 +178,9 @@ def plan_source(source: Reader) -> tuple[bytes, Kind, list[Entry]]:
         if read_bytes(source, 8, min(1, length - 8)) != b"{":
             raise Invalid("not a safetensors header")
         head = read_bytes(source, 0, length)
-        return head, Kind.SAFETENSORS, plan(Kind.SAFETENSORS, head, source.size)
+        return head, Kind.SAFETENSORS, list(plan(Kind.SAFETENSORS, head, source.size))
     except Invalid:
-        return b"", Kind.BYTES, plan(Kind.BYTES, b"", source.size)
+        return b"", Kind.BYTES, list(plan(Kind.BYTES, b"", source.size))
 
 
 def batches(places: list[Entry], offset: int) -> Iterator[_Batch]:

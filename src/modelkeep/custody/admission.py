@@ -13,9 +13,10 @@ import msgspec
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, Statement, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.releases import PUBLISH, QUARANTINE, SealedBody, next_state
-from modelkeep.custody.trust import TrustedIdentity, TrustRoot
+from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotAdmitted, NotTrusted, Quarantined
 from modelkeep.ledger.statements import (
+    AuditCheckpoint,
     Profile,
     Release,
     Scan,
@@ -62,7 +63,8 @@ class Event(msgspec.Struct, frozen=True):
 class ReleaseEvidence(msgspec.Struct, frozen=True):
     """All that the log says about one release.
 
-    ``body``: the sealed body that serves it now. ``size``: bytes of the model file. ``profile``: the profile statement, None when there is none.
+    ``body``: the sealed body that serves it now. ``size``: bytes of the model file. ``profile``: the profile statement, if
+    there is one.
     ``scan``: the scan statement named at release, None when there is none. ``signer``: identity that signed the release.
     ``entries``: log index by short statement type. ``history``: what happened to it, oldest first.
     """
@@ -96,7 +98,7 @@ class ReleaseEvidence(msgspec.Struct, frozen=True):
         """Raise Quarantined or NotAdmitted unless the log says that this release is promoted."""
         if self.state is ReleaseState.QUARANTINED:
             last = next(event for event in reversed(self.history) if event.verb == QUARANTINE)
-            raise Quarantined(f"{self.ref} is in quarantine since log entry {last.index}: {last.reason or 'no reason given'}")
+            raise Quarantined(f"{self.ref} is in quarantine since log entry {last.index}: 'modelkeep show' says why")
         if self.state is not ReleaseState.PROMOTED:
             raise NotAdmitted(f"{self.ref} is {self.state}, not promoted: promote it before serving it")
 
@@ -125,6 +127,7 @@ class EvidenceBook:
         self._scans: dict[Digest, tuple[_Found, Scan]] = {}
         self._sealings: dict[Digest, tuple[_Found, Sealing]] = {}
         self._profiles: dict[Digest, tuple[_Found, Profile]] = {}
+        self._audits: dict[str, AuditCheckpoint] = {}
         self._commitments: dict[tuple[str, ReleaseRef], str] = {}
         self._seen: set[Digest] = set()
         self._problems: list[Problem] = []
@@ -136,6 +139,7 @@ class EvidenceBook:
             Release.TYPE: self._fold_release,
             State.TYPE: self._fold_state,
             TraceCommitments.TYPE: self._fold_commitments,
+            AuditCheckpoint.TYPE: self._fold_audit,
         }
 
     @property
@@ -156,7 +160,7 @@ class EvidenceBook:
     def apply(self, index: int, entry: bytes) -> None:
         """Fold in one log entry that is already proven to stand at ``index``.
 
-        An entry that cannot be trusted becomes a problem; it raises nothing. Raises Conflict when ``index`` is not the next one.
+        An entry that cannot be trusted becomes a problem and raises nothing. Raises Conflict unless ``index`` is the next one.
         """
         if index != self._size:
             raise Conflict(f"log entry {index} cannot be applied: the next one expected is {self._size}")
@@ -199,6 +203,10 @@ class EvidenceBook:
     def commitment(self, subject: str, ref: ReleaseRef) -> str | None:
         """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""
         return self._commitments.get((subject, ref))
+
+    def audits(self) -> dict[str, AuditCheckpoint]:
+        """The furthest checkpoint that the log has of every audit log, by origin."""
+        return dict(self._audits)
 
     def _apply(self, index: int, entry: bytes) -> None:
         envelope = parse_envelope(entry)
@@ -295,6 +303,13 @@ class EvidenceBook:
             raise NotTrusted(f"commitments name {known.ref} and another model")
         for entry in said.entries:
             self._commitments.setdefault((entry.subject, known.ref), entry.commitment)
+
+    def _fold_audit(self, found: _Found, statement: Statement) -> None:
+        said = predicate_of(statement, AuditCheckpoint)
+        known = self._audits.get(said.origin)
+        if known is not None and (said.size < known.size or (said.size == known.size and said.root != known.root)):
+            raise NotTrusted(f"the audit log {said.origin[:120]} was rolled back or rewritten by log entry {found.index}")
+        self._audits[said.origin] = said
 
 
 def _body(said: Sealing | Profile) -> SealedBody:

@@ -1,22 +1,23 @@
 """The key ring: one sealed compartment per key family, each opened only by the process that needs it.
 
-A compartment is a ``.keep`` file sealed for a passphrase (Argon2id) and for the offline recovery recipient (X-Wing). Every change
-writes the whole set, all or nothing (``KeyStore.replace``), so a change of passphrase that is cut off is done or has not begun.
+A compartment is a ``.keep`` file sealed for a passphrase (Argon2id) and for the offline recovery recipient (X-Wing). Every
+change writes the whole set, all or nothing (``KeyStore.replace``), so a change of passphrase that is cut off is done or has not
+begun.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from modelkeep.container.file import pack_bytes, unpack_bytes
-from modelkeep.container.recipients import Opener, Passphrase, Recipient, XWingOpener, XWingRecipient
+from modelkeep.container.recipients import Opener, PassphraseStanza, Recipient, Stanza, XWingOpener, XWingRecipient
 from modelkeep.core.ports import Entropy, Wrapper
 from modelkeep.core.values import to_json
-from modelkeep.crypto.kdf import Argon2Params
+from modelkeep.crypto.kdf import Argon2Params, argon2id
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.crypto.wrap import unwrap_key, wrap_key
@@ -73,6 +74,35 @@ class RingWrapper:
         return unwrap_key(self.key.material["key"], wrapped, context)
 
 
+class SetPassphrase:
+    """A passphrase for a whole set of compartments: recipient and opener. It is stretched once per salt, not once per file.
+
+    One salt for the set costs nothing: whoever guesses passphrases attacks one file anyway, and each file's data key is wrapped
+    under a one-time key of its own (crypto/wrap).
+    """
+
+    def __init__(self, passphrase: bytes, params: Argon2Params | None = None, salt: bytes = b"") -> None:
+        """``params`` and ``salt`` (32 bytes) are for sealing; opening takes them from the file."""
+        self._passphrase = passphrase
+        self._params, self._salt = params or Argon2Params(), salt
+        self._stretched: dict[tuple[Argon2Params, bytes], bytes] = {}
+
+    def stanza(self, dek: bytes, context: bytes) -> PassphraseStanza:
+        """Wrap ``dek``, bound to ``context``. Raises Invalid (empty passphrase, no salt)."""
+        return PassphraseStanza(self._params, self._salt, wrap_key(self._kek(self._params, self._salt), dek, context))
+
+    def unwrap(self, stanza: Stanza, context: bytes) -> bytes | None:
+        """The data key; None when the stanza is no passphrase's. Raises NotTrusted (wrong passphrase, or altered)."""
+        if not isinstance(stanza, PassphraseStanza):
+            return None
+        return unwrap_key(self._kek(stanza.params, stanza.salt), stanza.wrapped, context)
+
+    def _kek(self, params: Argon2Params, salt: bytes) -> bytes:
+        if (params, salt) not in self._stretched:
+            self._stretched[params, salt] = argon2id(self._passphrase, salt, params=params)
+        return self._stretched[params, salt]
+
+
 class KeyInfo(msgspec.Struct, frozen=True):
     """One key version without its secret: what ``keys list`` shows."""
 
@@ -105,7 +135,7 @@ class Keyring:
         Raises NotTrusted (wrong passphrase, damaged or swapped file), Missing (no such compartment), Unavailable.
         """
         with store.lock():
-            return cls(_open_all(store, families, Passphrase(passphrase), "wrong passphrase"))
+            return cls(_open_all(store, families, SetPassphrase(passphrase), "wrong passphrase"))
 
     def hand_over(self, families: Sequence[str]) -> bytes:
         """Opened compartments for a child process: secrets in the clear, for a pipe and nothing else. Raises Sealed."""
@@ -147,7 +177,7 @@ class Keyring:
         return _signer(self.trust.origin, self._at(keys.STATEMENT_SIGNING).primary())
 
     def note_signer(self, family: str, origin: str) -> NoteSigner:
-        """The signer of a log's checkpoints: ``log-signing`` or ``audit-log``, named by the log's origin. Raises Sealed, Invalid."""
+        """Signs a log's checkpoints: ``log-signing`` or ``audit-log``, named by the log's origin. Raises Sealed, Invalid."""
         if family not in (keys.LOG_SIGNING, keys.AUDIT_LOG):
             raise Invalid(f"{family[:40]!r} does not sign logs")
         return NoteSigner(origin, self.secret(family))
@@ -157,7 +187,7 @@ class Keyring:
         return Ed25519PrivateKey.from_private_bytes(self.secret(keys.TOKEN_SIGNING))
 
     def secret(self, family: str) -> bytes:
-        """The primary secret of a family that has one part: 32 bytes, or PKCS #8 DER for ``tls-ca``. Raises Sealed, Denied, Invalid."""
+        """The primary secret of a one-part family: 32 bytes, or PKCS #8 DER for ``tls-ca``. Raises Sealed, Denied, Invalid."""
         if family == keys.STATEMENT_SIGNING:
             raise Invalid("statement-signing is a pair of keys: use statement_signer")
         return self._at(family).primary().material["key"]
@@ -181,7 +211,7 @@ class Custodian:
 
     store: KeyStore
     entropy: Entropy
-    params: Argon2Params = Argon2Params()
+    params: Argon2Params = field(default_factory=Argon2Params)
 
     def create(self, passphrase: bytes, recovery: str, *, origin: str, now_ns: int) -> Keyring:
         """Make every compartment with fresh keys, and the trust root that goes with them.
@@ -207,7 +237,7 @@ class Custodian:
         return Keyring(made)
 
     def change_passphrase(self, old: bytes, new: bytes) -> None:
-        """Seal every compartment under ``new``, all of them or none. Raises NotTrusted (``old`` is wrong), Invalid, Unavailable."""
+        """Seal every compartment under ``new``, all or none. Raises NotTrusted (``old`` is wrong), Invalid, Unavailable."""
         with self.store.lock():
             self._write(self._open(old), new)
 
@@ -225,7 +255,7 @@ class Custodian:
         """Give ``family`` a fresh primary; the former one can still decrypt or be verified.
 
         ``log_size``: of the releases log. A former statement identity counts only for what it signed before that index.
-        What was wrapped under an older key stays wrapped under it until it is rewrapped. Raises Invalid, NotTrusted, Unavailable.
+        What was wrapped under an older key stays so until it is rewrapped. Raises Invalid, NotTrusted, Unavailable.
         """
         if family not in keys.ROTATABLE:
             raise Invalid(f"{family[:40]!r} cannot be rotated in place: possible are {', '.join(keys.ROTATABLE)}")
@@ -255,12 +285,12 @@ class Custodian:
         return Keyring(changed)
 
     def _open(self, passphrase: bytes) -> list[Compartment]:
-        return _open_all(self.store, self.store.families(), Passphrase(passphrase), "wrong passphrase")
+        return _open_all(self.store, self.store.families(), SetPassphrase(passphrase), "wrong passphrase")
 
     def _write(self, compartments: Sequence[Compartment], passphrase: bytes) -> None:
-        sealed = {}
+        word, sealed = SetPassphrase(passphrase, self.params, self.entropy.token(32)), {}
         for each in compartments:
-            recipients: list[Recipient] = [Passphrase(passphrase, self.params), XWingRecipient(each.recovery)]
+            recipients: list[Recipient] = [word, XWingRecipient(each.recovery)]
             sealed[each.family] = pack_bytes(each.encode(), recipients, purpose=PURPOSE + each.family)
         self.store.replace(sealed)
 
@@ -302,7 +332,7 @@ def _open_all(store: KeyStore, families: Sequence[str], opener: Opener, wrong: s
 
 
 def _trust_after(compartments: Mapping[str, Compartment], log_size: int) -> TrustRoot:
-    """The trust root once keys changed: the token key follows, former identities end at ``log_size``, a new one begins there."""
+    """The trust root once keys changed: the token key follows, former identities end at ``log_size``, a new one begins."""
     trust = compartments[keys.STATEMENT_SIGNING].trust
     identities = {trusted.public.name: trusted for trusted in trust.identities}
     for key in compartments[keys.STATEMENT_SIGNING].versions:

@@ -58,7 +58,7 @@ class Release(msgspec.Struct, frozen=True):
 
     ``claim``: names the publisher's claim while ``state`` is pending, so that a dead publisher can be told from a slow one.
     ``model``: digest of the source file, whose format, size and name are kept too. ``body`` and ``profile`` are set once
-    sealed; ``profile_digest`` is that of the profile's plain bytes. ``entries``: log index by short statement type, once logged.
+    sealed; ``profile_digest`` is that of the profile's plain bytes. ``entries``: log index by statement type, once logged.
     """
 
     ref: ReleaseRef

@@ -22,7 +22,7 @@ TRUST_VERSION = 1
 class TrustedIdentity(msgspec.Struct, frozen=True):
     """A statement identity and its limits.
 
-    ``may_sign``: short statement types, or ``*``. Only statements at log index ``first`` <= i < ``until`` count (None = no end):
+    ``may_sign``: short statement types, or ``*``. Only statements at log index ``first`` <= i < ``until`` count (None: no end):
     that is how a rotated or compromised identity stops counting without losing what it said before.
     """
 

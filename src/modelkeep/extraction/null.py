@@ -97,12 +97,12 @@ def _segments(pool: Pool, rng: np.random.Generator) -> Floats:
 
 
 def bound(rates: Floats, spread: Floats) -> Floats:
-    """kappa for each stream: the largest rate over accounts, with one standard error of an account's rate, plus 15 % and .002.
+    """kappa for each stream: the largest rate over accounts plus a third of its standard error, 10 % and .002.
 
     ``rates``: (accounts, streams); ``spread``: (accounts,), effective reference rows behind each account.
     """
     error = np.sqrt((rates * (1.0 - rates) + 1.0 / spread[:, None]) / spread[:, None])
-    out: Floats = np.minimum(1.15 * (rates + error).max(axis=0) + 0.002, 0.999)
+    out: Floats = np.minimum(1.1 * (rates + error / 3.0).max(axis=0) + 0.002, 0.999)
     return out
 
 

@@ -7,8 +7,9 @@ and shape; a header has at most 100,000,000 bytes. Stricter here: no key occurs 
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +44,17 @@ class Tensor(NamedTuple):
     end: int
 
 
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tensor, as the header has it."""
+
+    dtype: str
+    shape: tuple[_Whole, ...]
+    data_offsets: tuple[_Whole, _Whole]
+
+
 def head_length(prefix: bytes | memoryview, size: int) -> int:
     """Bytes of the length field and header together, from the first 8 bytes of a file of ``size`` bytes. Raises Invalid."""
     if len(prefix) < 8:
@@ -64,7 +76,7 @@ def parse_head(head: bytes, size: int) -> list[Tensor]:
         raise Invalid("the safetensors header does not have the length that it states")
     table = _parse_json(head[8:])
     _check_metadata(table.pop("__metadata__", {}))
-    tensors = sorted((_tensor(name, fields) for name, fields in table.items()), key=lambda t: (t.begin, t.end, t.name))
+    tensors = sorted(_tensors(table), key=lambda t: (t.begin, t.end, t.name))
     at = 0
     for tensor in tensors:
         if tensor.begin != at:
@@ -149,22 +161,20 @@ def _check_text(*texts: str) -> None:
         raise Invalid("the safetensors header has a string that is not Unicode text") from cause
 
 
-def _tensor(name: str, fields: object) -> Tensor:
+def _tensors(table: dict[str, Any]) -> list[Tensor]:
+    try:
+        return [_tensor(name, fields) for name, fields in msgspec.convert(table, dict[str, _Fields]).items()]
+    except msgspec.ValidationError as cause:
+        raise Invalid(f"the safetensors header has a malformed tensor ({cause})") from cause
+
+
+def _tensor(name: str, fields: _Fields) -> Tensor:
     _check_text(name)
-    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
-        raise Invalid(f"safetensors tensor {name[:80]!r} needs dtype, shape and data_offsets, and nothing else")
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
-        raise Invalid(f"safetensors tensor {name[:80]!r} has an unknown dtype {str(dtype)[:20]!r}")
-    if not _whole_numbers(shape) or len(shape) > MAX_RANK or not _whole_numbers(offsets) or len(offsets) != 2:
-        raise Invalid(f"safetensors tensor {name[:80]!r} has a malformed shape or data_offsets")
-    bits = BITS[dtype]
-    for extent in shape:
+    bits, (begin, end) = BITS.get(fields.dtype), fields.data_offsets
+    if bits is None:
+        raise Invalid(f"safetensors tensor {name[:80]!r} has an unknown dtype {fields.dtype[:20]!r}")
+    for extent in fields.shape:
         bits *= extent
-    if bits >= 1 << 66 or bits % 8 or offsets[1] - offsets[0] != bits // 8:
+    if len(fields.shape) > MAX_RANK or bits >= 1 << 66 or bits % 8 or end - begin != bits // 8:
         raise Invalid(f"safetensors tensor {name[:80]!r}: dtype and shape do not give the size of its bytes")
-    return Tensor(name, dtype, tuple(shape), offsets[0], offsets[1])
-
-
-def _whole_numbers(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 64 for value in values)
+    return Tensor(name, fields.dtype, fields.shape, begin, end)

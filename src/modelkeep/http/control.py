@@ -5,7 +5,9 @@ after a record of it is durable in control's own audit log.
 """
 
 import asyncio
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -183,7 +185,15 @@ async def _run(control: Control, tell: Callable[[str], None]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with a failed start told by returning instead of by leaving the process."""
+    """uvicorn's server, which tells a failed start by returning and leaves what follows a signal to its caller."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM or SIGINT, and do not raise the signal again: control still has its last record to write."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
     async def startup(self, sockets: Any = None) -> None:
         try:

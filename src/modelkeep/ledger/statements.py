@@ -241,7 +241,7 @@ def peek_type(envelope: Envelope) -> str:
 def check_statement(envelope: Envelope, identities: Mapping[str, PublicIdentity]) -> tuple[Statement, PublicIdentity]:
     """The statement in ``envelope`` and which identity signed it with both its keys.
 
-    ``identities``: by the keyid of their Ed25519 key. Raises NotTrusted (unknown signer, a signature missing or wrong), Invalid.
+    ``identities``: by the keyid of their Ed25519 key. Raises NotTrusted (unknown signer, signature missing or wrong), Invalid.
     """
     named = [identities[s.keyid] for s in envelope.signatures if s.keyid in identities]
     if not named:

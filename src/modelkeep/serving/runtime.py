@@ -85,8 +85,7 @@ def probability_rows(array: NDArray[Any], rows: int) -> NDArray[np.float64]:
     probs = array.astype(np.float64)
     if probs.ndim != 2 or len(probs) != rows:
         raise Invalid(f"the model answered with shape {array.shape} for {rows} rows")
-    sums = probs.sum(axis=1)
-    if not (abs(sums - 1.0) <= _SUM_TOLERANCE).all():
+    if not (probs.min(initial=1.0) >= 0.0 and (abs(probs.sum(axis=1) - 1.0) <= _SUM_TOLERANCE).all()):
         raise Invalid("the model did not answer with probabilities for this input; check the input's range")
     return probs
 

@@ -1,27 +1,21 @@
-"""The account marks' commitments: said in the releases log before the account's first answer, each account for itself."""
+"""The account marks' keys: one per account and release, committed to in the releases log before the account's first answer."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from modelkeep.core.values import Resource, Statement
-from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
+from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.kdf import hkdf
 from modelkeep.extraction.perturb import commitment
-from modelkeep.ledger.statements import Commitment, commitment_statements
-from modelkeep.workflows.predict import account_key
+from modelkeep.ledger.statements import Commitment
 
 
-def missing_marks(
-    book: EvidenceBook, releases: Iterable[ReleaseEvidence], subjects: Iterable[str], *, master: bytes, actor: str, at: int
-) -> Iterator[Statement]:
-    """Statements that commit to the mark of every subject on every release for which the log has no commitment yet.
+def account_key(master: bytes, subject: str, ref: ReleaseRef) -> bytes:
+    """The watermark key of one account for one release: k_u = HKDF(master, subject ‖ release), 32 bytes.
 
-    ``master``: the watermark family's secret; ``at``: Unix nanoseconds.
+    ``master``: the secret of the ``watermark`` family. One key can be opened to a judge without any other.
     """
-    wanted = list(subjects)
-    for evidence in releases:
-        entries = [
-            Commitment(subject, commitment(account_key(master, subject, evidence.ref)).hex())
-            for subject in wanted
-            if book.commitment(subject, evidence.ref) is None
-        ]
-        model = Resource(evidence.filename, evidence.model)
-        yield from commitment_statements(model, str(evidence.ref), entries, actor=actor, at=at)
+    return hkdf(master, salt=b"", info=f"modelkeep/account-mark/1\0{subject}\0{ref}".encode())
+
+
+def account_marks(master: bytes, ref: ReleaseRef, subjects: Iterable[str]) -> list[Commitment]:
+    """What the log is to say of each subject's key for ``ref``."""
+    return [Commitment(subject, commitment(account_key(master, subject, ref)).hex()) for subject in subjects]

@@ -18,7 +18,6 @@ from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ReleaseRef
-from modelkeep.crypto.kdf import hkdf
 from modelkeep.errors import ModelkeepError, NotTrusted, ReviewRequired, Unavailable
 from modelkeep.extraction.ladder import TABLE, Rung, respond
 from modelkeep.extraction.perturb import Marker, commitment
@@ -29,6 +28,7 @@ from modelkeep.serving.oip import decode_request, encode_response, model_metadat
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
+from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.recorder import Recorder
 from modelkeep.workflows.watch import Observation
 
@@ -80,11 +80,6 @@ class Shown(NamedTuple):
     raw: Floats | None
     served: Floats | None
     outputs: dict[str, NDArray[Any]]
-
-
-def account_key(master: bytes, subject: str, ref: ReleaseRef) -> bytes:
-    """The watermark key of one account for one release: k_u = HKDF(master, subject ‖ release), as committed in the log."""
-    return hkdf(master, salt=b"", info=f"modelkeep/account-mark/1\0{subject}\0{ref}".encode())
 
 
 class Marks:

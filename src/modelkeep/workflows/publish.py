@@ -1,8 +1,8 @@
 """Publish a model: read it, seal it, say so in the log. And settle what a publisher that died left behind.
 
-The order is what makes it safe to be cut off anywhere: a pending record that names a claim of this process, the sealed bodies, the
-record completed with where they are, *then* the log, which alone makes it a release, then the record's own state. Whoever finds a
-pending record whose claim nobody holds either completes it (it is in the log) or collects it (it is not).
+The order is what makes it safe to be cut off anywhere: a pending record that names a claim of this process, the sealed bodies,
+the record completed with where they are, *then* the log, which alone makes it a release, then the record's own state. Whoever
+finds a pending record whose claim nobody holds either completes it (it is in the log) or collects it (it is not).
 """
 
 import contextlib
@@ -151,7 +151,7 @@ def _scan(data: memoryview, filename: str) -> ScanVerdict:
 
 
 def _reserve(desk: Desk, blank: Release) -> Record:
-    """Take the next version and leave a pending record, in one step. A version is never given twice, not even a collected one."""
+    """Take the next version and leave a pending record, in one step. No version is given twice, not even a collected one."""
     name, records = blank.ref.name, desk.registry.records
     for _ in range(RESERVE_TRIES):
         try:

@@ -23,9 +23,9 @@ class Rewrapped(msgspec.Struct, frozen=True):
 
 
 def rewrap(desk: Desk) -> Rewrapped:
-    """Wrap the data key of every body under ``desk.wrapper`` alone (other kinds of recipient stay). Idempotent; resume by rerunning.
+    """Wrap the data key of every body under ``desk.wrapper`` alone (other kinds of recipient stay). Rerun to resume.
 
-    Raises NotTrusted (a block was altered, or no key at hand opens it), Denied, Conflict (a body changed meanwhile), Unavailable.
+    Raises NotTrusted (a block was altered, or no key at hand opens it), Denied, Conflict (it changed meanwhile), Unavailable.
     """
     headers = _headers(desk.registry)
     changed = current = 0

@@ -15,7 +15,7 @@ from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A release that holds. ``opened``: it was also opened, its signed root and source digest recomputed (keys were at hand)."""
+    """A release that holds. ``opened``: it was also opened, its signed root and source digest recomputed (with keys)."""
 
     ref: ReleaseRef
     state: ReleaseState

@@ -6,13 +6,14 @@ cannot run ahead of its own evidence.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.errors import OverBudget, Unavailable
+from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
 from modelkeep.extraction.guard import Guard, Verdict
 from modelkeep.extraction.ladder import Rung
 
@@ -34,7 +35,7 @@ class Watch:
     def __init__(self, guard: Guard, *, max_rows_behind: int = 4096) -> None:
         self._guard = guard
         self._max_behind = max_rows_behind
-        self._waiting: list[Observation] = []
+        self._waiting: deque[Observation] = deque()
         self._behind: dict[str, int] = {}
         self._subjects: set[str] = set()
         self._lock = threading.Lock()
@@ -78,15 +79,18 @@ class Watch:
 
     def work(self) -> dict[str, int]:
         """Examine what waits; returns the rows examined by subject. Called by one thread at a time."""
-        if not self._waiting:
+        batch: list[Observation] = []
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        if not batch:
             return {}
+        batch.sort(key=lambda one: one.at)
         with self._lock:
-            batch, self._waiting = self._waiting, []
-            batch.sort(key=lambda one: one.at)
-            self._broken = True  # stays so if the guard raises: evidence with a hole in it is no evidence
-            done = self._observe(batch)
-            self._broken = False
-        return done
+            return self._observe(batch)
+
+    def give_up(self) -> None:
+        """Serve no more: evidence with a hole in it is no evidence."""
+        self._broken = True
 
     def replay(self, observations: Iterable[Observation]) -> int:
         """Rebuild the evidence from recorded answers, in order; returns how many rows. Before serving only."""
@@ -161,11 +165,24 @@ class Watchers:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every):
+        try:
+            while not self._stop.wait(self._every):
+                self._round()
             self._round()
-        self._round()
+        finally:
+            if not self._stop.is_set():  # it died: nobody is watched any more, so nothing may be served
+                for watch in self._watches():
+                    watch.give_up()
 
     def _round(self) -> None:
-        done = [(watch, rows) for watch in list(self._watches()) if (rows := watch.work())]
+        done = []
+        for watch in self._watches():
+            try:
+                rows = watch.work()
+            except ModelkeepError:
+                watch.give_up()
+                continue
+            if rows:
+                done.append((watch, rows))
         if done:
             self._settle(done)

@@ -17,20 +17,20 @@ from modelkeep.core.ports import Change, Record
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
 
 SCHEMA_VERSION = 1
+"""What ``_SCHEMA`` makes; a later version is reached by migrations and by changing both."""
 APPLICATION_ID = 0x6D6B6570  # "mkep", so that `file` and we know the database
 BUSY_TIMEOUT = 5.0
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: Mapping[int, Migration] = {}
 """By the version they start from. Version 1 is the first, so there is none yet."""
 
-_SCHEMA = f"""
-PRAGMA application_id = {APPLICATION_ID};
+_SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE record (
     kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB, revision INTEGER NOT NULL, PRIMARY KEY (kind, key)
 ) WITHOUT ROWID;
 CREATE INDEX record_revision ON record (revision, kind, key);
-INSERT INTO meta VALUES ('schema_version', {SCHEMA_VERSION}), ('revision', 0);
+INSERT INTO meta VALUES ('schema_version', 1), ('revision', 0);
 """
 
 
@@ -71,7 +71,7 @@ class SqliteRecords:
         except OSError as cause:
             raise Unavailable(f"cannot make the records at {path}: {cause.strerror}") from cause
         with closing(_connect(path, BUSY_TIMEOUT)) as connection, _failures(path):
-            connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE;PRAGMA application_id={APPLICATION_ID};{_SCHEMA}COMMIT;")
         return cls(path)
 
     def get(self, kind: str, key: str) -> Record:

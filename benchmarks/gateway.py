@@ -1,0 +1,403 @@
+"""The gateway with every defence on, beside bare onnxruntime and MLServer, one model, one run.
+
+One ONNX MLP on the digits. modelkeep: its own ``serve`` process, TLS 1.3, API key, validation, extraction evidence, watermark, an
+audit record on stable storage before each answer. MLServer: undefended, plain HTTP, in a virtual environment of its own that this
+bench makes. The server runs on one core and the load on another. Every client waits for its answer before it asks again.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+PASSPHRASE = "a passphrase for a benchmark"
+MLSERVER = ("mlserver==1.7.1", "uvloop==0.21.0", "onnxruntime")
+VENV = Path(".venv-mlserver")
+SECONDS = 6.0
+WARM_UP = 1.0
+CONNECTIONS = (1, 16)
+
+
+class Peer(NamedTuple):
+    """A server to ask: where, over what, with which headers."""
+
+    name: str
+    port: int
+    tls: ssl.SSLContext | None
+    path: str
+    headers: str
+    tensor: str
+
+
+def run(args: list[str]) -> None:
+    """``args``: a folder on the disk that the audit log shall be on; the system's temporary folder by default."""
+    with tempfile.TemporaryDirectory(dir=args[0] if args else None) as folder:
+        rows = list(_measure(Path(folder)))
+    for row in rows:
+        print(json.dumps(row))
+    _show(rows)
+
+
+def _measure(folder: Path) -> Iterator[dict[str, Any]]:
+    model, rows, reference = _train()
+    yield {"bench": "gateway", "case": "fdatasync", **_percentiles(_fdatasync(folder))}
+    yield {"bench": "gateway", "case": "onnxruntime, bare loop", **_bare(model, rows)}
+    yield _handler(folder / "handler", model, rows, reference)
+    with _modelkeep(folder / "keep", model, reference) as peer:
+        for connections in CONNECTIONS:
+            yield _load(peer, rows, connections)
+    with _mlserver(folder / "mlserver", model) as other:
+        if other is None:
+            yield {"bench": "gateway", "case": "MLServer", "skipped": "it could not be installed or started: see above"}
+            return
+        for connections in CONNECTIONS:
+            yield _load(other, rows, connections)
+
+
+def _train() -> tuple[bytes, np.ndarray, np.ndarray]:
+    """The model file, rows to ask and benign reference rows."""
+    from skl2onnx import to_onnx
+    from sklearn.datasets import load_digits
+    from sklearn.neural_network import MLPClassifier
+
+    x, y = load_digits(return_X_y=True)
+    x = x.astype(np.float32)
+    model = MLPClassifier((64,), max_iter=60, random_state=0, early_stopping=True).fit(x[:1200], y[:1200])
+    proto = to_onnx(model, x[:1], options={id(model): {"zipmap": False}}, target_opset=18)
+    return proto.SerializeToString(), x[1200:], x[:1200]
+
+
+# -- what there is without a server --
+
+
+def _fdatasync(folder: Path, count: int = 1000) -> list[float]:
+    """Append a record's bytes and fdatasync them."""
+    waits = []
+    fd = os.open(folder / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        for _ in range(count):
+            began = time.perf_counter()
+            os.write(fd, bytes(900))
+            os.fdatasync(fd)
+            waits.append(time.perf_counter() - began)
+    finally:
+        os.close(fd)
+    return waits
+
+
+def _bare(model: bytes, rows: np.ndarray, count: int = 20_000) -> dict[str, Any]:
+    from modelkeep.adapters.runtime.onnx import OnnxRuntime
+
+    runtime, waits = OnnxRuntime(model), []
+    for n in range(count):
+        feeds = {"X": rows[n % len(rows)][None]}
+        began = time.perf_counter()
+        runtime.run(feeds)
+        waits.append(time.perf_counter() - began)
+    return {**_percentiles(waits), "rps": round(count / sum(waits))}
+
+
+def _handler(folder: Path, model: bytes, rows: np.ndarray, reference: np.ndarray, count: int = 3000) -> dict[str, Any]:
+    """``Gateway.predict`` without the socket and without the disk: what all defences cost in the handler."""
+    from modelkeep.workflows.predict import Call
+
+    _, key = _make_keep(folder, model, reference)
+    service = _open(folder)
+    service.recorder._submit = lambda _entry, _body, done: done(0)  # the bench's own: no setting turns the record off
+    bodies = [_body(row, "X") for row in rows]
+    waits: list[float] = []
+
+    async def ask() -> None:
+        service.follower.settle(120.0)
+        service.follower.start()
+        for n in range(count):
+            call = Call("digits", None, key, "127.0.0.1", bodies[n % len(bodies)])
+            began = time.perf_counter()
+            await service.gateway.predict(call)
+            waits.append(time.perf_counter() - began)
+            for watch in service.loader.watches():
+                for subject, done in watch.work().items():
+                    watch.release(subject, done)
+
+    asyncio.run(ask())
+    service.follower.stop()
+    service.audit.stop()
+    return {"bench": "gateway", "case": "handler, no socket, no disk", **_percentiles(waits[count // 10 :])}
+
+
+# -- servers --
+
+
+def _make_keep(folder: Path, model: bytes, reference: np.ndarray) -> tuple[Path, str]:
+    """A keep with the model promoted, and an analyst's key."""
+    import io
+
+    from modelkeep.app.keep import Keep
+    from modelkeep.core.values import Role
+
+    Keep.init(folder, PASSPHRASE.encode())
+    with (folder / "modelkeep.toml").open("a") as file:
+        file.write("[gateway]\nport = 0\n[limits]\nrate = 1e9\nburst = 1000000000\n")
+    keep = Keep.open(folder, PASSPHRASE.encode())
+    keep.user_add(name="bench", roles=(Role.ANALYST,))
+    buffer = io.BytesIO()
+    np.savez(buffer, x=reference)
+    found = keep.publish(name="digits", filename="digits.onnx", model=model, reference=buffer.getvalue())
+    keep.promote(ref=found.ref)
+    return folder, keep.key_issue(account="bench", quota=1_000_000_000).token
+
+
+def _open(folder: Path) -> Any:
+    from modelkeep.adapters.keys.file import FileKeys
+    from modelkeep.app.gateway import open_gateway
+    from modelkeep.custody.keyring import Keyring
+    from modelkeep.custody.keys import GATEWAY_FAMILIES
+
+    keyring = Keyring.open(FileKeys(folder / "keys"), GATEWAY_FAMILIES, PASSPHRASE.encode())
+    return open_gateway(folder, keyring, [], lambda text: print(text, file=sys.stderr))
+
+
+@contextmanager
+def _modelkeep(folder: Path, model: bytes, reference: np.ndarray) -> Iterator[Peer]:
+    _, key = _make_keep(folder, model, reference)
+    secret = folder.parent / "passphrase"
+    secret.write_text(PASSPHRASE)
+    secret.chmod(0o600)
+    command = [sys.executable, "-m", "modelkeep", "--dir", str(folder), "--passphrase-file", str(secret), "serve"]
+    with _process(command, {}) as process:
+        address = folder / "run" / "gateway.json"
+        _wait(lambda: address.exists() and json.loads(address.read_bytes())["pid"] == process.pid, process)
+        port = int(json.loads(address.read_bytes())["url"].rpartition(":")[2])
+        tls = ssl.create_default_context(cafile=str(folder / "tls" / "ca.pem"))
+        yield Peer("modelkeep, all defences", port, tls, "/v2/models/digits/infer", f"authorization: Bearer {key}\r\n", "X")
+
+
+_RUNTIME = """
+import numpy as np, onnxruntime
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+
+class Onnx(MLModel):
+    async def load(self):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(self.settings.parameters.uri, options)
+        return True
+
+    async def predict(self, payload):
+        x = self.decode(payload.inputs[0], default_codec=NumpyCodec).astype(np.float32)
+        found = self._session.run(None, {"X": x})
+        names = [output.name for output in self._session.get_outputs()]
+        outputs = [NumpyCodec.encode_output(name, array) for name, array in zip(names, found)]
+        return InferenceResponse(model_name=self.name, outputs=outputs)
+"""
+
+
+@contextmanager
+def _mlserver(folder: Path, model: bytes) -> Iterator[Peer | None]:
+    if not _install_mlserver():
+        yield None
+        return
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model)
+    (folder / "bench_runtime.py").write_text(_RUNTIME)
+    ports = {"http_port": 18080, "grpc_port": 18081, "metrics_port": 18082}
+    (folder / "settings.json").write_text(json.dumps({"debug": False, "parallel_workers": 0, "host": "127.0.0.1", **ports}))
+    settings = {"name": "digits", "implementation": "bench_runtime.Onnx", "parameters": {"uri": str(folder / "model.onnx")}}
+    (folder / "model-settings.json").write_text(json.dumps(settings))
+    command = [str(VENV.absolute() / "bin" / "mlserver"), "start", str(folder)]
+    with _process(command, {"PYTHONPATH": str(folder)}) as process:
+        if not _wait(lambda: _answers(18080, "/v2/models/digits/ready"), process):
+            yield None
+            return
+        yield Peer("MLServer, undefended, plain HTTP", 18080, None, "/v2/models/digits/infer", "", "X")
+
+
+def _install_mlserver() -> bool:
+    program = VENV / "bin" / "mlserver"
+    if program.exists():
+        return True
+    python = shutil.which("python3") or sys.executable
+    try:
+        subprocess.run([python, "-m", "venv", str(VENV)], check=True)
+        subprocess.run([str(VENV / "bin" / "pip"), "install", "-q", *MLSERVER], check=True)
+    except (subprocess.CalledProcessError, OSError) as cause:
+        print(f"MLServer could not be installed: {cause}", file=sys.stderr)
+    return program.exists()
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server on the first core; this process goes to the last one."""
+    cores = sorted(os.sched_getaffinity(0))
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cores[0]}),
+    )
+    os.sched_setaffinity(0, {cores[-1]})
+    try:
+        yield process
+    finally:
+        os.sched_setaffinity(0, set(cores))
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(up: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 90.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if up():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _answers(port: int, path: str) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+# -- load --
+
+
+def _body(row: np.ndarray, tensor: str) -> bytes:
+    data = {"name": tensor, "datatype": "FP32", "shape": [1, len(row)], "data": [float(v) for v in row]}
+    return json.dumps({"inputs": [data]}, separators=(",", ":")).encode()
+
+
+class _Client(asyncio.Protocol):
+    """One connection that asks, waits for the whole answer, and asks again."""
+
+    def __init__(self, requests: list[bytes], start: int, waits: list[float], errors: list[bytes]) -> None:
+        self._requests, self._at, self._waits, self._errors = requests, start, waits, errors
+        self._buffer, self._began, self.running = b"", 0.0, True
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._ask()
+
+    def _ask(self) -> None:
+        self._at = (self._at + 1) % len(self._requests)
+        self._began = time.perf_counter()
+        self._transport.write(self._requests[self._at])
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, blank, body = self._buffer.partition(b"\r\n\r\n")
+        if not blank:
+            return
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        self._waits.append(time.perf_counter() - self._began)
+        if not head.startswith(b"HTTP/1.1 200"):
+            self._errors.append(body)
+        self._buffer = b""
+        if self.running:
+            self._ask()
+        else:
+            self._transport.close()
+
+
+def _load(peer: Peer, rows: np.ndarray, connections: int) -> dict[str, Any]:
+    import uvloop
+
+    head = f"POST {peer.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{peer.headers}"
+    bodies = [_body(row, peer.tensor) for row in rows]
+    requests = [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
+    waits: list[float] = []
+    errors: list[bytes] = []
+
+    async def ask() -> float:
+        loop = asyncio.get_running_loop()
+        clients = []
+        for n in range(connections):
+            start = n * len(requests) // connections
+            made = await loop.create_connection(
+                lambda start=start: _Client(requests, start, waits, errors),
+                "127.0.0.1",
+                peer.port,
+                ssl=peer.tls,
+                server_hostname="localhost" if peer.tls else None,
+            )
+            clients.append(made[1])
+        await asyncio.sleep(WARM_UP)
+        waits.clear()
+        began = time.perf_counter()
+        await asyncio.sleep(SECONDS)
+        took = time.perf_counter() - began
+        for client in clients:
+            client.running = False
+        await asyncio.sleep(0.2)
+        return took
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        took = runner.run(ask())
+    row = {
+        "bench": "gateway",
+        "case": peer.name,
+        "connections": connections,
+        **_percentiles(waits),
+        "rps": round(len(waits) / took),
+    }
+    if errors:
+        row |= {"errors": len(errors), "first_error": errors[0].decode(errors="replace")[:200]}
+    return row
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=100)
+    return {"p50_us": round(cuts[49] * 1e6, 1), "p99_us": round(cuts[98] * 1e6, 1)}
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    table = Table("case", "connections", "p50 µs", "p99 µs", "requests/s", "errors", title="gateway, digits MLP")
+    for row in rows:
+        cells = [row.get(key, "") for key in ("connections", "p50_us", "p99_us", "rps", "errors")]
+        table.add_row(row["case"], *(str(cell) for cell in cells))
+    console = Console()
+    console.print(table)
+    found = {(row["case"].partition(",")[0], row.get("connections", 0)): row for row in rows if "p50_us" in row}
+    ours, theirs = found["modelkeep", 1], found.get(("MLServer", 1))
+    added = found["handler", 0]["p50_us"] - found["onnxruntime", 0]["p50_us"]
+    console.print(f"the handler adds {added:.0f} µs (p50) to onnxruntime's {found['onnxruntime', 0]['p50_us']:.0f} µs")
+    if theirs is None:
+        return
+    bar = 0.40 * theirs["p50_us"] + 1.2 * found["fdatasync", 0]["p50_us"]
+    console.print(
+        f"p50 at 1 connection: {ours['p50_us'] / theirs['p50_us']:.2f} × MLServer's; "
+        f"{ours['p50_us']:.0f} µs against 0.40 × MLServer + 1.2 × fdatasync = {bar:.0f} µs"
+    )
+    ratio = found["modelkeep", 16]["rps"] / found["MLServer", 16]["rps"]
+    console.print(f"requests/s at 16 connections: {ratio:.2f} × MLServer's")

@@ -1,0 +1,50 @@
+"""Errors as HTTP, and the metrics text."""
+
+import json
+
+import pytest
+
+from modelkeep import errors
+from modelkeep.http.metrics import Metrics
+from modelkeep.http.problem import STATUS, bad_request, problem, status_of
+from modelkeep.http.protocol import BadRequest
+
+
+def tree(root=errors.ModelkeepError):
+    yield root
+    for child in root.__subclasses__():
+        yield from tree(child)
+
+
+@pytest.mark.parametrize("kind", [k for k in tree() if k.__module__ == "modelkeep.errors"], ids=lambda k: k.code)
+def test_every_error_has_a_status_of_its_own_and_one_shape(kind):
+    error = kind("why", 2.5) if issubclass(kind, errors.OverBudget) else kind("why")
+    answer = problem(error)
+    said = json.loads(answer.body)
+    assert kind in STATUS and answer.status == said["status"] == status_of(error)
+    assert (said["code"], said["detail"], said["error"]) == (kind.code, "why", "why")
+    assert answer.content_type == b"application/problem+json" and said["type"] == f"urn:x-modelkeep:error:{kind.code}"
+
+
+def test_headers_that_tell_a_client_what_to_do():
+    assert (b"retry-after", b"3") in problem(errors.OverBudget("slow down", 2.1)).headers
+    assert (b"retry-after", b"1") in problem(errors.OverBudget("slow down", 0.01)).headers
+    assert problem(errors.Unauthenticated("who")).headers[0][0] == b"www-authenticate"
+    assert bad_request(BadRequest(408, "too-slow", "slow")).status == 408
+
+
+def test_the_metrics_text():
+    """Source: Prometheus text format 0.0.4."""
+    metrics = Metrics()
+    metrics.requests.add('a"b\\', "ok")
+    metrics.requests.add('a"b\\', "ok")
+    metrics.latency.observe(0.0004)
+    metrics.latency.observe(99.0)
+    metrics.gauge("modelkeep_x", "A number.", lambda: 1.5)
+    lines = metrics.text().decode().splitlines()
+    assert 'modelkeep_requests_total{model="a\\"b\\\\",outcome="ok"} 2' in lines
+    assert 'modelkeep_request_seconds_bucket{le="0.00025"} 0' in lines
+    assert 'modelkeep_request_seconds_bucket{le="0.0005"} 1' in lines
+    assert 'modelkeep_request_seconds_bucket{le="+Inf"} 2' in lines
+    assert "modelkeep_request_seconds_count 2" in lines and "modelkeep_x 1.5" in lines
+    assert sum(line.startswith("# TYPE") for line in lines) == 4
