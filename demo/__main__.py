@@ -8,6 +8,8 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from demo import story
 from demo.findings import Findings
 from demo.report import render
@@ -30,7 +32,8 @@ def main() -> int:
     show = Show(found)
     stage = Stage(folder, show, found)
     # a process of its own, made afresh: this one will hold threads and TLS sessions that a fork must not share
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as helpers:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=threadpool_limits, initargs=(1,)) as helpers, threadpool_limits(1):
         try:
             tell(stage, helpers)
         except (CommandFailed, ModelkeepError, OSError) as failure:

@@ -9,9 +9,9 @@ from demo.findings import Suspect, ThiefRow
 _LOG_TICKS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 
 
-def fidelity_plot(row: ThiefRow, *, width: int = 340, height: int = 230) -> str:
+def fidelity_plot(row: ThiefRow, *, width: int = 340, height: int = 242) -> str:
     """Fidelity against queries spent (log scale): with no defence, and as far as the gateway let the thief come."""
-    left, right, top, bottom = 40, 14, 14, 40
+    left, right, top, bottom = 40, 14, 26, 40
     most = max([row.budget, *(q for q, _ in row.undefended_curve)])
     least = min([10, max(row.queries, 2), *(q for q, _ in row.undefended_curve)])
 
@@ -41,11 +41,9 @@ def fidelity_plot(row: ThiefRow, *, width: int = 340, height: int = 230) -> str:
     if len(row.curve) > 1:
         parts.append(_path("kept", [at(*point) for point in row.curve]))
     parts.append(_dot("kept", stop_x, stop_y, 5))
-    side = 1 if stop_x < (left + end) / 2 else -1
-    anchor = "start" if side > 0 else "end"
+    label = min(max(stop_x, left + 52), end - 52)  # above the frame, where no curve can be
     parts.append(
-        f'<text class="label kept" x="{stop_x + side * 9:.1f}" y="{max(stop_y + 18, top + 12):.1f}" '
-        f'text-anchor="{anchor}">stopped after {row.queries:,}</text></svg>'
+        f'<text class="label kept" x="{label:.1f}" y="{top - 8}" text-anchor="middle">stopped after {row.queries:,}</text></svg>'
     )
     return "".join(parts)
 

@@ -45,7 +45,8 @@ _THIEVES = (
 )
 _HONEST = (
     "Twenty accounts with different habits ask rows that the model never saw. An alarm on any of them, or a single top answer "
-    "that differs from the bare model's, fails the demo."
+    "that differs from the bare model's, fails the demo. Waits are those of clients that share two cores with the "
+    "gateway, with control and with the thieves; <code>make bench</code> measures the gateway by itself."
 )
 _TRACE = (
     "One account asks only natural questions, so nothing about it looks like theft, and trains a copy on what it was answered. "
@@ -161,8 +162,8 @@ def _clients(rows: Sequence[ClientRow]) -> str:
 
 def _suspects(suspects: Sequence[Suspect]) -> str:
     figures = "".join(
-        f"<figure><figcaption><strong>{escape(suspect.title)}</strong>, fidelity {suspect.fidelity:.1%}: "
-        f"{'traced to ' + escape(suspect.owner) if suspect.owner else 'traced to nobody'}</figcaption>"
+        f"<figure><figcaption><strong>{escape(suspect.title)}</strong><br>agrees with the model on {suspect.fidelity:.1%}; "
+        f"traced to {escape(suspect.owner) or 'nobody'}</figcaption>"
         f"{trace_plot(suspect, SIGNIFICANCE)}</figure>"
         for suspect in suspects
     )

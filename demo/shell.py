@@ -71,6 +71,8 @@ class Service:
 
     def gateway(self) -> int:
         """The process id of its gateway child. Raises CommandFailed when there is none."""
+        if self.process.poll() is not None:
+            raise CommandFailed(f"modelkeep up ended with exit code {self.process.returncode}: {self.tail()}")
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for child in children:
             if b"serve" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):

@@ -1,5 +1,6 @@
 """What the demo prints: a live table on a terminal, plain lines anywhere else."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,7 @@ class Show:
     """Prints, and writes every moment into the findings."""
 
     def __init__(self, found: Findings, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
         self._found = found
         self._began = time.monotonic()
 
@@ -58,7 +59,7 @@ class Show:
         while busy():
             time.sleep(0.1)
             for thief in thieves:
-                if thief.report is not None and thief.name not in told:
+                if thief.state != "asking" and thief.name not in told:
                     told.add(thief.name)
                     self.say(f"{thief.name} {thief.state} after {thief.answered} queries")
             if self.seconds - last > 5:
@@ -93,8 +94,7 @@ def traffic(clients: Sequence[HonestClient], thieves: Sequence[Thief]) -> Group:
     for head in ("account", "asks", "model", "answers", "state"):
         table.add_column(head, justify="right" if head == "answers" else "left", no_wrap=True)
     for thief in thieves:
-        stopped = thief.report is not None
-        colour = "bold yellow" if stopped else _COLOURS.get(thief.state, "cyan")
+        colour = "bold yellow" if thief.loot is not None else _COLOURS.get(thief.state, "cyan")
         state = Text(thief.state, style=colour)
         table.add_row(Text(thief.name, style="yellow"), thief.plot.attack, thief.plot.victim.name, f"{thief.answered:,}", state)
     for client in clients:

@@ -1,6 +1,5 @@
 """What the steps of the story share: the keep, the two models, the accounts' keys, the running processes."""
 
-import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from demo.shell import Service, Shell, free_port
 from demo.show import Show
 from demo.thieves import Plot
 from demo.train import Array, Victim
+from modelkeep.adapters.surrogates import MlpSurrogate
 from modelkeep.adapters.targets import HttpTarget
 from modelkeep.core.values import ReleaseRef
 from modelkeep.workflows.attack import AttackReport
@@ -32,6 +32,7 @@ class Stage:
     sealed: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     bare: dict[str, "Future[AttackReport]"] = field(default_factory=dict)
+    independent: "Future[MlpSurrogate] | None" = None
     plots: tuple[Plot, ...] = ()
     up: Service | None = None
     receipts: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -83,9 +84,3 @@ class Stage:
         path = self.folder / f"{name}.npz"
         np.savez(path, x=rows.astype(np.float32))
         return str(path)
-
-
-def all_at_once(*works: "threading.Thread") -> None:
-    """Start every thread."""
-    for work in works:
-        work.start()

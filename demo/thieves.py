@@ -1,7 +1,8 @@
 """Three thieves and one patient copyist: what each steals through the gateway, and what it would get with no defence."""
 
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from demo.train import Array, Victim
 from modelkeep.adapters.surrogates import MlpSurrogate
 from modelkeep.errors import ModelkeepError
 from modelkeep.extraction.attacks import Knowledge, make_strategy
-from modelkeep.workflows.attack import AttackReport, Exam, Loot, Target, run_attack
+from modelkeep.workflows.attack import AttackReport, Exam, Loot, Target, assess, steal
 
 SEED_ROWS = 40
 """Natural rows that a thief owns: someone with plenty of data would train a model instead of stealing one."""
@@ -55,25 +56,23 @@ def surrogate() -> MlpSurrogate:
     return MlpSurrogate((64,))
 
 
-def attack(plot: Plot, target: Target, *, watch: "Thief | None" = None) -> tuple[AttackReport, Loot]:
+def attack(plot: Plot, target: Target, *, watch: Callable[[int], None] | None = None) -> Loot:
     """Carry the plan out against ``target``; the same code with and without a defence."""
     everything = np.concatenate([plot.victim.loose, plot.rows])  # what values are valid is documented; rows are what is scarce
     known = replace(Knowledge.of(plot.rows), lower=everything.min(axis=0), upper=everything.max(axis=0))
-    return run_attack(
-        target,
-        make_strategy(plot.attack, known, seed=plot.seed, surrogate=surrogate),
-        name=plot.attack,
-        surrogate=surrogate,
-        budget=plot.budget,
-        batch=plot.batch,
-        exam=Exam.by(plot.victim.bare, plot.victim.exam),
-        watch=watch.saw if watch else None,
-    )
+    strategy = make_strategy(plot.attack, known, seed=plot.seed, surrogate=surrogate)
+    return steal(target, strategy, budget=plot.budget, batch=plot.batch, watch=watch)
+
+
+def measure(plot: Plot, loot: Loot) -> AttackReport:
+    """How good a copy the loot makes, by the number of answers."""
+    exam = Exam.by(plot.victim.bare, plot.victim.exam)
+    return assess(loot, name=plot.attack, surrogate=surrogate, budget=plot.budget, exam=exam)
 
 
 def undefended(plot: Plot) -> AttackReport:
     """The same attack in memory against the bare model, with its whole budget."""
-    return attack(plot, plot.victim.bare)[0]
+    return measure(plot, attack(plot, plot.victim.bare))
 
 
 @dataclass
@@ -84,9 +83,7 @@ class Thief:
     pace: float = 0.03
     answered: int = 0
     error: str = ""
-    report: AttackReport | None = None
     loot: Loot | None = None
-    receipts: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -98,9 +95,9 @@ class Thief:
         """A word or two for the live table."""
         if self.error:
             return "failed"
-        if self.report is None:
+        if self.loot is None:
             return "asking"
-        return {"review-required": "stopped by the alarm", "budget": "done"}.get(self.report.stopped, self.report.stopped)
+        return {"review-required": "stopped by the alarm", "budget": "done"}.get(self.loot.stopped, self.loot.stopped)
 
     def saw(self, answered: int) -> None:
         """Count, and take a breath: a thief that hurries meets the rate limit before the evidence."""
@@ -111,14 +108,13 @@ class Thief:
         """Steal until stopped; never raises what the gateway says."""
         try:
             with connect(self.name, self.plot.victim) as target:
-                self.receipts = target.receipts
-                self.report, self.loot = attack(self.plot, target, watch=self)
+                self.loot = attack(self.plot, target, watch=self.saw)
         except ModelkeepError as error:
             self.error = f"{error.code}: {error}"
 
     def row(self, bare: AttackReport) -> ThiefRow:
         """What happened, beside what the same attack gets from the ``bare`` model."""
-        found = self.report
+        found = measure(self.plot, self.loot) if self.loot is not None else None
         return ThiefRow(
             name=self.name,
             attack=self.plot.attack,
@@ -126,7 +122,7 @@ class Thief:
             queries=found.queries if found else self.answered,
             stopped=found.stopped if found else self.error,
             budget=self.plot.budget,
-            reached=found.fidelity if found else 0.0,
+            reached=found.fidelity if found else bare.majority,
             undefended=bare.fidelity,
             majority=bare.majority,
             curve=tuple((point.queries, point.fidelity) for point in found.curve) if found else (),
@@ -136,6 +132,6 @@ class Thief:
 
 def copy_of(x: Array, probs: Array) -> MlpSurrogate:
     """A patient copyist's model: trained to convergence on everything one account was answered."""
-    copy = MlpSurrogate((128, 64), updates=4_000)
+    copy = MlpSurrogate((128, 64), updates=2_500)
     copy.fit(x, probs)
     return copy

@@ -1,13 +1,12 @@
 """Every way of damaging or forging a sealed file ends in one clear NotTrusted line."""
 
 import struct
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from forge import assemble, flip, fresh_streams, parts, with_entry
 
 from modelkeep.container import (
     Binding,
@@ -24,9 +23,6 @@ from modelkeep.container.layout import Kind
 from modelkeep.core.values import Digest, digest_of
 from modelkeep.errors import NotTrusted
 from modelkeep.formats import safetensors
-
-sys.path.insert(0, str(Path(__file__).parent))
-from forge import assemble, flip, fresh_streams, parts, with_entry
 
 PURPOSE = "test"
 

@@ -7,21 +7,21 @@ from modelkeep.extraction import budget
 def test_sherman_morrison_is_the_inverse_and_the_cost_is_the_log_determinant():
     rng = np.random.default_rng(0)
     phi, w = rng.normal(size=(30, budget.DIMENSIONS)), rng.uniform(0.1, 1, 30)
-    inverse, gathered, total = np.eye(budget.DIMENSIONS)[None], np.eye(budget.DIMENSIONS), 0.0
+    inverse, gathered, total = np.eye(budget.DIMENSIONS), np.eye(budget.DIMENSIONS), 0.0
     for i in range(30):
-        cost, inverse = budget.spend(inverse, phi[i : i + 1], w[i : i + 1])
+        cost, inverse = budget.spend(inverse, phi[i], w[i])
         gathered = gathered + w[i] * np.outer(phi[i], phi[i])
-        total += float(cost[0])
-    assert np.allclose(inverse[0], np.linalg.inv(gathered))
+        total += cost
+    assert np.allclose(inverse, np.linalg.inv(gathered))
     assert total == pytest.approx(0.5 * np.linalg.slogdet(gathered)[1])
 
 
 def test_the_same_question_again_teaches_less_each_time():
-    phi = np.ones((1, budget.DIMENSIONS))
-    inverse, costs = np.eye(budget.DIMENSIONS)[None], []
+    phi = np.ones(budget.DIMENSIONS)
+    inverse, costs = np.eye(budget.DIMENSIONS), []
     for _ in range(5):
-        cost, inverse = budget.spend(inverse, phi, np.ones(1))
-        costs.append(float(cost[0]))
+        cost, inverse = budget.spend(inverse, phi, 1.0)
+        costs.append(cost)
     assert costs == sorted(costs, reverse=True)
 
 

@@ -1,10 +1,11 @@
+import sys
 import threading
 
 import numpy as np
 import pytest
 
 from modelkeep.errors import Invalid
-from modelkeep.extraction.guard import MIN_EFFECTIVE, Guard, _State, odds_text
+from modelkeep.extraction.guard import MIN_EFFECTIVE, Guard, _Account, odds_text
 from modelkeep.extraction.ladder import Rung
 
 
@@ -122,7 +123,7 @@ def test_after_a_review_the_evidence_restarts_and_the_bar_is_twice_as_high(digit
     guard.clear("account")
     verdict = guard.verdict("account")
     assert (verdict.rung, verdict.alarmed_at, verdict.uncovered) == (Rung.MARK, None, True)
-    assert guard._state.reviews[0] == 1
+    assert guard._accounts["account"].reviews == 1
     again = _uniform(digits.unseen, rng, 60)
     guard.observe("account", again, digits.predict(again))
     assert guard.verdict("account").rung is Rung.ALARM
@@ -148,12 +149,9 @@ def test_the_budget_prices_a_natural_thief_and_never_accuses(digits):
 
 
 def test_an_account_takes_less_than_24_kib():
-    state = _State(bets=200)
-    rows = [state.add() for _ in range(20)]
-    arrays = [a for a in vars(state).values() if isinstance(a, np.ndarray)]
-    assert rows == list(range(20))
-    assert sum(a[0].nbytes for a in arrays) < 24 * 1024
-    assert (state.kept[:20] == 1.0).all()
+    account = _Account(bets=200)
+    parts = [getattr(account, name) for name in _Account.__slots__]
+    assert sum(sys.getsizeof(part) for part in parts) + sys.getsizeof(account) < 24 * 1024
 
 
 def test_bad_calls_are_refused_and_leave_nothing_behind(digits):

@@ -3,22 +3,18 @@ import gzip
 import io
 import lzma
 import pickle
-import sys
 import zipfile
 import zlib
-from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx_models import sklearn_model
 
 from modelkeep.formats import safetensors
 from modelkeep.formats.detect import Format, detect
-
-sys.path.insert(0, str(Path(__file__).parent))
-from onnx_models import sklearn_model
 
 
 def zipped(*names: str) -> bytes:

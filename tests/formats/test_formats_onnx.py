@@ -1,10 +1,8 @@
 """The ONNX reader against the onnx package, and against whoever wants to crash it."""
 
 import contextlib
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,13 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnx_models import constant_shape, graph, model, nested, sklearn_model
 
 from modelkeep.core.values import TensorSpec
 from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.onnx import Operator, looks_like_onnx, parse_onnx
-
-sys.path.insert(0, str(Path(__file__).parent))
-from onnx_models import constant_shape, graph, model, nested, sklearn_model
 
 
 def every_node(g):

@@ -243,3 +243,32 @@ def test_refusals_of_known_accounts_are_recorded(gateway, keep):
     outcomes = {entry.outcome for _, entry, _ in found if entry.kind == "deny"}
     assert {"invalid", "denied", "over-budget", "quarantined"} <= outcomes
     assert all(msgspec.json.encode(entry).find(b"alice") < 0 for _, entry, _ in found)
+
+
+def test_without_the_audit_log_nothing_is_answered(keep, alice):
+    with live(keep) as running, running.client(alice) as client:
+        assert client.post(INFER, content=question(np.zeros(6))).status_code == 200
+        (journal,) = (keep.premises.directory / "log" / "audit" / running.instance / "journal").iterdir()
+        journal.rename(journal.with_name("gone"))
+        for _ in range(3):
+            answer = client.post(INFER, content=question(np.ones(6)))
+            assert answer.status_code == 503 and "audit" in answer.json()["detail"]
+        assert client.get("/v2/health/ready").status_code == 503 and client.get("/v2/health/live").status_code == 200
+        journal.with_name("gone").rename(journal)
+        assert client.post(INFER, content=question(np.ones(6))).status_code == 503
+
+
+def test_without_the_releases_log_nothing_is_answered_for_longer_than_the_lease(keep, alice):
+    checkpoint = keep.premises.directory / "log" / "releases" / "checkpoint"
+    with live(keep) as running, running.client(alice) as client:
+        true = checkpoint.read_bytes()
+        try:
+            for damage in (true.replace(b"A", b"B"), b""):
+                checkpoint.write_bytes(damage)
+                time.sleep(1.6)
+                answer = client.post(INFER, content=question(np.zeros(6)))
+                assert answer.status_code == 503 and "lease" not in answer.text
+        finally:
+            checkpoint.write_bytes(true)
+        time.sleep(0.7)
+        assert client.post(INFER, content=question(np.zeros(6))).status_code == 200

@@ -209,7 +209,7 @@ def test_connections_that_say_nothing_are_closed(server, data):
 
 def test_blank_lines_do_not_keep_a_connection_alive(server):
     began = time.monotonic()
-    with server.connect() as connection, pytest.raises(OSError):  # noqa: PT012
+    with server.connect() as connection, pytest.raises(OSError):
         while time.monotonic() - began < 4:
             connection.sendall(b"\r\n")
             time.sleep(0.02)

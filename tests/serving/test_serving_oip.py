@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_invalid(datatype, data):
 def test_nested_data_follows_the_shape():
     assert read("[[1,2,3],[4,5,6]]", shape="[2,3]").tolist() == [1, 2, 3, 4, 5, 6]
     for data in ("[[1,2],[3,4],[5,6]]", "[[1,2,3],[4,5]]", "[[1,2,3]]", "[[[1,2,3],[4,5,6]]]"):
-        with pytest.raises(Invalid, match="shape|nested"):
+        with pytest.raises(Invalid, match=r"shape|nested"):
             read(data, shape="[2,3]")
 
 
@@ -108,7 +108,8 @@ def test_colons_and_escapes_are_no_reason_to_refuse(fine):
 @pytest.mark.parametrize(
     "bad",
     [
-        b"", b"{}", b"[]", b"null", b'{"inputs":{}}', b'{"inputs":[]}', b'{"inputs":[1]}', b"\xff\xfe", b'{"id":"\xff"}', b"{" * 99_999,
+        b"", b"{}", b"[]", b"null", b'{"inputs":{}}', b'{"inputs":[]}', b'{"inputs":[1]}', b"\xff\xfe", b'{"id":"\xff"}',
+        b"{" * 99_999,
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1],"more":1}]}',
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[-1],"data":[1]}]}',
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1,1,1,1,1,1,1,1],"data":[1]}]}',

@@ -17,7 +17,8 @@ from modelkeep.errors import Conflict, Missing, NotTrusted, OverBudget, Unavaila
 QUOTA = "quota"
 """Record kind; the key is the ``quota_id`` of the credential."""
 
-LARGEST_LEASE = 64
+LARGEST_LEASE = 4096
+"""Only quotas of 65,536 and more get leases this large; large enough that a busy key is topped up before it runs dry."""
 IDLE = 60.0
 """Seconds after its last request at which the lease of a credential goes back."""
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from modelkeep.access.directory import Directory, Grant
 from modelkeep.access.limits import Limiter
 from modelkeep.access.logins import Logins
-from modelkeep.access.passwords import Passwords
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
 from modelkeep.adapters.tls import issue, server_context
 from modelkeep.app.audits import new_audit, phase_of, recover_all
@@ -191,7 +190,7 @@ def open_control(directory: Path, keyring: Keyring, report: Callable[[str], None
         audit=audit,
         instance=instance,
         directory_of_accounts=Directory(premises.records, clock, [premises.trust.token_key], origin, failures=failures),
-        logins=Logins(premises.records, Passwords(), entropy=entropy, clock=clock),
+        logins=Logins(premises.records, premises.passwords, entropy=entropy, clock=clock),
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
         verifier=SessionVerifier([premises.trust.token_key], origin),
         addresses=addresses,

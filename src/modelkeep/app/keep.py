@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -19,11 +20,11 @@ from modelkeep.app.premises import CA_FILE, RECORDS_FILE, TRUST_FILE, Premises, 
 from modelkeep.app.registry import RegistryVerbs
 from modelkeep.app.results import Initialised
 from modelkeep.app.settings import FILE_NAME, load, template
-from modelkeep.core.values import Principal, Role
+from modelkeep.core.values import Principal, Role, parse_name
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
 from modelkeep.custody.keys import LOG_SIGNING, TLS_CA
-from modelkeep.errors import Conflict, Unavailable
+from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.ledger.log import ReleasesLog
 from modelkeep.workflows.publish import settle
 
@@ -40,7 +41,16 @@ class Keep(RegistryVerbs, PeopleVerbs, OversightVerbs):
         Raises Conflict (something is there already: nothing is touched), Invalid, Unavailable.
         """
         root = Path(directory)
-        _claim_folder(root)
+        parse_name(admin, "account name")
+        made_folder = _claim_folder(root)
+        try:
+            return cls._fill(root, passphrase, admin)
+        except ModelkeepError:
+            _clear_folder(root, made_folder)
+            raise
+
+    @classmethod
+    def _fill(cls, root: Path, passphrase: bytes, admin: str) -> Initialised:
         clock, entropy = SystemClock(), SystemEntropy()
         origin = f"modelkeep.local/{secrets.token_hex(6)}"
         identity = generate_identity()
@@ -106,9 +116,13 @@ class Keep(RegistryVerbs, PeopleVerbs, OversightVerbs):
         settle(self.premises.desk())
 
 
-def _claim_folder(root: Path) -> None:
-    """Make the folders of a keep, or refuse to touch what is there. Raises Conflict, Unavailable."""
+def _claim_folder(root: Path) -> bool:
+    """Make the folders of a keep, or refuse to touch what is there; whether ``root`` itself is new.
+
+    Raises Conflict, Unavailable.
+    """
     try:
+        new = not root.exists()
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(root.iterdir()):
             what = "a keep" if (root / FILE_NAME).exists() else "something else"
@@ -118,6 +132,18 @@ def _claim_folder(root: Path) -> None:
             (root / name).mkdir(mode=0o700)
     except OSError as cause:
         raise Unavailable(f"cannot make a keep in {root}: {cause.strerror}") from cause
+    return new
+
+
+def _clear_folder(root: Path, new: bool) -> None:
+    """Remove what a failed ``init`` made; the folder was empty, or ``new``."""
+    for path in root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if new:
+        root.rmdir()
 
 
 def _write(path: Path, data: bytes) -> None:

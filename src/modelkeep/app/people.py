@@ -2,7 +2,6 @@
 
 from modelkeep.access.accounts import ACCOUNT, Account, add_account, parse_account, set_disabled, set_roles
 from modelkeep.access.credentials import KEY, ApiKey, KeyTerms, NewKey, issue_key, parse_key_record, revoke_key, rotate_key
-from modelkeep.access.passwords import Passwords
 from modelkeep.access.quotas import granted_of
 from modelkeep.app.acting import Acts
 from modelkeep.app.results import KeyIssued, KeyRow, UserAdded, UserRow
@@ -20,7 +19,7 @@ class PeopleVerbs(Acts):
     def user_add(self, *, name: str, roles: tuple[Role, ...]) -> UserAdded:
         """Add an account with a one-time password. Raises Conflict (the name is taken), Invalid."""
         here = self.premises
-        made = self.change(lambda: add_account(name, roles, passwords=Passwords(), entropy=here.entropy, clock=here.clock))
+        made = self.change(lambda: add_account(name, roles, passwords=here.passwords, entropy=here.entropy, clock=here.clock))
         self.act("user.add", made.account.subject, roles=",".join(made.account.roles))
         self.commit_marks([made.account.subject])
         return UserAdded(name, tuple(map(str, made.account.roles)), made.password)

@@ -5,9 +5,11 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from modelkeep.access.accounts import OPERATOR
+from modelkeep.access.passwords import Passwords
 from modelkeep.adapters.blobs.local import LocalBlobs
 from modelkeep.adapters.claims import FolderClaims
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
@@ -95,6 +97,11 @@ class Premises:
         """Use opened compartments, whose sealed trust root decides. Raises NotTrusted when ``trust.toml`` says otherwise."""
         keyring.trust.check_same(_read(self.directory / TRUST_FILE))
         self.trust, self._keyring = keyring.trust, keyring
+
+    @cached_property
+    def passwords(self) -> Passwords:
+        """How passwords are hashed. Making it costs one Argon2id hash, so it is made once."""
+        return Passwords()
 
     @property
     def keys(self) -> FileKeys:

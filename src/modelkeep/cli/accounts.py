@@ -10,7 +10,7 @@ from modelkeep.core.values import Role
 ROLES = click.Choice([str(role) for role in Role])
 
 
-@click.group()
+@click.group(epilog="Example: modelkeep user add alice --role analyst")
 def user() -> None:
     """Accounts and their roles."""
 
@@ -53,7 +53,7 @@ def user_list(ctx: Context) -> None:
     ctx.out.table(found, ("ACCOUNT", "ROLES", "STATE", "PSEUDONYM", "CREATED"), rows, empty="There is no account.")
 
 
-@click.group()
+@click.group(epilog="Example: modelkeep key issue alice --model credit-risk")
 def key() -> None:
     """API keys of accounts."""
 

@@ -54,18 +54,21 @@ class Context:
         """The passphrase: from the file named, or asked for on a terminal. Raises Missing, Unavailable."""
         if self._passphrase_file:
             return read_secret_file(self._passphrase_file)
-        return self.ask("Passphrase of this keep")
+        return self.ask("Passphrase of this keep", f"--passphrase-file or {PASSPHRASE_FILE}")
 
-    def ask(self, prompt: str, *, confirm: bool = False) -> bytes:
-        """Ask for a secret on the terminal. Raises Missing where there is none."""
+    def ask(self, prompt: str, instead: str, *, confirm: bool = False) -> bytes:
+        """Ask for a secret on the terminal. Raises Missing where there is none; ``instead``: the option that names a file."""
         if not sys.stdin.isatty():
-            raise Missing(f"no terminal to ask for the passphrase: name a file with --passphrase-file or {PASSPHRASE_FILE}")
+            raise Missing(f"{prompt[0].lower()}{prompt[1:]}: no terminal to ask for it, so name a file with {instead}")
         return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)).encode()
 
-    def new_passphrase(self, prompt: str, file: str = "") -> bytes:
-        """A new passphrase, typed twice or from a file; at least 8 characters. Raises Invalid."""
-        chosen = file or self._passphrase_file
-        passphrase = read_secret_file(chosen) if chosen else self.ask(prompt, confirm=True)
+    def first_passphrase(self) -> bytes:
+        """The passphrase of a keep to be made. Raises Invalid, Missing, Unavailable."""
+        return self.new_passphrase("New passphrase for this keep", self._passphrase_file, "--passphrase-file")
+
+    def new_passphrase(self, prompt: str, file: str, option: str) -> bytes:
+        """A new passphrase, typed twice or from the ``file`` that ``option`` named; at least 8 characters. Raises Invalid."""
+        passphrase = read_secret_file(file) if file else self.ask(prompt, option, confirm=True)
         if len(passphrase) < 8:
             raise Invalid("a passphrase has at least 8 characters: it is all that stands between a thief and the keys")
         return passphrase

@@ -6,7 +6,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, read_secret_file
 
 
-@click.group()
+@click.group(epilog="Example: modelkeep keys list")
 def keys() -> None:
     """The key ring: one sealed compartment per purpose."""
 
@@ -26,7 +26,7 @@ def keys_list(ctx: Context) -> None:
 def keys_passwd(ctx: Context, new_passphrase_file: str) -> None:
     """Change the passphrase of every compartment. Repeat it if it was cut off: it goes on where it stopped."""
     keep = ctx.local("keys passwd")
-    new = read_secret_file(new_passphrase_file) if new_passphrase_file else ctx.ask("New passphrase", confirm=True)
+    new = ctx.new_passphrase("New passphrase", new_passphrase_file, "--new-passphrase-file")
     changed = keep.keys_passwd(new)
     ctx.out.show({"families": changed}, f"{len(changed)} compartments have the new passphrase; the keys are the same.")
 
@@ -37,8 +37,8 @@ def keys_passwd(ctx: Context, new_passphrase_file: str) -> None:
 @click.pass_obj
 def keys_recover(ctx: Context, identity_file: str, new_passphrase_file: str) -> None:
     """Set a new passphrase with the recovery identity, when the old one is lost."""
-    identity = read_secret_file(identity_file) if identity_file else ctx.ask("Recovery identity")
-    new = ctx.new_passphrase("New passphrase", new_passphrase_file)
+    identity = read_secret_file(identity_file) if identity_file else ctx.ask("Recovery identity", "--identity-file")
+    new = ctx.new_passphrase("New passphrase", new_passphrase_file, "--new-passphrase-file")
     changed = Keep.keys_recover(ctx.directory, identity.decode("ascii", "replace").strip(), new)
     ctx.out.show({"families": changed}, f"{len(changed)} compartments have the new passphrase.")
 

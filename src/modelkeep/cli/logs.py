@@ -8,7 +8,7 @@ from modelkeep.app.results import LogChecked
 from modelkeep.cli.context import Context, moment, read_file, write_file
 
 
-@click.group()
+@click.group(epilog="Example: modelkeep log verify")
 def log() -> None:
     """The releases log and the audit logs."""
 

@@ -9,7 +9,7 @@ from modelkeep import __version__
 from modelkeep.cli import accounts, keys, logs, operations, redteam, releases, server, setup
 from modelkeep.cli.context import DIRECTORY, PASSPHRASE_FILE, SERVER, Context
 from modelkeep.cli.output import EXIT_INVALID, EXIT_UNAVAILABLE
-from modelkeep.errors import ModelkeepError
+from modelkeep.errors import Invalid, ModelkeepError
 
 _EPILOG = "Example: modelkeep init keep && modelkeep --dir keep publish model.onnx --name risk --reference ref.npz"
 
@@ -47,9 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     except click.exceptions.Abort:
         return EXIT_INVALID
     except click.ClickException as error:
-        error.show()
-        return EXIT_INVALID
-    except BrokenPipeError:
+        if not as_json or isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show()
+            return EXIT_INVALID
+        return found.out.fail(Invalid(error.format_message()))
+    except (BrokenPipeError, SystemExit):  # click exits when it finds the pipe broken
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say to it
         return 0
     except MemoryError:

@@ -40,7 +40,7 @@ def integrity(ctx: Context) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.group()
+@click.group(epilog="Example: modelkeep incident list")
 def incident() -> None:
     """What went wrong and what was done about it."""
 

@@ -74,10 +74,17 @@ class Remote:
     def __init__(self, server: str, *, token: str = "", ca: str = "") -> None:
         if not server.startswith("https://"):
             raise Invalid(f"{server} is not an https:// address: the admin API is served over TLS only")
-        context = ssl.create_default_context(cadata=ca or None)
+        try:
+            context = ssl.create_default_context(cadata=ca or None)
+        except ssl.SSLError as cause:
+            raise Invalid("the certificate authority to trust (--ca) is not a PEM certificate") from cause
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._server = server.rstrip("/")
+        try:
+            httpx.URL(self._server)
+        except httpx.InvalidURL as cause:
+            raise Invalid(f"{server[:200]} is not an address: {cause}") from cause
         self._client = httpx.Client(
             verify=context, headers=headers, timeout=httpx.Timeout(600.0, connect=10.0), trust_env=False
         )

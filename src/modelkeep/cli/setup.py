@@ -5,7 +5,7 @@ import time
 import click
 
 from modelkeep.app.keep import Keep
-from modelkeep.cli.context import Context, read_file
+from modelkeep.cli.context import Context, read_file, read_secret_file
 from modelkeep.cli.remote import Remote, Session, load_sessions, save_sessions
 from modelkeep.errors import Denied, Invalid
 from modelkeep.http.control import LoginAsked, LoginGiven, decode_login, encode_login
@@ -20,7 +20,7 @@ def init(ctx: Context, directory: str, admin: str) -> None:
 
     The admin's one-time password and the recovery identity are printed once and stored nowhere.
     """
-    made = Keep.init(directory, ctx.new_passphrase("New passphrase for this keep"), admin=admin)
+    made = Keep.init(directory, ctx.first_passphrase(), admin=admin)
     ctx.out.show(
         made,
         f"Made a keep in {made.directory} with logs named {made.origin}.\n\n"
@@ -52,9 +52,12 @@ def login(ctx: Context, user: str, ca: str, password_file: str, new_password_fil
     if not ctx.server:
         raise Invalid("login needs --server https://HOST:PORT")
     authority = read_file(ca).decode("utf-8", "replace") if ca else ""
-    password = read_file(password_file).rstrip(b"\r\n") if password_file else ctx.ask("Password")
-    new = read_file(new_password_file).rstrip(b"\r\n") if new_password_file else b""
-    given = _log_in(ctx, Remote(ctx.server, ca=authority), LoginAsked(user, password.decode(), new.decode()))
+    if ca and not authority.strip():
+        raise Invalid(f"{ca} holds no PEM certificate")
+    remote = Remote(ctx.server, ca=authority)
+    password = read_secret_file(password_file) if password_file else ctx.ask("Password", "--password-file")
+    new = read_secret_file(new_password_file) if new_password_file else b""
+    given = _log_in(ctx, remote, LoginAsked(user, _text(password), _text(new)))
     sessions = {url: kept for url, kept in load_sessions().items() if kept.expires > time.time()}
     server = ctx.server.rstrip("/")
     sessions[server] = Session(server, user, given.token, given.expires, authority)
@@ -70,8 +73,15 @@ def _log_in(ctx: Context, remote: Remote, asked: LoginAsked) -> LoginGiven:
         if asked.new_password:
             raise
         ctx.out.note(f"{reason}.")
-    new = ctx.ask("New password", confirm=True).decode()
+    new = _text(ctx.ask("New password", "--new-password-file", confirm=True))
     return decode_login(remote.post("/admin/v1/login", encode_login(LoginAsked(asked.account, asked.password, new))))
+
+
+def _text(password: bytes) -> str:
+    try:
+        return password.decode()
+    except UnicodeDecodeError:  # `from None`: the cause quotes the password
+        raise Invalid("the password is not UTF-8 text") from None
 
 
 @click.command(epilog="Example: modelkeep --server https://localhost:8444 logout")

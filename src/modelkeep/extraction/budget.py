@@ -5,6 +5,8 @@ what was asked before (Bayesian linear regression; MacKay 1992, "Information-bas
 grows where the answer is uncertain. A budget never accuses: it slows and coarsens.
 """
 
+import bisect
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +50,11 @@ def weight_of(probs: Floats | None, count: int) -> Floats:
     return out
 
 
-def spend(inverse: Floats, phi: Floats, w: Floats) -> tuple[Floats, Floats]:
-    """Cost in nats (b,) of one question of each of b accounts, and their new A^-1 (b, 24, 24) (Sherman-Morrison)."""
-    moved = np.einsum("bij,bj->bi", inverse, phi)
-    gain = w * np.einsum("bi,bi->b", moved, phi)
-    update = np.einsum("bi,bj->bij", moved, moved) * (w / (1.0 + gain))[:, None, None]
-    return 0.5 * np.log1p(gain), inverse - update
+def spend(inverse: Floats, phi: Floats, w: float) -> tuple[float, Floats]:
+    """Cost in nats of one question with features ``phi`` (24,), and the new A^-1 (24, 24) (Sherman-Morrison)."""
+    moved = inverse @ phi
+    gain = w * float(moved @ phi)
+    return 0.5 * math.log1p(gain), inverse - np.outer(moved, moved * (w / (1.0 + gain)))
 
 
 def measure(
@@ -68,10 +69,10 @@ def measure(
     projected = embedding.project(x)[1]
     asked = projected[order] + 0.05 * embedding.spread * rng.normal(size=(len(order), projected.shape[1]))
     phi, w = spend_features(embedding, asked), weight_of(None if probs is None else probs[order], len(order))
-    inverse, total, spent = np.eye(DIMENSIONS)[None], 0.0, np.empty(len(order))
+    inverse, total, spent = np.eye(DIMENSIONS), 0.0, np.empty(len(order))
     for i in range(len(order)):
-        cost, inverse = spend(inverse, phi[i : i + 1], w[i : i + 1])
-        total += float(cost[0])
+        cost, inverse = spend(inverse, phi[i], float(w[i]))
+        total += cost
         spent[i] = total
     points = np.array(CURVE)
     fidelity = np.ones(len(points))
@@ -96,14 +97,15 @@ def _lift(white: Floats, lift: tuple[Floats, Floats]) -> Floats:
 
 def quote(spent: float, curve: Floats, limit: float) -> Budget:
     """Turn nats into natural questions by the measured ``curve`` (3, points); beyond its end, by its last slope in log n."""
-    questions, nats, fidelity = curve
-    logs = np.log(questions)
-    if spent <= nats[0]:
+    questions, nats, fidelity = curve.tolist()
+    at = bisect.bisect_right(nats, spent)
+    if at == 0:
         equivalent = questions[0] * spent / max(nats[0], 1e-9)
-    elif spent < nats[-1]:
-        equivalent = float(np.exp(np.interp(spent, nats, logs)))
+        learnt = fidelity[0] * equivalent / questions[0]
     else:
-        slope = (logs[-1] - logs[-2]) / max(nats[-1] - nats[-2], 1e-9)
-        equivalent = float(np.exp(min(logs[-1] + slope * (spent - nats[-1]), 30.0)))
-    learnt = float(np.interp(equivalent, questions, fidelity)) if equivalent > 0 else 0.0
-    return Budget(float(spent), float(limit), float(equivalent), float(equivalent / limit), learnt)
+        at = min(at, len(nats) - 1)
+        part = (spent - nats[at - 1]) / max(nats[at] - nats[at - 1], 1e-9)
+        low, high = math.log(questions[at - 1]), math.log(questions[at])
+        equivalent = math.exp(min(low + part * (high - low), 30.0))
+        learnt = fidelity[at - 1] + min(part, 1.0) * (fidelity[at] - fidelity[at - 1])
+    return Budget(spent, limit, equivalent, equivalent / limit, learnt)

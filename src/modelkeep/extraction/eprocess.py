@@ -33,8 +33,8 @@ class Bets:
     down: Floats
 
     def factors(self, events: Bools) -> Floats:
-        """The factor of every bet for rows of ``events`` (b, streams): shape (b, c)."""
-        return np.where(events[:, self.stream], self.up, self.down)
+        """The factor of every bet for ``events`` (..., streams): shape (..., c)."""
+        return np.where(events[..., self.stream], self.up, self.down)
 
 
 def make_bets(kappa: Floats) -> Bets:
@@ -58,16 +58,20 @@ def restart_weight(t: Ints | int) -> Floats:
     return out
 
 
-def step(kept: Floats, restarted: Floats, factors: Floats, t: Ints) -> tuple[Floats, Floats]:
-    """One query of each of b accounts. ``kept``, ``restarted``, ``factors``: (b, c); ``t``: (b,) queries counted before."""
+def step(kept: Floats, restarted: Floats, factors: Floats, t: Ints | int) -> tuple[Floats, Floats]:
+    """One query of one account, or of each of several.
+
+    ``kept``, ``restarted``, ``factors``: (..., c); ``t``: (...), queries counted before. Returns the new stakes.
+    """
     forward = np.minimum(kept * factors, CEILING)
-    again = np.minimum((restarted + restart_weight(t)[:, None]) * factors, CEILING)
+    again = np.minimum((restarted + restart_weight(t)[..., None]) * factors, CEILING)
     return forward, again
 
 
 def evidence(kept: Floats, restarted: Floats) -> Floats:
-    """(M + R) / 2 of each account, from stakes (b, c): the number that is compared with 1 / alpha."""
-    if kept.shape[1] == 0:
-        return np.ones(len(kept))
-    out: Floats = 0.5 * (kept.mean(axis=1) + restarted.mean(axis=1))
+    """(M + R) / 2 from stakes (..., c), shape (...): the number that is compared with 1 / alpha."""
+    bets = kept.shape[-1]
+    if bets == 0:
+        return np.ones(kept.shape[:-1])
+    out: Floats = np.asarray((kept.sum(axis=-1) + restarted.sum(axis=-1)) * (0.5 / bets))
     return out

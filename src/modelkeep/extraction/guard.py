@@ -20,6 +20,8 @@ REMEMBERED = 1024
 """Fingerprints of an account's last distinct queries, for exact repeats."""
 MIN_EFFECTIVE = 8
 """Nothing is enforced on fewer distinct queries than this: the account is uncovered."""
+FAR = 1000.0
+"""Coordinate of an empty place in an account's memory."""
 DEFAULT_LIMIT = 1000.0
 """Natural questions an account may learn from in one budget period."""
 
@@ -43,56 +45,57 @@ class Verdict:
     alarmed_at: int | None
 
 
-class _State:
-    """Accounts as parallel arrays, about 20 KB each; rows are added by doubling."""
+class _Account:
+    """One account's state, about 20 KB."""
+
+    __slots__ = (
+        "alarmed_at",
+        "effective",
+        "inverse",
+        "kept",
+        "names",
+        "own",
+        "queries",
+        "restarted",
+        "reviews",
+        "since",
+        "spent",
+        "value",
+    )
 
     def __init__(self, bets: int) -> None:
-        self.bets = bets
-        self.size = 0
-        self._allocate(8)
+        self.kept = np.ones(bets)
+        self.restarted = np.zeros(bets)
+        self.names = np.zeros(REMEMBERED, dtype=np.uint64)
+        self.own = np.full((null.OWN, OWN_DIMENSIONS), FAR, dtype=np.float16)
+        self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
+        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
+        self.spent = 0.0
+        self.value = 0.5
 
-    def _allocate(self, room: int) -> None:
-        shapes = {
-            "kept": ((self.bets,), np.float64),
-            "restarted": ((self.bets,), np.float64),
-            "names": ((REMEMBERED,), np.uint64),
-            "own": ((null.OWN, OWN_DIMENSIONS), np.float16),
-            "inverse": ((budget.DIMENSIONS, budget.DIMENSIONS), np.float32),
-            "queries": ((), np.int64),
-            "effective": ((), np.int64),
-            "since": ((), np.int64),
-            "spent": ((), np.float64),
-            "reviews": ((), np.int64),
-            "alarmed_at": ((), np.int64),
-        }
-        for name, (shape, dtype) in shapes.items():
-            fresh = np.zeros((room, *shape), dtype=dtype)
-            if self.size:
-                fresh[: self.size] = getattr(self, name)[: self.size]
-            setattr(self, name, fresh)
+    def restart(self) -> None:
+        """Fresh stakes after a review."""
+        self.kept[:] = 1.0
+        self.restarted[:] = 0.0
+        self.since = self.alarmed_at = 0
+        self.reviews += 1
+        self.value = 0.5
 
-    kept: Floats
-    restarted: Floats
+    def renew(self) -> None:
+        """A new budget period."""
+        self.spent = 0.0
+        self.inverse[:] = np.eye(budget.DIMENSIONS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Queries:
+    """A batch made ready: fingerprints (b,), own coordinates (b, 24), score events (b, streams), phi (b, 24) and w (b,)."""
+
     names: NDArray[np.uint64]
-    own: NDArray[np.float16]
-    inverse: NDArray[np.float32]
-    queries: NDArray[np.int64]
-    effective: NDArray[np.int64]
-    since: NDArray[np.int64]
-    spent: Floats
-    reviews: NDArray[np.int64]
-    alarmed_at: NDArray[np.int64]
-
-    def add(self) -> int:
-        """A new account's row, with fresh stakes and an empty memory."""
-        if self.size == len(self.queries):
-            self._allocate(2 * self.size)
-        row = self.size
-        self.kept[row] = 1.0
-        self.own[row] = np.nan
-        self.inverse[row] = np.eye(budget.DIMENSIONS)
-        self.size += 1
-        return row
+    own: NDArray[np.float32]
+    events: NDArray[np.bool_]
+    phi: Floats
+    w: Floats
 
 
 class Guard:
@@ -109,8 +112,7 @@ class Guard:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
         self._profile, self._alpha, self._limit = profile, alpha, limit
         self._bets = eprocess.make_bets(profile.kappa)
-        self._state = _State(len(self._bets.stream))
-        self._rows: dict[str, int] = {}
+        self._accounts: dict[str, _Account] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
         self._unseen = Verdict(
@@ -123,7 +125,7 @@ class Guard:
 
     def subjects(self) -> list[str]:
         """Every account seen, in the order of first queries."""
-        return list(self._rows)
+        return list(self._accounts)
 
     def observe(self, subject: str, x: Floats, probs: Floats | None) -> None:
         """Take in queries ``x`` (b, d) of one account, with the model's own answers ``probs`` (b, k), before any mark or
@@ -141,43 +143,32 @@ class Guard:
         self._check(subjects, x, probs)
         if len(x) == 0:
             return
-        x = np.asarray(x, dtype=np.float64)
-        answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)
-        profile = self._profile
-        events = _score_events(profile, x, answers)
-        projected = profile.embedding.project(x)[1]
-        phi, w = budget.spend_features(profile.embedding, projected), budget.weight_of(answers, len(x))
-        own = np.zeros((len(x), OWN_DIMENSIONS), dtype=np.float32)
-        own[:, : min(OWN_DIMENSIONS, projected.shape[1])] = projected[:, :OWN_DIMENSIONS]
-        names = evidence.fingerprints(x)
+        queries = self._prepare(np.asarray(x, dtype=np.float64), probs)
         with self._lock:
-            rows = np.array([self._row(subject) for subject in subjects])
-            for turn in _turns(rows):
-                self._take(rows[turn], names[turn], own[turn], events[turn], phi[turn], w[turn])
+            for i, subject in enumerate(subjects):
+                account = self._accounts.get(subject)
+                if account is None:
+                    account = self._accounts[subject] = _Account(len(self._bets.stream))
+                self._take(account, queries, i)
             for subject in dict.fromkeys(subjects):
-                self._verdicts[subject] = self._judge(self._rows[subject])
+                self._verdicts[subject] = self._judge(self._accounts[subject])
 
     def clear(self, subject: str) -> None:
         """A person reviewed the account: its evidence restarts, and the next alarm needs twice the odds. Silent when unseen."""
         with self._lock:
-            row = self._rows.get(subject)
-            if row is None:
-                return
-            state = self._state
-            state.kept[row], state.restarted[row] = 1.0, 0.0
-            state.since[row], state.alarmed_at[row] = 0, 0
-            state.reviews[row] += 1
-            self._verdicts[subject] = self._judge(row)
+            account = self._accounts.get(subject)
+            if account is not None:
+                account.restart()
+                self._verdicts[subject] = self._judge(account)
 
     def renew(self, subject: str | None = None) -> None:
         """Begin a new budget period for one account, or for all. What was learnt is forgotten; the evidence is not."""
         with self._lock:
-            for name in list(self._rows) if subject is None else [subject]:
-                row = self._rows.get(name)
-                if row is not None:
-                    self._state.spent[row] = 0.0
-                    self._state.inverse[row] = np.eye(budget.DIMENSIONS)
-                    self._verdicts[name] = self._judge(row)
+            for name in list(self._accounts) if subject is None else [subject]:
+                account = self._accounts.get(name)
+                if account is not None:
+                    account.renew()
+                    self._verdicts[name] = self._judge(account)
 
     def _check(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
         if x.ndim != 2 or x.shape[1] != self._profile.n_features or len(subjects) != len(x):
@@ -189,63 +180,56 @@ class Guard:
         if self._profile.n_classes and (probs is None or probs.shape != (len(x), self._profile.n_classes)):
             raise Invalid(f"evidence needs {self._profile.n_classes} probabilities per query")
 
-    def _row(self, subject: str) -> int:
-        row = self._rows.get(subject)
-        if row is None:
-            row = self._rows[subject] = self._state.add()
-        return row
+    def _prepare(self, x: Floats, probs: Floats | None) -> _Queries:
+        profile = self._profile
+        answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)
+        scores = profile.scores(x, answers)
+        projected = profile.embedding.project(x)[1]
+        own = np.zeros((len(x), OWN_DIMENSIONS), dtype=np.float32)
+        own[:, : min(OWN_DIMENSIONS, projected.shape[1])] = projected[:, :OWN_DIMENSIONS]
+        return _Queries(
+            names=evidence.fingerprints(x),
+            own=own,
+            events=(scores[:, :, None] > profile.limits).reshape(len(x), -1),
+            phi=budget.spend_features(profile.embedding, projected),
+            w=budget.weight_of(answers, len(x)),
+        )
 
-    def _take(
-        self,
-        rows: NDArray[np.int64],
-        names: NDArray[np.uint64],
-        own: NDArray[np.float32],
-        events: NDArray[np.bool_],
-        phi: Floats,
-        w: Floats,
-    ) -> None:
-        """One query of each of several different accounts."""
-        state, profile = self._state, self._profile
-        state.queries[rows] += 1
-        fresh = ~(state.names[rows] == names[:, None]).any(axis=1)
-        rows, names, own, events, phi, w = (part[fresh] for part in (rows, names, own, events, phi, w))
-        if len(rows) == 0:
+    def _take(self, account: _Account, queries: _Queries, i: int) -> None:
+        """One query: dedupe, charge, compare with the account's own last ones, settle the bets."""
+        account.queries += 1
+        name = queries.names[i]
+        if (account.names == name).any():
             return
-        gaps = np.sqrt(((state.own[rows] - own[:, None, :]).astype(np.float64) ** 2).sum(axis=2))
-        nearest = np.where(np.isnan(gaps), np.inf, gaps).min(axis=1)
-        cost, inverse = budget.spend(state.inverse[rows].astype(np.float64), phi, w)
-        state.spent[rows] += cost
-        state.inverse[rows] = inverse
-        counted = nearest > profile.near
-        rows, names, own, events, nearest = (part[counted] for part in (rows, names, own, events, nearest))
-        state.names[rows, state.effective[rows] % REMEMBERED] = names
-        state.own[rows, state.effective[rows] % null.OWN] = own
-        all_events = np.concatenate([events, nearest[:, None] < profile.step_limits], axis=1)
-        factors = self._bets.factors(all_events)
-        kept, restarted = eprocess.step(state.kept[rows], state.restarted[rows], factors, state.since[rows])
-        state.kept[rows], state.restarted[rows] = kept, restarted
-        state.effective[rows] += 1
-        state.since[rows] += 1
-        strong = eprocess.evidence(kept, restarted) >= 2.0 ** state.reviews[rows] / self._alpha
-        alarm = strong & (state.since[rows] >= MIN_EFFECTIVE) & (state.alarmed_at[rows] == 0)
-        state.alarmed_at[rows[alarm]] = state.queries[rows[alarm]]
+        cost, account.inverse[:] = budget.spend(account.inverse.astype(np.float64), queries.phi[i], float(queries.w[i]))
+        account.spent += cost
+        apart = account.own - queries.own[i]
+        nearest = math.sqrt(float(np.einsum("ij,ij->i", apart, apart).min()))
+        if nearest <= self._profile.near:
+            return
+        account.names[account.effective % REMEMBERED] = name
+        account.own[account.effective % null.OWN] = queries.own[i]
+        events = np.concatenate([queries.events[i], nearest < self._profile.step_limits])
+        factors = self._bets.factors(events)
+        account.kept, account.restarted = eprocess.step(account.kept, account.restarted, factors, account.since)
+        account.effective += 1
+        account.since += 1
+        account.value = float(eprocess.evidence(account.kept, account.restarted))
+        if not account.alarmed_at and account.since >= MIN_EFFECTIVE and account.value >= 2.0**account.reviews / self._alpha:
+            account.alarmed_at = account.queries
 
-    def _judge(self, row: int) -> Verdict:
-        state = self._state
-        value = float(eprocess.evidence(state.kept[row : row + 1], state.restarted[row : row + 1])[0])
-        spent = budget.quote(float(state.spent[row]), self._profile.curve, self._limit)
-        alarmed = bool(state.alarmed_at[row])
-        uncovered = bool(state.since[row] < MIN_EFFECTIVE)
-        rung = ladder.rung_of(0.0 if uncovered else value, spent.share, alarmed=alarmed)
+    def _judge(self, account: _Account) -> Verdict:
+        spent = budget.quote(account.spent, self._profile.curve, self._limit)
+        uncovered = account.since < MIN_EFFECTIVE
         return Verdict(
-            rung=rung,
-            log_m=math.log(max(value, 1e-300)),
-            odds=odds_text(value),
+            rung=ladder.rung_of(0.0 if uncovered else account.value, spent.share, alarmed=account.alarmed_at > 0),
+            log_m=math.log(max(account.value, 1e-300)),
+            odds=odds_text(account.value),
             budget=spent,
-            queries=int(state.queries[row]),
-            effective=int(state.effective[row]),
+            queries=account.queries,
+            effective=account.effective,
             uncovered=uncovered,
-            alarmed_at=int(state.alarmed_at[row]) if alarmed else None,
+            alarmed_at=account.alarmed_at or None,
         )
 
 
@@ -256,23 +240,3 @@ def odds_text(value: float) -> str:
     if value >= 1e12:
         return "over 1 : 10^12 against an honest account"
     return f"1 : {value:,.0f} against an honest account" if value >= 10 else f"1 : {value:.1f} against an honest account"
-
-
-def _score_events(profile: Profile, x: Floats, probs: Floats | None) -> NDArray[np.bool_]:
-    """Events of the score streams, shape (b, scores · taus)."""
-    scores = profile.scores(x, probs)
-    out: NDArray[np.bool_] = (scores[:, :, None] > profile.limits).reshape(len(x), -1)
-    return out
-
-
-def _turns(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Positions grouped so that each group has every account at most once and accounts keep their order."""
-    seen: dict[int, int] = {}
-    turns: list[list[int]] = []
-    for position, row in enumerate(rows.tolist()):
-        turn = seen.get(row, 0)
-        seen[row] = turn + 1
-        if turn == len(turns):
-            turns.append([])
-        turns[turn].append(position)
-    return [np.array(turn, dtype=np.int64) for turn in turns]

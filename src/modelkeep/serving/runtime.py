@@ -82,9 +82,13 @@ def probability_rows(array: NDArray[Any], rows: int) -> NDArray[np.float64]:
 
     Raises Invalid if they are no probabilities: then nothing may be said about the input, not even a guess.
     """
-    probs = array.astype(np.float64)
-    if probs.ndim != 2 or len(probs) != rows:
+    if array.ndim != 2 or len(array) != rows:
         raise Invalid(f"the model answered with shape {array.shape} for {rows} rows")
+    probs = array.astype(np.float64)
+    if rows == 1:  # plain Python is three times as quick as numpy on one short row
+        row = probs[0].tolist()
+        if min(row) >= 0.0 and abs(sum(row) - 1.0) <= _SUM_TOLERANCE:
+            return probs
     if not (probs.min(initial=1.0) >= 0.0 and (abs(probs.sum(axis=1) - 1.0) <= _SUM_TOLERANCE).all()):
         raise Invalid("the model did not answer with probabilities for this input; check the input's range")
     return probs

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Refused
 from modelkeep.extraction.attacks import Array, Strategy, SurrogateMaker
 
-LEAST_ROWS = 10
-"""Fewer answers than this are not worth a copy; the curve begins here."""
+LEAST_ROWS = 5
+"""Fewer answers than this are not worth a copy: the thief is left with the commonest class. The curve begins here."""
 POINTS = 7
 """Copies trained for one curve."""
 
@@ -63,7 +63,7 @@ class AttackReport(msgspec.Struct, frozen=True):
 
     ``queries``: rows answered; ``stopped``: stable code of the error that ended it, "budget" (all was spent) or "exhausted"
     (the plan had nothing more to ask); ``measured_on``: "held-out rows" or "held-out answers"; ``majority``: fidelity of the
-    constant copy; ``fidelity``: of the copy trained on everything.
+    constant copy; ``fidelity``: of the copy trained on everything, or of the constant one when that is too little.
     """
 
     strategy: str
@@ -156,8 +156,14 @@ def run_attack(
     if budget < 1 or batch < 1:
         raise Invalid(f"an attack needs a budget and a batch of at least one row, not {budget} and {batch}")
     loot = steal(target, strategy, budget=budget, batch=batch, watch=watch)
+    return assess(loot, name=name, surrogate=surrogate, budget=budget, exam=exam), loot
+
+
+def assess(loot: Loot, *, name: str, surrogate: SurrogateMaker, budget: int, exam: Exam | None = None) -> AttackReport:
+    """Train copies on prefixes of what was stolen and measure them, as ``run_attack`` does."""
     measured_on = "held-out rows" if exam else "held-out answers"
     training, test = (loot, exam) if exam else _split(loot)
+    majority = test.majority if len(test.labels) else 0.0
     curve = appraise(training, surrogate, test, log_spaced(len(training.x), POINTS)) if len(test.labels) else ()
     return AttackReport(
         strategy=name,
@@ -166,10 +172,10 @@ def run_attack(
         stopped=loot.stopped,
         reason=loot.reason,
         measured_on=measured_on,
-        majority=test.majority if len(test.labels) else 0.0,
-        fidelity=curve[-1].fidelity if curve else 0.0,
+        majority=majority,
+        fidelity=curve[-1].fidelity if curve else majority,
         curve=curve,
-    ), loot
+    )
 
 
 def _split(loot: Loot) -> tuple[Loot, Exam]:

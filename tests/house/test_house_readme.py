@@ -1,0 +1,82 @@
+"""The README's commands run as they stand, in an empty folder, on free ports."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"<!-- start: (\w+) -->\n```sh\n(.*?)```", README, re.DOTALL)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What each block printed, by its name; one shell runs them in order, like a reader would."""
+    folder = tmp_path_factory.mktemp("readme")
+    gateway, control = free_port(), free_port()
+    script = ["set -eu"]
+    for name, block in BLOCKS:
+        commands = block.replace(". .venv/bin/activate\n", "").replace(":8443/", f":{gateway}/")
+        script.append(f"echo; echo '=== {name}'\n{commands}")
+    script.append('kill %1; wait %1; echo; echo "=== end"; echo "up ended with $?"')
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELKEEP_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ports = {"MODELKEEP_GATEWAY_PORT": str(gateway), "MODELKEEP_CONTROL_PORT": str(control)}
+    shell = subprocess.Popen(
+        ["bash", "-c", "\n".join(script)],
+        cwd=folder,
+        env={**kept, **ports, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = shell.communicate(timeout=240)
+    finally:
+        if shell.poll() is None:
+            os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, f"{out}\n{err}"
+    parts = re.split(r"^=== (\w+)\n", out, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_the_readme_has_the_road():
+    assert [name for name, _ in BLOCKS] == ["model", "keep", "ask", "look"]
+
+
+def test_a_keep_is_made_and_a_model_published(told):
+    assert "One-time password of admin" in told["keep"]
+    assert "modelkeep-recovery-" in told["keep"]
+    assert "credit-risk@1\n  model   sha256:" in told["keep"]
+    assert "credit-risk@1 is promoted" in told["keep"]
+
+
+def test_the_answer_comes_with_its_receipt(told):
+    assert re.search(r"HTTP/1\.1 200 OK", told["ask"])
+    assert re.search(r"modelkeep-record: \d+-gateway-[0-9a-f]+/\d+", told["ask"])
+    assert '"model_name":"credit-risk","model_version":"1"' in told["ask"]
+
+
+def test_what_the_verbs_say(told):
+    assert "credit-risk@1: trusted, signed by" in told["look"]
+    assert "proven" in told["look"]
+    assert "/releases" in told["look"]
+    assert "credit-risk@1 is quarantined" in told["look"]
+    assert re.search(r"credit-risk@1\s+quarantined", told["look"])
+
+
+def test_stopping_is_graceful(told):
+    assert "up ended with 0" in told["end"]

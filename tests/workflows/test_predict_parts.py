@@ -1,0 +1,182 @@
+"""The parts around the hot path: what is admitted, what waits for the evidence, whose key seals a record."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelkeep.adapters.clock import SystemEntropy
+from modelkeep.adapters.records.memory import MemoryRecords
+from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.wrap import unwrap_key, wrap_key
+from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
+from modelkeep.extraction.ladder import Rung
+from modelkeep.serving.bodies import SubjectKeys, encode_body, erase, open_body, seal_body
+from modelkeep.workflows.admitted import NOTHING, Admitted
+from modelkeep.workflows.predict import Marks, account_key, commitment
+from modelkeep.workflows.watch import Observation, Watch, Watchers
+
+ONE, TWO = ReleaseRef("m", 1), ReleaseRef("m", 2)
+
+
+class Seen:
+    """A guard's verdict."""
+
+    rung = Rung.MARK
+
+
+class Ledger:
+    """The part of ``Guard`` that a watch uses, which writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float]] = []
+        self.fail = False
+
+    def observe_many(self, subjects, x, probs) -> None:
+        if self.fail:
+            raise Invalid("evidence needs finite inputs")
+        assert len(subjects) == len(x) == len(probs)
+        self.rows += list(zip(subjects, x[:, 0].tolist(), strict=True))
+
+    def verdict(self, _subject) -> Seen:
+        return Seen()
+
+    def subjects(self) -> list[str]:
+        return sorted({subject for subject, _ in self.rows})
+
+
+def answer(at: int, subject: str, *values: float) -> Observation:
+    x = np.array(values, np.float32)[:, None]
+    return Observation(at, subject, x, np.full((len(x), 2), 0.5))
+
+
+def test_what_is_observed_comes_in_the_order_of_the_log():
+    ledger = Ledger()
+    watch = Watch(ledger)
+    for at, subject, value in ((3, "b", 3.0), (1, "a", 1.0), (2, "a", 2.0)):
+        watch.submit(answer(at, subject, value))
+    watch.submit(answer(4, "b", 4.0, 5.0))
+    assert watch.work() == {"a": 2, "b": 3} and watch.work() == {}
+    assert ledger.rows == [("a", 1.0), ("a", 2.0), ("b", 3.0), ("b", 4.0), ("b", 5.0)]
+
+
+def test_nobody_runs_ahead_of_his_evidence():
+    watch = Watch(Ledger(), max_rows_behind=10)
+    watch.reserve("a", 6)
+    with pytest.raises(OverBudget) as refusal:
+        watch.reserve("a", 5)
+    assert 0 < refusal.value.retry_after < 1
+    watch.reserve("b", 8)
+    watch.release("a", 6)
+    watch.reserve("a", 50)  # a batch larger than the bound passes alone
+    assert watch.rows_behind() == 58
+
+
+def test_evidence_with_a_hole_serves_nobody():
+    ledger, settled = Ledger(), []
+    broken, sound = Watch(ledger), Watch(Ledger())
+    ledger.fail = True
+    watchers = Watchers(lambda: [broken, sound], settled.extend, every=0.01)
+    broken.submit(answer(0, "a", 1.0))
+    sound.submit(answer(0, "b", 1.0))
+    watchers.start()
+    watchers.stop()
+    assert settled == [(sound, {"b": 1})] and sound.rung("b") is Rung.MARK
+    with pytest.raises(Unavailable, match="restart"):
+        broken.rung("a")
+
+
+def test_what_is_admitted_and_why_not():
+    here = Admitted({}, {}, {ONE: Quarantined("locked"), TWO: NotAdmitted("not promoted")}, until=10.0)
+    for version, expected in ((1, Quarantined), (2, NotAdmitted), (None, NotAdmitted), (3, Missing)):
+        with pytest.raises(expected):
+            here.find("m", version, 9.0)
+    with pytest.raises(Missing):
+        here.find("other", None, 9.0)
+    for late in (here, NOTHING):
+        with pytest.raises(Unavailable):
+            late.find("m", None, 10.1)
+
+
+def test_a_refusal_is_a_fresh_exception_every_time():
+    here = Admitted({}, {}, {ONE: Quarantined("locked")}, until=10.0)
+    found = []
+    for _ in range(2):
+        with pytest.raises(Quarantined) as refusal:
+            here.find("m", 1, 0.0)
+        found.append(refusal.value)
+    assert found[0] is not found[1]
+
+
+def test_a_mark_is_used_only_once_it_is_committed():
+    master, wanted = bytes(32), []
+    key = account_key(master, "sub_a", ONE)
+    assert key != account_key(master, "sub_a", TWO) != account_key(master, "sub_b", TWO)
+    logged: dict = {}
+    marks = Marks(master, lambda subject, ref: logged.get((subject, ref)), lambda *asked: wanted.append(asked))
+    with pytest.raises(Unavailable):
+        marks.key("sub_a", ONE)
+    assert wanted == [("sub_a", ONE, commitment(key).hex())]
+    logged["sub_a", ONE] = commitment(key).hex()
+    assert marks.key("sub_a", ONE) == key
+    logged["sub_a", ONE] = "00" * 32
+    with pytest.raises(NotTrusted):
+        marks.key("sub_a", ONE)
+
+
+class Kek:
+    """A ``Wrapper`` over one key."""
+
+    key_id = "test/1"
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        return wrap_key(bytes(32), key, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        return unwrap_key(bytes(32), wrapped, context)
+
+
+def test_subject_keys_are_made_once_and_can_be_erased():
+    records = MemoryRecords()
+    one, two = (SubjectKeys(records, Kek(), SystemEntropy()) for _ in range(2))
+    with pytest.raises(Missing):
+        one.existing("sub_a")
+    assert one.cached("sub_a") is None
+    assert one.key("sub_a") == two.key("sub_a") == one.cached("sub_a") != one.key("sub_b")
+    erase(records, ["sub_a"])
+    with pytest.raises(Missing):
+        SubjectKeys(records, Kek(), SystemEntropy()).existing("sub_a")
+    with pytest.raises(Invalid):
+        erase(records, [])
+
+
+def test_a_key_of_one_subject_does_not_pass_for_another():
+    records = MemoryRecords()
+    keys = SubjectKeys(records, Kek(), SystemEntropy())
+    keys.key("sub_a")
+    stolen = records.get("audit-key", "sub_a").body
+    from modelkeep.core.ports import Change
+
+    records.commit([Change("audit-key", "sub_b", stolen)])
+    with pytest.raises(NotTrusted):
+        keys.key("sub_b")
+
+
+shapes = st.tuples(st.integers(1, 5), st.integers(0, 6), st.integers(0, 4))
+
+
+@settings(max_examples=60)
+@given(shapes, st.booleans(), st.integers(0, 2**32 - 1))
+def test_bodies_come_back_as_they_went(shape, wide, seed):
+    rows, features, classes = shape
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, features)).astype(np.float64 if wide else np.float32)
+    raw, served = rng.random((2, rows, classes))
+    key = rng.bytes(32)
+    sealed = seal_body(key, encode_body(x, raw, served, b"{}", 1), "sub_a", "m@1")
+    body = open_body(key, sealed, "sub_a", "m@1")
+    assert np.array_equal(body.inputs(), x) and np.array_equal(body.raw_probs(), raw)
+    assert np.array_equal(body.served_probs(), served) and (body.outputs, body.rung) == (b"{}", 1)
+    for subject, release, data in (("sub_b", "m@1", sealed), ("sub_a", "m@2", sealed), ("sub_a", "m@1", sealed[:-1] + b"\0\0")):
+        with pytest.raises(NotTrusted):
+            open_body(key, data, subject, release)
