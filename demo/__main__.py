@@ -30,12 +30,12 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="modelkeep-demo-"))
     found = Findings()
     show = Show(found)
-    stage = Stage(folder, show, found)
-    # a process of its own, made afresh: this one will hold threads and TLS sessions that a fork must not share
+    # processes of their own, made afresh: this one will hold threads and TLS sessions that a fork must not share
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=threadpool_limits, initargs=(1,)) as helpers, threadpool_limits(1):
+    with ProcessPoolExecutor(2, context, initializer=threadpool_limits, initargs=(1,)) as helpers, threadpool_limits(1):
+        stage = Stage(folder, show, found, helpers)
         try:
-            tell(stage, helpers)
+            tell(stage)
         except (CommandFailed, ModelkeepError, OSError) as failure:
             show.check("The story reaches its end", False, str(failure))
         finally:
@@ -52,9 +52,9 @@ def main() -> int:
     return 0 if found.held else 1
 
 
-def tell(stage: Stage, helpers: ProcessPoolExecutor) -> None:
+def tell(stage: Stage) -> None:
     """The seven steps, in order."""
-    story.train_models(stage, helpers)
+    story.train_models(stage)
     story.make_keep(stage)
     copyist = story.run_traffic(stage)
     story.trace_copies(stage, copyist)

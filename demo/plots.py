@@ -42,9 +42,8 @@ def fidelity_plot(row: ThiefRow, *, width: int = 340, height: int = 242) -> str:
         parts.append(_path("kept", [at(*point) for point in row.curve]))
     parts.append(_dot("kept", stop_x, stop_y, 5))
     label = min(max(stop_x, left + 52), end - 52)  # above the frame, where no curve can be
-    parts.append(
-        f'<text class="label kept" x="{label:.1f}" y="{top - 8}" text-anchor="middle">stopped after {row.queries:,}</text></svg>'
-    )
+    parts.append(f'<text class="label kept" x="{label:.1f}" y="{top - 8}" text-anchor="middle">')
+    parts.append(f"stopped after {row.queries:,}</text></svg>")
     return "".join(parts)
 
 

@@ -1,6 +1,6 @@
 """What the steps of the story share: the keep, the two models, the accounts' keys, the running processes."""
 
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +22,13 @@ PATIENCE = 5.0
 
 @dataclass
 class Stage:
-    """Filled in as the story goes on. ``sealed``: digest of the sealed body by model name; ``keys``: API key by account."""
+    """Filled in as the story goes on. ``sealed``: digest of the sealed body by model name; ``keys``: API key by account;
+    ``helpers``: processes that train copies aside."""
 
     folder: Path
     show: Show
     found: Findings
+    helpers: Executor
     port: int = field(default_factory=free_port)
     victims: dict[str, Victim] = field(default_factory=dict)
     sealed: dict[str, str] = field(default_factory=dict)

@@ -3,8 +3,6 @@
 import shutil
 import threading
 import time
-from concurrent.futures import Executor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from demo.receipts import Receipts, reckon
 from demo.report import SIGNIFICANCE
 from demo.shell import CommandFailed, Service, wait_ready
 from demo.stage import Stage
-from demo.thieves import Thief, copy_of, patient, plots, undefended
+from demo.thieves import Thief, copy_of, measure, patient, plots, undefended
 from modelkeep import Keep
 from modelkeep.adapters.surrogates import MlpSurrogate
 from modelkeep.core.values import Role
@@ -26,7 +24,7 @@ COPYIST_BUDGET = 700
 LOAD_CLIENTS = 6
 
 
-def train_models(stage: Stage, helpers: Executor) -> None:
+def train_models(stage: Stage) -> None:
     """Step 1: two real models. The attacks with no defence begin at once, in a process of their own."""
     stage.show.step("1  Two models worth stealing")
     for victim in (train.tumour(), train.digits()):
@@ -35,10 +33,10 @@ def train_models(stage: Stage, helpers: Executor) -> None:
         stage.rows_file(f"{victim.name}-reference", victim.reference)
         stage.show.say(f"{victim.name}: {victim.title}; right on {victim.accuracy:.1%} of unseen rows")
     stage.plots = plots(stage.victims["tumour"], stage.victims["digits"])
-    for plot in stage.plots:  # replace() leaves the open onnxruntime session behind, which no process can inherit
-        stage.bare[plot.name] = helpers.submit(undefended, replace(plot, victim=replace(plot.victim)))
+    for plot in stage.plots:
+        stage.bare[plot.name] = stage.helpers.submit(undefended, plot.portable())
     victim = stage.victims["digits"]
-    stage.independent = helpers.submit(copy_of, victim.train, np.eye(victim.classes)[victim.train_truth])
+    stage.independent = stage.helpers.submit(copy_of, victim.train, np.eye(victim.classes)[victim.train_truth])
 
 
 def make_keep(stage: Stage) -> None:
@@ -111,7 +109,11 @@ def _judge_clients(stage: Stage, clients: list[HonestClient]) -> None:
 
 
 def _judge_thieves(stage: Stage, thieves: list[Thief]) -> None:
-    rows = [thief.row(stage.bare[thief.name].result()) for thief in thieves]
+    measured = [stage.helpers.submit(measure, thief.plot.portable(), thief.loot) if thief.loot else None for thief in thieves]
+    rows = [
+        thief.row(future.result() if future else None, stage.bare[thief.name].result())
+        for thief, future in zip(thieves, measured, strict=True)
+    ]
     stage.found.thieves = rows
     stopped = all(row.stopped == "review-required" for row in rows)
     seen = ", ".join(f"{row.attack} after {row.queries}" for row in rows)
@@ -126,7 +128,7 @@ def _judge_thieves(stage: Stage, thieves: list[Thief]) -> None:
 def trace_copies(stage: Stage, copyist: Thief) -> None:
     """Step 4: a copy trained on one account's answers is traced to it; an independent model is traced to nobody."""
     stage.show.step("4  Whose copy is it?")
-    victim, loot = stage.victims["digits"], copyist.loot
+    loot = copyist.loot
     if loot is None or stage.independent is None:
         stage.show.check("The copyist is answered", False, copyist.error)
         return
@@ -175,6 +177,11 @@ def tamper(stage: Stage) -> None:
     held = state == "quarantined" and bool(incident)
     seen = f"{stage.release(victim)} is {state}, incident {incident or 'none'}"
     stage.show.check("The integrity pass quarantines it and opens an incident", held, seen)
+    alarms = [one["id"] for one in stage.shell.run("incident", "list") if one["id"].startswith("extraction:")]
+    caught = sum(row.stopped == "review-required" for row in stage.found.thieves)
+    stage.show.check(
+        "Every alarm is an incident, and there is no other", len(alarms) == caught, f"{len(alarms)} open for review"
+    )
     locked = _ask_once(stage, "client-01", victim)
     goes_on = _ask_once(stage, "client-02", other)
     held = locked == Quarantined.code and goes_on == ""

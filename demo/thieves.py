@@ -30,6 +30,10 @@ class Plot:
     batch: int = 1
     seed: int = 11
 
+    def portable(self) -> "Plot":
+        """This plan for another process: without the open onnxruntime session, which none can inherit."""
+        return replace(self, victim=replace(self.victim))
+
 
 def plots(tumour: Victim, digits: Victim) -> tuple[Plot, ...]:
     """The three thieves of the story."""
@@ -112,9 +116,8 @@ class Thief:
         except ModelkeepError as error:
             self.error = f"{error.code}: {error}"
 
-    def row(self, bare: AttackReport) -> ThiefRow:
-        """What happened, beside what the same attack gets from the ``bare`` model."""
-        found = measure(self.plot, self.loot) if self.loot is not None else None
+    def row(self, found: AttackReport | None, bare: AttackReport) -> ThiefRow:
+        """What the thief ``found`` through the gateway, beside what the same attack gets from the ``bare`` model."""
         return ThiefRow(
             name=self.name,
             attack=self.plot.attack,

@@ -329,3 +329,14 @@ def test_a_state_change_needs_its_nonce():
     for nonce, reason in ((b"", ""), (bytes(16), "x" * 2001)):
         with pytest.raises(Invalid):
             state_statement(PLAIN, REF, "promote", actor="a", at=1, nonce=nonce, reason=reason)
+
+
+def test_what_came_too_late_is_no_sign_of_tampering(log):
+    log.state("promote").state("quarantine").state("quarantine")
+    assert log.book.problem_count == 1
+    assert log.book.problems[0].honest
+    assert log.book.suspicious is None
+    log.add_raw(b"junk")
+    assert (log.book.suspicious.index, log.book.suspicious.honest) == (7, False)
+    log.add_raw(b"more junk")
+    assert log.book.suspicious.index == 7

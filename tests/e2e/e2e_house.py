@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,10 +129,8 @@ class House:
         try:
             return self.process.wait(seconds)
         finally:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def text(self) -> str:
         """All that the servers printed."""
@@ -166,9 +164,9 @@ class Event(NamedTuple):
 class Load:
     """Clients that ask without pause, each on a connection of its own, and note what happened."""
 
-    def __init__(self, house: House, token: str, rows: np.ndarray, *, threads: int = 3, where: str = INFER, size: int = 1) -> None:
+    def __init__(self, house: House, token: str, rows: np.ndarray, *, threads: int = 3, where: str = INFER) -> None:
         self.events: list[Event] = []
-        self._house, self._token, self._rows, self._where, self._size = house, token, rows, where, size
+        self._house, self._token, self._rows, self._where = house, token, rows, where
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
 
@@ -188,10 +186,9 @@ class Load:
             try:
                 with self._house.client(self._token) as client:
                     while not self._stop.is_set():
-                        at += self._size
-                        rows = self._rows[np.arange(at, at + self._size) % len(self._rows)]
+                        at += 1
                         start = time.monotonic()
-                        answer = client.post(self._where, json=question(rows))
+                        answer = client.post(self._where, json=question(self._rows[at % len(self._rows)]))
                         self.events.append(_event(start, answer))
             except (OSError, ValueError, httpx.HTTPError):
                 time.sleep(0.05)  # killed, or not up yet

@@ -230,3 +230,32 @@ def test_refresh_is_cheap_when_nothing_changed(make_log, log_signer):
     for path in files.paths("tile/"):
         files.delete(path)
     assert view.refresh() is first
+
+
+class _Interrupted(MemoryLogFiles):
+    """Calls ``between`` once, at the next read of a tile: where another thread may come in."""
+
+    def __init__(self, files):
+        super().__init__(files)
+        self.between = lambda: None
+
+    def read(self, path):
+        act, self.between = self.between, (lambda: None) if path.startswith("tile/") else self.between
+        if path.startswith("tile/"):
+            act()
+        return super().read(path)
+
+
+def test_a_proof_stands_under_one_checkpoint_though_the_view_is_refreshed_meanwhile(make_log, log_signer):
+    files = _Interrupted(make_log(entries(300)).copy().files)
+    log, view = ReleasesLog(files, log_signer, ORIGIN), LogView(files, log_signer.vkey, ORIGIN)
+    view.refresh()
+
+    def grow():
+        log.append(entries(300, 300))
+        view.refresh()
+
+    files.between = grow
+    proof = view.inclusion(7)
+    assert check_proof(proof.encode(), log_signer.vkey)[0].entry == b"entry 7"
+    assert view.checkpoint.size == 600

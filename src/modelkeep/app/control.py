@@ -3,15 +3,19 @@
 Control keeps an audit log of its own: a request of somebody who is known is answered only after its record is durable.
 """
 
+import contextlib
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
+from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.directory import Directory, Grant
-from modelkeep.access.limits import Limiter
+from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
 from modelkeep.adapters.tls import issue, server_context
@@ -24,12 +28,16 @@ from modelkeep.core.values import Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import TLS_CA
-from modelkeep.errors import Invalid, ModelkeepError, NotTrusted
+from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTrusted
+from modelkeep.policy.engine import KEEP, model
 from modelkeep.serving.audit import AuditEntry, AuditLog
 from modelkeep.workflows.acts import log_audit_checkpoint
 
 CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
 """Who acts when nobody asked: the integrity pass, and what is settled at start."""
+
+MAX_SMALL = 1 << 20
+"""Largest body of a call that carries no file, bytes."""
 
 
 @dataclass
@@ -66,11 +74,11 @@ class Control:
 
         Raises Unauthenticated, Denied (the password was a one-time one), Invalid, OverBudget.
         """
-        self.addresses.take(address)
+        self.addresses.take(address_key(address))
         try:
             proven = self.logins.prove(account, password, new_password=new_password)
         except ModelkeepError as refusal:
-            self._record("login", "", account[:64] if account.isprintable() else "", refusal.code)
+            self._record("login", self._subject(account), "", refusal.code)
             raise
         limits = self.settings.limits
         token, session = self.issuer.issue(
@@ -92,25 +100,33 @@ class Control:
         self.directory_of_accounts.refresh()
         return self.directory_of_accounts.authenticate(token, address)
 
-    def run(self, grant: Grant, name: str, body: bytes) -> bytes:
-        """Run a verb for ``grant``'s principal. Raises what it raises; the record of a refusal is durable, too."""
-        subject = grant.principal.subject
-        try:
-            answer = call(self.verbs, self.keep.acting_as(grant.principal), name, body)
-        except ModelkeepError as refusal:
-            self._record(f"admin:{name[:40]}", subject, "", refusal.code)
-            raise
-        self._record(f"admin:{name}", subject, "", "ok")
-        return answer
+    def room(self, token: str, address: str, name: str) -> int:
+        """The largest body that a call of verb ``name`` may have, bytes: asked before any of it is read.
 
-    def take_checkpoint(self, note: bytes, address: str) -> None:
-        """Log a gateway's audit checkpoint. Raises NotTrusted (not signed by the audit key, rolled back), OverBudget."""
-        self.addresses.check(address)
-        try:
-            self.log_checkpoint(note)
-        except NotTrusted:
-            self.addresses.charge(address)
-            raise
+        Only a verb that takes a file has room for one, and only for those who may use it on something.
+        Raises Unauthenticated, Denied, OverBudget, Unavailable.
+        """
+        grant = self.authenticate(token, address)
+        found = self.verbs.get(name)
+        if found is None or not any(field.type is bytes for field in msgspec.structs.fields(found.params)):
+            return MAX_SMALL
+        with self._refusals(grant, name):
+            targets = [model(known) for known in grant.principal.models] or [KEEP]
+            policy = self.keep.premises.access
+            if not any(policy.decide(grant.principal, found.action, target).allowed for target in targets):
+                raise Denied(policy.explain(grant.principal, found.action, targets[0]))
+        return self.settings.control.max_upload
+
+    def run(self, token: str, address: str, name: str, body: bytes) -> bytes:
+        """Run a verb for whoever ``token`` speaks for *now*: the body may have come slowly, and the credential ended meanwhile.
+
+        Raises what authentication and the verb raise; the record of a refusal is durable, too.
+        """
+        grant = self.authenticate(token, address)
+        with self._refusals(grant, name):
+            answer = call(self.verbs, self.keep.acting_as(grant.principal), name, body)
+        self._record(f"admin:{name}", grant.principal.subject, "", "ok")
+        return answer
 
     def log_checkpoint(self, note: bytes) -> None:
         """Append an audit checkpoint to the releases log, unless it is there. Raises NotTrusted, Unavailable."""
@@ -160,6 +176,22 @@ class Control:
 
     def _handover(self) -> None:
         self.log_checkpoint(self.audit.publish())
+
+    @contextlib.contextmanager
+    def _refusals(self, grant: Grant, name: str) -> Iterator[None]:
+        """Make the record of a refusal durable before it is told."""
+        try:
+            yield
+        except ModelkeepError as refusal:
+            self._record(f"admin:{name[:40]}", grant.principal.subject, "", refusal.code)
+            raise
+
+    def _subject(self, account: str) -> str:
+        """The pseudonym of an account, "" when there is none. What was typed is not recorded: it may be a password."""
+        try:
+            return parse_account(self.keep.premises.records.get(ACCOUNT, account)).subject
+        except Missing:
+            return ""
 
     def _record(self, kind: str, subject: str, request: str, outcome: str) -> None:
         """Wait until a record of a request is durable. Raises Unavailable: then nothing may be answered."""

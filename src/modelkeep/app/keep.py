@@ -1,5 +1,6 @@
 """``Keep``: everything that can be done with a keep, as one object. The command line and the admin API call nothing else."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -137,13 +138,14 @@ def _claim_folder(root: Path) -> bool:
 
 def _clear_folder(root: Path, new: bool) -> None:
     """Remove what a failed ``init`` made; the folder was empty, or ``new``."""
-    for path in root.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    if new:
-        root.rmdir()
+    with contextlib.suppress(OSError):  # what cannot be removed is no keep: modelkeep.toml was never written
+        for path in root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if new:
+            root.rmdir()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -30,9 +30,8 @@ def check_logs(folder: Path, trust: TrustRoot) -> tuple[LogChecked, ...]:
     view.refresh()
     book = EvidenceBook(trust)
     book.catch_up(view, view.checkpoint.size)
-    if book.problem_count:
-        first = book.problems[0]
-        raise NotTrusted(f"entry {first.index} of the releases log does not count: {first.why}")
+    if book.suspicious is not None:
+        raise NotTrusted(f"entry {book.suspicious.index} of the releases log does not count: {book.suspicious.why}")
     kept: dict[str, list[AuditCheckpoint]] = {}
     for said in all_audit_checkpoints(trust, view):
         kept.setdefault(said.origin, []).append(said)

@@ -78,6 +78,6 @@ def call(verbs: dict[str, Verb], target: object, name: str, body: bytes) -> byte
         raise Missing(f"there is no verb {name[:40]!r}")
     try:
         params = msgspec.msgpack.decode(body, type=verbs[name].params)
-    except msgspec.MsgspecError as cause:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise Invalid(f"{name}: {cause}") from cause
     return msgspec.msgpack.encode(verbs[name].call(target, **msgspec.structs.asdict(params)))

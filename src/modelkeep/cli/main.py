@@ -60,8 +60,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code if isinstance(code, int) else 0
-
-
-def run() -> None:
-    """The console script."""
-    sys.exit(main())

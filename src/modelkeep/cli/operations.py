@@ -66,7 +66,7 @@ def incident_resolve(ctx: Context, incident_id: str, note: str) -> None:
 
 @click.command(epilog="Example: modelkeep review alice --outcome cleared --reason 'penetration test, agreed'")
 @click.argument("account")
-@click.option("--outcome", type=click.Choice(["cleared", "confirmed"]), required=True)
+@click.option("--outcome", type=click.Choice(["cleared", "confirmed"]), required=True, help="The decision.")
 @click.option("--reason", required=True, help="Why; it is logged.")
 @click.pass_obj
 def review(ctx: Context, account: str, outcome: str, reason: str) -> None:

@@ -79,15 +79,13 @@ class Remote:
         except ssl.SSLError as cause:
             raise Invalid("the certificate authority to trust (--ca) is not a PEM certificate") from cause
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._trust = context
+        self._headers = {"content-type": "application/msgpack", **({"authorization": f"Bearer {token}"} if token else {})}
         self._server = server.rstrip("/")
         try:
             httpx.URL(self._server)
         except httpx.InvalidURL as cause:
             raise Invalid(f"{server[:200]} is not an address: {cause}") from cause
-        self._client = httpx.Client(
-            verify=context, headers=headers, timeout=httpx.Timeout(600.0, connect=10.0), trust_env=False
-        )
 
     @classmethod
     def of_session(cls, server: str) -> "Remote":
@@ -105,7 +103,9 @@ class Remote:
     def post(self, path: str, body: bytes) -> bytes:
         """POST MessagePack, get MessagePack. Raises the error that the answer's problem document names, Unavailable."""
         try:
-            response = self._client.post(self._server + path, content=body, headers={"content-type": "application/msgpack"})
+            timeout = httpx.Timeout(600.0, connect=10.0)
+            with httpx.Client(verify=self._trust, headers=self._headers, timeout=timeout, trust_env=False) as client:
+                response = client.post(self._server + path, content=body)
         except httpx.HTTPError as cause:
             raise Unavailable(f"cannot reach {self._server}: {cause}") from cause
         if response.status_code == httpx.codes.OK:

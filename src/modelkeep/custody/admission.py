@@ -44,10 +44,14 @@ class Entries(Protocol):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """A log entry that did not count: its index and why."""
+    """A log entry that did not count: its index and why.
+
+    ``honest``: it is signed by those who may and only came too late (two promoted at once, say), so nothing was tampered with.
+    """
 
     index: int
     why: str
+    honest: bool = False
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -132,6 +136,7 @@ class EvidenceBook:
         self._seen: set[Digest] = set()
         self._problems: list[Problem] = []
         self._problem_count = 0
+        self._suspicious: Problem | None = None
         self._folds: dict[str, Callable[[_Found, Statement], None]] = {
             Scan.TYPE: self._fold_scan,
             Sealing.TYPE: self._fold_sealing,
@@ -157,6 +162,11 @@ class EvidenceBook:
         """How many entries did not count."""
         return self._problem_count
 
+    @property
+    def suspicious(self) -> Problem | None:
+        """The first entry that no honest writer would have logged; None when there is none."""
+        return self._suspicious
+
     def apply(self, index: int, entry: bytes) -> None:
         """Fold in one log entry that is already proven to stand at ``index``.
 
@@ -167,9 +177,12 @@ class EvidenceBook:
         try:
             self._apply(index, entry)
         except ModelkeepError as cause:
+            problem = Problem(index, str(cause), honest=isinstance(cause, Conflict))  # Conflict comes after the signatures
             self._problem_count += 1
             if len(self._problems) < MAX_PROBLEMS:
-                self._problems.append(Problem(index, str(cause)))
+                self._problems.append(problem)
+            if not problem.honest and self._suspicious is None:
+                self._suspicious = problem
         self._size = index + 1
 
     def catch_up(self, view: Entries, size: int) -> int:
@@ -198,7 +211,7 @@ class EvidenceBook:
 
     def last_version(self, name: str) -> int:
         """The highest released version of a model name; 0 when there is none."""
-        return max((ref.version for ref in self._releases if ref.name == name), default=0)
+        return max((ref.version for ref in tuple(self._releases) if ref.name == name), default=0)
 
     def commitment(self, subject: str, ref: ReleaseRef) -> str | None:
         """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""

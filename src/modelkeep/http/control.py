@@ -18,13 +18,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from modelkeep.app.control import Control
+from modelkeep.app.control import MAX_SMALL, Control
 from modelkeep.app.processes import announce, withdraw
 from modelkeep.errors import Invalid, ModelkeepError, TooLarge, Unauthenticated, Unavailable
 from modelkeep.http.problem import problem
 
-MAX_SMALL = 1 << 20
-"""Largest body of anything but a verb, bytes."""
+MAX_NOTE = 16 << 10
+"""Largest checkpoint that a gateway may hand over, bytes."""
+SLOWEST = 1 << 20
+"""Bytes a second at which a body must at least come, after the first ``PATIENCE`` seconds."""
+PATIENCE = 30.0
+MAX_CONNECTIONS = 1024
+_MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class LoginAsked(msgspec.Struct, frozen=True):
@@ -76,7 +81,7 @@ class Api:
         body = await _body(request, MAX_SMALL)
         try:
             asked = msgspec.msgpack.decode(body, type=LoginAsked)
-        except msgspec.MsgspecError:  # `from None`: the cause could quote a password
+        except _MALFORMED:  # `from None`: the cause could quote a password
             raise Invalid("the login is malformed: expected account, password and new_password") from None
         token, expires = await run_in_threadpool(
             self._control.login, asked.account, asked.password, asked.new_password or None, _address(request)
@@ -90,15 +95,13 @@ class Api:
 
     async def verb(self, request: Request) -> Response:
         """Run one verb as the principal whose credential came with the request."""
-        token, address = _token(request), _address(request)
-        grant = await run_in_threadpool(self._control.authenticate, token, address)  # before a large body is read
-        body = await _body(request, self._control.settings.control.max_upload)
-        return _packed(await run_in_threadpool(self._control.run, grant, request.path_params["verb"], body))
+        token, address, verb = _token(request), _address(request), request.path_params["verb"]
+        body = await _body(request, await run_in_threadpool(self._control.room, token, address, verb))
+        return _packed(await run_in_threadpool(self._control.run, token, address, verb, body))
 
     async def checkpoint(self, request: Request) -> Response:
         """A gateway hands over a checkpoint of its audit log; the signature on it is the credential."""
-        note = await _body(request, MAX_SMALL)
-        await run_in_threadpool(self._control.take_checkpoint, note, _address(request))
+        await run_in_threadpool(self._control.log_checkpoint, await _body(request, MAX_NOTE))
         return _packed(b"")
 
     async def fail(self, _request: Request, error: Exception) -> Response:
@@ -140,10 +143,14 @@ def _address(request: Request) -> str:
 
 async def _body(request: Request, most: int) -> bytes:
     received = bytearray()
-    async for chunk in request.stream():
-        if len(received) + len(chunk) > most:
-            raise TooLarge(f"the request is larger than {most:,} bytes")
-        received += chunk
+    try:
+        async with asyncio.timeout(PATIENCE + most / SLOWEST):
+            async for chunk in request.stream():
+                if len(received) + len(chunk) > most:
+                    raise TooLarge(f"the request is larger than {most:,} bytes")
+                received += chunk
+    except TimeoutError:
+        raise Invalid("the request's body came too slowly") from None
     return bytes(received)
 
 
@@ -163,6 +170,7 @@ async def _run(control: Control, tell: Callable[[str], None]) -> None:
         server_header=False,
         timeout_graceful_shutdown=10,
         lifespan="off",
+        limit_concurrency=MAX_CONNECTIONS,
     )
     config.load()
     config.ssl = control.tls

@@ -101,7 +101,10 @@ class ReleasesLog:
 
 
 class LogView:
-    """A reader of a log that trusts its key, and remembers what it has seen."""
+    """A reader of a log that trusts its key, and remembers what it has seen.
+
+    One thread may ``refresh`` while others read: checkpoint and note change together, and each call works on one pair.
+    """
 
     def __init__(self, files: LogFiles, vkey: str, origin: str, known: Checkpoint | None = None) -> None:
         """``known``: a checkpoint kept from earlier, which the log must continue. Nothing is read yet."""
@@ -109,18 +112,17 @@ class LogView:
         self._vkey = vkey
         self._origin = origin
         self._known = known
-        self._note = b""
-        self._tiles = TrustedTiles(files, Checkpoint(origin, 0, EMPTY_ROOT))
+        self._state = TrustedTiles(files, Checkpoint(origin, 0, EMPTY_ROOT)), b""
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint of the last ``refresh``; of an empty log before the first."""
-        return self._tiles.checkpoint
+        return self._state[0].checkpoint
 
     @property
     def note(self) -> bytes:
         """The signed note of ``checkpoint``; empty before the first ``refresh``."""
-        return self._note
+        return self._state[1]
 
     def refresh(self) -> Checkpoint:
         """Take in the newest checkpoint, once its signature holds and it continues the last one seen.
@@ -128,14 +130,14 @@ class LogView:
         Raises NotTrusted (and keeps the old state), Missing, Unavailable.
         """
         note = read_note(self._files, self._origin)
-        if note == self._note:
+        if note == self.note:
             return self.checkpoint
         checkpoint = open_checkpoint(note, self._vkey, self._origin)
         tiles = TrustedTiles(self._files, checkpoint)
         tiles.edge()
         if self._known is not None:
             check_continues(tiles, self._known)
-        self._tiles, self._known, self._note = tiles, checkpoint, note
+        self._state, self._known = (tiles, note), checkpoint
         return checkpoint
 
     def entries(self, start: int, end: int) -> list[bytes]:
@@ -143,27 +145,30 @@ class LogView:
 
         Raises Invalid (out of range), NotTrusted, Unavailable.
         """
-        return list(self._tiles.entries(start, end))
+        return list(self._state[0].entries(start, end))
 
     def inclusion(self, index: int) -> Proof:
         """The proof that entry ``index`` is under ``checkpoint``, with the entry itself.
 
         Raises Invalid (no such entry), NotTrusted, Unavailable.
         """
-        (entry,) = self._tiles.entries(index, index + 1)
-        return Proof(index, entry, tuple(inclusion_path(index, self.checkpoint.size, self._tiles.node)), self._note)
+        tiles, note = self._state
+        (entry,) = tiles.entries(index, index + 1)
+        return Proof(index, entry, tuple(inclusion_path(index, tiles.checkpoint.size, tiles.node)), note)
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the first ``old`` of the first ``new`` entries never changed, for ``merkle.check_consistency``.
 
         Raises Invalid (unless 0 < old ≤ new ≤ the checkpoint's size), NotTrusted, Unavailable.
         """
-        if new > self.checkpoint.size:
-            raise Invalid(f"the log {self._origin} has {self.checkpoint.size} entries, not {new}")
-        return consistency_path(old, new, self._tiles.node)
+        tiles, _ = self._state
+        if new > tiles.checkpoint.size:
+            raise Invalid(f"the log {self._origin} has {tiles.checkpoint.size} entries, not {new}")
+        return consistency_path(old, new, tiles.node)
 
     def root_at(self, size: int) -> bytes:
         """The root that the log had at ``size`` entries. Raises Invalid, NotTrusted, Unavailable."""
-        if not 0 <= size <= self.checkpoint.size:
-            raise Invalid(f"the log {self._origin} has {self.checkpoint.size} entries, not {size}")
-        return self._tiles.root_at(size)
+        tiles, _ = self._state
+        if not 0 <= size <= tiles.checkpoint.size:
+            raise Invalid(f"the log {self._origin} has {tiles.checkpoint.size} entries, not {size}")
+        return tiles.root_at(size)

@@ -158,9 +158,9 @@ class TrustedTiles:
 
     def hashes(self, level: int, index: int) -> list[bytes]:
         """The hashes of one tile, checked up to the root. Raises NotTrusted, Unavailable."""
-        known = self._cache.get((level, index))
+        known = self._cache.pop((level, index), None)
         if known is not None:
-            self._cache.move_to_end((level, index))
+            self._cache[level, index] = known  # the newest again; in two steps that other threads cannot trip over
             return known
         width = min(WIDTH, (self.checkpoint.size >> (HEIGHT * level)) - index * WIDTH)
         if width < WIDTH:

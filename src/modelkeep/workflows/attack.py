@@ -16,7 +16,7 @@ from modelkeep.extraction.attacks import Array, Strategy, SurrogateMaker
 
 LEAST_ROWS = 5
 """Fewer answers than this are not worth a copy: the thief is left with the commonest class. The curve begins here."""
-POINTS = 7
+POINTS = 6
 """Copies trained for one curve."""
 
 
