@@ -47,24 +47,29 @@ class Show:
 
     def watch(self, clients: Sequence[HonestClient], thieves: Sequence[Thief], busy: Callable[[], bool]) -> None:
         """Show the traffic until ``busy`` says that it is over."""
+        told: set[str] = set()
         if self.console.is_terminal:
             with Live(traffic(clients, thieves), console=self.console, refresh_per_second=4, transient=True) as live:
                 while busy():
                     time.sleep(0.25)
+                    self._tell_stops(thieves, told)
                     live.update(traffic(clients, thieves))
             self.console.print(traffic(clients, thieves))
             return
-        told: set[str] = set()
         last = 0.0
         while busy():
             time.sleep(0.1)
-            for thief in thieves:
-                if thief.state != "asking" and thief.name not in told:
-                    told.add(thief.name)
-                    self.say(f"{thief.name} {thief.state} after {thief.answered} queries")
+            self._tell_stops(thieves, told)
             if self.seconds - last > 5:
                 last = self.seconds
                 self.console.print(f"[dim]{last:5.1f} s[/dim]  {_line(clients)}")
+        self._tell_stops(thieves, told)
+
+    def _tell_stops(self, thieves: Sequence[Thief], told: set[str]) -> None:
+        for thief in thieves:
+            if thief.state != "asking" and thief.name not in told:
+                told.add(thief.name)
+                self.say(f"{thief.name} {thief.state} after {thief.answered} queries")
 
     def verdict(self) -> None:
         """The table of thieves and the list of what held, at the end."""

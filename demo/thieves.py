@@ -135,6 +135,6 @@ class Thief:
 
 def copy_of(x: Array, probs: Array) -> MlpSurrogate:
     """A patient copyist's model: trained to convergence on everything one account was answered."""
-    copy = MlpSurrogate((128, 64), updates=2_500)
+    copy = MlpSurrogate((128, 64), updates=1_200)
     copy.fit(x, probs)
     return copy

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Cli:
 
         place = {"MODELKEEP_DIR": str(self.keep), "MODELKEEP_PASSPHRASE_FILE": str(self.passphrase_file)}
         out, err = io.StringIO(), io.StringIO()
+        mask = os.umask(0o022)
         with (
             patch.dict(os.environ, {**place, **dict(self.environment)}),
             patch("sys.stdin", io.StringIO(stdin)),
@@ -68,6 +70,7 @@ class Cli:
             contextlib.redirect_stderr(err),
         ):
             found = main(list(arguments))
+        os.umask(mask)  # servers set their own
         ran = Ran(found, out.getvalue(), err.getvalue())
         assert code is None or ran.code == code, f"{arguments} gave {ran.code}: {ran.out}{ran.err}"
         return ran
@@ -123,13 +126,15 @@ def tabular() -> Subject:
     reference = io.BytesIO()
     np.savez(reference, x=x[200:400].astype(np.float64))
     raw = ballast.tobytes()
-    windows = tuple(raw[at : at + 32] for at in range(0, len(raw), 4096)) + (weights.tobytes()[:32],)
+    windows = (weights.tobytes()[:32], *(raw[at : at + 32] for at in range(0, len(raw), 4096)))
     fresh = x[400:]
     scores = fresh @ weights + constants["b"]
     return Subject(model.SerializeToString(), reference.getvalue(), fresh, scores.argmax(axis=1), windows)
 
 
 def copy_keep(template: Path, to: Path) -> Path:
-    """A copy of a keep that nobody uses."""
-    shutil.copytree(template, to, copy_function=shutil.copy2)
+    """A copy of a keep that nobody changes meanwhile. What SQLite left beside the records goes into them first."""
+    with contextlib.closing(sqlite3.connect(template / "records.db")) as records:
+        records.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copytree(template, to, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
     return to

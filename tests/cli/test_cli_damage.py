@@ -63,8 +63,19 @@ def statement(keep, sql):
     connection.close()
 
 
+def schema(keep, version):
+    statement(keep, f"UPDATE meta SET value={version} WHERE name='schema_version'")
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir(mode=0o700)
+
+
 def some_tile(keep):
-    return sorted((keep / "log" / "releases" / "tile" / "entries").rglob("*"), key=lambda p: int(p.name) if p.is_file() else -1)[-1]
+    return sorted(
+        (keep / "log" / "releases" / "tile" / "entries").rglob("*"), key=lambda p: int(p.name) if p.is_file() else -1
+    )[-1]
 
 
 def put(path, text):
@@ -76,7 +87,7 @@ def append(path, text):
 
 
 VERIFY, KEYS, LIST, EXPORT = ("verify", "risk@1"), ("keys", "list"), ("list",), ("export", "risk@1", "--out", "OUT")
-LOG = ("log", "verify")
+LOG, USERS = ("log", "verify"), ("user", "list")
 MODEL = ("publish", "MODEL", "--name", "risk", "--reference", "REF")
 
 DAMAGE = [
@@ -86,11 +97,11 @@ DAMAGE = [
     ("blob bit-flipped, export", lambda k, f: flip(blob(k), 5000), EXPORT, 1, ""),
     ("blob of a future version", lambda k, f: future(blob(k)), VERIFY, 1, "version"),
     ("blob is foreign", lambda k, f: blob(k).write_bytes(kek(f).read_bytes()), VERIFY, 1, ""),
-    ("blob is plaintext", lambda k, f: blob(k).write_bytes(MODEL_BYTES()), VERIFY, 1, "plaintext"),
-    ("blob is plaintext, export", lambda k, f: blob(k).write_bytes(MODEL_BYTES()), EXPORT, 1, "plaintext"),
+    ("blob is plaintext", lambda k, f: blob(k).write_bytes(the_model()), VERIFY, 1, "plaintext"),
+    ("blob is plaintext, export", lambda k, f: blob(k).write_bytes(the_model()), EXPORT, 1, "plaintext"),
     ("blob is a text", lambda k, f: put(blob(k), "hello"), VERIFY, 1, "magic"),
     ("blob is gone", lambda k, f: blob(k).unlink(), VERIFY, 1, "gone"),
-    ("blob is gone, export", lambda k, f: blob(k).unlink(), EXPORT, 2, "no blob"),
+    ("blob is gone, export", lambda k, f: blob(k).unlink(), EXPORT, 1, "no blob"),
     ("key truncated", lambda k, f: cut(kek(k), -30), KEYS, 1, "model-kek"),
     ("key emptied", lambda k, f: cut(kek(k), 0), KEYS, 1, "model-kek"),
     ("key bit-flipped", lambda k, f: flip(kek(k), 200), KEYS, 1, "model-kek"),
@@ -98,7 +109,7 @@ DAMAGE = [
     ("key is foreign", lambda k, f: shutil.copy2(kek(f), kek(k)), KEYS, 1, "trust root"),
     ("key of another family", lambda k, f: shutil.copy2(k / "keys" / "watermark.keep", kek(k)), KEYS, 1, "model-kek"),
     ("key is plaintext", lambda k, f: put(kek(k), '{"family":"model-kek"}'), KEYS, 1, "model-kek"),
-    ("key is a folder", lambda k, f: (kek(k).unlink(), kek(k).mkdir(mode=0o700)), KEYS, 1, "model-kek"),
+    ("key is a folder", lambda k, f: folder(kek(k)), KEYS, 1, "model-kek"),
     ("key is gone", lambda k, f: kek(k).unlink(), EXPORT, 2, "model-kek"),
     ("key is a link", lambda k, f: (shutil.move(kek(k), k / "x"), kek(k).symlink_to(k / "x")), KEYS, 3, "model-kek"),
     ("keys are gone", lambda k, f: shutil.rmtree(k / "keys"), KEYS, 2, "key"),
@@ -106,23 +117,23 @@ DAMAGE = [
     ("keep 0755", lambda k, f: k.chmod(0o755), LIST, 1, "open to others"),
     ("keys folder 0750", lambda k, f: (k / "keys").chmod(0o750), LIST, 1, "open to others"),
     ("records 0640", lambda k, f: (k / "records.db").chmod(0o640), LIST, 1, "open to others"),
-    ("schema of the future", lambda k, f: statement(k, "UPDATE meta SET value=99 WHERE name='schema_version'"), LIST, 2, "newer"),
+    ("schema of the future", lambda k, f: schema(k, 99), LIST, 2, "newer"),
     ("upgrade from the future", lambda k, f: statement(k, "UPDATE meta SET value=99"), ("upgrade",), 2, "newer"),
-    ("schema of the past", lambda k, f: statement(k, "UPDATE meta SET value=0 WHERE name='schema_version'"), LIST, 2, "upgrade"),
+    ("schema of the past", lambda k, f: schema(k, 0), LIST, 2, "upgrade"),
     ("records are no database", lambda k, f: put(k / "records.db", "x" * 5000), LIST, 1, "not a database"),
     ("records are another's", lambda k, f: statement(k, "PRAGMA application_id=7"), LIST, 1, "records"),
     ("records are empty", lambda k, f: cut(k / "records.db", 0), LIST, 1, "records"),
     ("records are cut", lambda k, f: cut(k / "records.db", 5000), LIST, 1, "records"),
     ("records are gone", lambda k, f: (k / "records.db").unlink(), LIST, 2, "no records"),
     ("record altered", lambda k, f: statement(k, "UPDATE record SET body='{}' WHERE kind='release'"), VERIFY, 1, "record"),
-    ("account altered", lambda k, f: statement(k, "UPDATE record SET body='{' WHERE kind='account'"), ("user", "list"), 1, "account"),
+    ("account altered", lambda k, f: statement(k, "UPDATE record SET body='{' WHERE kind='account'"), USERS, 1, "account"),
     ("settings are no TOML", lambda k, f: put(k / "modelkeep.toml", "[keep\n"), LIST, 2, "not TOML"),
     ("settings are no text", lambda k, f: (k / "modelkeep.toml").write_bytes(b"\xff\xfe"), LIST, 2, "not"),
     ("settings: unknown field", lambda k, f: append(k / "modelkeep.toml", "[gateway]\nprot=1\n"), LIST, 2, "prot"),
     ("settings: wrong type", lambda k, f: append(k / "modelkeep.toml", "[gateway]\nport='x'\n"), LIST, 2, "port"),
     ("settings: section is a value", lambda k, f: put(k / "modelkeep.toml", "gateway = 7\n"), LIST, 2, "gateway"),
     ("settings are gone", lambda k, f: (k / "modelkeep.toml").unlink(), LIST, 2, "no keep"),
-    ("settings are a folder", lambda k, f: ((k / "modelkeep.toml").unlink(), (k / "modelkeep.toml").mkdir(0o700)), LIST, 3, "read"),
+    ("settings are a folder", lambda k, f: folder(k / "modelkeep.toml"), LIST, 3, "read"),
     ("trust is gone", lambda k, f: (k / "trust.toml").unlink(), LIST, 2, "trust.toml"),
     ("trust is damaged", lambda k, f: put(k / "trust.toml", "version = "), LIST, 2, "trust.toml"),
     ("trust is foreign", lambda k, f: shutil.copy2(f / "trust.toml", k / "trust.toml"), KEYS, 1, "trust.toml"),
@@ -131,8 +142,8 @@ DAMAGE = [
     ("log tile altered", lambda k, f: flip(some_tile(k), 300), LOG, 1, ""),
     ("log tile altered, publish", lambda k, f: flip(some_tile(k), 300), MODEL, 1, ""),
     ("checkpoint altered", lambda k, f: flip(k / "log" / "releases" / "checkpoint", 40), LOG, 1, "checkpoint"),
-    ("checkpoint missing", lambda k, f: (k / "log" / "releases" / "checkpoint").unlink(), LOG, 2, "checkpoint"),
-    ("log folder gone", lambda k, f: shutil.rmtree(k / "log" / "releases"), LIST, 2, "checkpoint"),
+    ("checkpoint missing", lambda k, f: (k / "log" / "releases" / "checkpoint").unlink(), LOG, 1, "checkpoint"),
+    ("log folder gone", lambda k, f: shutil.rmtree(k / "log" / "releases"), LIST, 2, "no log"),
     ("ca gone", lambda k, f: (k / "tls" / "ca.pem").unlink(), ("control",), 2, "ca.pem"),
     ("ca damaged", lambda k, f: put(k / "tls" / "ca.pem", "x"), ("control",), 1, "ca.pem"),
 ]  # fmt: skip
@@ -140,7 +151,7 @@ DAMAGE = [
 _MODEL = {}
 
 
-def MODEL_BYTES():
+def the_model():
     return _MODEL["onnx"]
 
 
@@ -193,8 +204,8 @@ def models():
         ("custom operator", "m.onnx", changed(custom), 1, "RunShell"),
         ("external data", "m.onnx", changed(external), 1, "external-data"),
         ("local function", "m.onnx", changed(function), 1, "local-function"),
-        ("path in the file name", "a\nb.onnx", keep, 1, "file-name"),
-        ("backslashes in the file name", "..\\..\\m.onnx", keep, 1, "file-name"),
+        ("path in the file name", "a\nb.onnx", keep, 2, "plain file name"),
+        ("backslashes in the file name", "..\\..\\m.onnx", keep, 2, "plain file name"),
         ("truncated", "m.onnx", lambda s: s.onnx[:-7], 1, ""),
         ("trailing bytes", "m.onnx", lambda s: s.onnx + b"\0" * 9, 1, ""),
         ("empty", "m.onnx", lambda s: b"", 1, ""),
@@ -254,9 +265,12 @@ def test_damaged_sessions_are_one_clear_line(bare, tmp_path, text):
 
 def test_init_touches_nothing_that_is_there(bare, tmp_path):
     (tmp_path / "full").mkdir()
+    (tmp_path / "full").chmod(0o755)
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     assert "nothing was touched" in bare("init", str(tmp_path / "full"), code=1).line()
-    assert os.listdir(tmp_path / "full") == ["thesis.tex"] and (tmp_path / "full").stat().st_mode & 0o777 != 0o700
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"] and (
+        tmp_path / "full"
+    ).stat().st_mode & 0o777 == 0o755
 
 
 def test_a_keep_is_private_from_the_first_moment(bare, tmp_path):

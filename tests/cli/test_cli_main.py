@@ -74,7 +74,9 @@ USAGE = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "words"), USAGE[1:], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+@pytest.mark.parametrize(
+    ("arguments", "words"), USAGE[1:], ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
 def test_usage_errors_are_2_and_say_what_is_wrong(bare, arguments, words):
     ran = bare(*arguments, code=2)
     assert words in ran.err and not ran.out

@@ -38,7 +38,12 @@ class LongAgo(SystemClock):
 
 def command(environment, *arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "modelkeep", *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "modelkeep", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -52,7 +57,8 @@ class Story:
         self.keep = folder / "keep"
         self.cli = Cli(self.keep, desk / "pass", (("XDG_CONFIG_HOME", str(folder / "config")),))
         environment = {
-            **os.environ, "MODELKEEP_DIR": str(self.keep), "MODELKEEP_PASSPHRASE_FILE": str(desk / "pass"), "TMPDIR": str(folder)
+            **os.environ, "MODELKEEP_DIR": str(self.keep), "MODELKEEP_PASSPHRASE_FILE": str(desk / "pass"),
+            "TMPDIR": str(folder),
         }  # fmt: skip
         self.made = json.loads(command(environment, "--json", "init", str(self.keep)))
         said = command(environment, "publish", str(desk / "model.onnx"), "--name", "risk", "--reference", str(desk / "ref.npz"))
@@ -162,7 +168,7 @@ def test_forged_sessions(story, subject):
         "longer life": f"{header}.{encoded({**body, 'exp': body['exp'] + 9999})}.{signature}",
         "no signature": f"{header}.{claims}.",
         "half a signature": f"{header}.{claims}.{signature[:40]}",
-        "hmac with the public key": jwt.encode(body, public, algorithm="HS256", headers={"kid": head["kid"], "typ": head["typ"]}),
+        "hmac with the public key": jwt.encode(body, public, "HS256", {"kid": head["kid"], "typ": head["typ"]}),
         "a bit of the signature": f"{header}.{claims}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}",
     }
     for what, bad in forged.items():
@@ -189,7 +195,8 @@ def test_roles_through_the_admin_api(story, tmp_path):
     wait_for(lambda: story.log_in("alice", code=None).code == 0, 40)  # failures of the test before are forgiven one a second
     assert story.server("list", "--json").json[0]["ref"] == "risk@1"
     for denied in (
-        ("promote", "risk@1"), ("quarantine", "risk@1", "--reason", "x"), ("export", "risk@1", "--out", str(tmp_path / "stolen")),
+        ("promote", "risk@1"), ("quarantine", "risk@1", "--reason", "x"),
+        ("export", "risk@1", "--out", str(tmp_path / "stolen")),
         ("user", "add", "mallory", "--role", "admin"), ("user", "role", "alice", "--role", "admin"), ("key", "issue", "bob"),
         ("review", "alice", "--outcome", "cleared", "--reason", "x"),
         ("publish", str(story.desk / "model.onnx"), "--name", "risk", "--reference", str(story.desk / "ref.npz")),

@@ -41,6 +41,23 @@ def test_no_honest_session_is_alarmed(name, request):
     assert max(v.log_m for v in held) < np.log(30)
 
 
+@pytest.mark.parametrize("handle", ["as they are", "jittered", "rounded"])
+@pytest.mark.parametrize("name", ["tumour", "digits"])
+def test_an_owner_who_asks_the_reference_rows_themselves_is_no_thief(name, handle, request):
+    """Found by the red team: a query at distance nought from a remembered row looked like nothing that is real."""
+    case, rng = request.getfixturevalue(name), np.random.default_rng(3)
+    for pool in (case.reference, case.train):
+        x = rng.permutation(pool)
+        spread = np.maximum(pool.std(axis=0), 1e-9)
+        if handle == "jittered":
+            x = x + 0.02 * spread * rng.normal(size=x.shape)
+        elif handle == "rounded":
+            x = np.rint(x / (0.1 * spread)) * (0.1 * spread)
+        guard = Guard(case.profile)
+        guard.observe("owner", x, case.predict(x))
+        assert guard.verdict("owner").log_m < np.log(30)
+
+
 def _shuffled(pool, rng, n):
     return pool[rng.integers(len(pool), size=(n, pool.shape[1])), np.arange(pool.shape[1])]
 

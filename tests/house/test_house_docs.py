@@ -174,6 +174,12 @@ def test_every_verb_of_the_admin_api_is_documented_with_its_parameters():
 
 # -- formats, decisions, links --
 
+
+def test_every_benchmark_is_documented():
+    names = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_")}
+    assert set(re.findall(r"^\| `(\w+)` \|", page("BENCHMARKS.md"), re.MULTILINE)) == names
+
+
 FORMATS = {
     "modelkeep/container": "container.md",
     "modelkeep/ledger/statements.py": "statements.md",

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -58,6 +59,34 @@ def test_every_room_is_on_the_map():
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
     rooms = {path.parent.name for path in (ROOT / "src" / "modelkeep").glob("*/__init__.py")}
     assert {room for room in rooms if f"| `{room}/` |" not in text} == set()
+
+
+def rooms_imported():
+    """For each room the rooms that its modules import, without core and errors."""
+    graph = grimp.build_graph("modelkeep")
+    found = {}
+    for name in graph.modules - {"modelkeep"}:
+        room = name.split(".")[1]
+        imported = {one.split(".")[1] for one in graph.find_modules_directly_imported_by(name) if "." in one}
+        found.setdefault(room, set()).update(imported - {room, "core", "errors"})
+    return found
+
+
+def test_the_map_of_imports_is_true():
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]+) \|$", text.split("Who imports whom")[1].split("\n\n")[1], re.MULTILINE
+    )
+    actual = rooms_imported()
+    every = set(actual) - {"__main__", "core", "errors"}
+    documented = {}
+    for names, said in rows:
+        named = set(re.findall(r"`(\w+)`", said))
+        below = every - named - {"cli", "http", "app"}
+        for room in re.findall(r"`(\w+)`", names):
+            documented[room] = below if said.startswith("everything below it but") else named
+    assert set(documented) == every
+    assert {room: extra for room in every if (extra := actual[room] - documented[room])} == {}
 
 
 def test_no_directory_of_modules_is_left_out_of_the_package():

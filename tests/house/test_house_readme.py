@@ -1,5 +1,6 @@
 """The README's commands run as they stand, in an empty folder, on free ports."""
 
+import contextlib
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """What each block printed, by its name; one shell runs them in order, like a reader would."""
+    """The folder, and what each block printed by its name; one shell runs them in order, like a reader would."""
     folder = tmp_path_factory.mktemp("readme")
     gateway, control = free_port(), free_port()
     script = ["set -eu"]
@@ -34,23 +35,19 @@ def told(tmp_path_factory):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELKEEP_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ports = {"MODELKEEP_GATEWAY_PORT": str(gateway), "MODELKEEP_CONTROL_PORT": str(control)}
-    shell = subprocess.Popen(
-        ["bash", "-c", "\n".join(script)],
-        cwd=folder,
-        env={**kept, **ports, "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = shell.communicate(timeout=240)
-    finally:
-        if shell.poll() is None:
-            os.killpg(shell.pid, signal.SIGKILL)
-    assert shell.returncode == 0, f"{out}\n{err}"
-    parts = re.split(r"^=== (\w+)\n", out, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:  # files: servers would hold a pipe open
+        command = ["bash", "-c", "\n".join(script)]
+        environment = {**kept, **ports, "PATH": path}
+        with subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True) as shell:
+            try:
+                code = shell.wait(timeout=240)
+            finally:
+                with contextlib.suppress(ProcessLookupError):  # whatever the script left running, when it failed
+                    os.killpg(shell.pid, signal.SIGKILL)
+    said = (folder / "out").read_text("utf-8")
+    assert code == 0, f"{said}\n{(folder / 'err').read_text('utf-8')}"
+    parts = re.split(r"^=== (\w+)\n", said, flags=re.MULTILINE)
+    return {"folder": folder, **dict(zip(parts[1::2], parts[2::2], strict=True))}
 
 
 def test_the_readme_has_the_road():
@@ -76,6 +73,14 @@ def test_what_the_verbs_say(told):
     assert "/releases" in told["look"]
     assert "credit-risk@1 is quarantined" in told["look"]
     assert re.search(r"credit-risk@1\s+quarantined", told["look"])
+
+
+def test_the_facade_is_as_the_readme_says(told):
+    expression = re.search(r"`(modelkeep\.Keep\.open\([^`]+)`", README)
+    assert expression
+    code = f"import modelkeep; passphrase = open('passphrase', 'rb').read().strip(); print({expression[1]}.ref)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=told["folder"], capture_output=True, text=True, check=True)
+    assert said.stdout == "credit-risk@1\n"
 
 
 def test_stopping_is_graceful(told):

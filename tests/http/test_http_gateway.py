@@ -235,6 +235,19 @@ def test_a_thief_is_stopped_and_stays_stopped_after_a_restart(keep, trained):
         assert client.post(INFER, content=question(trained.fresh[0])).status_code == 200
 
 
+def test_a_batch_does_not_run_ahead_of_its_own_evidence(keep, trained):
+    """All rows of a request would be answered before any of them was examined: a whole theft in one request."""
+    keep.user_add(name="greedy", roles=("analyst",))
+    key = keep.key_issue(account="greedy").token
+    rng = np.random.default_rng(3)
+    with live(keep) as house, house.client(key) as client:
+        honest = client.post("/v2/models/iris/infer", content=question(trained.fresh[:100]))
+        assert honest.status_code == 200
+        stolen = client.post("/v2/models/iris/infer", content=question(rng.uniform(-8, 8, (512, 6)).astype(np.float32)))
+        assert (stolen.status_code, stolen.json()["code"]) == (403, "review-required")
+        assert "outputs" not in stolen.json()
+
+
 def test_refusals_of_known_accounts_are_recorded(gateway, keep):
     gateway.service.audit.publish()
     here = keep.premises

@@ -59,6 +59,19 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert order == sorted(order) and answer.count(b"HTTP/1.1 200") == 6
 
 
+def test_what_is_pipelined_waits_at_the_client():
+    """While a request is handled no more than the next one is taken in: many large ones would fill the memory."""
+    server = Running(max_body=4 << 20)
+    one = head(b"content-length: 4000000\r\n", target=b"/slow") + bytes(4_000_000)
+    sent = 0
+    with server.connect(0.25) as connection, pytest.raises(TimeoutError):  # each is handled for 0.3 s
+        for _ in range(40):
+            connection.sendall(one)
+            sent += 1
+    server.stop()
+    assert sent <= 6
+
+
 def test_head_has_no_body(server):
     answer = server.ask(head(CLOSE, b"HEAD"))
     assert answer.endswith(b"\r\n\r\n") and b"content-length: 9\r\n" in answer

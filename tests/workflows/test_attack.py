@@ -30,7 +30,7 @@ class Bare:
 
 
 def surrogate() -> MlpSurrogate:
-    return MlpSurrogate((16,), updates=200)
+    return MlpSurrogate((16,), updates=150)
 
 
 def attack(

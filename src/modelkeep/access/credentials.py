@@ -25,6 +25,12 @@ DEFAULT_QUOTA = 1_000
 DEFAULT_LIFETIME = 90 * 86_400
 """Seconds an API key lives, unless told otherwise."""
 
+LONGEST_LIFETIME = 3_650 * 86_400
+"""Seconds that an API key may live at most."""
+
+LARGEST_QUOTA = 2**53 - 1
+"""What every reader of JSON can still count."""
+
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _SHAPE = re.compile(r"mk_([0-9A-Za-z]{8})_[0-9A-Za-z]{49}\Z")
 
@@ -80,8 +86,8 @@ def parse_key_record(record: Record) -> ApiKey:
 
 def issue_key(account: str, terms: KeyTerms, *, entropy: Entropy, clock: Clock) -> tuple[NewKey, list[Change]]:
     """A new API key for ``account``. Raises Invalid. (The commit raises Conflict if the id is taken: repeat.)"""
-    if terms.lifetime < 1 or (terms.quota is not None and terms.quota < 1):
-        raise Invalid("an API key needs a lifetime of at least a second and a quota of at least one request")
+    if not 1 <= terms.lifetime <= LONGEST_LIFETIME or (terms.quota is not None and not 1 <= terms.quota <= LARGEST_QUOTA):
+        raise Invalid("an API key lives from one second to ten years, and its quota is one request or more, below 2^53")
     for name in terms.models:
         parse_name(name, "model name")
     now = clock.now_ns() // 1_000_000_000
@@ -125,8 +131,8 @@ def revoke_key(record: Record) -> tuple[ApiKey, list[Change]]:
 
 def set_quota(record: Record, quota: int | None) -> tuple[ApiKey, list[Change]]:
     """Change how many requests a key may make in all. Raises Invalid."""
-    if quota is not None and quota < 1:
-        raise Invalid("a quota is at least one request")
+    if quota is not None and not 1 <= quota <= LARGEST_QUOTA:
+        raise Invalid("a quota is one request or more, below 2^53")
     key = msgspec.structs.replace(parse_key_record(record), quota=quota)
     return key, [Change(KEY, key.id, to_json(key), record.revision)]
 

@@ -62,16 +62,21 @@ class Quotas:
 
         Raises OverBudget (the quota is spent), Unavailable (no lease in hand and the records cannot be reached).
         """
+        if limit is not None and not self.take_held(quota_id, limit):
+            self._take_anew(quota_id, limit, self._monotonic())
+
+    def take_held(self, quota_id: str, limit: int | None) -> bool:
+        """Count one request on the lease in hand, and whether there was one; never asks the records, so never waits."""
         if limit is None:
-            return
+            return True
         now = self._monotonic()
         with self._lock:
             lease = self._leases.get(quota_id)
-            if lease is not None and lease.limit == limit and lease.left > 0:
-                lease.left -= 1
-                lease.used = now
-                return
-        self._take_anew(quota_id, limit, now)
+            if lease is None or lease.limit != limit or lease.left < 1:
+                return False
+            lease.left -= 1
+            lease.used = now
+            return True
 
     def refill(self) -> None:
         """Top up half-used leases and return idle ones, off the hot path; call it every second or so. Raises Unavailable."""

@@ -5,25 +5,37 @@ import os
 import resource
 import sys
 
+from modelkeep.errors import Unavailable
+
 _PR_SET_DUMPABLE = 4
 
 
 def harden() -> None:
-    """No core dumps, no ptrace by processes of the same user. Linux only; elsewhere only the core limit."""
+    """No core dumps, no ptrace by processes of the same user (Linux only), and as many open files as this user may have.
+
+    The last because connections are files: whoever opens many must not keep the logs from being written.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def pipe_with(secret: bytes) -> int:
-    """A readable, inheritable descriptor that yields ``secret`` once. At most 64 KiB, the size of a pipe."""
-    reader, writer = os.pipe()
+    """A readable, inheritable descriptor that yields ``secret``, of any size, and is backed by no disk. Raises Unavailable.
+
+    Not a pipe, which would wait for its reader after 64 KiB.
+    """
     try:
-        os.write(writer, secret)
-    finally:
-        os.close(writer)
-    os.set_inheritable(reader, True)
-    return reader
+        descriptor = os.memfd_create("modelkeep", os.MFD_CLOEXEC)
+        with os.fdopen(os.dup(descriptor), "wb") as stream:
+            stream.write(secret)
+    except OSError as cause:
+        raise Unavailable(f"cannot hold the keys in memory for another process: {cause.strerror}") from cause
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.set_inheritable(descriptor, True)
+    return descriptor
 
 
 def read_pipe(descriptor: int) -> bytes:

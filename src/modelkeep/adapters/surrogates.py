@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 
 _LEAST_WEIGHT = 1e-3
 """Answers below this are not worth a training row of their own."""
+_BATCH = 128
 
 
 def harden(probs: Array) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
@@ -31,7 +32,7 @@ def harden(probs: Array) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
 class MlpSurrogate:
     """A multilayer perceptron on standardised inputs, trained to convergence with Adam."""
 
-    def __init__(self, hidden: tuple[int, ...] = (64,), *, updates: int = 800, seed: int = 0) -> None:
+    def __init__(self, hidden: tuple[int, ...] = (64,), *, updates: int = 300, seed: int = 0) -> None:
         self._hidden, self._updates, self._seed = hidden, updates, seed
         self._scaler = StandardScaler()
         self._model: Any = None
@@ -39,11 +40,11 @@ class MlpSurrogate:
     def fit(self, x: Array, probs: Array) -> None:
         """Learn from questions (n, d) and soft answers (n, k). Raises Invalid (no rows)."""
         rows, classes, weights = harden(_checked(x, probs))
-        scaled = self._scaler.fit_transform(x)[rows]
-        batch = min(64, len(rows))
-        epochs = int(np.clip(np.ceil(self._updates * batch / len(rows)), 20, 400))
-        model = MLPClassifier(self._hidden, batch_size=batch, learning_rate_init=2e-3, random_state=self._seed)
-        for _ in range(epochs):  # partial_fit is one epoch; fit would warn whenever a budget of epochs ends it
+        again = np.resize(np.arange(len(rows)), max(len(rows), 10 * _BATCH))  # few rows, many times: fewer and longer epochs
+        scaled, classes, weights = self._scaler.fit_transform(x)[rows[again]], classes[again], weights[again]
+        model = MLPClassifier(self._hidden, batch_size=_BATCH, learning_rate_init=5e-3, random_state=self._seed)
+        for _ in range(max(10, round(self._updates * _BATCH / len(again)))):
+            # partial_fit is one epoch; fit would warn whenever a budget of epochs ends it
             model.partial_fit(scaled, classes, classes=np.arange(probs.shape[1]), sample_weight=weights)
         self._model = model
 

@@ -33,12 +33,15 @@ class Acts:
         """Record an administrative act of the actor in the releases log; its index."""
         return log_act(self.premises.desk(), self.premises.trust.origin, verb, about, actor=self.actor.account, detail=detail)
 
-    def commit_marks(self, subjects: Sequence[str]) -> None:
-        """Commit to the watermark key of each of ``subjects`` for every promoted release, where the log does not yet."""
+    def commit_marks(self, subjects: Sequence[str], ahead_of: ReleaseRef | None = None) -> None:
+        """Commit to the watermark key of each of ``subjects`` for every promoted release, where the log does not yet.
+
+        ``ahead_of``: a release that is about to be promoted, too.
+        """
         desk = self.premises.desk()
         master = self.premises.keyring([WATERMARK, *DESK_FAMILIES]).secret(WATERMARK)
         for evidence in desk.registry.book.releases():
-            if evidence.state is ReleaseState.PROMOTED:
+            if evidence.state is ReleaseState.PROMOTED or evidence.ref == ahead_of:
                 commit_traces(desk, evidence.ref, account_marks(master, evidence.ref, subjects), actor=self.actor.account)
 
     def subjects(self) -> list[str]:

@@ -18,16 +18,14 @@ from modelkeep.access.directory import Directory, Grant
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
-from modelkeep.adapters.tls import issue, server_context
 from modelkeep.app.audits import new_audit, phase_of, recover_all
 from modelkeep.app.keep import Keep
-from modelkeep.app.premises import CA_FILE, Premises
+from modelkeep.app.premises import Premises
 from modelkeep.app.settings import Settings
 from modelkeep.app.verbs import Verb, call, table
 from modelkeep.core.values import Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
 from modelkeep.custody.keyring import Keyring
-from modelkeep.custody.keys import TLS_CA
 from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTrusted
 from modelkeep.policy.engine import KEEP, model
 from modelkeep.serving.audit import AuditEntry, AuditLog
@@ -216,6 +214,7 @@ def open_control(directory: Path, keyring: Keyring, report: Callable[[str], None
     rate, burst = limits.failures_rate, limits.failures_burst
     addresses = Limiter(clock.monotonic, rate=rate, burst=burst, what="logins from this address")
     failures = Limiter(clock.monotonic, rate=rate, burst=burst, what="bad credentials from this address")
+    tls = premises.server_tls(keyring)
     instance, audit = new_audit(premises, keyring, "control")
     made = Control(
         keep=keep,
@@ -226,9 +225,7 @@ def open_control(directory: Path, keyring: Keyring, report: Callable[[str], None
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
         verifier=SessionVerifier([premises.trust.token_key], origin),
         addresses=addresses,
-        tls=server_context(
-            issue(keyring.secret(TLS_CA), (directory / CA_FILE).read_bytes(), premises.settings.gateway.names, clock.now_ns())
-        ),
+        tls=tls,
         report=report,
     )
     for note in recover_all(premises, keyring, report):

@@ -11,7 +11,6 @@ from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.adapters.tls import issue, server_context
 from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
@@ -20,7 +19,7 @@ from modelkeep.app.processes import announce, find, withdraw
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keyring import Keyring
-from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, MODEL_KEK, TLS_CA, WATERMARK
+from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, MODEL_KEK, WATERMARK
 from modelkeep.errors import Invalid, Missing, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.serving.bodies import SubjectKeys
@@ -44,6 +43,7 @@ def open_gateway(directory: Path, keyring: Keyring, only: Sequence[ReleaseRef], 
         raise Invalid(f"a gateway must not hold {', '.join(sorted(surplus))}: open only what serving needs")
     here = Premises.open(directory, _no_passphrase, keyring)
     clock, settings, trust = here.clock, here.settings, here.trust
+    tls = here.server_tls(keyring)
     handover = _Handover(directory)
     for note in recover_all(here, keyring, report):
         handover.later(note)
@@ -100,7 +100,7 @@ def open_gateway(directory: Path, keyring: Keyring, only: Sequence[ReleaseRef], 
     listen = Listen(
         host=settings.gateway.host,
         port=settings.gateway.port,
-        tls=_tls(here, keyring),
+        tls=tls,
         header_seconds=settings.gateway.header_seconds,
         body_seconds=settings.gateway.body_seconds,
         drain_seconds=settings.gateway.drain_seconds,
@@ -189,11 +189,6 @@ def _folders(here: Premises) -> list[AuditFolder]:
             continue
         folders.append(AuditFolder(files, encode_vkey(origin, here.trust.audit_key), origin))
     return folders
-
-
-def _tls(here: Premises, keyring: Keyring) -> ssl.SSLContext:
-    authority = (here.directory / CA_FILE).read_bytes()
-    return server_context(issue(keyring.secret(TLS_CA), authority, here.settings.gateway.names, here.clock.now_ns()))
 
 
 def _no_passphrase() -> bytes:

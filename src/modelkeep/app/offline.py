@@ -1,11 +1,12 @@
 """Checking logs and proofs with nothing but static files and public keys: what an auditor runs on a copy."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.results import LogChecked, StatementRow
 from modelkeep.app.rows import all_audit_checkpoints, statement_row
-from modelkeep.crypto.notes import encode_vkey, open_checkpoint
+from modelkeep.crypto.notes import Checkpoint, encode_vkey, open_checkpoint
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.trust import TrustRoot
@@ -17,15 +18,16 @@ from modelkeep.ledger.verify import verify_log
 from modelkeep.serving.recovery import verify_audit
 
 
-def check_logs(folder: Path, trust: TrustRoot) -> tuple[LogChecked, ...]:
+def check_logs(folder: Path, trust: TrustRoot, kept_heads: Iterable[Checkpoint] = ()) -> tuple[LogChecked, ...]:
     """Check the releases log in ``folder/releases`` and every audit log in ``folder/audit``.
 
-    Every statement's signatures are checked, and every audit log must continue all of its checkpoints that the releases log
-    holds. Raises NotTrusted (naming the first damage, or an audit log that is gone), Missing (no releases log), Unavailable.
+    ``kept_heads``: checkpoints of the releases log that it must continue. Every statement's signatures are checked, and every
+    audit log must continue all of its checkpoints that the releases log holds.
+    Raises NotTrusted (naming the first damage, or an audit log that is gone), Missing (no releases log), Unavailable.
     """
     releases = FolderLogFiles(folder / "releases")
     origin = releases_origin(trust.origin)
-    whole = verify_log(releases, trust.releases_log, origin)
+    whole = verify_log(releases, trust.releases_log, origin, kept_heads)
     view = LogView(releases, trust.releases_log, origin)
     view.refresh()
     book = EvidenceBook(trust)

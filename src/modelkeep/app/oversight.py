@@ -13,13 +13,15 @@ from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.suspects import trace_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
-from modelkeep.core.values import ReleaseRef, ReleaseState, to_json
+from modelkeep.core.values import ReleaseRef, ReleaseState, digest_of, to_json
+from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.keys import FAMILIES, WRAPPING_FAMILIES
 from modelkeep.custody.releases import QUARANTINE
 from modelkeep.errors import Conflict, Invalid, Missing
 from modelkeep.operations import incidents
 from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
 from modelkeep.operations.integrity import KIND, LATEST, IntegrityPass, examine
+from modelkeep.workflows.registry import kept_head
 from modelkeep.workflows.release_state import change_state
 from modelkeep.workflows.verify import check_stored
 
@@ -27,6 +29,9 @@ OUTCOMES = ("cleared", "confirmed")
 REVIEW = "review"
 INTEGRITY = "integrity"
 EXTRACTION = "extraction"
+LONGEST_NOTE = 2000
+LEAST_SIGNIFICANT = 0.1
+"""Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
 
 
 class OversightVerbs(Acts):
@@ -53,7 +58,9 @@ class OversightVerbs(Acts):
     @verb("log.read")
     def log_verify(self) -> tuple[LogChecked, ...]:
         """Check every log of this keep whole, from its static files. Raises NotTrusted, Missing, Unavailable."""
-        return check_logs(self.premises.directory / "log", self.premises.trust)
+        here = self.premises
+        head = kept_head(here.records, releases_origin(here.trust.origin))  # read before the log is: the log is never behind it
+        return check_logs(here.directory / "log", here.trust, [head] if head else [])
 
     @verb("log.read")
     def log_show(self, *, last: int = 20) -> tuple[StatementRow, ...]:
@@ -98,6 +105,8 @@ class OversightVerbs(Acts):
     @verb("incident.close")
     def incident_resolve(self, *, incident_id: str, note: str) -> IncidentRow:
         """Close an incident. Raises Missing, Conflict (it is closed)."""
+        if len(note) > LONGEST_NOTE:
+            raise Invalid(f"a note has at most {LONGEST_NOTE:,} characters")
         done = self._resolve(incident_id, note)
         self.act("incident.resolve", done.id, note=note)
         return _incident(done)
@@ -126,11 +135,15 @@ class OversightVerbs(Acts):
     @verb("trace")
     def trace(self, *, ref: str, suspect: bytes, probes: bytes, significance: float = 1e-3) -> Traced:
         """Rank the accounts that ``suspect`` (ONNX) may have been trained through. Raises Invalid, Missing, NotTrusted."""
+        if not 0.0 < significance <= LEAST_SIGNIFICANT:
+            raise Invalid(f"the significance of a trace is above 0 and at most {LEAST_SIGNIFICANT:g}")
         found = trace_suspect(self.premises, ReleaseRef.parse(ref), suspect, load_rows(probes, "the probes"))
         accused = [one for one in found if one.p <= significance]
         names = ", ".join(f"{one.account} (p = {one.p:.1e})" for one in accused)
         verdict = f"Traced to {names}." if accused else f"No account: none is significant at {significance:g} after Bonferroni."
-        self.act("trace", ref, verdict="accused" if accused else "nobody", accounts=",".join(one.subject for one in accused))
+        subjects = ",".join(one.subject for one in accused)
+        said = {"verdict": "accused" if accused else "nobody", "accounts": subjects, "significance": f"{significance:g}"}
+        self.act("trace", ref, suspect=digest_of(suspect), **said)
         return Traced(ref, verdict, significance, tuple(found))
 
     def keys_list(self) -> tuple[FamilyRow, ...]:

@@ -68,4 +68,8 @@ class Predictor:
             )
         if len(self._tail) > 1 and len(wanted) == len(self._tail):
             rows = rows.reshape(len(rows), *self._tail)
-        return np.ascontiguousarray(rows.astype(_DTYPES[self._input.datatype]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast: NDArray[np.generic] = np.ascontiguousarray(rows.astype(_DTYPES[self._input.datatype]))
+        if not np.isfinite(cast.astype(np.float64)).all():
+            raise Invalid(f"the rows hold values beyond the range of {self._input.datatype}, which the model takes")
+        return cast

@@ -1,6 +1,7 @@
 """One keep on disk, opened: folder, settings, stores, logs and keys, from which the facade and the servers are wired."""
 
 import os
+import ssl
 import stat
 import threading
 from collections.abc import Callable, Sequence
@@ -16,18 +17,19 @@ from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.sqlite import SqliteRecords
+from modelkeep.adapters.tls import issue, server_context
 from modelkeep.app.settings import FILE_NAME, Settings, load
 from modelkeep.core.ports import Clock, Entropy, Wrapper
 from modelkeep.core.values import Principal
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
-from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, STATEMENT_SIGNING
+from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, STATEMENT_SIGNING, TLS_CA
 from modelkeep.custody.trust import TrustRoot
-from modelkeep.errors import Missing, NotTrusted, Unavailable
+from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import Engine
-from modelkeep.workflows.registry import Desk, Registry
+from modelkeep.workflows.registry import Desk, Registry, kept_head
 
 TRUST_FILE, RECORDS_FILE, CA_FILE = "trust.toml", "records.db", "tls/ca.pem"
 OPERATOR_ACCOUNT: Principal = OPERATOR
@@ -142,9 +144,14 @@ class Premises:
         origin = releases_origin(self.trust.origin)
         return ReleasesLog(self.releases_files(), self.keyring([LOG_SIGNING]).note_signer(LOG_SIGNING, origin), origin)
 
+    def _view(self) -> LogView:
+        origin = releases_origin(self.trust.origin)
+        known = kept_head(self.records, origin)  # read before the log is: the log is never behind it
+        return LogView(self.releases_files(), self.trust.releases_log, origin, known)
+
     def view(self) -> LogView:
         """A fresh reader of the releases log, already refreshed. Raises NotTrusted, Missing, Unavailable."""
-        view = LogView(self.releases_files(), self.trust.releases_log, releases_origin(self.trust.origin))
+        view = self._view()
         view.refresh()
         return view
 
@@ -152,7 +159,7 @@ class Premises:
         """The reader of releases, refreshed; ``wrappers`` may open bodies. Raises NotTrusted, Missing, Unavailable."""
         with self._reading:
             if self._registry is None:
-                view = LogView(self.releases_files(), self.trust.releases_log, releases_origin(self.trust.origin))
+                view = self._view()
                 self._registry = Registry(self.records, self.blobs, view, EvidenceBook(self.trust))
         self._registry.refresh()
         return replace(self._registry, wrappers=wrappers)
@@ -170,6 +177,17 @@ class Premises:
             entropy=self.entropy,
             lease=LEASE_SECONDS,
         )
+
+    def server_tls(self, keyring: Keyring) -> ssl.SSLContext:
+        """A fresh certificate of this keep's authority for one server process. Opens ``tls-ca``.
+
+        Raises Missing, NotTrusted (``ca.pem`` is damaged or of another keep), Unavailable.
+        """
+        authority = _read(self.directory / CA_FILE)
+        try:
+            return server_context(issue(keyring.secret(TLS_CA), authority, self.settings.gateway.names, self.clock.now_ns()))
+        except (Invalid, NotTrusted) as cause:
+            raise NotTrusted(f"{self.directory / CA_FILE} is not this keep's certificate authority: {cause}") from cause
 
     def admission(self) -> AdmissionPolicy:
         """The admission policy in force."""

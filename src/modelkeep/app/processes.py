@@ -15,7 +15,7 @@ from modelkeep.errors import Unavailable
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-LONGEST_PAUSE = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class Child:
         self._command = command
         self._secret = secret
         self._address = address
-        self._pause = 0.2
+        self._pause = FIRST_PAUSE
         self._next_start = 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -88,11 +88,13 @@ class Child:
         return found if self.process is not None and found.pid == self.process.pid else None
 
     def revive(self, tell: Callable[[str], None]) -> None:
-        """Start it again if it died, after a pause that grows while it keeps dying."""
+        """Start it again if it died, after a pause that grows while it keeps dying before it listens."""
         now = time.monotonic()
         if self.process is None or self.process.poll() is None:
             return
         if not self._next_start:
+            if self.address() is not None:  # it had come up, so starting it again is worth a try at once
+                self._pause = FIRST_PAUSE
             tell(f"{self.name} stopped with exit code {self.process.returncode}; starting it again in {self._pause:.1f} s")
             self._next_start = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)

@@ -13,7 +13,7 @@ from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.verbs import verb
 from modelkeep.core.values import ModelSignature, ReleaseRef, digest_bytes, digest_of
 from modelkeep.custody.admission import ReleaseEvidence
-from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE
+from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, next_state
 from modelkeep.errors import NotAdmitted, Quarantined
 from modelkeep.extraction.profile import Profile, fit_profile
 from modelkeep.workflows.follow import judge
@@ -78,8 +78,9 @@ class RegistryVerbs(Acts):
     @verb("promote")
     def promote(self, *, ref: str) -> StateChanged:
         """Let gateways serve a release, once every account's mark on it is committed. Raises Missing, Conflict."""
+        self.commit_marks(self.subjects(), ahead_of=self._possible(ref, PROMOTE))
         changed = self._change(ref, PROMOTE, "")
-        self.commit_marks(self.subjects())
+        self.commit_marks(self.subjects())  # of accounts that were added in between
         return changed
 
     @verb("quarantine")
@@ -98,6 +99,11 @@ class RegistryVerbs(Acts):
     def retire(self, *, ref: str, reason: str) -> StateChanged:
         """End a release for good. Raises Missing, Conflict."""
         return self._change(ref, RETIRE, reason)
+
+    def _possible(self, ref: str, what: str) -> ReleaseRef:
+        found = self.premises.registry().release(ReleaseRef.parse(ref))
+        next_state(found.state, what)
+        return found.ref
 
     def _change(self, ref: str, what: str, reason: str) -> StateChanged:
         after = change_state(self.premises.desk(), ReleaseRef.parse(ref), what, actor=self.actor.account, reason=reason)

@@ -125,8 +125,10 @@ def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settin
         text = path.read_text("utf-8")
     except FileNotFoundError:
         raise Missing(f"there is no keep in {directory}: make one with 'modelkeep init {directory}'") from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise Unavailable(f"cannot read {path}: {cause}") from cause
+    except UnicodeDecodeError as cause:
+        raise Invalid(f"{path} is not UTF-8 text: {cause}") from cause
+    except OSError as cause:
+        raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:

@@ -181,7 +181,11 @@ def open_checkpoint(note: bytes, vkey: str, origin: str) -> Checkpoint:
 
     Extension lines are allowed and ignored. Raises NotTrusted, Invalid (the vkey is malformed).
     """
-    lines = open_note(note, NoteVerifier.parse(vkey)).split("\n")
+    verifier = NoteVerifier.parse(vkey)
+    try:
+        lines = open_note(note, verifier).split("\n")
+    except NotTrusted as cause:
+        raise NotTrusted(f"the checkpoint of the log {origin} does not hold: {cause}") from cause
     if len(lines) < 4 or not all(lines[:-1]) or not _SIZE.match(lines[1]):
         raise NotTrusted("the note is signed but is not a checkpoint")
     if lines[0] != origin:

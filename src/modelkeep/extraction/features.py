@@ -1,5 +1,6 @@
 """What the evidence looks at: one row and its answer become a short vector on which real and synthetic rows differ."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ Floats = NDArray[np.float64]
 MAX_COMPONENTS = 48
 MAX_MEMORY = 800
 Z_CLIP = 12.0
+SELF = 0.05
+"""Deviations a column by which a row may differ from a memory row and still be that row: above rounding and jitter of the null."""
 EXTRA = 10
 """Features after the principal components: residual, three bands, three distances, two edges, margin."""
 
@@ -38,15 +41,20 @@ class Embedding:
         z = np.clip((x - self.mean) / self.scale, -Z_CLIP, Z_CLIP)
         return z, z @ self.basis
 
-    def raw(self, x: Floats, probs: Floats | None, *, skip_self: bool = False) -> Floats:
-        """Features (b, r + 10) before standardisation. ``skip_self`` leaves out the nearest memory row (the row itself)."""
+    def raw(self, x: Floats, probs: Floats | None) -> Floats:
+        """Features (b, r + 10) before standardisation.
+
+        A memory row within measurement noise of ``x`` is taken for ``x`` itself and left out of the distances: an account that
+        asks the reference rows themselves is no thief, and in training every row would otherwise be its own neighbour.
+        """
         z, t = self.project(x)
         white = np.clip(t / self.spread, -6.0, 6.0)
         square = (t / self.spread) ** 2
         residual = np.maximum((z * z).sum(axis=1) - (t * t).sum(axis=1), 0.0)
         third = max(1, t.shape[1] // 3)
         bands = [np.log(part.mean(axis=1) + 1e-3) for part in (square[:, :third], square[:, third:-third], square[:, -third:])]
-        near = nearest(t, self.memory, 6 if skip_self else 5)[:, 1 if skip_self else 0 :]
+        six = nearest(t, self.memory, 6)
+        near = np.where(six[:, :1] <= SELF * math.sqrt(len(self.mean)), six[:, 1:], six[:, :-1])
         whole = np.sqrt((t * t).sum(axis=1)) + 1e-3
         slack = np.maximum(0.03 * (self.high - self.low), 0.06 * self.scale)
         edges = ((x <= self.low + slack).mean(axis=1), (x >= self.high - slack).mean(axis=1))
@@ -61,9 +69,9 @@ class Embedding:
         ]
         return np.concatenate([white, np.stack(columns, axis=1)], axis=1)
 
-    def features(self, x: Floats, probs: Floats | None, *, skip_self: bool = False) -> Floats:
+    def features(self, x: Floats, probs: Floats | None) -> Floats:
         """Standardised features, shape (b, r + 10), clipped to ±8."""
-        out: Floats = np.clip((self.raw(x, probs, skip_self=skip_self) - self.centre) / self.width, -8.0, 8.0)
+        out: Floats = np.clip((self.raw(x, probs) - self.centre) / self.width, -8.0, 8.0)
         return out
 
 
@@ -112,7 +120,7 @@ def fit_embedding(rows: Floats, probs: Floats | None, rng: np.random.Generator) 
         centre=np.zeros(size),
         width=np.ones(size),
     )
-    raw = blank.raw(rows[chosen], None if probs is None else probs[chosen], skip_self=True)
+    raw = blank.raw(rows[chosen], None if probs is None else probs[chosen])
     return Embedding(
         mean=blank.mean,
         scale=blank.scale,

@@ -68,22 +68,16 @@ def respond(rung: Rung, probs: Floats, decimals: int = 4) -> Floats:
     """
     step = TABLE[rung]
     top = probs.argmax(axis=1)
-    rows = np.arange(len(probs))
     if rung is Rung.ALARM:
         out = np.zeros_like(probs)
-        out[rows, top] = 1.0
+        out[np.arange(len(probs)), top] = 1.0
         return out
     places = min(decimals, step.decimals)
-    unit = 10.0**-places
-    if step.levels:
-        unit = 1.0 / step.levels
-        out = np.rint(probs * step.levels) / step.levels
-    else:
-        out = np.rint(probs / unit) * unit
-        out = np.round(out, places)
+    unit = 1.0 / step.levels if step.levels else 10.0**-places
+    out = np.rint(probs * step.levels) / step.levels if step.levels else np.round(probs, places)
     moved = out.argmax(axis=1) != top
     if moved.any():  # rounding made a tie that an earlier class would win: lift the true top by one unit
-        hit = rows[moved]
+        hit = np.flatnonzero(moved)
         best = out[hit].max(axis=1)
         out[hit, top[moved]] = best + unit if step.levels else np.round(best + unit, places)
     return out

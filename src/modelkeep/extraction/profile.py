@@ -116,9 +116,9 @@ VERSION = 1
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
 
 
-def raw_scores(embedding: Embedding, judge: Discriminator, x: Floats, probs: Floats | None, *, own: bool = False) -> Floats:
-    """Scores before class standardisation: synthetic, far, small margin, shape (b, 3). ``own``: x are memory rows."""
-    features = embedding.features(x, probs, skip_self=own)
+def raw_scores(embedding: Embedding, judge: Discriminator, x: Floats, probs: Floats | None) -> Floats:
+    """Scores before class standardisation: synthetic, far, small margin, shape (b, 3)."""
+    features = embedding.features(x, probs)
     far = features[:, -5] + features[:, -10]
     return np.stack([judge.suspicion(features), far, -features[:, -1]], axis=1)
 
@@ -160,7 +160,7 @@ def fit_profile(
     embedding = fit_embedding(teach, teach_probs, rng)
     columns = synthetic.study_columns(teach, embedding.scale)
     judge = _fit_judge(embedding, columns, teach, answer, rng)
-    shift, scale = _class_moments(raw_scores(embedding, judge, teach, teach_probs, own=True), teach_probs)
+    shift, scale = _class_moments(raw_scores(embedding, judge, teach, teach_probs), teach_probs)
 
     def score(rows: Floats, probs: Floats | None) -> Floats:
         return standard_scores(raw_scores(embedding, judge, rows, probs), probs, shift, scale)
@@ -241,10 +241,10 @@ def _fit_judge(
     rng: np.random.Generator,
 ) -> Discriminator:
     most = rows[:6000]
-    real = [embedding.features(most, answer(most), skip_self=True)]
+    real = [embedding.features(most, answer(most))]
     amounts = synthetic.JITTER * 10.0 ** rng.uniform(-2.0, 0.0, size=(len(most), 1))
     near_real = (synthetic.jittered(most, columns, amounts, rng), synthetic.rounded(most, columns))
-    real += [embedding.features(handled, answer(handled), skip_self=True) for handled in near_real]
+    real += [embedding.features(handled, answer(handled)) for handled in near_real]
     fake = synthetic.thieves(most, columns, int(np.clip(8 * len(most), 4000, 16000)), rng)
     return fit_discriminator(np.concatenate(real), embedding.features(fake, answer(fake)), rng)
 

@@ -174,6 +174,9 @@ class HttpConnection(asyncio.Protocol):
         if self._in_message and not self._in_body and self._head_size > self._bounds.max_head:
             self._refuse_head()
         self._next()
+        if self._queue and not self._paused and not self._closing:  # a whole request waits: no more until it has its turn
+            self._paused = True
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The client closed its half: so do we. What it asked and was not answered yet still has its record."""
@@ -292,9 +295,6 @@ class HttpConnection(asyncio.Protocol):
             request, keep = self._queue.popleft()
             self.deadline = self._loop.time() + self._bounds.handle_seconds
             self._task = self._loop.create_task(self._handle(request, keep))
-            if self._queue and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
         elif self._refusal is not None:
             self._linger(self._server.problem(self._refusal))
 

@@ -57,6 +57,11 @@ class ReleasesLog:
         self._origin = origin
         self._last: Checkpoint | None = None
 
+    @property
+    def last(self) -> Checkpoint | None:
+        """The newest checkpoint that this object wrote or built upon; None before the first."""
+        return self._last
+
     def create(self) -> Checkpoint:
         """Start the log with a checkpoint over nothing. Raises Conflict if there is one already, Unavailable."""
         with self._files.lock(wait=True):

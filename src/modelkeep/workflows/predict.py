@@ -18,7 +18,7 @@ from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ReleaseRef
-from modelkeep.errors import ModelkeepError, NotTrusted, ReviewRequired, Unavailable
+from modelkeep.errors import ModelkeepError, NotTrusted, OverBudget, ReviewRequired, Unavailable
 from modelkeep.extraction.ladder import TABLE, Rung, respond
 from modelkeep.extraction.perturb import Marker, commitment
 from modelkeep.policy.engine import KEEP, Engine, Target, model
@@ -30,10 +30,15 @@ from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.recorder import Recorder
-from modelkeep.workflows.watch import Observation
+from modelkeep.workflows.watch import Observation, Watch
 
+_ACCUSED = "this account's queries look like an attempt to copy the model: it waits for a review"
 Floats = NDArray[np.float64]
 T = TypeVar("T")
+LONE_ROWS = 8
+"""A request with more rows is judged before its answer leaves."""
+UNSEEN_ROWS = 256
+"""So is any request of an account of which more rows than this have not been examined."""
 INLINE_SECONDS = 0.002
 """A run expected to take longer leaves the event loop for a thread."""
 
@@ -145,7 +150,8 @@ class Gateway:
         wanted = served.outputs.wanted(request.output_names())
         checked = served.inputs.check(request)
         rung = self._rung(served, subject)
-        self._quotas.take(grant.quota_id, grant.quota)
+        if not self._quotas.take_held(grant.quota_id, grant.quota):  # the records may wait for a disk or a lock
+            await _in_thread(lambda: self._quotas.take(grant.quota_id, grant.quota))
         key = self._keys.cached(subject)
         if key is None:
             key = await _in_thread(lambda: self._keys.key(subject))
@@ -166,6 +172,8 @@ class Gateway:
         if watch is not None:
             raw = np.empty((checked.rows, 0)) if shown.raw is None else shown.raw
             watch.submit(Observation(index, subject, shown.x, raw))
+            if checked.rows > LONE_ROWS or watch.behind(subject) > UNSEEN_ROWS:
+                await self._judge(watch, subject)
         return Answer(body, self._recorder.receipt(index))
 
     def _rung(self, served: Served, subject: str) -> Rung:
@@ -174,11 +182,22 @@ class Gateway:
             return Rung.MARK
         rung = served.watch.rung(subject)
         if rung is Rung.ALARM:
-            if self._terms.on_alarm == "refuse":
-                raise ReviewRequired("this account's queries look like an attempt to copy the model: it waits for a review")
+            if self._terms.on_alarm == "refuse" or served.outputs.probabilities is None:  # then no label can stand alone
+                raise ReviewRequired(_ACCUSED)
         elif TABLE[rung].rate < 1.0:
             self._rate.take(subject, 1.0 / TABLE[rung].rate - 1.0)
         return rung
+
+    async def _judge(self, watch: Watch, subject: str) -> None:
+        """Judge what was just recorded before it is told, so that no batch runs ahead of its own evidence.
+
+        Raises ReviewRequired, or OverBudget (the account gets labels from now on), when this raises the alarm; Unavailable.
+        """
+        await asyncio.shield(asyncio.ensure_future(_examine(watch)))  # a request that is cut off still frees what it examined
+        if watch.rung(subject) is Rung.ALARM:
+            if self._terms.on_alarm == "refuse":
+                raise ReviewRequired(_ACCUSED)
+            raise OverBudget("this account's queries look like an attempt to copy the model: ask again, for labels only", 0.1)
 
     def _show(
         self, served: Served, checked: Checked, found: Mapping[str, NDArray[Any]], marker: Marker | None, rung: Rung
@@ -241,6 +260,11 @@ class Gateway:
     def _shown_to(self, token: str, address: str, name: str, version: int | None) -> Served:
         self.permit(token, address, "show", model(name))
         return self.admitted.find(name, version, self._monotonic())
+
+
+async def _examine(watch: Watch) -> None:
+    for subject, rows in (await _in_thread(watch.work)).items():
+        watch.release(subject, rows)
 
 
 async def _run(served: Served, checked: Checked) -> dict[str, NDArray[Any]]:

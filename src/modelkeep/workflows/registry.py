@@ -3,23 +3,30 @@
 ``Registry`` reads (a gateway has one); ``Desk`` also writes: it signs statements and appends them to the releases log.
 """
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from modelkeep.container.open import SealedFile, open_sealed
 from modelkeep.container.reader import BlobReader
 from modelkeep.container.recipients import KmsRecipient, unlock
-from modelkeep.core.ports import Blobs, Clock, Entropy, Records, Wrapper
-from modelkeep.core.values import Digest, ReleaseRef, Statement
+from modelkeep.core.ports import Blobs, Change, Clock, Entropy, Record, Records, Wrapper
+from modelkeep.core.values import Digest, ReleaseRef, Statement, to_json
+from modelkeep.crypto.notes import Checkpoint
 from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
 from modelkeep.custody.releases import RECIPIENTS, SealedBody
 from modelkeep.custody.signing import sign_all
-from modelkeep.errors import Missing, NotTrusted
+from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
+
+HEAD = "log-head"
+"""Record kind: the furthest checkpoint of a log that a writer made; the key is the log's origin."""
 
 MODEL, PROFILE = "model", "extraction-profile"
 """Purposes of sealed bodies: a profile put in a model's place does not open."""
@@ -87,4 +94,45 @@ class Desk:
 
     def log_statements(self, statements: Sequence[Statement]) -> range:
         """Sign statements and append them in one step; their log indexes. Raises TooLarge, NotTrusted, Unavailable."""
-        return self.log.append(sign_all(statements, self.signer))
+        indexes = self.log.append(sign_all(statements, self.signer))
+        if self.log.last is not None:
+            with contextlib.suppress(Conflict, Unavailable):  # what was logged is logged; the next statement keeps a head again
+                keep_head(self.registry.records, self.log.last)
+        return indexes
+
+
+class _Head(msgspec.Struct, frozen=True):
+    size: int
+    root: str
+
+
+def keep_head(records: Records, head: Checkpoint) -> None:
+    """Keep ``head`` unless a later one is kept already. Raises Conflict (another writer keeps one now), Unavailable."""
+    try:
+        record = records.get(HEAD, head.origin)
+        revision, size = record.revision, _parse_head(record).size
+    except Missing:
+        revision, size = 0, -1
+    if size < head.size:
+        records.commit([Change(HEAD, head.origin, to_json(_Head(head.size, head.root.hex())), revision)])
+
+
+def kept_head(records: Records, origin: str) -> Checkpoint | None:
+    """The furthest checkpoint known of the log ``origin``, which a log that was rolled back does not continue.
+
+    Raises NotTrusted (the record is damaged), Unavailable.
+    """
+    try:
+        found = _parse_head(records.get(HEAD, origin))
+    except Missing:
+        return None
+    return Checkpoint(origin, found.size, bytes.fromhex(found.root))
+
+
+def _parse_head(record: Record) -> _Head:
+    try:
+        head = msgspec.json.decode(record.body or b"", type=_Head)
+        bytes.fromhex(head.root)
+    except (msgspec.MsgspecError, ValueError) as cause:
+        raise NotTrusted(f"the record of the head of {record.key} is damaged: restore the records from a backup") from cause
+    return head

@@ -73,20 +73,30 @@ class Watch:
         else:
             self._behind.pop(subject, None)
 
+    def behind(self, subject: str) -> int:
+        """Rows of ``subject`` that are reserved or answered and not examined yet."""
+        return self._behind.get(subject, 0)
+
     def submit(self, observation: Observation) -> None:
         """Hand over an answer that was reserved and recorded."""
         self._waiting.append(observation)
 
     def work(self) -> dict[str, int]:
-        """Examine what waits; returns the rows examined by subject. Called by one thread at a time."""
-        batch: list[Observation] = []
-        while self._waiting:
-            batch.append(self._waiting.popleft())
-        if not batch:
-            return {}
-        batch.sort(key=lambda one: one.at)
+        """Examine what waits; returns the rows examined by subject. On return everything handed over before has been examined,
+        by this thread or another. If the guard fails, nothing is served any more.
+        """
         with self._lock:
-            return self._observe(batch)
+            batch: list[Observation] = []
+            while self._waiting:
+                batch.append(self._waiting.popleft())
+            if not batch:
+                return {}
+            batch.sort(key=lambda one: one.at)
+            try:
+                return self._observe(batch)
+            except BaseException:  # what was taken out is lost
+                self.give_up()
+                raise
 
     def give_up(self) -> None:
         """Serve no more: evidence with a hole in it is no evidence."""

@@ -41,12 +41,14 @@ class FileKeys:
             raise Missing(f"there is no key compartment at {path}") from cause
         except OSError as cause:
             raise Unavailable(f"cannot open {path}: {cause.strerror}") from cause
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid():
-                mode = stat.S_IMODE(found.st_mode)
-                raise NotTrusted(f"{path} is open to others (mode {mode:04o}, owner {found.st_uid}): make it 0600 and your own")
-            data = file.read(MAX_SIZE + 1)
+        try:
+            _check_private(path, os.fstat(handle))
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                data = file.read(MAX_SIZE + 1)
+        except OSError as cause:
+            raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
+        finally:
+            os.close(handle)
         if len(data) > MAX_SIZE:
             raise NotTrusted(f"{path} is too large to be a key compartment")
         return data
@@ -118,6 +120,14 @@ class FileKeys:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode):
+        raise NotTrusted(f"{path} is not a file: restore the compartment from a backup")
+    if mode & 0o077 or found.st_uid != os.geteuid():
+        raise NotTrusted(f"{path} is open to others (mode {mode:04o}, owner {found.st_uid}): make it 0600 and your own")
 
 
 def _sync_folder(path: Path) -> None:

@@ -52,9 +52,12 @@ class SqliteRecords:
         """
         if not path.is_file():
             raise Missing(f"there are no records at {path}")
+        if not path.stat().st_size:  # SQLite would take it for a new database and write to it
+            raise NotTrusted(f"{path} does not hold records of modelkeep, it is empty: restore it from a backup")
         self._path = path
         self._lock = threading.Lock()
         self._connection = _connect(path, busy_timeout)
+        self._identity = _identity_of(path)
         try:
             _check_version(self._connection, path)
         except BaseException:
@@ -110,7 +113,12 @@ class SqliteRecords:
         return revision
 
     def revision(self) -> int:
-        """The latest global revision; 0 when nothing was ever committed. Raises Unavailable."""
+        """The latest global revision; 0 when nothing was ever committed.
+
+        Raises Unavailable, also when the file was deleted or another was put in its place: what is open is then nobody's.
+        """
+        if _identity_of(self._path) != self._identity:
+            raise Unavailable(f"the records at {self._path} were replaced while they were in use: restart what uses them")
         with self._lock, _failures(self._path):
             return _meta(self._connection, "revision")
 
@@ -127,6 +135,14 @@ class SqliteRecords:
     def _rows(self, query: str, *values: str | int) -> list[Record]:
         with self._lock, _failures(self._path):
             return [Record(*row) for row in self._connection.execute(query, values)]
+
+
+def _identity_of(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as cause:
+        raise Unavailable(f"cannot look at the records at {path}: {cause.strerror}") from cause
+    return found.st_dev, found.st_ino
 
 
 def upgrade(path: Path, *, migrations: Mapping[int, Migration] = MIGRATIONS, to: int = SCHEMA_VERSION) -> Upgrade:
@@ -219,8 +235,11 @@ def _failures(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as cause:
-        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        primary = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # sqlite.org/rescode.html: the rest is detail
+        if primary == sqlite3.SQLITE_NOTADB:
             raise NotTrusted(f"{path} is not a database: restore it from a backup") from cause
+        if primary == sqlite3.SQLITE_CORRUPT:
+            raise NotTrusted(f"the records at {path} are damaged ({cause}): restore them from a backup") from cause
         raise Unavailable(f"the records at {path} failed: {cause}") from cause
 
 

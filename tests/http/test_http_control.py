@@ -1,0 +1,143 @@
+"""The admin API, without sockets: what it takes before it knows who asks, and what it does with bad bodies."""
+
+import asyncio
+
+import httpx
+import msgspec
+import pytest
+
+from modelkeep.app.control import MAX_SMALL, open_control
+from modelkeep.app.keep import Keep
+from modelkeep.core.values import Role
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.keys import FAMILIES
+from modelkeep.errors import OverBudget
+from modelkeep.http.control import MAX_NOTE, application, decode_login, encode_login
+from modelkeep.http.control import LoginAsked as Asked
+from modelkeep.serving.recovery import read_bodies
+
+PASSPHRASE = b"a passphrase for tests"
+PASSWORD = "four quite ordinary words"
+
+
+class Admin:
+    """A control process without its sockets, and clients at addresses of their choice."""
+
+    def __init__(self, folder):
+        made = Keep.init(folder, PASSPHRASE)
+        self.keep = Keep.open(folder, PASSPHRASE)
+        self.first = made.password
+        self.control = open_control(folder, self.keep.keyring(FAMILIES), lambda _text: None)
+        self.application = application(self.control)
+
+    def post(self, path, body, token="", address="192.0.2.1"):
+        """The status, and the body: bytes, or what a problem says."""
+        return asyncio.run(self._post(path, body, token, address))
+
+    async def _post(self, path, body, token, address):
+        transport = httpx.ASGITransport(self.application, client=(address, 1), raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="https://control") as client:
+            answer = await client.post(path, content=body, headers={"authorization": f"Bearer {token}"} if token else {})
+        return answer.status_code, answer.content
+
+    def login(self, name, password, new=""):
+        status, body = self.post("/admin/v1/login", encode_login(Asked(name, password, new)))
+        assert status == 200, body
+        return decode_login(body).token
+
+    def member(self, name, role):
+        """The session of a new account."""
+        made = self.keep.user_add(name=name, roles=(role,))
+        return self.login(name, made.password, PASSWORD)
+
+    def records(self):
+        """(kind, subject, request, outcome) of everything recorded so far."""
+        self.control.audit.publish()
+        here, origin = self.keep.premises, self.control.audit.origin
+        found = read_bodies(here.audit_files(self.control.instance), encode_vkey(origin, here.trust.audit_key), origin)
+        return [(entry.kind, entry.subject, entry.request, entry.outcome) for _, entry, _ in found]
+
+
+@pytest.fixture(scope="module")
+def admin(tmp_path_factory):
+    made = Admin(tmp_path_factory.mktemp("control") / "keep")
+    yield made
+    made.control.stop()
+
+
+def pack(**arguments):
+    return msgspec.msgpack.encode(arguments)
+
+
+@pytest.fixture(scope="module")
+def analyst(admin):
+    return admin.member("ann", Role.ANALYST)
+
+
+BAD = {
+    "no text": b"\x82\xa7account\xa1a\xa8password\xa1\xff",
+    "nested without end": b"\x83\xa7account\xa1a\xa8password\xa1b\xa1z" + b"\x91" * 100_000,
+    "cut": b"\x82\xa7account",
+    "of another type": b"\xc0",
+}
+
+
+@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+def test_a_malformed_body_is_refused_in_one_line(admin, analyst, body):
+    status, said = admin.post("/admin/v1/login", body)
+    assert (status, b'"code":"invalid"' in said) == (400, True)
+    status, said = admin.post("/admin/v1/show", body, analyst)
+    assert (status, b'"code":"invalid"' in said) == (400, True)
+
+
+def test_only_who_may_publish_has_room_for_a_model(admin, analyst):
+    large = bytes(MAX_SMALL + 1)
+    assert admin.post("/admin/v1/publish", large, analyst)[0] == 403
+    assert ("admin:publish", admin.keep.user_list()[1].subject, "", "denied") in admin.records()
+    assert admin.post("/admin/v1/show", large, analyst)[0] == 413
+    assert admin.post("/admin/v1/nonsense", large, analyst)[0] == 413
+    scientist = admin.member("sid", Role.DATA_SCIENTIST)
+    assert admin.post("/admin/v1/publish", large, scientist)[0] == 400  # read whole, and no MessagePack
+    assert admin.post("/gateway/v1/checkpoint", bytes(MAX_NOTE + 1))[0] == 413
+
+
+def test_a_credential_that_ended_while_its_body_came_does_nothing(admin):
+    token = admin.member("eve", Role.ADMIN)
+
+    async def slowly():
+        yield pack(name="mallory", roles=["admin"])[:5]
+        await asyncio.to_thread(admin.keep.user_disable, name="eve")
+        yield pack(name="mallory", roles=["admin"])[5:]
+
+    status, said = admin.post("/admin/v1/user_add", slowly(), token)
+    assert (status, b'"code":"unauthenticated"' in said) == (401, True)
+    assert "mallory" not in [row.name for row in admin.keep.user_list()]
+
+
+def test_what_was_typed_as_a_name_is_not_recorded(admin):
+    subject = admin.keep.user_list()[0].subject
+    for name in ("my password by mistake", "admin"):
+        assert admin.post("/admin/v1/login", encode_login(Asked(name, "wrong", "")), address="198.51.100.7")[0] == 401
+    assert admin.records()[-2:] == [("login", "", "", "unauthenticated"), ("login", subject, "", "unauthenticated")]
+
+
+def spend(admin, key):
+    """Use up every login that an address has."""
+    for _ in range(100):
+        try:
+            admin.control.addresses.take(key)
+        except OverBudget:
+            return
+
+
+def test_a_network_of_addresses_is_one_guesser(admin):
+    """Whoever has an IPv6 network has 2^64 addresses in it."""
+    spend(admin, "2001:db8::/64")
+    assert admin.post("/admin/v1/login", encode_login(Asked("ann", "wrong", "")), address="2001:db8::77:1")[0] == 429
+    assert admin.post("/admin/v1/login", encode_login(Asked("ann", "wrong", "")), address="2001:db8:1::1")[0] == 401
+
+
+def test_bad_logins_do_not_keep_a_gateway_from_handing_over(admin):
+    spend(admin, "203.0.113.9")
+    assert admin.post("/gateway/v1/checkpoint", admin.control.audit.publish(), address="203.0.113.9")[0] == 200
+    assert admin.post("/gateway/v1/checkpoint", b"nonsense", address="203.0.113.9")[0] == 423
