@@ -302,7 +302,9 @@ def test_a_clock_that_goes_backwards(template, desk, subject, tmp_path):
         receipts.extend([answer.headers[RECEIPT]] if answer.status_code == 200 else [])
         return answer.status_code
 
-    with running(cli, tmp_path, PYTHONPATH=str(tmp_path / "site")) as house:
+    with running(
+        cli, tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ) as house:
         wait_for(lambda: ask(house) == 200, 10)
         moved.write_text(str(95 * 86_400))  # past the key's last day
         wait_for(lambda: ask(house) == 401, 5)

@@ -127,7 +127,7 @@ def check_401(answer):
 
 
 def test_expired_and_revoked_keys(story, subject):
-    keep = Keep.open(story.keep, b"unused")
+    keep = Keep.open(story.keep, (story.desk / "pass").read_bytes().strip())
     made, changes = issue_key("alice", KeyTerms(lifetime=3600), entropy=SystemEntropy(), clock=LongAgo())
     keep.premises.records.commit(changes)
     key = story.cli("key", "issue", "alice", "--json", code=0).json

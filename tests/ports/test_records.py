@@ -9,24 +9,53 @@ import threading
 from contextlib import closing
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from modelkeep.adapters.records.memory import MemoryRecords
+from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.records.sqlite import SCHEMA_VERSION, SqliteRecords, upgrade
 from modelkeep.core.ports import Change, Record
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotTrusted, Unavailable
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "signed"])
 def records(request, tmp_path):
-    if request.param == "memory":
-        yield MemoryRecords()
+    if request.param != "sqlite":
+        yield MemoryRecords() if request.param == "memory" else signed(MemoryRecords())
         return
     made = SqliteRecords.create(tmp_path / "records.db")
     yield made
     made.close()
+
+
+SIGNING = Ed25519PrivateKey.generate()
+
+
+def signed(inner, key=SIGNING):
+    return SignedRecords(inner, {"a", "r"}, SIGNING.public_key().public_bytes_raw(), lambda: key)
+
+
+def test_what_somebody_else_wrote_into_a_signed_kind_is_not_trusted():
+    inner = MemoryRecords()
+    mine = signed(inner)
+    mine.commit([Change("a", "root", b"genuine"), Change("a", "guest", b"small"), Change("free", "x", b"1")])
+    genuine, guest = inner.get("a", "root").body, inner.get("a", "guest").body
+    assert mine.get("free", "x").body == b"1" == inner.get("free", "x").body
+    stranger = signed(inner, Ed25519PrivateKey.generate())
+    for forged in (b"genuine", b"", genuine[:-1], genuine[:64] + b"forged!", guest, bytes(64) + b"genuine"):
+        inner.commit([Change("a", "root", forged)])
+        for read in (lambda: mine.get("a", "root"), lambda: mine.scan("a"), lambda: mine.since(0)):
+            with pytest.raises(NotTrusted, match="was not written by this keep"):
+                read()
+    stranger.commit([Change("a", "root", b"genuine")])
+    with pytest.raises(NotTrusted):
+        mine.get("a", "root")
+    inner.commit([Change("r", "root", genuine)])
+    with pytest.raises(NotTrusted):
+        mine.get("r", "root")
 
 
 def test_empty(records):
@@ -210,6 +239,7 @@ def test_opening_what_is_not_records(path):
 CHILD = """
 import sys
 from pathlib import Path
+from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.records.sqlite import SqliteRecords
 from modelkeep.core.ports import Change
 from modelkeep.errors import Conflict

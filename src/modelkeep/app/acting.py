@@ -31,7 +31,7 @@ class Acts:
 
     def act(self, verb: str, about: str, **detail: str) -> int:
         """Record an administrative act of the actor in the releases log; its index."""
-        return log_act(self.premises.desk(), self.premises.trust.origin, verb, about, actor=self.actor.account, detail=detail)
+        return log_act(self.premises.desk(), self.premises.trust.origin, verb, about, actor=self.actor.subject, detail=detail)
 
     def commit_marks(self, subjects: Sequence[str], ahead_of: ReleaseRef | None = None) -> None:
         """Commit to the watermark key of each of ``subjects`` for every promoted release, where the log does not yet.
@@ -42,11 +42,16 @@ class Acts:
         master = self.premises.keyring([WATERMARK, *DESK_FAMILIES]).secret(WATERMARK)
         for evidence in desk.registry.book.releases():
             if evidence.state is ReleaseState.PROMOTED or evidence.ref == ahead_of:
-                commit_traces(desk, evidence.ref, account_marks(master, evidence.ref, subjects), actor=self.actor.account)
+                commit_traces(desk, evidence.ref, account_marks(master, evidence.ref, subjects), actor=self.actor.subject)
 
     def subjects(self) -> list[str]:
         """The pseudonym of every account."""
-        return [parse_account(record).subject for record in self.premises.records.scan(ACCOUNT)]
+        return list(self.names())
+
+    def names(self) -> dict[str, str]:
+        """Account names by pseudonym: the log has only these."""
+        found = map(parse_account, self.premises.records.scan(ACCOUNT))
+        return {account.subject: account.name for account in found}
 
     def change(self, decide: Callable[[], tuple[T, Sequence[Change]]]) -> T:
         """Commit what ``decide`` computes from the records, again if they changed meanwhile. Raises Conflict, Unavailable."""

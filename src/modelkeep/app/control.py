@@ -140,7 +140,7 @@ class Control:
                     f"the audit log {origin} was rolled back from {known.size} to {found.size} records, or rewritten"
                 )
             if known is None or found.size > known.size:
-                log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.account, phase=phase_of(here, found))
+                log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.subject, phase=phase_of(here, found))
 
     def start(self) -> None:
         """Begin the integrity pass and the handover of control's own checkpoint."""

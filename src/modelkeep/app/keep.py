@@ -13,11 +13,12 @@ from modelkeep.access.passwords import Passwords
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
+from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.records.sqlite import SqliteRecords, upgrade
 from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.oversight import OversightVerbs
 from modelkeep.app.people import PeopleVerbs
-from modelkeep.app.premises import CA_FILE, RECORDS_FILE, TRUST_FILE, Premises, check_private
+from modelkeep.app.premises import CA_FILE, RECORDS_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
 from modelkeep.app.registry import RegistryVerbs
 from modelkeep.app.results import Initialised
 from modelkeep.app.settings import FILE_NAME, load, template
@@ -62,7 +63,8 @@ class Keep(RegistryVerbs, PeopleVerbs, OversightVerbs):
         log = ReleasesLog(FolderLogFiles(root / "log" / "releases"), keyring.note_signer(LOG_SIGNING, log_origin), log_origin)
         log.create()
         _write(root / CA_FILE, authority_certificate(keyring.secret(TLS_CA), origin, clock.now_ns()))
-        records = SqliteRecords.create(root / RECORDS_FILE)
+        stored = SqliteRecords.create(root / RECORDS_FILE)
+        records = SignedRecords(stored, SIGNED_KINDS, keyring.trust.token_key, keyring.token_key)
         made, changes = add_account(admin, [Role.ADMIN], passwords=Passwords(), entropy=entropy, clock=clock)
         records.commit(changes)
         _write(root / FILE_NAME, template(origin).encode())  # last: a folder without it is no keep yet

@@ -80,4 +80,4 @@ def check_proof_file(proof: bytes, trust: bytes) -> StatementRow:
     statement, identity = open_statement(found.entry, *(trusted.public for trusted in root.identities))
     signer = next(trusted for trusted in root.identities if trusted.public == identity)
     signer.check_may_sign(short_type(statement.predicate_type), found.index)
-    return statement_row(found.index, found.entry)
+    return statement_row(found.index, found.entry, {})

@@ -17,7 +17,7 @@ from modelkeep.core.values import ReleaseRef, ReleaseState, digest_of, to_json
 from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.keys import FAMILIES, WRAPPING_FAMILIES
 from modelkeep.custody.releases import QUARANTINE
-from modelkeep.errors import Conflict, Invalid, Missing
+from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.operations import incidents
 from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
 from modelkeep.operations.integrity import KIND, LATEST, IntegrityPass, examine
@@ -41,9 +41,10 @@ class OversightVerbs(Acts):
     def status(self) -> Status:
         """What is sealed, served and quarantined; the last integrity pass; open incidents; the gateways heard from."""
         book = self.premises.registry().book
+        names = self.names()
         return Status(
             origin=self.premises.trust.origin,
-            releases=tuple(release_row(evidence) for evidence in book.releases()),
+            releases=tuple(release_row(evidence, names) for evidence in book.releases()),
             log_size=book.size,
             integrity=self._last_pass(),
             incidents=tuple(
@@ -68,7 +69,8 @@ class OversightVerbs(Acts):
         view = self.premises.view()
         size = view.checkpoint.size
         start = max(0, size - max(1, min(last, 10_000)))
-        return tuple(statement_row(index, entry) for index, entry in enumerate(view.entries(start, size), start))
+        names = self.names()
+        return tuple(statement_row(index, entry, names) for index, entry in enumerate(view.entries(start, size), start))
 
     @verb("log.read")
     def log_prove(self, *, ref: str) -> bytes:
@@ -88,7 +90,7 @@ class OversightVerbs(Acts):
         for found in findings:
             if standing[found.release].state is not ReleaseState.QUARANTINED:
                 reason = f"integrity pass: {found.problem}"
-                change_state(self.premises.desk(), found.release, QUARANTINE, actor=self.actor.account, reason=reason)
+                change_state(self.premises.desk(), found.release, QUARANTINE, actor=self.actor.subject, reason=reason)
                 quarantined.append(str(found.release))
             self.raise_incident(INTEGRITY, str(found.release), found.problem)
         said = tuple(f"{found.release}: {found.problem}" for found in findings)
@@ -115,7 +117,7 @@ class OversightVerbs(Acts):
     def review(self, *, account: str, outcome: str, reason: str) -> Reviewed:
         """Decide about an accused account: ``cleared`` forgets its evidence, ``confirmed`` disables it.
 
-        Raises Missing, Invalid.
+        Raises Missing, Invalid, Denied (one's own account).
         """
         if outcome not in OUTCOMES:
             raise Invalid(f"{outcome[:40]!r} is no outcome of a review: use {' or '.join(OUTCOMES)}")
@@ -123,6 +125,8 @@ class OversightVerbs(Acts):
             owner = parse_account(self.record(ACCOUNT, account))
         except Missing:
             raise Missing(f"there is no account {account[:64]!r}") from None
+        if owner.name == self.actor.account:
+            raise Denied("nobody reviews the evidence against their own account: ask another administrator")
         index = self.act(REVIEW, owner.subject, outcome=outcome, reason=reason)
         if outcome == "confirmed" and not owner.disabled:
             self.change(lambda: set_disabled(self.premises.records.scan(ACCOUNT), account, True))

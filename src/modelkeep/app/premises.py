@@ -9,21 +9,23 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from modelkeep.access.accounts import OPERATOR
+from modelkeep.access.accounts import ACCOUNT, OPERATOR
+from modelkeep.access.credentials import KEY
 from modelkeep.access.passwords import Passwords
 from modelkeep.adapters.blobs.local import LocalBlobs
 from modelkeep.adapters.claims import FolderClaims
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
+from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.records.sqlite import SqliteRecords
 from modelkeep.adapters.tls import issue, server_context
 from modelkeep.app.settings import FILE_NAME, Settings, load
-from modelkeep.core.ports import Clock, Entropy, Wrapper
+from modelkeep.core.ports import Clock, Entropy, Records, Wrapper
 from modelkeep.core.values import Principal
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
-from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, STATEMENT_SIGNING, TLS_CA
+from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
@@ -33,6 +35,8 @@ from modelkeep.workflows.registry import Desk, Registry, kept_head
 
 TRUST_FILE, RECORDS_FILE, CA_FILE = "trust.toml", "records.db", "tls/ca.pem"
 OPERATOR_ACCOUNT: Principal = OPERATOR
+SIGNED_KINDS = (ACCOUNT, KEY)
+"""Records that say who may come in: signed with ``token-signing``, which the gateway does not hold."""
 DESK_FAMILIES = (MODEL_KEK, STATEMENT_SIGNING, LOG_SIGNING)
 """What changing releases needs."""
 LEASE_SECONDS = 1.0
@@ -62,7 +66,7 @@ class Premises:
 
     directory: Path
     settings: Settings
-    records: SqliteRecords
+    records: Records
     blobs: LocalBlobs
     trust: TrustRoot
     passphrase: Callable[[], bytes]
@@ -86,7 +90,12 @@ class Premises:
         made = cls(
             directory=directory,
             settings=settings,
-            records=SqliteRecords(directory / RECORDS_FILE),
+            records=SignedRecords(
+                SqliteRecords(directory / RECORDS_FILE),
+                SIGNED_KINDS,
+                trust.token_key,
+                lambda: made.keyring([TOKEN_SIGNING]).token_key(),
+            ),
             blobs=LocalBlobs(directory / "blobs"),
             trust=trust,
             passphrase=passphrase,
@@ -118,7 +127,8 @@ class Premises:
     def keyring(self, families: Sequence[str]) -> Keyring:
         """These compartments, opened with the passphrase unless they are already. Raises NotTrusted, Missing, Unavailable."""
         if self._keyring is None or not set(families) <= set(self._keyring.families):
-            self.adopt(Keyring.open(self.keys, families, self.passphrase()))
+            wanted = set(families) | set(self._keyring.families if self._keyring else ())
+            self.adopt(Keyring.open(self.keys, sorted(wanted), self.passphrase()))
         assert self._keyring is not None
         return self._keyring
 

@@ -14,8 +14,9 @@ from modelkeep.app.verbs import verb
 from modelkeep.core.values import ModelSignature, ReleaseRef, digest_bytes, digest_of
 from modelkeep.custody.admission import ReleaseEvidence
 from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, next_state
-from modelkeep.errors import NotAdmitted, Quarantined
+from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
 from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.formats.detect import Format, detect
 from modelkeep.workflows.follow import judge
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.release_state import change_state, export_release
@@ -26,14 +27,29 @@ class RegistryVerbs(Acts):
     """Releases, from publishing to retirement."""
 
     @verb("publish")
-    def publish(self, *, name: str, filename: str, model: bytes, reference: bytes) -> Published:
+    def publish(self, *, name: str, filename: str, model: bytes, reference: bytes = b"") -> Published:
         """Scan, seal, calibrate, sign and log a model file as the next version of ``name``.
 
-        ``reference``: an npz file of benign rows. Raises Invalid, NotTrusted (the scan refuses it), Conflict, Unavailable.
+        ``reference``: an npz file of benign rows. An ONNX model needs it; weights without a graph (safetensors) are kept,
+        exported and verified, cannot be served, and take none. Raises Invalid, NotTrusted (the scan refuses it), Conflict,
+        Unavailable.
         """
+        fitted: list[Profile] = []
+        file, calibration = ModelFile(model, filename), None
+        if detect(model) is Format.SAFETENSORS:
+            if reference:
+                raise Invalid("safetensors holds weights without a graph and cannot be calibrated: leave out --reference")
+        elif not reference:
+            raise Invalid("a model that can be served needs benign rows to calibrate on: give --reference")
+        else:
+            calibration = self._calibration(reference, fitted)
+        evidence = publish(self.premises.desk(), file, name, actor=self.actor.subject, calibration=calibration)
+        promise = fitted[0].promise if fitted else "none: weights without a graph are kept and exported, not served"
+        return Published(str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise)
+
+    def _calibration(self, reference: bytes, fitted: list[Profile]) -> Calibration:
         rows = load_rows(reference, "the reference data")
         digest = digest_of(reference)
-        fitted: list[Profile] = []
 
         def fit(data: memoryview, interface: ModelSignature) -> Mapping[str, NDArray[Any]]:
             predictor = Predictor(bytes(data), interface, rows)
@@ -42,11 +58,7 @@ class RegistryVerbs(Acts):
             fitted.append(fit_profile(rows, predictor.as_function(), seed=seed, alpha=alpha))
             return fitted[0].to_arrays()
 
-        calibration = Calibration(fit, len(rows), digest)
-        evidence = publish(
-            self.premises.desk(), ModelFile(model, filename), name, actor=self.actor.account, calibration=calibration
-        )
-        return Published(str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, fitted[0].promise)
+        return Calibration(fit, len(rows), digest)
 
     @verb("verify")
     def verify(self, *, ref: str) -> Verified:
@@ -58,22 +70,26 @@ class RegistryVerbs(Acts):
     def export(self, *, ref: str) -> Exported:
         """The model file again, byte for byte; logged first. Raises Missing, Conflict (in quarantine), NotTrusted."""
         desk, parsed = self.premises.desk(), ReleaseRef.parse(ref)
-        model = export_release(desk, parsed, actor=self.actor.account)
+        model = export_release(desk, parsed, actor=self.actor.subject)
         evidence = desk.registry.release(parsed)
         return Exported(ref, evidence.filename, bytes(model), evidence.history[-1].index)
 
     @verb("list")
     def releases(self) -> tuple[ReleaseRow, ...]:
         """Every release, by name and version."""
-        return tuple(release_row(evidence) for evidence in self.premises.registry().book.releases())
+        names = self.names()
+        return tuple(release_row(evidence, names) for evidence in self.premises.registry().book.releases())
 
     @verb("show")
     def show(self, *, ref: str) -> ReleaseDetail:
         """One release with its evidence. Raises Missing."""
         view, found = self.premises.view(), self.premises.registry().release(ReleaseRef.parse(ref))
         indexes = sorted({*found.entries.values(), *(event.index for event in found.history)})
-        statements = tuple(statement_row(index, view.entries(index, index + 1)[0]) for index in indexes)
-        return ReleaseDetail(release_row(found), found.body.sealed, _words(found.interface), self._admission(found), statements)
+        names = self.names()
+        statements = tuple(statement_row(index, view.entries(index, index + 1)[0], names) for index in indexes)
+        return ReleaseDetail(
+            release_row(found, names), found.body.sealed, _words(found.interface), self._admission(found), statements
+        )
 
     @verb("promote")
     def promote(self, *, ref: str) -> StateChanged:
@@ -103,10 +119,14 @@ class RegistryVerbs(Acts):
     def _possible(self, ref: str, what: str) -> ReleaseRef:
         found = self.premises.registry().release(ReleaseRef.parse(ref))
         next_state(found.state, what)
+        if not found.interface.inputs:
+            raise Conflict(
+                f"{ref} is {found.format}, weights without a graph: export it, or publish the model as ONNX to serve it"
+            )
         return found.ref
 
     def _change(self, ref: str, what: str, reason: str) -> StateChanged:
-        after = change_state(self.premises.desk(), ReleaseRef.parse(ref), what, actor=self.actor.account, reason=reason)
+        after = change_state(self.premises.desk(), ReleaseRef.parse(ref), what, actor=self.actor.subject, reason=reason)
         return StateChanged(ref, str(after.state), after.history[-1].index)
 
     def _admission(self, found: ReleaseEvidence) -> str:

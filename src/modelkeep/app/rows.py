@@ -1,5 +1,6 @@
 """Log entries and evidence as the rows that people read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,22 +17,24 @@ from modelkeep.ledger.statements import AuditCheckpoint, open_statement, parse_s
 _SHORT = 40
 
 
-def release_row(evidence: ReleaseEvidence) -> ReleaseRow:
-    """One release in a list."""
+def release_row(evidence: ReleaseEvidence, names: Mapping[str, str]) -> ReleaseRow:
+    """One release in a list. ``names``: of accounts, by the pseudonym that the log has."""
     first = evidence.history[0]
-    return ReleaseRow(str(evidence.ref), str(evidence.state), evidence.model, evidence.format, first.at, first.actor)
+    by = names.get(first.actor, first.actor)
+    return ReleaseRow(str(evidence.ref), str(evidence.state), evidence.model, evidence.format, first.at, by)
 
 
-def statement_row(index: int, entry: bytes) -> StatementRow:
-    """One log entry in short. It is shown, not judged: an entry that is no statement says so."""
+def statement_row(index: int, entry: bytes, names: Mapping[str, str]) -> StatementRow:
+    """One log entry in short, ``names`` as in ``release_row``. It is shown, not judged: what is no statement says so."""
     try:
         statement = parse_statement(parse_envelope(entry).unverified_payload())
     except (Invalid, NotTrusted) as problem:
         return StatementRow(index, "unreadable", 0, "", "", str(problem))
     said = statement.predicate
-    at, actor = said.get("at", 0), said.get("actor", "")
+    at, actor = said.get("at", 0), str(said.get("actor", ""))[:64]
     kind = short_type(statement.predicate_type)
-    return StatementRow(index, kind, at if isinstance(at, int) else 0, str(actor)[:64], _about(statement), _summary(kind, said))
+    when, by, about = at if isinstance(at, int) else 0, names.get(actor, actor), _about(statement)
+    return StatementRow(index, kind, when, by, names.get(about, about), _summary(kind, said))
 
 
 def _about(statement: Statement) -> str:

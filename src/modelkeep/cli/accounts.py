@@ -44,6 +44,15 @@ def user_disable(ctx: Context, name: str) -> None:
     ctx.out.show(changed, f"{changed.name} is disabled")
 
 
+@user.command("enable", epilog="Example: modelkeep user enable alice")
+@click.argument("name")
+@click.pass_obj
+def user_enable(ctx: Context, name: str) -> None:
+    """Enable a disabled account again; its sessions stay ended, its keys work again."""
+    changed = ctx.call(Keep.user_enable, name=name)
+    ctx.out.show(changed, f"{changed.name} is enabled")
+
+
 @user.command("list", epilog="Example: modelkeep user list")
 @click.pass_obj
 def user_list(ctx: Context) -> None:

@@ -12,7 +12,7 @@ from modelkeep.cli.context import Context, moment, read_file, write_file
 @click.command(epilog="Example: modelkeep publish model.onnx --name credit-risk --reference ref.npz")
 @click.argument("model", metavar="MODEL")
 @click.option("--name", required=True, help="Name of the model; the version is the next one.")
-@click.option("--reference", required=True, help="npz file with benign input rows, array 'x' (rows, features...).")
+@click.option("--reference", default="", help="npz file with benign input rows, array 'x' (rows, features...); ONNX needs it.")
 @click.pass_obj
 def publish(ctx: Context, model: str, name: str, reference: str) -> None:
     """Scan, seal, calibrate, sign and log MODEL (ONNX or safetensors), and publish it as NAME@VERSION.
@@ -20,9 +20,8 @@ def publish(ctx: Context, model: str, name: str, reference: str) -> None:
     The file is read, never run. The original stays where it is: it is yours to remove.
     """
     with ctx.out.notes.status(f"Publishing {model}: scan, seal, calibrate, sign, log"):
-        done = ctx.call(
-            Keep.publish, name=name, filename=Path(model).name, model=read_file(model), reference=read_file(reference)
-        )
+        rows = read_file(reference) if reference else b""
+        done = ctx.call(Keep.publish, name=name, filename=Path(model).name, model=read_file(model), reference=rows)
     ctx.out.show(
         done,
         f"{done.ref}\n  model   {done.model_digest}\n  sealed  {done.sealed_digest}\n  log     entry {done.log_index}\n"

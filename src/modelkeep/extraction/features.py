@@ -12,7 +12,7 @@ MAX_COMPONENTS = 48
 MAX_MEMORY = 800
 Z_CLIP = 12.0
 SELF = 0.05
-"""Deviations a column by which a row may differ from a memory row and still be that row: above rounding and jitter of the null."""
+"""Deviations a column by which a row may differ from a memory row and still be it: above the null's rounding and jitter."""
 EXTRA = 10
 """Features after the principal components: residual, three bands, three distances, two edges, margin."""
 

@@ -103,7 +103,10 @@ def _close(service: Service, watchers: Watchers) -> None:
     except ModelkeepError as cause:
         service.report(f"the audit log's last checkpoint was not handed over: {cause}")
     for close in service.closing:
-        close()
+        try:
+            close()
+        except ModelkeepError as cause:  # the others have something to give back, too
+            service.report(f"while stopping: {cause}")
 
 
 @asynccontextmanager
