@@ -164,13 +164,13 @@ def _make_keep(folder: Path, model: bytes, reference: np.ndarray) -> tuple[Path,
 
 
 def _open(folder: Path) -> Any:
-    from modelkeep.adapters.keys.file import FileKeys
+    from modelkeep import Keep
     from modelkeep.app.gateway import open_gateway
-    from modelkeep.custody.keyring import Keyring
+    from modelkeep.app.handover import open_for
     from modelkeep.custody.keys import GATEWAY_FAMILIES
 
-    keyring = Keyring.open(FileKeys(folder / "keys"), GATEWAY_FAMILIES, PASSPHRASE.encode())
-    return open_gateway(folder, keyring, [], lambda text: print(text, file=sys.stderr))
+    opened = open_for(Keep.open(folder, PASSPHRASE.encode()).premises, GATEWAY_FAMILIES)
+    return open_gateway(folder, opened, [], lambda text: print(text, file=sys.stderr))
 
 
 @contextmanager

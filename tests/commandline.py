@@ -136,5 +136,7 @@ def copy_keep(template: Path, to: Path) -> Path:
     """A copy of a keep that nobody changes meanwhile. What SQLite left beside the records goes into them first."""
     with contextlib.closing(sqlite3.connect(template / "records.db")) as records:
         records.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copytree(template, to, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    shutil.copytree(
+        template, to, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("*-wal", "*-shm"), dirs_exist_ok=True
+    )
     return to

@@ -20,7 +20,7 @@ from onnx_models import constant_shape, model, nested, sklearn_model
 def rules(data: bytes, filename: str = "model.onnx") -> set[str]:
     verdict = scan(data, filename)
     assert verdict.clean == (not verdict.findings)
-    assert (verdict.scanner, verdict.rules_version) == ("modelkeep", "1")
+    assert (verdict.scanner, verdict.rules_version) == ("modelkeep", "2")
     for finding in verdict.findings:
         assert "\n" not in finding.message
         assert finding.message
@@ -61,6 +61,25 @@ def with_sparse():
     return m
 
 
+def endless():
+    """A Loop of the standard that never ends: found by the hostile review."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["cond_in"], ["cond_out"]), helper.make_node("Identity", ["v_in"], ["v_out"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("cond_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v_in", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("cond_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v_out", TensorProto.FLOAT, None),
+        ],
+    )
+    true = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
+    return model([true, helper.make_node("Loop", ["", "yes", "x"], ["z"], body=body)])
+
+
 def of_ir(version):
     m = model()
     m.ir_version = version
@@ -73,6 +92,7 @@ def of_ir(version):
         (lambda: model([helper.make_node("Evil", ["x"], ["z"], domain="com.evil")]), "custom-operator"),
         (lambda: model([helper.make_node("Gelu", ["x"], ["z"], domain="com.microsoft")]), "custom-operator"),
         (lambda: model([helper.make_node("../../lib", ["x"], ["z"])]), "custom-operator"),
+        (endless, "unbounded"),
         (external, "external-data"),
         (with_function, "local-function"),
         (with_training, "training-info"),

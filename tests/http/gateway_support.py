@@ -13,9 +13,9 @@ import numpy as np
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.gateway import open_gateway
+from modelkeep.app.handover import decode, encode, open_for
 from modelkeep.app.keep import Keep
 from modelkeep.core.values import Role, digest_of
-from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import GATEWAY_FAMILIES
 from modelkeep.extraction.profile import fit_profile
 from modelkeep.http.serve import serving
@@ -66,8 +66,8 @@ def make_keep(directory: Path, trained: Trained, names: tuple[str, ...] = ("iris
 
 def make_service(keep: Keep, **listen) -> Service:
     """What ``modelkeep serve`` runs, from compartments that were handed over."""
-    keyring = Keyring.receive(Keyring.open(keep.premises.keys, GATEWAY_FAMILIES, PASSPHRASE).hand_over(GATEWAY_FAMILIES))
-    service = open_gateway(keep.premises.directory, keyring, [], lambda _text: None)
+    opened = decode(encode(open_for(keep.premises, GATEWAY_FAMILIES)))
+    service = open_gateway(keep.premises.directory, opened, [], lambda _text: None)
     return msgspec.structs.replace(service, listen=msgspec.structs.replace(service.listen, **listen))
 
 

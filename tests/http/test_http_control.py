@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from modelkeep.app.control import MAX_SMALL, open_control
+from modelkeep.app.handover import open_for
 from modelkeep.app.keep import Keep
 from modelkeep.core.values import Role
 from modelkeep.crypto.notes import encode_vkey
@@ -27,7 +28,7 @@ class Admin:
         made = Keep.init(folder, PASSPHRASE)
         self.keep = Keep.open(folder, PASSPHRASE)
         self.first = made.password
-        self.control = open_control(folder, self.keep.keyring(FAMILIES), lambda _text: None)
+        self.control = open_control(folder, open_for(self.keep.premises, FAMILIES), lambda _text: None)
         self.application = application(self.control)
 
     def post(self, path, body, token="", address="192.0.2.1"):

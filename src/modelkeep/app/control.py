@@ -18,14 +18,15 @@ from modelkeep.access.directory import Directory, Grant
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
+from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_audit, phase_of, recover_all
+from modelkeep.app.handover import Opened
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
 from modelkeep.app.settings import Settings
 from modelkeep.app.verbs import Verb, call, table
 from modelkeep.core.values import Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
-from modelkeep.custody.keyring import Keyring
 from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTrusted
 from modelkeep.policy.engine import KEEP, model
 from modelkeep.serving.audit import AuditEntry, AuditLog
@@ -201,11 +202,12 @@ class Control:
             raise result
 
 
-def open_control(directory: Path, keyring: Keyring, report: Callable[[str], None]) -> Control:
+def open_control(directory: Path, opened: Opened, report: Callable[[str], None]) -> Control:
     """Open a keep for its control process; what dead processes left is settled first.
 
     Raises NotTrusted, Conflict, Unavailable.
     """
+    keyring, leaf = opened
     premises = Premises.open(directory, _no_passphrase, keyring)
     keep = Keep(premises)
     keep.settle()
@@ -214,7 +216,6 @@ def open_control(directory: Path, keyring: Keyring, report: Callable[[str], None
     rate, burst = limits.failures_rate, limits.failures_burst
     addresses = Limiter(clock.monotonic, rate=rate, burst=burst, what="logins from this address")
     failures = Limiter(clock.monotonic, rate=rate, burst=burst, what="bad credentials from this address")
-    tls = premises.server_tls(keyring)
     instance, audit = new_audit(premises, keyring, "control")
     made = Control(
         keep=keep,
@@ -225,7 +226,7 @@ def open_control(directory: Path, keyring: Keyring, report: Callable[[str], None
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
         verifier=SessionVerifier([premises.trust.token_key], origin),
         addresses=addresses,
-        tls=tls,
+        tls=server_context(leaf),
         report=report,
     )
     for note in recover_all(premises, keyring, report):

@@ -11,14 +11,15 @@ from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_audit, recover_all
+from modelkeep.app.handover import CONTROL_NAME, Opened
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
-from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, MODEL_KEK, WATERMARK
 from modelkeep.errors import Invalid, Missing, Unavailable
 from modelkeep.extraction.guard import Guard
@@ -33,17 +34,17 @@ from modelkeep.workflows.service import Listen, Service
 GATEWAY = "gateway@local"
 
 
-def open_gateway(directory: Path, keyring: Keyring, only: Sequence[ReleaseRef], report: Callable[[str], None]) -> Service:
+def open_gateway(directory: Path, opened: Opened, only: Sequence[ReleaseRef], report: Callable[[str], None]) -> Service:
     """Wire a gateway for the keep in ``directory``. ``only``: serve no other releases (empty: all that are promoted).
 
     What dead gateways left is finished first, and their records rebuild the evidence. Raises Invalid (a compartment that a
     gateway must not hold is open), NotTrusted, Conflict, Unavailable.
     """
+    keyring, leaf = opened
     if surplus := set(keyring.families) - set(GATEWAY_FAMILIES):
         raise Invalid(f"a gateway must not hold {', '.join(sorted(surplus))}: open only what serving needs")
     here = Premises.open(directory, _no_passphrase, keyring)
     clock, settings, trust = here.clock, here.settings, here.trust
-    tls = here.server_tls(keyring)
     handover = _Handover(directory)
     for note in recover_all(here, keyring, report):
         handover.later(note)
@@ -100,7 +101,7 @@ def open_gateway(directory: Path, keyring: Keyring, only: Sequence[ReleaseRef], 
     listen = Listen(
         host=settings.gateway.host,
         port=settings.gateway.port,
-        tls=tls,
+        tls=server_context(leaf),
         header_seconds=settings.gateway.header_seconds,
         body_seconds=settings.gateway.body_seconds,
         drain_seconds=settings.gateway.drain_seconds,
@@ -156,7 +157,7 @@ class _Handover:
 
 
 def _post(client: httpx.Client, url: str, note: bytes) -> None:
-    answer = client.post(f"{url}/gateway/v1/checkpoint", content=note)
+    answer = client.post(f"{url}/gateway/v1/checkpoint", content=note, extensions={"sni_hostname": CONTROL_NAME})
     if answer.status_code != httpx.codes.OK:
         raise Unavailable(f"control did not take an audit checkpoint: {answer.status_code} {answer.text[:200]}")
 

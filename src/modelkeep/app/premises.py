@@ -1,7 +1,6 @@
 """One keep on disk, opened: folder, settings, stores, logs and keys, from which the facade and the servers are wired."""
 
 import os
-import ssl
 import stat
 import threading
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.records.sqlite import SqliteRecords
-from modelkeep.adapters.tls import issue, server_context
+from modelkeep.adapters.tls import Identity, issue
 from modelkeep.app.settings import FILE_NAME, Settings, load
 from modelkeep.core.ports import Clock, Entropy, Records, Wrapper
 from modelkeep.core.values import Principal
@@ -188,14 +187,16 @@ class Premises:
             lease=LEASE_SECONDS,
         )
 
-    def server_tls(self, keyring: Keyring) -> ssl.SSLContext:
-        """A fresh certificate of this keep's authority for one server process. Opens ``tls-ca``.
+    def issue_leaf(self, keyring: Keyring, extra: tuple[str, ...] = ()) -> Identity:
+        """A fresh certificate of this keep's authority, with its key, for one server process.
+
+        ``keyring`` has ``tls-ca``; ``extra``: names beside those of the settings.
 
         Raises Missing, NotTrusted (``ca.pem`` is damaged or of another keep), Unavailable.
         """
         authority = _read(self.directory / CA_FILE)
         try:
-            return server_context(issue(keyring.secret(TLS_CA), authority, self.settings.gateway.names, self.clock.now_ns()))
+            return issue(keyring.secret(TLS_CA), authority, (*self.settings.gateway.names, *extra), self.clock.now_ns())
         except (Invalid, NotTrusted) as cause:
             raise NotTrusted(f"{self.directory / CA_FILE} is not this keep's certificate authority: {cause}") from cause
 

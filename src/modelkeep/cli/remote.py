@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from modelkeep import errors
+from modelkeep.app.handover import CONTROL_NAME
 from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Unauthenticated, Unavailable
 
 _BY_CODE: dict[str, type[ModelkeepError]] = {
@@ -80,6 +81,8 @@ class Remote:
             raise Invalid("the certificate authority to trust (--ca) is not a PEM certificate") from cause
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._trust = context
+        # A keep's own authority also certifies its gateways, for the same hosts: only control has this name.
+        self._ask_for = {"sni_hostname": CONTROL_NAME} if ca else {}
         self._headers = {"content-type": "application/msgpack", **({"authorization": f"Bearer {token}"} if token else {})}
         self._server = server.rstrip("/")
         try:
@@ -105,7 +108,7 @@ class Remote:
         try:
             timeout = httpx.Timeout(600.0, connect=10.0)
             with httpx.Client(verify=self._trust, headers=self._headers, timeout=timeout, trust_env=False) as client:
-                response = client.post(self._server + path, content=body)
+                response = client.post(self._server + path, content=body, extensions=self._ask_for)
         except httpx.HTTPError as cause:
             raise Unavailable(f"cannot reach {self._server}: {cause}") from cause
         if response.status_code == httpx.codes.OK:

@@ -9,16 +9,16 @@ import click
 from modelkeep.adapters.process import harden, read_pipe
 from modelkeep.app.control import open_control
 from modelkeep.app.gateway import open_gateway
+from modelkeep.app.handover import Opened, decode, encode, open_for
 from modelkeep.app.processes import Child, address_file, supervise
 from modelkeep.cli.context import Context
 from modelkeep.core.values import ReleaseRef
-from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import FAMILIES, GATEWAY_FAMILIES
 from modelkeep.errors import Invalid
 from modelkeep.http.control import run_control
 from modelkeep.http.serve import run_gateway
 
-KEYS_FD = click.option("--keys-fd", type=int, default=-1, hidden=True, help="Descriptor that yields the opened compartments.")
+KEYS_FD = click.option("--keys-fd", type=int, default=-1, hidden=True, help="Descriptor with what the process starts with.")
 
 
 @click.command(epilog="Example: modelkeep --dir ./keep up")
@@ -33,19 +33,18 @@ def up(ctx: Context, models: tuple[str, ...]) -> None:
     """
     _check_local(ctx, "up")
     harden()
-    keyring = ctx.keep.keyring(FAMILIES)
+    here = ctx.keep.premises
     arguments = [sys.executable, "-m", "modelkeep", "--dir", str(ctx.directory)]
     chosen = [part for ref in models for part in ("--model", str(ReleaseRef.parse(ref)))]
     children = [
-        Child("control", [*arguments, "control"], keyring.hand_over(FAMILIES), address_file(ctx.directory, "control")),
+        Child("control", [*arguments, "control"], encode(open_for(here, FAMILIES)), address_file(ctx.directory, "control")),
         Child(
             "gateway",
             [*arguments, "serve", *chosen],
-            keyring.hand_over(GATEWAY_FAMILIES),
+            encode(open_for(here, GATEWAY_FAMILIES)),
             address_file(ctx.directory, "gateway"),
         ),
     ]
-    del keyring
     supervise(children, ctx.out.note)
 
 
@@ -55,8 +54,7 @@ def up(ctx: Context, models: tuple[str, ...]) -> None:
 def control(ctx: Context, keys_fd: int) -> None:
     """Run the control process: admin API, releases log, integrity pass. It holds the signing keys."""
     _check_local(ctx, "control")
-    keyring = _keyring(ctx, FAMILIES, keys_fd)
-    service = open_control(ctx.directory, keyring, ctx.out.note)
+    service = open_control(ctx.directory, _opened(ctx, FAMILIES, keys_fd), ctx.out.note)
     harden()  # after TLS is set up: a process that is not dumpable cannot read its own /proc/self/fd unless it is root
     run_control(service, ctx.out.note)
 
@@ -77,8 +75,8 @@ def serve(ctx: Context, models: tuple[str, ...], tls: str, keys_fd: int) -> None
     """
     del tls  # one way for now: the choice is there so that scripts can say it
     _check_local(ctx, "serve")
-    keyring = _keyring(ctx, GATEWAY_FAMILIES, keys_fd)
-    service = open_gateway(ctx.directory, keyring, [ReleaseRef.parse(ref) for ref in models], ctx.out.note)
+    only = [ReleaseRef.parse(ref) for ref in models]
+    service = open_gateway(ctx.directory, _opened(ctx, GATEWAY_FAMILIES, keys_fd), only, ctx.out.note)
     harden()
     run_gateway(service, ctx.out.note)
 
@@ -89,8 +87,8 @@ def _check_local(ctx: Context, what: str) -> None:
     os.umask(0o077)
 
 
-def _keyring(ctx: Context, families: Sequence[str], keys_fd: int) -> Keyring:
-    return Keyring.receive(read_pipe(keys_fd)) if keys_fd >= 0 else ctx.keep.keyring(families)
+def _opened(ctx: Context, families: Sequence[str], keys_fd: int) -> Opened:
+    return decode(read_pipe(keys_fd)) if keys_fd >= 0 else open_for(ctx.keep.premises, families)
 
 
 COMMANDS = (up, control, serve)

@@ -21,8 +21,8 @@ TLS_CA = "tls-ca"
 WRAPPING_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, WATERMARK)
 SIGNING_FAMILIES = (STATEMENT_SIGNING, LOG_SIGNING, AUDIT_LOG, TOKEN_SIGNING, TLS_CA)
 FAMILIES = WRAPPING_FAMILIES + SIGNING_FAMILIES
-GATEWAY_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG, WATERMARK, TLS_CA)
-"""What serving needs. Never statement signing, the releases log or session tokens."""
+GATEWAY_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG, WATERMARK)
+"""What serving needs. Never statement signing, the releases log, session tokens or the certificate authority."""
 ROTATABLE = (MODEL_KEK, AUDIT_SUBJECT, STATEMENT_SIGNING, TOKEN_SIGNING, TLS_CA)
 """A log keeps its key for its life (a successor log gets another), and watermark keys are committed to in the log."""
 

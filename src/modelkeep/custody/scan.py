@@ -16,10 +16,12 @@ from modelkeep.formats.safetensors import head_length, parse_head
 from modelkeep.ledger.statements import Finding
 
 SCANNER = "modelkeep"
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 DOMAINS = frozenset({"", "ai.onnx.ml"})
 """Operator domains of the ONNX standard; ``ai.onnx`` is read as the empty one."""
 MAX_IR_VERSION = 14
+UNBOUNDED = frozenset({"Loop"})
+"""Standard operators whose number of rounds the file or the input decides without a bound (Scan's is the input's length)."""
 
 _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}\Z")
 
@@ -67,16 +69,22 @@ def _check_name(filename: str) -> Iterator[Finding]:
         )
 
 
+def _judge_operators(model: OnnxModel) -> Iterator[Finding]:
+    for operator in model.operators:
+        if operator.domain not in DOMAINS or not operator.op_type.isidentifier():
+            name = f"{operator.domain}:{operator.op_type}"[:160]
+            yield Finding("custom-operator", name, "the operator is not of the ONNX standard, and may run any code")
+        elif operator.op_type in UNBOUNDED:
+            yield Finding("unbounded", operator.op_type, "it may run for ever on one request: unroll it, or export without it")
+
+
 def _judge(model: OnnxModel) -> Iterator[Finding]:
     """Everything in a well-formed ONNX model that is not allowed."""
     if not 1 <= model.ir_version <= MAX_IR_VERSION:
         yield Finding(
             "ir-version", "model", f"IR version {model.ir_version} is not known: export it for {MAX_IR_VERSION} or below"
         )
-    for operator in model.operators:
-        if operator.domain not in DOMAINS or not operator.op_type.isidentifier():
-            name = f"{operator.domain}:{operator.op_type}"[:160]
-            yield Finding("custom-operator", name, "the operator is not of the ONNX standard, and may run any code")
+    yield from _judge_operators(model)
     for location in model.external:
         yield Finding("external-data", location[:255], "tensor data lies outside the file: save the model as one file")
     for function in model.functions:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid
-from modelkeep.extraction import budget, eprocess, evidence, ladder, null
+from modelkeep.extraction import budget, eprocess, evidence, ladder, null, places
 from modelkeep.extraction.budget import Budget
 from modelkeep.extraction.ladder import Rung
-from modelkeep.extraction.profile import OWN_DIMENSIONS, Profile
+from modelkeep.extraction.places import Places
+from modelkeep.extraction.profile import Profile
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +68,7 @@ class _Account:
         self.kept = np.ones(bets)
         self.restarted = np.zeros(bets)
         self.names = np.zeros(REMEMBERED, dtype=np.uint64)
-        self.own = np.full((null.OWN, OWN_DIMENSIONS), FAR, dtype=np.float16)
+        self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float16)
         self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
         self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
         self.spent = 0.0
@@ -89,7 +90,7 @@ class _Account:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Queries:
-    """A batch made ready: fingerprints (b,), own coordinates (b, 24), score events (b, streams), phi (b, 24) and w (b,)."""
+    """A batch made ready: fingerprints (b,), places (b, 32), score events (b, streams), phi (b, 24) and w (b,)."""
 
     names: NDArray[np.uint64]
     own: NDArray[np.float32]
@@ -112,6 +113,7 @@ class Guard:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
         self._profile, self._alpha, self._limit = profile, alpha, limit
         self._bets = eprocess.make_bets(profile.kappa)
+        self._places = Places(profile.embedding)
         self._accounts: dict[str, _Account] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
@@ -185,8 +187,9 @@ class Guard:
         answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)
         scores = profile.scores(x, answers)
         projected = profile.embedding.project(x)[1]
-        own = np.zeros((len(x), OWN_DIMENSIONS), dtype=np.float32)
-        own[:, : min(OWN_DIMENSIONS, projected.shape[1])] = projected[:, :OWN_DIMENSIONS]
+        found = self._places.of(x)
+        own = np.zeros((len(x), places.DIMENSIONS), dtype=np.float32)
+        own[:, : found.shape[1]] = found
         return _Queries(
             names=evidence.fingerprints(x),
             own=own,

@@ -10,6 +10,7 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, evidence, null, synthetic
 from modelkeep.extraction.discriminator import Discriminator, fit_discriminator
 from modelkeep.extraction.features import Embedding, fit_embedding, margin
+from modelkeep.extraction.places import Places
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -20,7 +21,6 @@ MIN_CALIBRATION = 80
 CELLS = 64
 MAX_CALIBRATION = 4000
 MAX_PAIRS = 1200
-OWN_DIMENSIONS = 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +112,7 @@ class Profile:
         return profile
 
 
-VERSION = 1
+VERSION = 2
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
 
 
@@ -299,7 +299,8 @@ def _fit_steps(
     ``handlings``: the calibration rows as they are, and as an account that handles every row sends them. Jitter and rounding
     move natural near-duplicates in and out of the radius, so the bound is taken over all of them.
     """
-    points = [embedding.project(rows[:MAX_PAIRS])[1][:, :OWN_DIMENSIONS] for rows in handlings]
+    places = Places(embedding)
+    points = [places.of(rows[:MAX_PAIRS]) for rows in handlings]
     near = float(synthetic.JITTER * np.sqrt(2.0) * (np.sqrt(points[0].shape[1]) + 2.5))
     distances = [np.stack([_gaps(point, some) for point in some]) for some in points]
     own = np.empty(len(points[0]))

@@ -79,14 +79,14 @@ class SqliteRecords:
 
     def get(self, kind: str, key: str) -> Record:
         """The current record. Raises Missing, Unavailable."""
-        rows = self._rows("SELECT kind, key, body, revision FROM record WHERE kind = ? AND key = ?", kind, key)
+        rows = self._rows("SELECT kind, key, CAST(body AS BLOB), revision FROM record WHERE kind = ? AND key = ?", kind, key)
         if not rows or rows[0].body is None:
             raise Missing(f"there is no {kind} record {key}")
         return rows[0]
 
     def scan(self, kind: str, prefix: str = "") -> list[Record]:
         """Current records of a kind whose key begins with ``prefix``, ordered by key. Raises Unavailable."""
-        query = "SELECT kind, key, body, revision FROM record WHERE kind = ? AND body IS NOT NULL"
+        query = "SELECT kind, key, CAST(body AS BLOB), revision FROM record WHERE kind = ? AND body IS NOT NULL"
         if prefix:
             query += " AND key >= ? AND substr(key, 1, length(?)) = ?"
             return self._rows(query + " ORDER BY key", kind, prefix, prefix, prefix)
@@ -124,7 +124,7 @@ class SqliteRecords:
 
     def since(self, revision: int) -> list[Record]:
         """Records (deletions too) changed after ``revision``, oldest change first. Raises Unavailable."""
-        query = "SELECT kind, key, body, revision FROM record WHERE revision > ? ORDER BY revision, kind, key"
+        query = "SELECT kind, key, CAST(body AS BLOB), revision FROM record WHERE revision > ? ORDER BY revision, kind, key"
         return self._rows(query, revision)
 
     def close(self) -> None:
@@ -133,6 +133,7 @@ class SqliteRecords:
             self._connection.close()
 
     def _rows(self, query: str, *values: str | int) -> list[Record]:
+        # The queries cast bodies to BLOB: one that somebody put there as text is then bytes, too, and is judged as such.
         with self._lock, _failures(self._path):
             return [Record(*row) for row in self._connection.execute(query, values)]
 
