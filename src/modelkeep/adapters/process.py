@@ -4,22 +4,38 @@ import ctypes
 import os
 import resource
 import sys
+import threading
+import traceback
 
 from modelkeep.errors import Unavailable
 
+EXIT_UNAVAILABLE = 3
 _PR_SET_DUMPABLE = 4
 
 
 def harden() -> None:
     """No core dumps, no ptrace by processes of the same user (Linux only), and as many open files as this user may have.
 
-    The last because connections are files: whoever opens many must not keep the logs from being written.
+    The last because connections are files: whoever opens many must not keep the logs from being written. And a thread that dies
+    on an error nobody foresaw takes the process with it: a server without one of its watchers must be started anew.
     """
+    threading.excepthook = _end
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _end(failure: threading.ExceptHookArgs) -> None:
+    """Say which thread died of what, without the values that a traceback could quote, and leave at once."""
+    if failure.exc_type is SystemExit:
+        return
+    thread = failure.thread.name if failure.thread else "unknown"
+    places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(failure.exc_traceback)[-3:]]
+    sys.stderr.write(f"modelkeep: error: thread {thread} died of {failure.exc_type.__name__} in {' > '.join(places)}\n")
+    sys.stderr.flush()
+    os._exit(EXIT_UNAVAILABLE)
 
 
 def pipe_with(secret: bytes) -> int:

@@ -107,7 +107,7 @@ def open_gateway(directory: Path, opened: Opened, only: Sequence[ReleaseRef], re
         drain_seconds=settings.gateway.drain_seconds,
         max_body=settings.gateway.max_body,
         max_connections=settings.gateway.max_connections,
-        max_per_address=settings.gateway.max_connections,
+        max_per_address=settings.gateway.max_per_address,
     )
     return Service(
         listen=listen,

@@ -49,6 +49,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest request body, bytes."""
     max_connections: Count = 1024
     """Connections held at once; more are closed at the door."""
+    max_per_address: Count = 64
+    """Connections held at once from one address; more are closed at the door."""
     drain_seconds: Positive = 10.0
     """On stop, how long requests in flight may take to finish."""
 
