@@ -1,12 +1,16 @@
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from modelkeep.errors import Invalid
+from modelkeep.extraction import places
 from modelkeep.extraction.guard import MIN_EFFECTIVE, Guard, _Account, odds_text
 from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.places import Places
+from modelkeep.extraction.profile import Profile
 
 
 def _session(rng, pool, labels):
@@ -208,3 +212,45 @@ def test_odds_in_words():
     assert odds_text(24_000.4) == "1 : 24,000 against an honest account"
     assert odds_text(2.54) == "1 : 2.5 against an honest account"
     assert odds_text(1e300).startswith("over")
+
+
+def _null_of(embedding):
+    """An orthonormal basis, by column, of what the principal coordinates leave out."""
+    return np.linalg.qr(embedding.basis, mode="complete")[0][:, embedding.basis.shape[1] :]
+
+
+def test_a_thief_who_moves_where_the_principal_coordinates_do_not_look_does_not_repeat_himself(digits):
+    """Found in review: his queries were taken for one, gave no evidence and cost nothing."""
+    embedding, rng = digits.profile.embedding, np.random.default_rng(5)
+    null = _null_of(embedding)
+    assert null.shape[1] > 8
+    for base in (digits.unseen[0], digits.unseen[7]):
+        steps = rng.normal(size=(60, null.shape[1]))
+        steps /= np.linalg.norm(steps, axis=1, keepdims=True)  # one deviation long in all, an eighth of one a column
+        x = base + (steps @ null.T) * embedding.scale
+        assert np.abs(embedding.project(x)[1] - embedding.project(base[None])[1]).max() < 1e-9
+        guard = Guard(digits.profile)
+        guard.observe("thief", x, digits.predict(x))
+        assert guard.verdict("thief").effective >= 55
+
+
+def test_a_step_far_outside_the_range_is_a_step(tumour):
+    x = np.repeat(tumour.unseen[:1], 20, axis=0)
+    x[:, 3] += tumour.profile.embedding.scale[3] * 15.0 * 1.7 ** np.arange(20)
+    guard = Guard(tumour.profile)
+    guard.observe("thief", x, tumour.predict(x))
+    assert guard.verdict("thief").effective == 20
+
+
+@pytest.mark.parametrize("name", ["tumour", "digits"])
+def test_places_follow_from_the_profile_alone_and_keep_noise_small(name, request):
+    case = request.getfixturevalue(name)
+    embedding = case.profile.embedding
+    again = Places(Profile.from_arrays(case.profile.to_arrays()).embedding)
+    x, rng = case.unseen[:100], np.random.default_rng(6)
+    at = Places(embedding).of(x)
+    assert np.array_equal(at, again.of(x)) and at.shape[1] == min(places.DIMENSIONS, x.shape[1])
+    for nearby in (x + 0.02 * embedding.scale * rng.normal(size=x.shape), np.rint(x / embedding.scale * 10) * embedding.scale / 10):
+        assert np.linalg.norm(Places(embedding).of(nearby) - at, axis=1).max() < case.profile.near
+    other = replace(embedding, memory=embedding.memory + 1e-9)  # another profile hides other directions
+    assert not np.allclose(Places(other).of(x)[:, places.LEADING :], at[:, places.LEADING :])

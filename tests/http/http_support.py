@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from modelkeep.http.protocol import Request, Response
+from modelkeep.http.problem import bad_request
+from modelkeep.http.protocol import Request, Response, Server, open_door
 from modelkeep.http.serve import listening
 from modelkeep.workflows.service import Listen
 
@@ -34,9 +35,9 @@ async def echo(request: Request) -> Response:
 class Running:
     """A server that runs; ``stop`` drains it."""
 
-    def __init__(self, handler=echo, **listen) -> None:
+    def __init__(self, handler=echo, door=open_door, **listen) -> None:
         self.errors: list[dict] = []
-        self._handler, self._listen = handler, Listen(port=0, **listen)
+        self._handler, self._door, self._listen = handler, door, Listen(port=0, **listen)
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run)
@@ -51,7 +52,8 @@ class Running:
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
-        async with listening(self._handler, self._listen) as (_, port):
+        self.server = Server(self._handler, bad_request, self._listen, self._loop, self._door)
+        async with listening(self.server) as (_, port):
             self.port = port
             self._ready.set()
             await self._stop.wait()

@@ -1,11 +1,16 @@
 """The protocol over real sockets: what it answers, what it refuses, what it cuts, and that a stop loses nothing."""
 
 import socket
+import ssl
 import threading
 import time
 
 import pytest
 from http_support import QUICK, Running, drain
+
+from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key, server_context
+from modelkeep.http import serve
+from modelkeep.http.protocol import Response
 
 CLOSE = b"connection: close\r\n"
 
@@ -284,3 +289,97 @@ def test_stopping_answers_what_has_begun_and_closes_the_rest():
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.1", running.port), 1)
     assert running.errors == []
+
+
+@pytest.fixture(scope="module")
+def tls() -> ssl.SSLContext:
+    now, key = time.time_ns(), make_authority_key()
+    return server_context(issue(key, authority_certificate(key, "keep.example", now), ["127.0.0.1"], now))
+
+
+def ask_at_the_door(method, headers):
+    """Turn away who posts without a name."""
+    return Response(401, b"who?") if method == b"POST" and b"authorization" not in headers else None
+
+
+def test_a_request_turned_away_at_the_door_is_answered_before_its_body_comes():
+    running = Running(door=ask_at_the_door, body_seconds=30.0)
+    try:
+        with running.connect(2.0) as connection:
+            connection.sendall(head(b"content-length: 4000000\r\n") + b"x")
+            answer = drain(connection)
+            assert status(answer) == 401 and b"connection: close" in answer
+        with running.connect(2.0) as connection:
+            connection.sendall(head(b"content-length: 4000000\r\nexpect: 100-continue\r\n"))
+            assert status(drain(connection)) == 401
+        assert running.server.buffered == 0
+        both = head(b"authorization: me\r\ncontent-length: 2\r\n") + b"ok" + head(b"content-length: 2\r\n") + b"no"
+        answer = running.ask(both)
+        assert answer.index(b"POST /x 2") < answer.index(b"HTTP/1.1 401")
+    finally:
+        running.stop()
+    assert running.errors == []
+
+
+def test_all_bodies_together_are_bounded():
+    running = Running(max_buffered=100_000, max_body=80_000, body_seconds=5.0)
+    half = head(b"content-length: 80000\r\n") + b"x" * 60_000
+    try:
+        with running.connect() as first:
+            first.sendall(half)
+            time.sleep(0.2)
+            assert running.server.buffered == 60_000
+            answer = running.ask(half)
+            assert status(answer) == 503 and b"retry-after: 1" in answer
+            assert running.server.buffered == 60_000
+            first.sendall(b"x" * 20_000 + head(CLOSE, b"GET"))
+            answer = drain(first)
+            assert b"POST /x 80000" in answer and answer.endswith(b"GET /x 0")
+        with running.connect() as gone:
+            gone.sendall(half)
+            time.sleep(0.2)
+        time.sleep(0.2)
+        assert running.server.buffered == 0
+        assert status(running.ask(head(CLOSE + b"content-length: 80000\r\n") + b"x" * 80_000)) == 200
+        time.sleep(0.1)
+        assert running.server.buffered == 0
+    finally:
+        running.stop()
+    assert running.errors == []
+
+
+def test_silent_connections_count_before_tls_is_agreed(monkeypatch, tls):
+    """They used to be counted once TLS was agreed, so that any number of them could be held open."""
+    monkeypatch.setattr(serve, "_HANDSHAKE_SECONDS", 0.8)
+    running = Running(tls=tls, max_per_address=2, max_connections=8)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    try:
+        silent = [socket.create_connection(("127.0.0.1", running.port), 5) for _ in range(2)]
+        silent[1].sendall(b"GET / HTTP/1.1\r\n\r\n")  # no TLS at all: out at once
+        assert drain(silent[1])[:1] in (b"", b"\x15")
+        silent[1].close()
+        silent.append(socket.create_connection(("127.0.0.1", running.port), 5))
+        time.sleep(0.1)
+        assert running.ask(b"") == b"" and running.server.refused == 1
+        time.sleep(1.5)
+        assert running.server.per_address == {} and running.server.accepted == 0
+        with running.connect() as plain, trusting.wrap_socket(plain) as secure:
+            assert running.server.accepted == 1
+            secure.sendall(head(CLOSE, b"GET"))
+            assert status(secure.recv(1000)) == 200
+    finally:
+        for connection in silent:
+            connection.close()
+        running.stop()
+    assert running.errors == []
+
+
+def test_stopping_leaves_no_half_open_handshake(tls):
+    running = Running(tls=tls, drain_seconds=2.0)
+    with running.connect() as silent:
+        time.sleep(0.1)
+        began = time.monotonic()
+        running.stop()
+        assert time.monotonic() - began < 1.5 and drain(silent) == b""
+    assert running.server.accepted == 0 and running.errors == []

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 LEADING = 16
 HIDDEN = 16
 DIMENSIONS = LEADING + HIDDEN
+_LARGEST = 1e300
 
 
 class Places:
@@ -45,7 +46,7 @@ class Places:
         step, too.
         """
         z = (x - self._mean) / self._scale
-        far = np.abs(z)
+        far = np.minimum(np.abs(z), _LARGEST)
         over = np.log1p(np.maximum(far - Z_CLIP, 0.0))
         out: Floats = (np.sign(z) * (np.minimum(far, Z_CLIP) + over)) @ self._basis
         return out

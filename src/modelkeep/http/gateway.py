@@ -69,6 +69,17 @@ class App:
         except ModelkeepError as error:
             return problem(error)
 
+    def door(self, method: bytes, headers: Mapping[bytes, bytes]) -> Response | None:
+        """Turn away, before its body is read, a request that asks for something or brings a body without a credential."""
+        if method != b"POST" and b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0":
+            return None
+        try:
+            bearer(headers)
+        except ModelkeepError as error:
+            self._metrics.requests.add("", error.code)
+            return problem(error)
+        return None
+
     def _route(self, target: bytes) -> _Route:
         path = target.partition(b"?")[0]
         fixed = self._known.get(path)

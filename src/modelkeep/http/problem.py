@@ -84,7 +84,8 @@ def problem(error: errors.ModelkeepError) -> Response:
 
 def bad_request(refusal: BadRequest) -> Response:
     """The answer to a request that broke the protocol itself."""
-    return _answer(refusal.status, refusal.code, refusal.detail, ())
+    again = ((b"retry-after", b"1"),) if refusal.status == 503 else ()
+    return _answer(refusal.status, refusal.code, refusal.detail, again)
 
 
 def _answer(status: int, code: str, detail: str, headers: tuple[tuple[bytes, bytes], ...]) -> Response:

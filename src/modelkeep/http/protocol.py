@@ -49,15 +49,30 @@ class BadRequest(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Response]]
 Problem = Callable[[BadRequest], Response]
+Door = Callable[[bytes, dict[bytes, bytes]], Response | None]
+"""From method and headers: why a request is turned away before its body is read, or None."""
+
+
+def open_door(_method: bytes, _headers: dict[bytes, bytes]) -> None:
+    """Turn nobody away."""
 
 
 class Server:
     """What all connections of one listener share: bounds, the handler, and the sweep that enforces deadlines."""
 
-    def __init__(self, handler: Handler, problem: Problem, bounds: Listen, loop: asyncio.AbstractEventLoop) -> None:
-        self.handler, self.problem, self.bounds, self.loop = handler, problem, bounds, loop
+    def __init__(
+        self,
+        handler: Handler,
+        problem: Problem,
+        bounds: Listen,
+        loop: asyncio.AbstractEventLoop,
+        door: Door = open_door,
+    ) -> None:
+        self.handler, self.problem, self.bounds, self.loop, self.door = handler, problem, bounds, loop, door
         self.connections: set[HttpConnection] = set()
+        self.accepted = 0
         self.per_address: dict[str, int] = {}
+        self.buffered = 0
         self.draining = False
         self.date = b""
         self.refused = 0
@@ -67,9 +82,15 @@ class Server:
         """Begin to enforce deadlines."""
         self._sweep()
 
-    def __call__(self) -> "HttpConnection":
-        """A protocol for a new connection."""
-        return HttpConnection(self)
+    def enter(self, address: str) -> "Place | None":
+        """A place for a connection that was accepted from ``address``; None when there are too many, or when draining."""
+        here = self.per_address.get(address, 0)
+        if self.accepted >= self.bounds.max_connections or here >= self.bounds.max_per_address or self.draining:
+            self.refused += 1
+            return None
+        self.accepted += 1
+        self.per_address[address] = here + 1
+        return Place(self, address)
 
     def _sweep(self) -> None:
         """Close what is overdue; four times a second, so that the hot path sets no timers."""
@@ -93,6 +114,25 @@ class Server:
             self._timer.cancel()
 
 
+class Place:
+    """What one connection takes up, from its acceptance (so also while TLS is agreed) until ``leave``."""
+
+    def __init__(self, server: Server, address: str) -> None:
+        self.server, self.address = server, address
+        self._held = True
+
+    def leave(self) -> None:
+        """Give the place back. Idempotent."""
+        if self._held:
+            self._held = False
+            self.server.accepted -= 1
+            left = self.server.per_address[self.address] - 1
+            if left:
+                self.server.per_address[self.address] = left
+            else:
+                del self.server.per_address[self.address]
+
+
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _FIXED = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\ncontent-type: "
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -102,17 +142,16 @@ _SMUGGLED = "the request's framing is ambiguous: "
 class HttpConnection(asyncio.Protocol):
     """One connection. Its states: idle → head → body → (queued, handled) → idle; or refused → lingering → closed."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, place: Place) -> None:
+        server = place.server
+        self._place, self._server = place, server
         self._bounds = server.bounds
         self._loop = server.loop
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[tuple[Request, bool]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._transport: Any = None
-        self._address = ""
-        self._counted = False
-        self._refusal: BadRequest | None = None
+        self._refusal: Response | None = None
         self._closing = self._idle = False
         self._paused = self._writing_paused = False
         self.deadline = NEVER
@@ -126,35 +165,23 @@ class HttpConnection(asyncio.Protocol):
     # -- asyncio.Protocol --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, or close it at the door when there are too many."""
-        server, self._transport = self._server, transport
-        peer = transport.get_extra_info("peername")
-        self._address = peer[0] if isinstance(peer, tuple) else ""
-        here = server.per_address.get(self._address, 0)
-        full = len(server.connections) >= self._bounds.max_connections or here >= self._bounds.max_per_address
-        if full or server.draining:
-            server.refused += 1
-            self._closing = True
-            transport.abort()  # type: ignore[attr-defined]
+        """Take the connection."""
+        self._transport = transport
+        if self._server.draining:
+            self.abort()
             return
-        server.connections.add(self)
-        server.per_address[self._address] = here + 1
-        self._counted = True
+        self._server.connections.add(self)
         self.deadline = self._loop.time() + self._bounds.header_seconds
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget the connection. A request already handed over is finished (its record stands), its answer goes nowhere."""
         self._closing = True
         self.deadline = NEVER
+        self._drop_body()
+        self._free(sum(len(request.body) for request, _ in self._queue))
         self._queue.clear()
-        if self._counted:
-            self._counted = False
-            self._server.connections.discard(self)
-            left = self._server.per_address[self._address] - 1
-            if left:
-                self._server.per_address[self._address] = left
-            else:
-                del self._server.per_address[self._address]
+        self._server.connections.discard(self)
+        self._place.leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived. After a refusal everything is dropped."""
@@ -199,8 +226,8 @@ class HttpConnection(asyncio.Protocol):
         """A request begins."""
         if len(self._queue) >= self._bounds.max_queue:
             self._refuse(400, "too-large", f"more than {self._bounds.max_queue} requests are pipelined")
-        self._target, self._headers, self._body = b"", {}, []
-        self._field_size = self._head_size = self._body_size = 0
+        self._target, self._headers = b"", {}
+        self._field_size = self._head_size = 0
         self._in_message, self._in_body = True, False
 
     def on_url(self, url: bytes) -> None:
@@ -228,6 +255,8 @@ class HttpConnection(asyncio.Protocol):
         self.deadline = self._loop.time() + self._bounds.body_seconds
         version = self._parser.get_http_version()
         self._old = version != "1.1"
+        if self._refusal is None:
+            self._refusal = self._server.door(self._parser.get_method(), self._headers)
         self._check_framing(self._headers, version)
 
     def _check_framing(self, headers: dict[bytes, bytes], version: str) -> None:
@@ -253,12 +282,16 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._body_size += len(body)
-        if self._body_size > self._bounds.max_body or len(self._body) >= self._bounds.max_parts:
+        if self._refusal is not None:
+            return
+        if self._body_size + len(body) > self._bounds.max_body or len(self._body) >= self._bounds.max_parts:
             self._refuse_body()
-            self._body = []
+        elif self._server.buffered + len(body) > self._bounds.max_buffered:
+            self._refuse(503, "unavailable", "too many request bodies are being read at once: ask again in a moment")
         else:
             self._body.append(body)
+            self._body_size += len(body)
+            self._server.buffered += len(body)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -269,7 +302,8 @@ class HttpConnection(asyncio.Protocol):
         if self._refusal is not None:
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(method, self._target, self._headers, body, self._address)
+        self._body, self._body_size = [], 0
+        request = Request(method, self._target, self._headers, body, self._place.address)
         self._queue.append((request, not self._old and self._parser.should_keep_alive()))
 
     # -- answering --
@@ -285,7 +319,16 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         if self._refusal is None:
-            self._refusal = BadRequest(status, code, detail)
+            self._refusal = self._server.problem(BadRequest(status, code, detail))
+            self._drop_body()
+
+    def _drop_body(self) -> None:
+        """Forget what came of a body that nobody will read."""
+        self._free(self._body_size)
+        self._body, self._body_size = [], 0
+
+    def _free(self, size: int) -> None:
+        self._server.buffered -= size
 
     def _next(self) -> None:
         """Handle the next whole request; or, when all before it are answered, the refusal."""
@@ -296,7 +339,7 @@ class HttpConnection(asyncio.Protocol):
             self.deadline = self._loop.time() + self._bounds.handle_seconds
             self._task = self._loop.create_task(self._handle(request, keep))
         elif self._refusal is not None:
-            self._linger(self._server.problem(self._refusal))
+            self._linger(self._refusal)
 
     async def _handle(self, request: Request, keep: bool) -> None:
         response = _BROKEN
@@ -304,6 +347,7 @@ class HttpConnection(asyncio.Protocol):
             response = await self._server.handler(request)
         finally:  # a handler that raises, or that was cut at its deadline, still answers and closes
             self._task = None
+            self._free(len(request.body))
             if not self._closing:
                 self._answer(request, response, keep and not self._server.draining and response is not _BROKEN)
 

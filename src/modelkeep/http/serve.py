@@ -17,7 +17,7 @@ from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import bad_request
-from modelkeep.http.protocol import Handler, Server
+from modelkeep.http.protocol import HttpConnection, Place, Server
 from modelkeep.workflows.service import Listen, Service
 from modelkeep.workflows.watch import Watch, Watchers
 
@@ -25,12 +25,16 @@ _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _LOAD_SECONDS = 120.0
 _SWITCH_SECONDS = 0.0005
+_LOOK_SECONDS = 1.0
+_FULL_SECONDS = 0.1
+_BACKLOG = 1024
 
 
 def run_gateway(service: Service, tell: Callable[[str], None] = lambda _text: None) -> None:
     """Serve until SIGTERM or SIGINT. ``tell``: told the address once predictions are answered.
 
-    Raises Conflict (the address is taken), and before serving whatever keeps the log or the records from being read.
+    Raises Conflict (the address is taken), before serving whatever keeps the log or the records from being read, and
+    Unavailable, after draining, when the audit log failed for good: the process that is started next begins another.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)  # the evidence thread must not hold the interpreter for 5 ms while answers wait
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -41,8 +45,21 @@ async def _serve_gateway(service: Service, tell: Callable[[str], None]) -> None:
     async with serving(service) as url:
         service.announce(url)
         tell(f"gateway: {url}")
-        await stop_signal()
-        service.withdraw()
+        try:
+            await _stopped_or_failed(service)
+        finally:
+            service.withdraw()
+
+
+async def _stopped_or_failed(service: Service) -> None:
+    """Return at a signal to stop. Raises Unavailable once no record can be written any more."""
+    stop = asyncio.create_task(stop_signal())
+    try:
+        while not (await asyncio.wait({stop}, timeout=_LOOK_SECONDS))[0]:
+            if failure := service.audit.failure:
+                raise Unavailable(failure)
+    finally:
+        stop.cancel()
 
 
 @asynccontextmanager
@@ -55,7 +72,9 @@ async def serving(service: Service) -> AsyncIterator[str]:
         await loop.run_in_executor(None, service.follower.settle, _LOAD_SECONDS)
         service.follower.start()
         watchers.start()
-        async with listening(application(service), service.listen) as (host, port), _handing_over(service):
+        app = application(service)
+        server = Server(app, bad_request, service.listen, loop, app.door)
+        async with listening(server) as (host, port), _handing_over(service):
             yield f"{'https' if service.listen.tls else 'http'}://{host}:{port}"
     finally:
         await loop.run_in_executor(None, _close, service, watchers)
@@ -134,26 +153,64 @@ async def _handing_over(service: Service) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def listening(handler: Handler, listen: Listen) -> AsyncIterator[tuple[str, int]]:
-    """Answer with ``handler`` within; on leaving, drain. Yields host and port. Raises Conflict, Unavailable (cannot listen)."""
-    loop = asyncio.get_running_loop()
-    server = Server(handler, bad_request, listen, loop)
+async def listening(server: Server) -> AsyncIterator[tuple[str, int]]:
+    """Let ``server`` answer within; on leaving, drain. Yields host and port. Raises Conflict, Unavailable (cannot listen)."""
+    listen = server.bounds
     bound = _bind(listen)
-    secured = listen.tls is not None
-    listener = await loop.create_server(
-        server,
-        sock=bound,
-        ssl=listen.tls,
-        backlog=1024,
-        ssl_handshake_timeout=_HANDSHAKE_SECONDS if secured else None,
-        ssl_shutdown_timeout=_CLOSE_SECONDS if secured else None,
-    )
+    accepting = asyncio.create_task(_accept(bound, server))
     server.start()
     try:
         yield listen.host, bound.getsockname()[1]
     finally:
-        listener.close()
+        accepting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await accepting
+        bound.close()
         await server.drain(listen.drain_seconds)
+
+
+async def _accept(bound: socket.socket, server: Server) -> None:
+    """Take connections for ever. Each is counted before TLS is agreed on it, so that silent ones cannot pile up uncounted."""
+    opening: set[asyncio.Task[None]] = set()
+    try:
+        while True:
+            try:
+                connection, peer = await server.loop.sock_accept(bound)
+            except OSError:  # gone before it was taken, or no more open files: those in wait are taken later
+                await asyncio.sleep(_FULL_SECONDS)
+                continue
+            place = server.enter(peer[0])
+            if place is None:
+                connection.close()
+                continue
+            task = asyncio.create_task(_open(connection, place))
+            opening.add(task)
+            task.add_done_callback(opening.discard)
+    finally:
+        for task in opening:
+            task.cancel()
+
+
+async def _open(connection: socket.socket, place: Place) -> None:
+    """Agree on TLS and hand the connection to its protocol, which gives the place back at its end."""
+    tls = place.server.bounds.tls
+    begun = False
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await place.server.loop.connect_accepted_socket(
+            lambda: HttpConnection(place),
+            connection,
+            ssl=tls,
+            ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
+            ssl_shutdown_timeout=_CLOSE_SECONDS if tls else None,
+        )
+        begun = True
+    except OSError:  # the client left, or spoke no TLS 1.3 that we know: ssl.SSLError and TimeoutError are OSErrors
+        pass
+    finally:
+        if not begun:
+            place.leave()
+            connection.close()
 
 
 def _bind(listen: Listen) -> socket.socket:
@@ -168,6 +225,7 @@ def _bind(listen: Listen) -> socket.socket:
     except OSError as cause:
         bound.close()
         raise Conflict(f"cannot listen on {listen.host}:{listen.port}: {cause.strerror}; choose another port") from cause
+    bound.listen(_BACKLOG)
     bound.setblocking(False)
     return bound
 

@@ -144,6 +144,12 @@ class AuditLog:
             return self._refusal or (_SLOW if self._stuck or self._lagging else "")
 
     @property
+    def failure(self) -> str:
+        """Why this log takes nothing more for good; empty unless it has failed. Only a new process begins another."""
+        with self._lock:
+            return self._refusal if self._failed else ""
+
+    @property
     def note(self) -> bytes:
         """The latest signed checkpoint: at most ``publish`` seconds old while entries come in."""
         return self._note

@@ -4,6 +4,7 @@ The log decides, the policy judges, the container proves. A release that is quar
 with the next look; if the log, the records or this thread fail, the lease runs out and nothing is served (promises P3, P5).
 """
 
+import heapq
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,14 +21,14 @@ from modelkeep.extraction.profile import Profile
 from modelkeep.formats.safetensors import load
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import model as model_target
-from modelkeep.serving.audit import read_bodies
+from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys, open_body
 from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs
 from modelkeep.serving.validate import InputPlan
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.reviews import Reviews
-from modelkeep.workflows.watch import Observation, Watch
+from modelkeep.workflows.watch import Cleared, Observation, Watch
 
 EVERY = 0.25
 """Seconds between two looks."""
@@ -58,8 +59,8 @@ class Authority(msgspec.Struct, frozen=True):
     policy: AdmissionPolicy
     reviews: Reviews
 
-    def refresh(self) -> tuple[EvidenceBook, list[str]]:
-        """What the log says now, and the subjects cleared by a review since the last look. Raises NotTrusted, Unavailable."""
+    def refresh(self) -> tuple[EvidenceBook, list[Cleared]]:
+        """What the log says now, and the reviews since the last look that cleared somebody. Raises NotTrusted, Unavailable."""
         book = self.registry.refresh()
         return book, self.reviews.catch_up(self.registry.view, book.size)
 
@@ -94,24 +95,70 @@ class History:
     """Answers that earlier processes recorded, from their audit logs (finished ones: see ``recover_audit``)."""
 
     def __init__(
-        self, logs: Sequence[AuditFolder], keys: SubjectKeys, reviews: Callable[[str], int] = lambda _subject: 0
+        self, logs: Sequence[AuditFolder], keys: SubjectKeys, reviews: Callable[[str], Sequence[int]] = lambda _subject: ()
     ) -> None:
-        """``logs``: oldest first; ``reviews``: Unix nanoseconds of a subject's last review, before which nothing counts."""
+        """``logs``: oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a subject, ascending."""
         self._logs, self._keys, self._reviews = tuple(logs), keys, reviews
 
-    def of(self, ref: ReleaseRef) -> Iterator[Observation]:
-        """Recorded answers of one release, in order, but of erased subjects. Raises NotTrusted, Unavailable."""
+    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared]:
+        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked, each at its time.
+
+        An answer given in the quarter of a second until its gateway saw a review comes after that review here.
+        Raises NotTrusted, Unavailable.
+        """
         text = str(ref)
-        for log in self._logs:
-            for index, entry, sealed in read_bodies(log.files, log.vkey, log.origin):
-                if entry.kind != "predict" or entry.release != text or entry.t <= self._reviews(entry.subject):
-                    continue
-                try:
-                    key = self._keys.existing(entry.subject)
-                except Missing:
-                    continue
-                body = open_body(key, sealed, entry.subject, text)
-                yield Observation(index, entry.subject, body.inputs(), body.raw_probs())
+        seen: dict[str, int] = {}  # reviews told, by subject
+        for index, entry, sealed in in_time_order(self._logs):
+            if entry.kind != "predict" or entry.release != text:
+                continue
+            try:
+                key = self._keys.existing(entry.subject)
+            except Missing:
+                continue
+            before = sum(at < entry.t for at in self._reviews(entry.subject))
+            yield from self._told(entry.subject, seen, before)
+            body = open_body(key, sealed, entry.subject, text)
+            yield Observation(index, entry.subject, body.inputs(), body.raw_probs())
+        for subject in list(seen):
+            yield from self._told(subject, seen, len(self._reviews(subject)))
+
+    def reviews(self, subject: str) -> list[Cleared]:
+        """Every review so far that cleared ``subject``."""
+        return [Cleared(subject, at) for at in self._reviews(subject)]
+
+    def _told(self, subject: str, seen: dict[str, int], upto: int) -> list[Cleared]:
+        first, seen[subject] = seen.get(subject, 0), max(upto, seen.get(subject, 0))
+        return self.reviews(subject)[first:upto]
+
+
+Recorded = tuple[int, AuditEntry, bytes]
+
+
+def in_time_order(logs: Sequence[AuditFolder]) -> Iterator[Recorded]:
+    """Records of all ``logs`` (oldest first) by their time: (index, entry, encrypted body). A log is opened when those before it
+    have reached its beginning, so that only logs of gateways that ran at once are open together. Raises NotTrusted, Unavailable.
+    """
+    heads: list[tuple[int, int, Recorded, Iterator[Recorded]]] = []
+    for number, log in enumerate(logs):
+        rest = read_bodies(log.files, log.vkey, log.origin)
+        first = next(rest, None)
+        if first is None:
+            continue
+        while heads and heads[0][0] <= first[1].t:
+            yield _advance(heads)
+        heapq.heappush(heads, (first[1].t, number, first, rest))
+    while heads:
+        yield _advance(heads)
+
+
+def _advance(heads: list[tuple[int, int, Recorded, Iterator[Recorded]]]) -> Recorded:
+    _, number, record, rest = heads[0]
+    following = next(rest, None)
+    if following is None:
+        heapq.heappop(heads)
+    else:
+        heapq.heapreplace(heads, (following[1].t, number, following, rest))
+    return record
 
 
 class Loader:
@@ -168,6 +215,9 @@ class Loader:
             known = Watch(self._guard(profile))
             known.replay(self._history.of(ref))
             self._watches[ref] = known
+            for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
+                for review in self._history.reviews(subject):
+                    known.clear(*review)
         return known
 
     def _probe(
@@ -242,9 +292,9 @@ class AdmissionFollower:
         for refresh in self._also:
             refresh()
         book, cleared = self._authority.refresh()
-        for subject in cleared:
+        for review in cleared:
             for watch in self._loader.watches():
-                watch.clear(subject)
+                watch.clear(*review)
         size = book.size
         if size != self._seen or self._loading or self._failed:
             self._seen = size
@@ -281,12 +331,12 @@ class AdmissionFollower:
         if not pending[1].done():
             raise Unavailable(f"{found.ref} is being loaded: ask again in a moment")
         del self._loading[found.ref]
-        try:
-            served = pending[1].result()
-        except ModelkeepError as reason:
+        reason = _reason(found.ref, pending[1].exception())
+        if reason is not None:
             again = self._clock.monotonic() + (RETRY if isinstance(reason, Unavailable) else float("inf"))
             self._failed[found.ref] = _Failed(found.body.sealed, self._seen, reason, again)
-            raise
+            raise reason
+        served = pending[1].result()
         self._loaded[found.ref] = (found.body.sealed, served)
         return served
 
@@ -312,3 +362,13 @@ class AdmissionFollower:
         if problem != self.problem:
             self.problem = problem
             self._report(problem or "the releases log and the records can be read again")
+
+
+def _reason(ref: ReleaseRef, failure: BaseException | None) -> ModelkeepError | None:
+    """Why ``ref`` could not be loaded, in modelkeep's terms. A model on which the code that loads it breaks stays out alone."""
+    if failure is None or isinstance(failure, ModelkeepError):
+        return failure
+    what = f"{type(failure).__name__}: {str(failure)[:200]}"
+    if isinstance(failure, MemoryError | OSError):
+        return Unavailable(f"{ref} could not be loaded ({what}): it is tried again in {RETRY:g} s")
+    return NotTrusted(f"{ref} cannot be loaded here, which no sound model causes ({what}): verify it and publish it again")

@@ -5,6 +5,7 @@ from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import ModelkeepError
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.statements import Act, check_statement, peek_type, predicate_of, short_type
+from modelkeep.workflows.watch import Cleared
 
 REVIEW, CLEARED = "review", "cleared"
 _BATCH = 256
@@ -16,35 +17,37 @@ class Reviews:
     def __init__(self, trust: TrustRoot) -> None:
         self._identities = {trusted.public.key_ids[0]: trusted.public for trusted in trust.identities}
         self._trusted = {trusted.public.name: trusted for trusted in trust.identities}
-        self._cleared: dict[str, int] = {}
+        self._cleared: dict[str, tuple[int, ...]] = {}
         self._size = 0
 
-    def cleared_at(self, subject: str) -> int:
-        """Unix nanoseconds of the last review that cleared ``subject``; 0 when there was none."""
-        return self._cleared.get(subject, 0)
+    def cleared_at(self, subject: str) -> tuple[int, ...]:
+        """Unix nanoseconds of every review that cleared ``subject``, each later than the one before."""
+        return self._cleared.get(subject, ())
 
-    def catch_up(self, view: LogView, size: int) -> list[str]:
-        """Read the log up to ``size`` entries; the subjects that were cleared anew. Raises NotTrusted, Unavailable."""
-        fresh: list[str] = []
+    def catch_up(self, view: LogView, size: int) -> list[Cleared]:
+        """Read the log up to ``size`` entries; the reviews that are new. Raises NotTrusted, Unavailable."""
+        fresh: list[Cleared] = []
         while self._size < size:
             for entry in view.entries(self._size, min(size, self._size + _BATCH)):
-                subject = self._cleared_by(entry, self._size)
-                fresh += [subject] if subject else []
+                found = self._cleared_by(entry, self._size)
+                fresh += [found] if found else []
                 self._size += 1
         return fresh
 
-    def _cleared_by(self, entry: bytes, index: int) -> str:
-        """The subject that this log entry clears, or "". The evidence book reports what is wrong with an entry."""
+    def _cleared_by(self, entry: bytes, index: int) -> Cleared | None:
+        """The review that this log entry is, if it is one that clears. The evidence book reports what is wrong with an entry."""
         try:
             envelope = parse_envelope(entry)
             if peek_type(envelope) != Act.TYPE:
-                return ""
+                return None
             statement, identity = check_statement(envelope, self._identities)
             self._trusted[identity.name].check_may_sign(short_type(Act.TYPE), index)
             said = predicate_of(statement, Act)
         except ModelkeepError:
-            return ""
+            return None
         if said.verb != REVIEW or said.detail.get("outcome") != CLEARED:
-            return ""
-        self._cleared[said.about] = max(said.at, self.cleared_at(said.about))
-        return said.about
+            return None
+        earlier = self.cleared_at(said.about)
+        at = max(said.at, earlier[-1] + 1) if earlier else said.at  # the log's order stands when a clock went backwards
+        self._cleared[said.about] = (*earlier, at)
+        return Cleared(said.about, at)

@@ -13,7 +13,10 @@ from modelkeep.workflows.recorder import Delivery, Recorder
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and how a server listens. Seconds and bytes; ``port`` 0 takes a free one; ``tls`` None is plain HTTP."""
+    """Where and how a server listens. Seconds and bytes; ``port`` 0 takes a free one; ``tls`` None is plain HTTP.
+
+    ``max_buffered``: of all request bodies together. A connection counts from its acceptance on, before TLS is agreed.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8443
@@ -31,7 +34,8 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     max_parts: int = 16_384
     max_queue: int = 64
     max_connections: int = 1024
-    max_per_address: int = 1024
+    max_per_address: int = 64
+    max_buffered: int = 256 << 20
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,13 @@ class Observation(NamedTuple):
     probs: Floats
 
 
+class Cleared(NamedTuple):
+    """A review that cleared ``subject``, ``at`` Unix nanoseconds."""
+
+    subject: str
+    at: int
+
+
 class Watch:
     """The evidence on one release: a guard, what waits for it, and the verdicts in force."""
 
@@ -40,6 +47,8 @@ class Watch:
         self._subjects: set[str] = set()
         self._lock = threading.Lock()
         self._broken = False
+        self._reviewed: dict[str, int] = {}
+        self._examined: dict[str, int] = {}
         self.alarms = 0
 
     def verdict(self, subject: str) -> Verdict:
@@ -86,39 +95,55 @@ class Watch:
         by this thread or another. If the guard fails, nothing is served any more.
         """
         with self._lock:
-            batch: list[Observation] = []
-            while self._waiting:
-                batch.append(self._waiting.popleft())
-            if not batch:
-                return {}
-            batch.sort(key=lambda one: one.at)
-            try:
-                return self._observe(batch)
-            except BaseException:  # what was taken out is lost
-                self.give_up()
-                raise
+            self._examine_waiting()
+            done, self._examined = self._examined, {}
+            return done
+
+    def _examine_waiting(self) -> None:
+        batch: list[Observation] = []
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        if not batch:
+            return
+        batch.sort(key=lambda one: one.at)
+        try:
+            done = self._observe(batch)
+        except BaseException:  # what was taken out is lost
+            self.give_up()
+            raise
+        for subject, rows in done.items():
+            self._examined[subject] = self._examined.get(subject, 0) + rows
 
     def give_up(self) -> None:
         """Serve no more: evidence with a hole in it is no evidence."""
         self._broken = True
 
-    def replay(self, observations: Iterable[Observation]) -> int:
-        """Rebuild the evidence from recorded answers, in order; returns how many rows. Before serving only."""
+    def replay(self, events: Iterable[Observation | Cleared]) -> int:
+        """Rebuild the evidence from recorded answers and reviews, in order; returns how many rows. Before serving only."""
         rows = 0
         batch: list[Observation] = []
-        for observation in observations:
-            batch.append(observation)
-            rows += len(observation.x)
-            if len(batch) == 512:
+        for event in events:
+            if isinstance(event, Observation):
+                batch.append(event)
+                rows += len(event.x)
+            if batch and (isinstance(event, Cleared) or len(batch) == 512):
                 self._observe(batch)
                 batch = []
+            if isinstance(event, Cleared):
+                self.clear(event.subject, event.at)
         if batch:
             self._observe(batch)
         return rows
 
-    def clear(self, subject: str) -> None:
-        """Forget the evidence on ``subject``: a person has reviewed it."""
+    def clear(self, subject: str, at: int) -> None:
+        """A person cleared ``subject`` ``at`` Unix nanoseconds: its evidence restarts. What waits was asked before and is
+        examined first. A review that is no later than the last one was taken in already.
+        """
         with self._lock:
+            if at <= self._reviewed.get(subject, -1):
+                return
+            self._examine_waiting()
+            self._reviewed[subject] = at
             self._guard.clear(subject)
             self._count_alarms()
 
