@@ -23,7 +23,7 @@ def test_real_rows_have_standard_features_and_constant_columns_do_no_harm():
     rows = rng.normal(size=(300, 12)) @ rng.normal(size=(12, 12))
     rows[:, 3] = 7.0
     embedding = fit_embedding(rows, None, rng)
-    features = embedding.features(rows, None, skip_self=True)
+    features = embedding.features(rows, None)
     assert features.shape == (300, embedding.basis.shape[1] + EXTRA)
     assert np.abs(features.mean(axis=0)).max() < 0.1
     assert np.isfinite(embedding.features(1e30 * np.ones((2, 12)), None)).all()

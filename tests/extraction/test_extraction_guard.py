@@ -250,7 +250,10 @@ def test_places_follow_from_the_profile_alone_and_keep_noise_small(name, request
     x, rng = case.unseen[:100], np.random.default_rng(6)
     at = Places(embedding).of(x)
     assert np.array_equal(at, again.of(x)) and at.shape[1] == min(places.DIMENSIONS, x.shape[1])
-    for nearby in (x + 0.02 * embedding.scale * rng.normal(size=x.shape), np.rint(x / embedding.scale * 10) * embedding.scale / 10):
+    for nearby in (
+        x + 0.02 * embedding.scale * rng.normal(size=x.shape),
+        np.rint(x / embedding.scale * 10) * embedding.scale / 10,
+    ):
         assert np.linalg.norm(Places(embedding).of(nearby) - at, axis=1).max() < case.profile.near
     other = replace(embedding, memory=embedding.memory + 1e-9)  # another profile hides other directions
     assert not np.allclose(Places(other).of(x)[:, places.LEADING :], at[:, places.LEADING :])

@@ -2,22 +2,28 @@
 
 import socket
 import ssl
+import sys
 import threading
 import time
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import Live, live, make_keep, make_service, question, train
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.keep import Keep
+from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT
+from modelkeep.errors import NotTrusted, Quarantined, Unavailable
+from modelkeep.http.serve import run_gateway
 from modelkeep.serving.audit import read_bodies, verify_audit
 from modelkeep.serving.bodies import SubjectKeys, open_body
 
 INFER = "/v2/models/iris/infer"
+IRIS = ReleaseRef("iris", 1)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +239,95 @@ def test_a_thief_is_stopped_and_stays_stopped_after_a_restart(keep, trained):
         keep.review(account="thief", outcome="cleared", reason="a test")
         time.sleep(0.6)
         assert client.post(INFER, content=question(trained.fresh[0])).status_code == 200
+
+
+def test_evidence_rebuilt_at_restart_is_the_evidence_that_was(keep, trained):
+    """Found in review: what came before a review was left out, and so its budget and the higher bar after it were forgotten."""
+    keep.user_add(name="judged", roles=("analyst",))
+    (subject,) = (row.subject for row in keep.user_list() if row.name == "judged")
+    key = keep.key_issue(account="judged", quota=100_000).token
+    rng = np.random.default_rng(8)
+    with live(keep) as running, running.client(key) as client:
+        watch = running.service.loader.by_release()[IRIS]
+
+        def ask(rows):
+            answer = client.post(INFER, content=question(rows.astype(np.float32)))
+            assert answer.status_code in (200, 403), answer.text
+            return answer.status_code
+
+        for at in range(2):
+            while ask(rng.uniform(-8, 8, (16, 6))) == 200:
+                pass
+            assert watch.verdict(subject).alarmed_at
+            keep.review(account="judged", outcome="cleared", reason="a test")
+            time.sleep(0.6)
+            assert watch.verdict(subject).alarmed_at is None
+            assert ask(trained.fresh[30 * at : 30 * at + 30]) == 200
+        was = guard_state(watch, subject)
+        assert was["reviews"] == 2
+    with live(keep) as running:
+        assert guard_state(running.service.loader.by_release()[IRIS], subject) == was
+
+
+def guard_state(watch, subject) -> dict:
+    """Everything that the guard keeps of an account, exactly."""
+    account = watch._guard._accounts[subject]
+    found = {name: getattr(account, name) for name in account.__slots__}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()}
+
+
+def test_a_gateway_whose_audit_log_failed_for_good_ends(keep, alice):
+    service = make_service(keep)
+    found, withdrawn, moved = [], [], []
+
+    def fail(text: str) -> None:
+        url = text.rpartition(" ")[2]
+        (journal,) = (keep.premises.directory / "log" / "audit" / service.recorder.receipt(0)[:-2] / "journal").iterdir()
+        moved.append((journal, journal.rename(journal.with_name("gone"))))
+
+        def ask() -> None:
+            tls = ssl.create_default_context(cafile=str(keep.premises.directory / "tls" / "ca.pem"))
+            with httpx.Client(base_url=url, verify=tls, headers={"authorization": f"Bearer {alice}"}) as client:
+                found.append(client.post(INFER, content=question(np.zeros(6))).status_code)
+
+        asker.append(threading.Thread(target=ask))
+        asker[0].start()
+
+    asker: list[threading.Thread] = []
+    interval = sys.getswitchinterval()
+    service = msgspec.structs.replace(service, withdraw=lambda: withdrawn.append(True))
+    try:
+        with pytest.raises(Unavailable, match="has failed and takes nothing more"):
+            run_gateway(service, fail)
+    finally:
+        sys.setswitchinterval(interval)
+        for journal, gone in moved:
+            gone.rename(journal)
+    asker[0].join()
+    assert found == [503] and withdrawn == [True]
+
+
+def test_a_model_that_breaks_its_loader_stays_out_alone(keep, alice):
+    service = make_service(keep)
+    whole, broken = service.loader._start, []
+
+    def start(data: bytes):
+        if not broken:
+            broken.append(True)
+            raise ZeroDivisionError("in a runtime")
+        return whole(data)
+
+    service.loader._start = start
+    running = Live(service, keep.premises.directory)
+    try:
+        admitted = service.gateway.admitted
+        ((ref, reason),) = ((r, e) for r, e in admitted.refused.items() if not isinstance(e, Quarantined))
+        assert isinstance(reason, NotTrusted) and "ZeroDivisionError" in str(reason)
+        assert ref not in admitted.models
+        time.sleep(1.2)
+        assert service.gateway.lease_left(time.monotonic()) > 0 and service.follower._thread.is_alive()
+    finally:
+        running.stop()
 
 
 def test_a_batch_does_not_run_ahead_of_its_own_evidence(keep, trained):

@@ -303,7 +303,7 @@ def ask_at_the_door(method, headers):
 
 
 def test_a_request_turned_away_at_the_door_is_answered_before_its_body_comes():
-    running = Running(door=ask_at_the_door, body_seconds=30.0)
+    running = Running(door=ask_at_the_door, body_seconds=30.0, linger_seconds=0.3)
     try:
         with running.connect(2.0) as connection:
             connection.sendall(head(b"content-length: 4000000\r\n") + b"x")
@@ -322,7 +322,7 @@ def test_a_request_turned_away_at_the_door_is_answered_before_its_body_comes():
 
 
 def test_all_bodies_together_are_bounded():
-    running = Running(max_buffered=100_000, max_body=80_000, body_seconds=5.0)
+    running = Running(max_buffered=100_000, max_body=80_000, linger_seconds=0.3)
     half = head(b"content-length: 80000\r\n") + b"x" * 60_000
     try:
         with running.connect() as first:

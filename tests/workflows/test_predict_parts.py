@@ -1,20 +1,26 @@
 """The parts around the hot path: what is admitted, what waits for the evidence, whose key seals a record."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelkeep.adapters.clock import SystemEntropy
+from modelkeep.adapters.clock import SystemClock, SystemEntropy
+from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.wrap import unwrap_key, wrap_key
 from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
 from modelkeep.extraction.ladder import Rung
+from modelkeep.serving.audit import AuditEntry, AuditLog
 from modelkeep.serving.bodies import SubjectKeys, encode_body, erase, open_body, seal_body
 from modelkeep.workflows.admitted import NOTHING, Admitted
+from modelkeep.workflows.follow import AuditFolder, History
 from modelkeep.workflows.predict import Marks, account_key, commitment
-from modelkeep.workflows.watch import Observation, Watch, Watchers
+from modelkeep.workflows.watch import Cleared, Observation, Watch, Watchers
 
 ONE, TWO = ReleaseRef("m", 1), ReleaseRef("m", 2)
 
@@ -41,6 +47,9 @@ class Ledger:
     def verdict(self, _subject) -> Seen:
         return Seen()
 
+    def clear(self, subject) -> None:
+        self.rows.append((subject, -1.0))
+
     def subjects(self) -> list[str]:
         return sorted({subject for subject, _ in self.rows})
 
@@ -58,6 +67,72 @@ def test_what_is_observed_comes_in_the_order_of_the_log():
     watch.submit(answer(4, "b", 4.0, 5.0))
     assert watch.work() == {"a": 2, "b": 3} and watch.work() == {}
     assert ledger.rows == [("a", 1.0), ("a", 2.0), ("b", 3.0), ("b", 4.0), ("b", 5.0)]
+
+
+def test_a_review_takes_effect_after_what_was_asked_before_it_and_once():
+    ledger = Ledger()
+    watch = Watch(ledger)
+    watch.submit(answer(1, "a", 1.0, 2.0))
+    watch.clear("a", 50)
+    watch.clear("a", 50)
+    watch.submit(answer(2, "a", 3.0))
+    assert watch.work() == {"a": 3} and watch.work() == {}
+    assert ledger.rows == [("a", 1.0), ("a", 2.0), ("a", -1.0), ("a", 3.0)]
+
+
+def test_a_replay_takes_reviews_at_their_place():
+    ledger = Ledger()
+    watch = Watch(ledger)
+    assert watch.replay([answer(1, "a", 1.0), answer(2, "b", 2.0), Cleared("a", 5), answer(3, "a", 3.0), Cleared("a", 5)]) == 3
+    assert ledger.rows == [("a", 1.0), ("b", 2.0), ("a", -1.0), ("a", 3.0)]
+
+
+class Tick(SystemClock):
+    """A clock whose time of day is set by hand."""
+
+    def __init__(self) -> None:
+        self.wall = 0
+
+    def now_ns(self) -> int:
+        return self.wall
+
+
+def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_reviews(tmp_path):
+    clock, keys, logs = Tick(), SubjectKeys(MemoryRecords(), Kek(), SystemEntropy()), {}
+
+    def begin(name: str) -> None:
+        clock.wall += 1
+        origin = f"keep.example/audit/{name}"
+        (tmp_path / name).mkdir()
+        signer = NoteSigner(origin, b"\x05" * 32)
+        logs[name] = (AuditLog(FolderLogFiles(tmp_path / name), signer, origin, clock), signer.vkey, origin)
+
+    def ask(name: str, subject: str, value: float, at: int) -> None:
+        clock.wall = at
+        x, told = np.array([[value]], np.float32), threading.Event()
+        plain = encode_body(x, np.full((1, 2), 0.5), np.full((1, 2), 0.5), b"", Rung.MARK)
+        entry = AuditEntry(kind="predict", subject=subject, release=str(ONE), request="", outcome="ok")
+        logs[name][0].submit(entry, seal_body(keys.key(subject), plain, subject, str(ONE)), lambda _index: told.set())
+        assert told.wait(5)
+
+    begin("1")
+    ask("1", "a", 1.0, at=10)
+    begin("2")
+    for name, subject, value, at in (("2", "a", 2.0, 20), ("1", "b", 3.0, 30), ("2", "a", 4.0, 40), ("1", "a", 5.0, 50)):
+        ask(name, subject, value, at)
+    for log, _, _ in logs.values():
+        log.stop()
+    begin("3")
+    ask("3", "b", 6.0, at=60)
+    logs["3"][0].stop()
+    folders = [AuditFolder(FolderLogFiles(tmp_path / name), vkey, origin) for name, (_, vkey, origin) in logs.items()]
+    reviews = {"a": (25, 35, 70), "b": (5,), "nobody": (1,)}
+    told = [
+        (event.subject, event.at) if isinstance(event, Cleared) else (event.subject, float(event.x[0, 0]))
+        for event in History(folders, keys, lambda subject: reviews.get(subject, ())).of(ONE)
+    ]
+    first = [("a", 1.0), ("a", 2.0), ("b", 5), ("b", 3.0), ("a", 25), ("a", 35)]
+    assert told == [*first, ("a", 4.0), ("a", 5.0), ("b", 6.0), ("a", 70)]
 
 
 def test_nobody_runs_ahead_of_his_evidence():

@@ -2,10 +2,10 @@
 
 The leading principal coordinates alone would let a thief move along everything they leave out and be taken for repeating
 himself. So the rest of the row counts through directions that only the sealed profile gives away: random signs, from a hash of
-its memory of real rows, made orthonormal to the leading directions and to each other. All directions are unit vectors of the
+its memory of real rows, made orthonormal to the leading directions and to each other. All directions are unit vectors of
 standardised columns, so noise of s deviations a column moves each coordinate by s, and a step hidden from the leading ones
-keeps sqrt(16 / columns left) of its length in the mean (Johnson and Lindenstrauss 1984). Distances depend on the subspace alone,
-not on the basis that linear algebra finds for it: the same profile judges the same everywhere.
+keeps sqrt(16 / columns left) of its length in the mean (Johnson and Lindenstrauss 1984). Distances depend on the subspace
+alone, not on the basis that linear algebra finds for it: the same profile judges the same everywhere.
 """
 
 import hashlib

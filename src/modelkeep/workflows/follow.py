@@ -135,8 +135,10 @@ Recorded = tuple[int, AuditEntry, bytes]
 
 
 def in_time_order(logs: Sequence[AuditFolder]) -> Iterator[Recorded]:
-    """Records of all ``logs`` (oldest first) by their time: (index, entry, encrypted body). A log is opened when those before it
-    have reached its beginning, so that only logs of gateways that ran at once are open together. Raises NotTrusted, Unavailable.
+    """Records of all ``logs`` (oldest first) by their time: (index, entry, encrypted body).
+
+    A log is opened when those before it have reached its beginning, so that only logs of gateways that ran at once are open
+    together. Raises NotTrusted, Unavailable.
     """
     heads: list[tuple[int, int, Recorded, Iterator[Recorded]]] = []
     for number, log in enumerate(logs):

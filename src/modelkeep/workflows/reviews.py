@@ -35,7 +35,7 @@ class Reviews:
         return fresh
 
     def _cleared_by(self, entry: bytes, index: int) -> Cleared | None:
-        """The review that this log entry is, if it is one that clears. The evidence book reports what is wrong with an entry."""
+        """The review that this log entry is, if it clears. The evidence book reports what is wrong with an entry."""
         try:
             envelope = parse_envelope(entry)
             if peek_type(envelope) != Act.TYPE:
