@@ -128,7 +128,7 @@ def test_a_change_of_passphrase_cut_off_anywhere_is_done_or_has_not_begun(ring, 
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_sync_folder", failing(module._sync_folder))
+        patch.setattr(module, "sync_folder", failing(module.sync_folder))
         patch.setattr(FileKeys, "_write", staticmethod(failing(FileKeys._write)))
         for name in ("mkdir", "rename", "rmdir"):
             patch.setattr(module.Path, name, failing(getattr(module.Path, name)))
@@ -149,7 +149,7 @@ def test_the_number_of_steps_above_covers_a_whole_change(ring, custodian, monkey
     from modelkeep.adapters.keys import file as module
 
     done = []
-    monkeypatch.setattr(module, "_sync_folder", lambda path, act=module._sync_folder: (done.append(1), act(path)))
+    monkeypatch.setattr(module, "sync_folder", lambda path, act=module.sync_folder: (done.append(1), act(path)))
     monkeypatch.setattr(
         FileKeys, "_write", staticmethod(lambda path, data, act=FileKeys._write: (done.append(1), act(path, data)))
     )

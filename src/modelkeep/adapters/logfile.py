@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelkeep.adapters.folders import sync_folder
 from modelkeep.errors import Conflict, Invalid, Missing, Unavailable
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -18,14 +19,6 @@ _LOCK = ".lock"
 
 def _why(error: OSError) -> str:
     return error.strerror or type(error).__name__
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -71,7 +64,7 @@ class FolderLogFiles:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as cause:
             raise Unavailable(f"cannot write {path} in the log folder {self._root}: {_why(cause)}") from cause
 
@@ -92,7 +85,7 @@ class FolderLogFiles:
             folder = folder.parent
         for made in reversed(missing):
             made.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(made.parent)
+            sync_folder(made.parent)
 
     def paths(self, prefix: str = "") -> list[str]:
         """Relative paths of the files whose path begins with ``prefix``, sorted. Raises Unavailable."""
@@ -131,7 +124,7 @@ class FolderLogFiles:
             self._make(target.parent)
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                _sync_folder(target.parent)
+                sync_folder(target.parent)
                 return FileJournal(target, fd)
             except OSError:
                 os.close(fd)

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modelkeep.adapters.folders import sync_folder
 from modelkeep.core.values import Digest, digest_hex, parse_digest
 from modelkeep.errors import Missing, NotTrusted, Unavailable
 
@@ -132,8 +133,8 @@ class LocalBlobs:
         except OSError:
             name.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
-        _sync_folder(self.root)
+        sync_folder(path.parent)
+        sync_folder(self.root)
 
 
 @contextlib.contextmanager
@@ -170,11 +171,3 @@ def _fill(fd: int, offset: int, into: memoryview, what: str) -> None:
             at += done
     except OSError as cause:
         raise Unavailable(f"cannot read {what}: {cause.strerror}") from cause
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

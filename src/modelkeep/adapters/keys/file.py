@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelkeep.adapters.folders import sync_folder
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 
 _FAMILY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}\Z")
@@ -61,9 +62,9 @@ class FileKeys:
             staged.mkdir(mode=0o700)
             for family, data in files.items():
                 self._write(staged / self._path(family).name, data)
-            _sync_folder(staged)
+            sync_folder(staged)
             staged.rename(self._root / COMMIT)
-            _sync_folder(self._root)
+            sync_folder(self._root)
             self._finish()
         except OSError as cause:
             raise Unavailable(f"cannot write the key compartments in {self._root}: {cause.strerror}") from cause
@@ -102,9 +103,9 @@ class FileKeys:
             return
         for path in sorted(commit.iterdir()):
             path.rename(self._root / path.name)
-        _sync_folder(self._root)
+        sync_folder(self._root)
         commit.rmdir()
-        _sync_folder(self._root)
+        sync_folder(self._root)
 
     @staticmethod
     def _clear(folder: Path) -> None:
@@ -128,11 +129,3 @@ def _check_private(path: Path, found: os.stat_result) -> None:
         raise NotTrusted(f"{path} is not a file: restore the compartment from a backup")
     if mode & 0o077 or found.st_uid != os.geteuid():
         raise NotTrusted(f"{path} is open to others (mode {mode:04o}, owner {found.st_uid}): make it 0600 and your own")
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
