@@ -122,11 +122,16 @@ def open_gateway(directory: Path, opened: Opened, only: Sequence[ReleaseRef], re
         audits=here.audit_files,
         handover=handover,
         handover_seconds=settings.audit.handover_seconds,
-        announce=lambda url: announce(directory, "gateway", url),
+        announce=lambda url: _announce(directory, url, report),
         withdraw=lambda: withdraw(directory, "gateway"),
         closing=(alarms.look, quotas.give_back),
         report=report,
     )
+
+
+def _announce(directory: Path, url: str, report: Callable[[str], None]) -> None:
+    announce(directory, "gateway", url)
+    report(f"clients trust {directory / CA_FILE}, such as: curl --cacert {directory / CA_FILE} {url}/v2/health/ready")
 
 
 class _Handover:
