@@ -15,6 +15,7 @@ demo: $(STAMP) ## the main job end to end on embedded defaults; writes demo-repo
 	@$(PY) -m demo
 
 test: $(STAMP) ## every test
+	@sh ./tools/packages.sh
 	@$(PY) -m pytest
 
 check: $(STAMP) ## ruff, mypy strict, import-linter

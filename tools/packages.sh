@@ -1,0 +1,15 @@
+#!/bin/sh
+# What the tests run besides Python: the commands of the README. Called by make test.
+set -eu
+missing=""
+for command in curl git openssl; do
+    command -v "$command" >/dev/null || missing="$missing $command"
+done
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing the missing Debian packages:$missing." >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $missing >/dev/null
+else
+    echo "Missing commands:$missing. Run 'apt-get install$missing' as root, then make again." >&2
+    exit 1
+fi
