@@ -6,7 +6,7 @@ import ssl
 import pytest
 from cryptography import x509
 
-from modelkeep.adapters.tls import authority_certificate, identity_from_files, issue, make_authority_key, server_context
+from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key, server_context
 from modelkeep.errors import Invalid, NotTrusted
 
 NOW = 1_800_000_000_000_000_000
@@ -74,7 +74,7 @@ def test_names_that_are_none(authority, names):
         issue(*authority, names, NOW)
 
 
-def test_what_does_not_belong_together(authority, tmp_path):
+def test_what_does_not_belong_together(authority):
     with pytest.raises(NotTrusted):
         issue(make_authority_key(), authority[1], ["localhost"], NOW)
     with pytest.raises(NotTrusted):
@@ -82,10 +82,3 @@ def test_what_does_not_belong_together(authority, tmp_path):
     one, two = (issue(*authority, ["localhost"], NOW) for _ in range(2))
     with pytest.raises(NotTrusted):
         server_context(one._replace(key=two.key))
-    (tmp_path / "chain.pem").write_bytes(one.chain)
-    (tmp_path / "key.pem").write_bytes(one.key)
-    assert identity_from_files(str(tmp_path / "chain.pem"), str(tmp_path / "key.pem")) == one
-    with pytest.raises(Invalid):
-        identity_from_files(str(tmp_path / "nothing.pem"), str(tmp_path / "key.pem"))
-    with pytest.raises(Invalid):
-        identity_from_files(str(tmp_path / "key.pem"), str(tmp_path / "key.pem"))

@@ -117,19 +117,6 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     return context
 
 
-def identity_from_files(chain: str, key: str) -> Identity:
-    """A certificate chain and its key that the operator keeps as PEM files. Raises Invalid (unreadable or not PEM)."""
-    parts = []
-    for path in (chain, key):
-        try:
-            with open(path, "rb") as file:  # noqa: PTH123
-                parts.append(file.read())
-        except OSError as cause:
-            raise Invalid(f"cannot read {path}: {cause.strerror}") from None
-    _certificate(parts[0])
-    return Identity(parts[0], parts[1])
-
-
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
     """A path that reads ``data`` and is backed by no disk."""
