@@ -115,6 +115,32 @@ def test_a_credential_that_ended_while_its_body_came_does_nothing(admin):
     assert "mallory" not in [row.name for row in admin.keep.user_list()]
 
 
+@pytest.mark.parametrize("path", ["/gateway/v1/checkpoint", "/admin/v1/login"])
+def test_a_client_that_dies_in_the_middle_of_its_body_is_no_failure_of_control(admin, path):
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "https",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-length", b"100")],
+        "client": ("192.0.2.7", 1),
+        "server": ("control", 443),
+    }
+    came = iter([{"type": "http.request", "body": b"half a", "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive():
+        return next(came)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(admin.application(scope, receive, send))
+    assert sent[0]["status"] == 400
+
+
 def test_what_was_typed_as_a_name_is_not_recorded(admin):
     subject = admin.keep.user_list()[0].subject
     for name in ("my password by mistake", "admin"):

@@ -14,7 +14,7 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -151,6 +151,8 @@ async def _body(request: Request, most: int) -> bytes:
                 received += chunk
     except TimeoutError:
         raise Invalid("the request's body came too slowly") from None
+    except ClientDisconnect:
+        raise Invalid("the client went away before its request had come whole") from None
     return bytes(received)
 
 
