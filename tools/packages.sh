@@ -1,15 +1,16 @@
 #!/bin/sh
-# What the tests run besides Python: the commands of the README. Called by make test.
+# What the tests run besides Python: the commands of the README, an HSM in software, and a PostgreSQL server of their own. Called by make test.
 set -eu
 missing=""
-for command in curl git openssl; do
-    command -v "$command" >/dev/null || missing="$missing $command"
+for command in curl git openssl softhsm2-util; do
+    command -v "$command" >/dev/null || missing="$missing ${command%-util}"
 done
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing the missing Debian packages:$missing." >&2
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $missing >/dev/null
 else
-    echo "Missing commands:$missing. Run 'apt-get install$missing' as root, then make again." >&2
+    echo "Missing:$missing. Run 'apt-get install$missing' as root, then make again." >&2
     exit 1
 fi

@@ -17,6 +17,6 @@ if ! "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null; then  # Debian ships ven
     fi
 fi
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
-echo "Installing the pinned dependencies into $VENV (once; about a minute)." >&2
-"$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[lab,dev]' 2>&1 | grep -v '^WARNING: Location' >&2 || true
+echo "Installing the pinned dependencies into $VENV (once; a minute or two)." >&2
+"$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[lab,hsm,vault,aws,s3,postgres,dev]' 2>&1 | grep -v '^WARNING: Location' >&2 || true
 "$VENV/bin/python" -c 'import modelkeep, sklearn, pytest'
