@@ -1,4 +1,5 @@
-"""The sealed container: load, seal, open and one tensor of a 1 GiB safetensors file, beside plain safetensors and Fernet.
+"""The sealed container: load, seal, open and one tensor of a 1 GiB safetensors file, beside plain safetensors, Fernet, age,
+cryptotensors and tensorizer.
 
 ``python -m benchmarks container [-- MIB [FOLDER]]``: size of the file (1,024), where to work (/dev/shm, else temporary).
 """
@@ -12,15 +13,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from cryptography.fernet import Fernet
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from benchmarks import Row, report
+from benchmarks._peers import PACKAGES, Age, NoPeer, measure
+from modelkeep import open_sealed
 from modelkeep.adapters.blobs.local import FileReader
 from modelkeep.container import KmsRecipient, pack_file, unpack_file
 from modelkeep.crypto.wrap import unwrap_key, wrap_key
@@ -29,7 +34,8 @@ ROUNDS = 5
 THREADS = 2
 TENSORS = 434
 FERNET_MIB = 128  # Fernet needs eight times its input in memory; where that is short, less is measured and scaled up
-PURPOSE = "bench"
+ONE = 1536 * 1536 * 2  # bytes of the tensor that is opened alone: 4.7 MB
+PURPOSE = "file"
 
 
 class _Ring:
@@ -69,52 +75,97 @@ def run(args: list[str]) -> None:
 
 
 def _measure(folder: Path, mib: int) -> list[Row]:
-    even, dominant, sealed, opened = (folder / name for name in ("even", "dominant", "sealed.keep", "opened"))
-    _make(even, [mib << 20])
-    size = even.stat().st_size
-    rows = [_row("memcpy in memory", size, _median(_memcpy(size)))]
-    token_s, plain_s = _fernet(folder, mib)
-    rows += [_row("Fernet encrypt, file to file", size, token_s), _row("Fernet decrypt, file to file", size, plain_s)]
-    seal, back = _median(lambda: _seal(even, sealed)), _median(lambda: _open(sealed, opened))
-    assert _digest(opened) == _digest(even)
-    opened.unlink()
-    rows.append(_row("seal, file to file", size, seal) | _against(token_s, seal, "Fernet", "≥ 20"))
-    rows.append(_row("open, file to file", size, back) | _against(plain_s, back, "Fernet", "≥ 20"))
-    rows += [*_load("434 tensors", even, sealed), *_one_tensor(even, sealed), *_memory(even, sealed)]
+    even, dominant, sealed = (folder / name for name in ("even", "dominant", "sealed.keep"))
+    rest = ((mib << 20) - ONE) // (TENSORS - 1) // 2 * 2
+    _make(even, [ONE if number == TENSORS // 2 else rest for number in range(TENSORS)])
+    rows = [_row("memcpy in memory", even.stat().st_size, _median(_memcpy(even.stat().st_size)))]
+    rows += _file_to_file(folder, even, sealed, mib)
+    rows += [*_load("434 tensors", even, sealed), *_one_tensor(even, sealed), *_peers(folder, even, sealed)]
+    rows += _memory(even, sealed)
     rows.append({"bench": "container", "case": "overhead on disk, %", "ratio": _overhead(even, sealed), "bar": "≤ 0.2"})
     even.unlink()
-    _make(dominant, [mib * 9 // 10 << 20, mib // 10 << 20])
+    _make(dominant, [900_000_000 * mib // 1024 // 2 * 2, (mib << 20) - 900_000_000 * mib // 1024 // 2 * 2])
     _seal(dominant, sealed)
     return [*rows, *_load("one dominant tensor", dominant, sealed)]
 
 
+def _file_to_file(folder: Path, plain: Path, sealed: Path, mib: int) -> list[Row]:
+    """Ours and age in turn, to files that did not exist; Fernet, which needs gigabytes, once and apart. Leaves ``sealed``."""
+    opened, aged, unaged = folder / "opened", folder / "aged", folder / "unaged"
+    try:
+        age, missing = Age(folder), ""
+    except NoPeer as why:
+        age, missing = None, str(why)
+    rows: list[Row] = [{"bench": "container", "case": "age", "note": missing}] if age is None else []
+    fernet, size = _fernet(folder, mib), plain.stat().st_size
+    theirs = (
+        {} if age is None else {"seal": (lambda: age.seal(plain, aged), aged), "open": (lambda: age.open(aged, unaged), unaged)}
+    )
+    for what, ours, peer in (
+        ("seal", (lambda: _seal(plain, sealed), sealed), fernet[0]),
+        ("open", (lambda: _open(sealed, opened), opened), fernet[1]),
+    ):
+        mine, *others = _in_turn([ours, *([theirs[what]] if theirs else [])])
+        rows.append(_row(f"Fernet, {what} file to file", size, peer))
+        rows.append(_row(f"{what}, file to file", size, mine) | _against(peer, mine, "Fernet", "≥ 20"))
+        for other in others:
+            rows.append(_row(f"age, {what} file to file", size, other))
+            rows.append(_row(f"{what}, file to file", size, mine) | _against(other, mine, "age", "≥ 1.2"))
+    assert _digest(opened) == _digest(plain)
+    for path in (opened, aged, unaged):
+        path.unlink(missing_ok=True)
+    return rows
+
+
 def _load(what: str, plain: Path, sealed: Path) -> list[Row]:
     """Plain and sealed in turn, so that both meet the same neighbours on this machine."""
-    plain_s, sealed_s = [], []
-    for _ in range(ROUNDS):
-        plain_s.append(_timed(lambda: load_file(plain)))
-        sealed_s.append(_timed(lambda: _load_sealed(sealed)))
-    size, peer, ours = plain.stat().st_size, _middle(plain_s), _middle(sealed_s)
+    peer, ours = _in_turn([(lambda: load_file(plain), None), (lambda: _load_sealed(sealed), None)])
+    size = plain.stat().st_size
     row = _row(f"load sealed, verified, {what}", size, ours) | _against(peer, ours, "load_file", "≥ 1.0")
     return [_row(f"safetensors load_file, {what}", size, peer), row]
 
 
 def _one_tensor(plain: Path, sealed: Path) -> list[Row]:
     name = f"t{TENSORS // 2:04d}"
-    with safe_open(plain, "np") as file:
-        size = file.get_tensor(name).nbytes
 
-    def peer() -> None:
+    def peer() -> NDArray[Any]:
         with safe_open(plain, "np") as file:
-            file.get_tensor(name)
+            return file.get_tensor(name)
 
-    def ours() -> None:
-        with FileReader(sealed) as reader:
-            unpack_file(reader, KEYS, purpose=PURPOSE).read_tensor(name, threads=THREADS)
+    def ours() -> NDArray[Any]:
+        with open_sealed(sealed, KEYS) as file:
+            return file[name]
 
-    plain_s, sealed_s = _median(peer), _median(ours)
-    row = _row("one tensor, sealed", size, sealed_s) | _against(plain_s, sealed_s, "plain", "≥ 0.33")
-    return [_row("one tensor, plain safetensors", size, plain_s), row]
+    assert peer().tobytes() == ours().tobytes()
+    plain_s, sealed_s = _in_turn([(peer, None), (ours, None)])
+    row = _row("one tensor of 4.7 MB, sealed", ONE, sealed_s) | _against(plain_s, sealed_s, "plain", "≥ 0.33")
+    return [_row("one tensor of 4.7 MB, plain safetensors", ONE, plain_s), row]
+
+
+def _peers(folder: Path, plain: Path, sealed: Path) -> list[Row]:
+    """Encrypting packages beside us, each in a process and an environment of its own."""
+    name, size, rows = f"t{TENSORS // 2:04d}", plain.stat().st_size, []
+
+    def one() -> object:
+        with open_sealed(sealed, KEYS) as file:
+            return file[name]
+
+    for peer in PACKAGES:
+        try:
+            found = {
+                case: _middle([_Time(*pair) for pair in pairs])
+                for case, pairs in measure(peer, plain, folder, name, ROUNDS).items()
+            }
+        except NoPeer as why:
+            rows.append({"bench": "container", "case": peer, "note": str(why)})
+            continue
+        mine, alone = _median(lambda: _load_sealed(sealed)), _median(one)
+        bar = {"bar": "≥ 1.67"} if peer == "cryptotensors" else {}
+        rows.append(_row(f"{peer}, load", size, found["load"]))
+        rows.append(_row("load sealed, verified, 434 tensors", size, mine) | {"ratio": _ratio(found["load"], mine), "to": peer})
+        rows.append(_row(f"{peer}, one tensor of 4.7 MB", ONE, found["one"]))
+        rows.append(_row("one tensor of 4.7 MB, sealed", ONE, alone) | {"ratio": _ratio(found["one"], alone), "to": peer} | bar)
+    return rows
 
 
 def _memory(plain: Path, sealed: Path) -> list[Row]:
@@ -147,15 +198,29 @@ def _seal(source: Path, target: Path) -> None:
             out.write(chunk)
 
 
+class _Target:
+    """A new file, written at positions."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+
+    def write_at(self, offset: int, data: memoryview) -> None:
+        while data:
+            done = os.pwrite(self._fd, data, offset)
+            data, offset = data[done:], offset + done
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 def _open(source: Path, target: Path) -> None:
-    with FileReader(source) as reader, target.open("wb", buffering=0) as out:
-        for chunk in unpack_file(reader, KEYS, purpose=PURPOSE).chunks(threads=THREADS):
-            out.write(chunk)
+    with FileReader(source) as reader, closing(_Target(target)) as out:
+        unpack_file(reader, KEYS, purpose=PURPOSE).write_to(out, threads=THREADS)
 
 
-def _load_sealed(path: Path) -> memoryview:
-    with FileReader(path) as reader:
-        return unpack_file(reader, KEYS, purpose=PURPOSE).read_source(threads=THREADS)
+def _load_sealed(path: Path) -> dict[str, Any]:
+    with open_sealed(path, KEYS) as file:
+        return file.load(threads=THREADS)
 
 
 def _fernet(folder: Path, mib: int) -> tuple[_Time, _Time]:
@@ -185,11 +250,10 @@ def _memcpy(size: int) -> Callable[[], None]:
 
 
 def _make(path: Path, sizes: list[int]) -> None:
-    """float16 tensors: one for each of ``sizes``, or 434 equal ones when there is one size; names as ``t0217``."""
+    """float16 tensors, one for each of ``sizes`` (bytes), named as ``t0217``."""
     rng = np.random.default_rng(0)
-    parts = [sizes[0] // TENSORS] * TENSORS if len(sizes) == 1 else sizes
-    block = rng.integers(0, 1 << 16, max(parts) // 2, dtype=np.uint16).view(np.float16)
-    save_file({f"t{i:04d}": block[: part // 2] for i, part in enumerate(parts)}, path)
+    block = rng.integers(0, 1 << 16, max(sizes) // 2, dtype=np.uint16).view(np.float16)
+    save_file({f"t{i:04d}": block[: size // 2] for i, size in enumerate(sizes)}, path)
 
 
 def _digest(path: Path) -> bytes:
@@ -214,7 +278,11 @@ def _row(case: str, size: int, time_: _Time) -> Row:
 
 def _against(peer: _Time, ours: _Time, name: str, bar: str) -> Row:
     """How many times faster than ``name`` (of equal work), by the wall clock."""
-    return {"ratio": round(peer.wall / ours.wall, 2), "to": name, "bar": bar}
+    return {"ratio": _ratio(peer, ours), "to": name, "bar": bar}
+
+
+def _ratio(peer: _Time, ours: _Time) -> float:
+    return round(peer.wall / ours.wall, 2)
 
 
 def _timed(call: Callable[[], object]) -> _Time:
@@ -227,6 +295,17 @@ def _timed(call: Callable[[], object]) -> _Time:
 
 def _middle(times: Sequence[_Time]) -> _Time:
     return _Time(statistics.median(t.wall for t in times), statistics.median(t.cpu for t in times))
+
+
+def _in_turn(calls: Sequence[tuple[Callable[[], object], Path | None]]) -> list[_Time]:
+    """Medians of calls that take turns. The file that a call makes is removed before it, out of the time."""
+    times: list[list[_Time]] = [[] for _ in calls]
+    for _ in range(ROUNDS):
+        for (call, target), found in zip(calls, times, strict=True):
+            if target is not None:
+                target.unlink(missing_ok=True)
+            found.append(_timed(call))
+    return [_middle(found) for found in times]
 
 
 def _median(call: Callable[[], object]) -> _Time:

@@ -80,6 +80,23 @@ class Cli:
         return replace(self, environment=(*self.environment, *more.items()))
 
 
+@dataclass(frozen=True)
+class Outside:
+    """A keep whose stores are outside its folder: the command line on it, the bucket, the database's URL."""
+
+    cli: Cli
+    bucket: str
+    database: str
+
+    def copy(self, postgres: Any, s3: Any, folder: Path) -> "Outside":
+        """A copy of the keep, below ``folder``, and of its stores."""
+        bucket, database = s3.copy(self.bucket), postgres.copy(self.database)
+        shutil.copytree(self.cli.keep, folder / "keep")
+        settings = folder / "keep" / "modelkeep.toml"
+        settings.write_text(settings.read_text().replace(f"/{self.bucket}/", f"/{bucket}/").replace(self.database, database))
+        return Outside(replace(self.cli, keep=folder / "keep"), bucket, database)
+
+
 def tabular() -> Subject:
     """A two-class model of scikit-learn's breast cancer data, with 64 KiB of weights that nothing else resembles."""
     import onnx

@@ -1,10 +1,12 @@
 """What every room may use: a model to protect, a finished keep to copy, and the command line."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import PASSPHRASE, Cli, Subject, copy_keep, tabular
+from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
+from services import S3, S3_ENVIRONMENT, Postgres
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,45 @@ def cli(template, desk, tmp_path) -> Cli:
 def bare(desk, tmp_path) -> Cli:
     """The command line where there is no keep."""
     return Cli(tmp_path / "nothing", desk / "pass")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this test process; ``postgres.database()`` is the URL of a new database."""
+    server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3]:
+    """moto's S3 for this test process."""
+    server = S3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_server(s3_process, monkeypatch) -> S3:
+    """S3, with its credentials in the environment; ``s3_server.url(s3_server.bucket())`` is the URL of a new place."""
+    for name, value in S3_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return s3_process
+
+
+@pytest.fixture(scope="session")
+def outside_template(postgres, s3_process, desk, tmp_path_factory) -> Outside:
+    """As ``template``, with its stores in PostgreSQL and S3. Copy it; never change it."""
+    bucket, database = s3_process.bucket(), postgres.database()
+    cli = Cli(tmp_path_factory.mktemp("outside") / "keep", desk / "pass", tuple(S3_ENVIRONMENT.items()))
+    cli("init", str(cli.keep), "--blobs", s3_process.url(bucket), "--records", database, code=0)
+    cli("publish", str(desk / "model.onnx"), "--name", "risk", "--reference", str(desk / "ref.npz"), code=0)
+    cli("promote", "risk@1", code=0)
+    cli("user", "add", "alice", "--role", "analyst", code=0)
+    return Outside(cli, bucket, database)
+
+
+@pytest.fixture
+def outside(outside_template, postgres, s3_server, tmp_path) -> Outside:
+    """A keep of this test's own whose stores are in PostgreSQL and S3."""
+    return outside_template.copy(postgres, s3_server, tmp_path)

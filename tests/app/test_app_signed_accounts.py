@@ -8,7 +8,7 @@ from modelkeep.access.accounts import add_account, set_roles
 from modelkeep.access.passwords import Passwords
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.records.sqlite import SqliteRecords
-from modelkeep.app.premises import RECORDS_FILE
+from modelkeep.app.stores import RECORDS_FILE
 from modelkeep.core.values import Role
 from modelkeep.errors import NotTrusted
 

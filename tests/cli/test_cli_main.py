@@ -123,7 +123,7 @@ REFUSALS = [
     (("--server", "https://127.0.0.1:1", "login", "--user", "x"), 2, "--password-file"),
     (("--server", "https://127.0.0.1:1", "logout"), 2, "not logged in"),
     (("--server", "https://127.0.0.1:1", "up"), 2, "leave out --server"),
-    (("--server", "https://127.0.0.1:1", "keys", "list"), 2, "leave out --server"),
+    (("--server", "https://127.0.0.1:1", "keys", "passwd"), 2, "leave out --server"),
     (("login", "--user", "x"), 2, "--server"),
     (("logout",), 2, "--server"),
     (("--passphrase-file", "NONE", "keys", "list"), 2, "no file"),

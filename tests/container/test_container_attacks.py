@@ -2,24 +2,27 @@
 
 import struct
 from dataclasses import replace
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 import pytest
-from forge import assemble, flip, fresh_streams, parts, with_entry
+from forge import assemble, encrypt, flip, fresh_streams, parts, with_entry
 
 from modelkeep.container import (
     Binding,
     BytesReader,
+    FilesReader,
     check_body,
     encode_recipients,
     open_sealed,
     pack_bytes,
+    seal,
     split_file,
     unlock,
     unpack_bytes,
 )
-from modelkeep.container.layout import Kind
+from modelkeep.container.layout import BodyKeys, Kind, check_header, encode_header, parse_index
 from modelkeep.core.values import Digest, digest_of
 from modelkeep.errors import NotTrusted
 from modelkeep.formats import safetensors
@@ -137,9 +140,9 @@ def test_a_holder_of_the_data_key_cannot_change_weights_when_the_root_is_known(s
     header, streams = fresh_streams([b"poison weights"], model.dek)
     forged = assemble(header, streams, index.encode(), model.dek)
     opened = open_sealed(BytesReader(forged), model.dek, root=model.root)
-    with pytest.raises(NotTrusted, match="does not have the SHA-256"):
+    with pytest.raises(NotTrusted, match="does not have the BLAKE3 digest"):
         opened.read_source()
-    with pytest.raises(NotTrusted, match="does not have the SHA-256"):
+    with pytest.raises(NotTrusted, match="does not have the BLAKE3 digest"):
         list(opened.chunks())
 
 
@@ -186,7 +189,7 @@ def test_malformed_indexes_are_refused(sealed):
         (lambda body: body[:-10], "does not end with its footer"),
         (lambda body: body + b"x", "does not end with its footer"),
         (lambda body: body[:8] + b"\x02" + body[9:], "format version 2, and this modelkeep reads 1: upgrade"),
-        (lambda body: body[:9] + b"\x02" + body[10:], "cipher suite 2"),
+        (lambda body: body[:9] + b"\x03" + body[10:], "cipher suite 3"),
         (lambda body: body[:10] + b"\x01" + body[11:], "upgrade"),
         (lambda body: flip(body, 100), "was altered: its SHA-256"),
         (lambda body: b"hello world, this is no container at all" * 5, "not a modelkeep container"),
@@ -237,3 +240,87 @@ def test_two_keys_cannot_open_one_file_to_different_weights(kms, other_kms):
     assert unlock(block, keep.header_hash, [kms], purpose=PURPOSE) == mine
     with pytest.raises(NotTrusted, match="authentication code"):
         unlock(block, keep.header_hash, [other_kms], purpose=PURPOSE)
+
+
+def test_two_tensors_cannot_be_swapped_in_the_index_when_the_root_is_known(sealed):
+    """A holder of the data key lets each of two tensors of one shape have the other's weights, in two ways."""
+    zeros, ones = np.zeros(50), np.ones(50)
+    body, model = sealed(safetensors.dump({"a": zeros, "b": ones}))
+    header, _, index = parts(body, model.dek)
+    a, b = index.entries
+    fresh, streams = fresh_streams([ones.tobytes(), zeros.tobytes()], model.dek)
+    changed = (msgspec.structs.replace(a, digest=b.digest), msgspec.structs.replace(b, digest=a.digest))
+    by_weights = assemble(fresh, streams, replace(index, entries=changed).encode(), model.dek)
+    head = index.head.replace(b'"a"', b'"?"').replace(b'"b"', b'"a"').replace(b'"?"', b'"b"')
+    renamed = (msgspec.structs.replace(a, name="b"), msgspec.structs.replace(b, name="a"))
+    by_names = assemble(header, parts(body, model.dek)[1], replace(index, head=head, entries=renamed).encode(), model.dek)
+    for forged in (by_weights, by_names):
+        swapped = open_sealed(BytesReader(forged), model.dek).read_tensor("a")
+        assert np.frombuffer(swapped.data).tolist() == ones.tolist()
+        with pytest.raises(NotTrusted, match="not the one that was signed"):
+            open_sealed(BytesReader(forged), model.dek, root=model.root)
+    one_sided = assemble(header, streams, replace(index, entries=renamed).encode(), model.dek)
+    with pytest.raises(NotTrusted, match="renamed, reshaped or moved"):
+        open_sealed(BytesReader(one_sided), model.dek)
+
+
+@pytest.mark.parametrize("suite", [0, 1, 3, 255])
+def test_a_body_is_not_read_as_of_another_suite(sealed, suite):
+    """The suite is part of what every key is derived from: there is no downgrade, not even for a holder of the data key."""
+    body, model = sealed(b"x" * 500)
+    with pytest.raises(NotTrusted, match="index does not decrypt" if suite == 1 else "upgrade modelkeep"):
+        read_all(body[:9] + bytes([suite]) + body[10:], model.dek)
+
+
+def test_digests_of_one_suite_do_not_hold_in_another(sealed):
+    body, model = sealed(b"x" * 500)
+    _, _, index = parts(body, model.dek)
+    header = encode_header(bytes(32), 1)
+    stream = encrypt(b"x" * 500, *BodyKeys(model.dek, check_header(header).hash).stream(1))
+    downgraded = assemble(header, [stream], index.encode(), model.dek)
+    with pytest.raises(NotTrusted, match="does not have the SHA-256"):
+        read_all(downgraded, model.dek, model.root)
+
+
+def test_no_splice_of_two_bodies_opens_under_either_key(sealed):
+    """Key commitment: salt, commitment and chunks of one message stand or fall together."""
+    mine, yours = bytes(range(32)), bytes(32)
+    (one, _), (two, _) = sealed(b"a" * 500, mine), sealed(b"b" * 500, yours)
+    stream, index = 48, 48 + 56 + 500 + 16
+    cuts = [48, stream + 24, stream + 56, index, index + 24, index + 56]
+    for cut in cuts:
+        for spliced in (one[:cut] + two[cut:], two[:cut] + one[cut:]):
+            for dek in (mine, yours):
+                with pytest.raises(NotTrusted):
+                    read_all(spliced, dek)
+    for begin, end in pairwise(cuts):
+        for dek in (mine, yours):
+            with pytest.raises(NotTrusted):
+                read_all(one[:begin] + two[begin:end] + one[end:], dek)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "safetensors", "files"])
+def test_every_byte_of_an_index_is_refused_or_changes_the_root(kind, tensors):
+    """Also for a holder of the data key, who can encrypt any index: no byte of it is without a check."""
+    files = FilesReader([("m.onnx", BytesReader(b"graph")), ("w.bin", BytesReader(b"weights"))])
+    source = {"bytes": BytesReader(b"x" * 99), "safetensors": BytesReader(tensors), "files": files}[kind]
+    body, model = sealed_of(source)
+    plain = parts(body, model.dek)[2].encode()
+    index, prove = parse_index(plain)
+    assert (prove(), index.root()) == (model.root, model.root)
+    for position in range(len(plain)):
+        for mask in (0x01, 0x20, 0x80):
+            try:
+                _, prove = parse_index(flip(plain, position, mask))
+            except NotTrusted:
+                continue
+            assert prove() != model.root
+    for length in range(len(plain)):
+        with pytest.raises(NotTrusted):
+            parse_index(plain[:length])
+
+
+def sealed_of(source):
+    sealing = seal(source)
+    body = b"".join(bytes(chunk) for chunk in sealing.chunks())
+    return body, sealing.model

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load as reference_load
 
-from modelkeep.container import BytesReader, Kind, layout, open_sealed, seal
+from modelkeep.container import BytesReader, Kind, layout, open_sealed, pack_bytes, seal, suite_of
 from modelkeep.container.layout import plan, sealed_length
 from modelkeep.errors import Invalid, Missing, NotTrusted
 from modelkeep.formats import safetensors
@@ -152,3 +152,32 @@ def test_unknown_tensors_are_missing(sealed, tensors):
 def test_a_head_on_plain_shards_is_invalid():
     with pytest.raises(Invalid):
         list(plan(Kind.BYTES, b"x", 10))
+
+
+def test_the_suite_is_known_without_a_key_and_the_new_one_is_written(sealed, kms, tensors):
+    body, model = sealed(tensors)
+    assert suite_of(BytesReader(body)) == 2 == open_sealed(BytesReader(body), model.dek).suite
+    assert suite_of(BytesReader(pack_bytes(b"x", [kms], purpose="file"))) == 2
+    for data, line in (
+        (b"", "empty"),
+        (body[:5], "cut off"),
+        (body[:60], "cut off"),
+        (tensors, "plain safetensors"),
+        (body[:9] + b"\x09" + body[10:], "cipher suite 9"),
+    ):
+        with pytest.raises(NotTrusted, match=line):
+            suite_of(BytesReader(data))
+
+
+def test_stream_digests_are_blake3_and_what_is_signed_is_sha_256(sealed):
+    """Known answers: the empty and a short text, from the BLAKE3 and SHA-256 test vectors' own definitions."""
+    body, model = sealed(b"abc")
+    (entry,) = open_sealed(BytesReader(body), model.dek).entries
+    assert entry.digest.hex() == "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
+    assert model.model_digest == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_root_is_proven_only_when_it_is_asked_for_and_is_the_same(sealed, tensors):
+    body, model = sealed(tensors)
+    opened = open_sealed(BytesReader(body), model.dek)
+    assert opened.root() == model.root == opened._index.root()

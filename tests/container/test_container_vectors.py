@@ -13,9 +13,10 @@ from modelkeep.errors import NotTrusted
 FOLDER = Path(__file__).parents[1] / "vectors" / "container"
 
 
-def vectors(name: str, *, valid: bool):
-    rows = [row for row in json.loads((FOLDER / f"{name}.json").read_text()) if row["valid"] is valid]
-    return pytest.mark.parametrize("v", rows, ids=[row["comment"] for row in rows])
+def vectors(*names: str, valid: bool):
+    rows = [(name, row) for name in names for row in json.loads((FOLDER / f"{name}.json").read_text())]
+    kept = [(name, row) for name, row in rows if row["valid"] is valid]
+    return pytest.mark.parametrize("v", [row for _, row in kept], ids=[f"{name}: {row['comment']}" for name, row in kept])
 
 
 def raw(v: dict, key: str) -> bytes:
@@ -34,24 +35,27 @@ def read(v: dict) -> bytes:
     )
 
 
-@vectors("bodies", valid=True)
+@vectors("bodies", "bodies-suite-1", valid=True)
 def test_valid_bodies(v):
     assert read(v) == raw(v, "source")
+    opened = open_sealed(BytesReader(raw(v, "file")), raw(v, "dek"))
+    files = {name: base64.b64decode(data) for name, data in v.get("files", {}).items()}
+    assert {file.name: opened.read_file(file.name) for file in opened.files()} == files
     check_body(BytesReader(raw(v, "file")), v["sealed_digest"])
 
 
-@vectors("bodies", valid=False)
+@vectors("bodies", "bodies-suite-1", valid=False)
 def test_invalid_bodies(v):
     refused(v, lambda: read(v))
 
 
-@vectors("files", valid=True)
+@vectors("files", "files-suite-1", valid=True)
 def test_valid_files(v):
     for opener in (Passphrase(v["passphrase"].encode()), XWingOpener(v["identity"])):
         assert unpack_bytes(raw(v, "file"), [opener], purpose=v["purpose"]) == raw(v, "source")
 
 
-@vectors("files", valid=False)
+@vectors("files", "files-suite-1", valid=False)
 def test_invalid_files(v):
     openers = [Passphrase(v["passphrase"].encode()), *([XWingOpener(v["identity"])] if "identity" in v else [])]
     refused(v, lambda: unpack_bytes(raw(v, "file"), openers, purpose=v["purpose"]))

@@ -227,6 +227,28 @@ def resealing(sealed, replaces, root="ab", model=MODEL):
     return s.make_statement(said, Resource("m", model))
 
 
+def profile_again(sealed, replaces, model=MODEL, plain=None):
+    b = body(sealed)
+    said = s.Profile(
+        actor="ada", at=5, release="m@1", sealed=b.sealed, root=b.root, header=b.header, size=b.size, rows=3,
+        reference=digest_of(b"ref"), replaces=replaces,
+    )  # fmt: skip
+    return s.make_statement(said, Resource("m", model), Resource("extraction profile", plain or digest_of(b"plain profile")))
+
+
+def test_a_later_cipher_suite_has_another_root(log):
+    after = log.add(resealing(b"new", digest_of(b"body"), root="00")).book.release(REF)
+    assert after.body == body(b"new", "00")
+
+
+def test_resealing_the_profile_moves_its_body_alone(log):
+    before = log.book.release(REF)
+    after = log.add(profile_again(b"new", before.profile_body.sealed)).book.release(REF)
+    assert after.profile_body == body(b"new")
+    assert (after.body, after.profile_digest, after.state) == (before.body, before.profile_digest, before.state)
+    assert log.book.bodies()[after.profile_body.sealed] == after.profile_body
+
+
 def test_resealing_moves_the_body_and_nothing_else(log):
     before = log.state("promote").book.release(REF)
     after = log.add(resealing(b"new", before.body.sealed)).book.release(REF)
@@ -240,13 +262,16 @@ def test_resealing_moves_the_body_and_nothing_else(log):
 @pytest.mark.parametrize(
     "statement",
     [
-        resealing(b"new", digest_of(b"body"), root="00"),
         resealing(b"new", digest_of(b"body"), model=EVIL),
+        profile_again(b"new", digest_of(b"profile"), plain=EVIL),
+        profile_again(b"new", digest_of(b"profile"), model=EVIL),
+        profile_again(b"new", digest_of(b"other")),
         resealing(b"new", ""),
     ],
 )
 def test_resealing_something_else_counts_for_nothing(log, statement):
-    assert log.add(statement).book.release(REF).body == body(b"body")
+    before = log.book.release(REF)
+    assert log.add(statement).book.release(REF) == before
     assert len(log.why) == 1
 
 

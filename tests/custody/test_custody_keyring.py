@@ -12,7 +12,7 @@ from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.crypto.notes import NoteVerifier
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody import keys
-from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
+from modelkeep.custody.keyring import Custodian, Keyring, Unlocked, releases_origin
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Sealed, Unavailable
 
@@ -292,3 +292,60 @@ def test_state_tables(table):
     assert all(origin != keys.DESTROYED for origin, _ in table)
     assert table[keys.PENDING, keys.ENTER] == keys.PRIMARY
     assert all(state in {origin for origin, _ in table} | {keys.DESTROYED} for state in table.values())
+
+
+# -- who goes on changing the ring, and where keys are made --
+
+
+def test_what_a_passphrase_was_stretched_to_opens_and_seals_until_the_passphrase_changes(ring, store, custodian):
+    opened_once, unlocked = Keyring.unlock(store, [keys.MODEL_KEK], WORD)
+    again = Unlocked.receive(unlocked.hand_over())
+    assert Keyring.open(store, keys.FAMILIES, again).inventory() == ring.inventory()
+    assert opened_once.families == (keys.MODEL_KEK,)
+    custodian.rotate(again, keys.MODEL_KEK, now_ns=2, log_size=0)  # without the passphrase
+    custodian.rotate(WORD, keys.MODEL_KEK, now_ns=3, log_size=0)  # with it: the other still holds afterwards
+    custodian.set_state(again, keys.MODEL_KEK, 1, keys.DISABLE, log_size=0)
+    assert opened(store).wrapper().key_id == Keyring.open(store, keys.FAMILIES, again).wrapper().key_id == "file:model-kek/3"
+    custodian.change_passphrase(WORD, NEW)
+    for use in (
+        lambda: Keyring.open(store, keys.FAMILIES, again),
+        lambda: custodian.rotate(again, keys.MODEL_KEK, now_ns=4, log_size=0),
+    ):
+        with pytest.raises(NotTrusted, match="changed since this process started"):
+            use()
+    assert WORD not in unlocked.hand_over()
+
+
+def test_keys_are_made_elsewhere_and_here_again(ring, store, custodian):
+    assert ring.places(keys.MODEL_KEK) == ("",)
+    there = custodian.move(WORD, keys.MODEL_KEK, "hsm:one")
+    assert opened(store).places(keys.MODEL_KEK) == there.places(keys.MODEL_KEK) == ("", "hsm:one")
+    with pytest.raises(Denied, match="no primary"):
+        there.wrapper()
+    assert custodian.move(WORD, keys.MODEL_KEK, "hsm:two").places(keys.MODEL_KEK) == ("", "hsm:one", "hsm:two")
+    back = custodian.move(WORD, keys.MODEL_KEK, "")
+    assert back.places(keys.MODEL_KEK) == ("hsm:one", "hsm:two", "")
+    for family in (keys.AUDIT_SUBJECT, keys.STATEMENT_SIGNING, keys.WATERMARK):
+        with pytest.raises(Invalid, match="lives in the key ring"):
+            custodian.move(WORD, family, "hsm:one")
+
+
+def test_a_scheduled_end_and_its_cancellation(ring, custodian):
+    custodian.rotate(WORD, keys.MODEL_KEK, now_ns=2, log_size=0)
+
+    def let(event, **more):
+        return custodian.set_state(WORD, keys.MODEL_KEK, 1, event, log_size=0, **more).inventory()
+
+    def first(found):
+        return next((info.state, info.due) for info in found if (info.family, info.version) == (keys.MODEL_KEK, 1))
+
+    with pytest.raises(Conflict):
+        let(keys.SCHEDULE, due=9)
+    let(keys.DISABLE)
+    assert first(let(keys.SCHEDULE, due=9)) == ("pending-destruction", 9)
+    assert first(let(keys.CANCEL)) == ("disabled", 0)
+    assert first(let(keys.COMPROMISE)) == ("compromised", 0)
+    assert first(let(keys.SCHEDULE, due=9)) == ("pending-destruction", 9)
+    assert first(let(keys.CANCEL)) == ("compromised", 0)  # never merely disabled again
+    let(keys.SCHEDULE, due=9)
+    assert first(let(keys.DESTROY)) == ("destroyed", 0)

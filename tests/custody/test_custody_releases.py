@@ -18,11 +18,12 @@ ALLOWED = {
     (S.PUBLISHED, "retire"): S.RETIRED,
     (S.PROMOTED, "retire"): S.RETIRED,
     (S.QUARANTINED, "retire"): S.RETIRED,
+    (S.RETIRED, "collect"): S.COLLECTED,
 }
 
 
 @pytest.mark.parametrize("state", list(S))
-@pytest.mark.parametrize("verb", ["publish", *r.VERBS])
+@pytest.mark.parametrize("verb", ["publish", *r.VERBS, r.COLLECT])
 def test_every_pair_of_state_and_verb(state, verb):
     if (state, verb) in ALLOWED:
         assert r.next_state(state, verb) is ALLOWED[state, verb]
@@ -34,7 +35,7 @@ def test_every_pair_of_state_and_verb(state, verb):
 def test_export_changes_no_state_and_quarantine_forbids_it():
     for state in (S.PUBLISHED, S.PROMOTED, S.RETIRED):
         assert r.next_state(state, r.EXPORT) is state
-    for state in (S.PENDING, S.QUARANTINED):
+    for state in (S.PENDING, S.QUARANTINED, S.COLLECTED):
         with pytest.raises(Conflict):
             r.next_state(state, r.EXPORT)
 
@@ -43,6 +44,8 @@ def test_nothing_leads_out_of_retirement_or_straight_out_of_quarantine_to_servin
     for verbs in itertools.product((*r.VERBS, "publish"), repeat=2):
         with pytest.raises(Conflict):
             r.next_state(S.RETIRED, verbs[0])
+        with pytest.raises(Conflict, match="nothing is possible any more"):
+            r.next_state(S.COLLECTED, verbs[0])
     assert r.TRANSITIONS.get((S.QUARANTINED, "promote")) is None
 
 

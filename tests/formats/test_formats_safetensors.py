@@ -111,6 +111,44 @@ STRICTER = {
 }
 
 
+X = b'"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+ODD = {
+    "the same key twice in metadata": file_of(b'{"__metadata__":{"a":"b","a":"b"},' + X + b"}", bytes(1)),
+    "metadata twice": file_of(b'{"__metadata__":{"a":"b"},"__metadata__":{"a":"b"},' + X + b"}", bytes(1)),
+    "metadata twice, apart": file_of(b'{"__metadata__":{"a":"b"},' + X + b',"__metadata__":{"a":"b"}}', bytes(1)),
+    "a comma after metadata": file_of(b'{"__metadata__":{"a":"b"},}'),
+    "a comma in metadata": file_of(b'{"__metadata__":{"a":"b",}}'),
+    "a comma at the end": file_of(b"{" + X + b",}", bytes(1)),
+    "no comma after metadata": file_of(b'{"__metadata__":{"a":"b"}' + X + b"}", bytes(1)),
+    "two objects": file_of(b"{" + X + b"}{}", bytes(1)),
+    "a field twice": file_of(b'{"x":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', bytes(1)),
+    "a tensor called metadata": file_of(b'{"__metadata__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', bytes(1)),
+    "a tensor called metadata, later": file_of(b"{" + X + b',"__metadata__":' + X[4:] + b"}", bytes(1)),
+    "a bad byte in metadata": file_of(b'{"__metadata__":{"a":"\xff"},' + X + b"}", bytes(1)),
+    "a control character": file_of(b'{"x\n":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', bytes(1)),
+}
+
+
+@pytest.mark.parametrize("data", ODD.values(), ids=ODD)
+def test_compact_headers_are_read_as_strictly_as_others(data):
+    with pytest.raises(Invalid):
+        safetensors.load(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ARRAYS, st.dictionaries(st.text(max_size=6), st.text(max_size=6), max_size=3))
+def test_the_spelling_of_a_header_makes_no_difference(arrays, metadata):
+    """Compact UTF-8, escaped, and spaced out: one is read the short way, and all give the same tensors."""
+    compact = safetensors.dump(arrays, metadata)
+    length = safetensors.head_length(compact[:8], len(compact))
+    table, data = json.loads(compact[8:length]), compact[length:]
+    found = [safetensors.parse_head(compact[:length], len(compact))]
+    for spelled in (json.dumps(table).encode(), json.dumps(table, indent=1, ensure_ascii=False).encode() + b"\n"):
+        file = file_of(spelled, data)
+        found.append(safetensors.parse_head(file[: -len(data) or None], len(file)))
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize("data", STRICTER.values(), ids=STRICTER)
 def test_stricter_than_the_reference(data):
     with pytest.raises(Invalid):

@@ -214,7 +214,7 @@ def test_stopping_under_load_loses_nothing_and_every_answer_is_recorded(keep, al
     origin, files = here.audit_origin(running.instance), here.audit_files(running.instance)
     vkey = encode_vkey(origin, here.trust.audit_key)
     assert verify_audit(files, vkey, origin).closed
-    keys = SubjectKeys(here.records, here.keyring([AUDIT_SUBJECT]).wrapper(AUDIT_SUBJECT), here.entropy)
+    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy)
     recorded = {
         index: open_body(keys.key(entry.subject), sealed, entry.subject, entry.release).served_probs().tolist()
         for index, entry, sealed in read_bodies(files, vkey, origin)

@@ -34,7 +34,30 @@ SAMPLES = [
     s.State(**BY, release="m@1", verb="promote", id="00" * 16, reason="ok"),
     s.Act(**BY, verb="user.add", about="bob", detail={"roles": "analyst"}),
     s.TraceCommitments(**BY, release="m@1", entries=(s.Commitment("sub_1", "ef" * 32),)),
+    s.Alias(**BY, name="m", alias="champion", version=2, replaces=1, id="00" * 16),
+    s.Metadata(
+        **BY,
+        release="m@1",
+        id="00" * 16,
+        owner="risk",
+        classification="internal",
+        licence="MIT",
+        description="d",
+        tags=("pd",),
+        card=s.CardBody(E, "ab" * 32, "cd" * 32, 9),
+    ),
+    s.Hold(**BY, release="m@1", verb="add", id="00" * 16, reason="case 7"),
     s.AuditCheckpoint(**BY, origin="keep/audit/1", size=3, root="00" * 32, checkpoint="note", phase="final"),
+    s.Trust(
+        **BY,
+        change="add",
+        name="two",
+        id="00" * 16,
+        may_sign=("scan",),
+        releases=("m-*",),
+        identity=s.NamedIdentity("two", b"2" * 32, b"3" * 1952),
+        reason="a second team",
+    ),
 ]
 
 

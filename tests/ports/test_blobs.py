@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelkeep.adapters.blobs import s3
 from modelkeep.adapters.blobs.local import FileReader, LocalBlobs
 from modelkeep.adapters.blobs.memory import MemoryBlobs
 from modelkeep.container import BlobReader
@@ -20,10 +21,16 @@ from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 NOWHERE = Digest("sha256:" + "0" * 64)
 
 
-@pytest.fixture(params=["local", "local-named", "memory"])
+@pytest.fixture(params=["local", "local-named", "memory", "s3", "s3-large"])
 def blobs(request, tmp_path, monkeypatch):
     if request.param == "memory":
         return MemoryBlobs()
+    if request.param.startswith("s3"):
+        if request.param == "s3-large":  # everything is large, and what has four bytes or more is copied through this process
+            monkeypatch.setattr(s3, "ONE_REQUEST", 0)
+            monkeypatch.setattr(s3, "MAX_COPY", 3)
+        server = request.getfixturevalue("s3_server")
+        return s3.S3Blobs.create(server.url(server.bucket()), "keep.example/ports")
     if request.param == "local-named":  # as on a file system without unnamed files: the open fails with EISDIR
         monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)
     return LocalBlobs(tmp_path / "blobs")
@@ -101,6 +108,80 @@ def test_reader_over_a_blob(blobs):
     assert (reader.size, buffer) == (5, b"ell")
     with pytest.raises(Missing):
         BlobReader(blobs, NOWHERE)
+
+
+class Slow(MemoryBlobs):
+    """A store of which every answer takes long, so that its reads are counted."""
+
+    read_ahead = 10
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+        self.fails = False
+
+    def read_into(self, digest, offset, into):
+        self.asked.append((offset, into.nbytes))
+        if self.fails:
+            raise Unavailable("the store is down")
+        super().read_into(digest, offset, into)
+
+
+def test_a_reader_of_a_slow_store_reads_ahead_for_itself_alone():
+    blobs = Slow()
+    digest = blobs.put([bytes(range(95))])
+    reader = BlobReader(blobs, digest)
+
+    def read(offset, length, reader=reader):
+        buffer = bytearray(length)
+        reader.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    blobs.fails = True
+    with pytest.raises(Unavailable):
+        read(3, 4)
+    blobs.fails, blobs.asked = False, []
+    assert read(3, 4) == bytes(range(3, 7)) and read(7, 2) == bytes((7, 8)) and blobs.asked == [(0, 10)]
+    assert read(8, 9) == bytes(range(8, 17)) and read(93, 2) == bytes((93, 94)) and read(95, 0) == b""
+    assert blobs.asked == [(0, 10), (10, 10), (90, 5)]
+    assert read(2, 30) == bytes(range(2, 32)) and blobs.asked[-1] == (2, 30)  # what is as large goes straight through
+    for offset, length in ((93, 3), (-1, 2), (96, 1)):
+        with pytest.raises(NotTrusted):
+            read(offset, length)
+    blobs.stored[digest] = bytes(95)
+    assert read(3, 1) == b"\x03" and read(3, 1, BlobReader(blobs, digest)) == b"\0"
+    blobs.asked = []
+    for number in range(9):
+        read(10 * number, 1)
+    assert len(blobs.asked) <= 8 and read(85, 1) == b"\0"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.binary(min_size=1, max_size=200), reads=st.lists(st.tuples(st.integers(0, 220), st.integers(1, 40)), max_size=30)
+)
+def test_reading_ahead_changes_no_byte(data, reads):
+    blobs = Slow()
+    reader = BlobReader(blobs, blobs.put([data]))
+    for offset, length in reads:
+        buffer = bytearray(length)
+        if offset + length <= len(data):
+            reader.read_into(offset, memoryview(buffer))
+            assert buffer == data[offset : offset + length]
+        else:
+            with pytest.raises(NotTrusted):
+                reader.read_into(offset, memoryview(buffer))
+
+
+def test_threads_that_want_one_block_ask_once():
+    blobs = Slow()
+    reader = BlobReader(blobs, blobs.put([bytes(10)]))
+    threads = [threading.Thread(target=reader.read_into, args=(at, memoryview(bytearray(1)))) for at in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert blobs.asked == [(0, 10)]
 
 
 def test_many_at_once(blobs):

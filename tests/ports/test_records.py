@@ -15,27 +15,36 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from modelkeep.adapters.records.memory import MemoryRecords
+from modelkeep.adapters.records.postgres import PostgresRecords
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.records.sqlite import SCHEMA_VERSION, SqliteRecords, upgrade
 from modelkeep.core.ports import Change, Record
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotTrusted, Unavailable
 
 
-@pytest.fixture(params=["memory", "sqlite", "signed"])
+@pytest.fixture(params=["memory", "sqlite", "signed", "postgres"])
 def records(request, tmp_path):
-    if request.param != "sqlite":
+    if request.param in ("memory", "signed"):
         yield MemoryRecords() if request.param == "memory" else signed(MemoryRecords())
         return
-    made = SqliteRecords.create(tmp_path / "records.db")
+    if request.param == "sqlite":
+        made = SqliteRecords.create(tmp_path / "records.db")
+        yield made
+        made.close()
+        return
+    postgres = request.getfixturevalue("postgres")
+    url = postgres.database()
+    made = PostgresRecords.create(url, "keep.example/ports")
     yield made
     made.close()
+    postgres.take_back(url)
 
 
 SIGNING = Ed25519PrivateKey.generate()
 
 
 def signed(inner, key=SIGNING):
-    return SignedRecords(inner, {"a", "r"}, SIGNING.public_key().public_bytes_raw(), lambda: key)
+    return SignedRecords(inner, {"a", "r"}, lambda: [SIGNING.public_key().public_bytes_raw()], lambda: key)
 
 
 def test_what_somebody_else_wrote_into_a_signed_kind_is_not_trusted():
@@ -157,15 +166,32 @@ KEYS, KINDS = st.sampled_from(["a", "b", "ab"]), st.sampled_from(["k", "l"])
 BODIES = st.one_of(st.none(), st.binary(max_size=4))
 
 
-def test_adapters_agree(tmp_path):
-    """The two adapters answer alike whatever is done to them."""
-    counter = iter(range(10_000))
+@pytest.fixture(params=["sqlite", "postgres"])
+def fresh(request, tmp_path):
+    """Makes empty records of one adapter, as often as it is asked to."""
+    if request.param == "sqlite":
+        counter = iter(range(10_000))
+        yield lambda: SqliteRecords.create(tmp_path / f"{next(counter)}.db")
+        return
+    postgres = request.getfixturevalue("postgres")
+    url = postgres.database()
+
+    def make():
+        postgres.run(url, "DROP SCHEMA IF EXISTS modelkeep CASCADE")
+        return PostgresRecords.create(url, "keep.example/ports")
+
+    yield make
+    postgres.take_back(url)
+
+
+def test_adapters_agree(fresh):
+    """The adapters answer alike whatever is done to them."""
 
     class Twins(RuleBasedStateMachine):
         def __init__(self):
             super().__init__()
             self.one = MemoryRecords()
-            self.two = SqliteRecords.create(tmp_path / f"{next(counter)}.db")
+            self.two = fresh()
 
         @rule(changes=st.lists(st.builds(Change, KINDS, KEYS, BODIES, st.one_of(st.none(), st.integers(0, 4))), max_size=3))
         def commit(self, changes):

@@ -44,9 +44,9 @@ def test_of_two_writers_at_once_the_first_stands(house, model):
     desk = house.desk()
     append = desk.log.append
 
-    def racing(entries):
+    def racing(entries, **more):
         commit_traces(house.desk(), FIRST, [ONE], actor="first")
-        return append(entries)
+        return append(entries, **more)
 
     desk.log.append = racing
     with pytest.raises(Conflict):

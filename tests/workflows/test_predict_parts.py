@@ -200,9 +200,15 @@ def test_a_mark_is_used_only_once_it_is_committed():
 
 
 class Kek:
-    """A ``Wrapper`` over one key."""
+    """A wrapping key of one version, and its ``Wrapper``."""
 
     key_id = "test/1"
+
+    def wrapper(self):
+        return self
+
+    def opens(self, key_id):
+        return self if key_id == self.key_id else None
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         return wrap_key(bytes(32), key, context)

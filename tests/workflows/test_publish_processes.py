@@ -21,10 +21,12 @@ from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody import keys
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
+from modelkeep.custody.keys import MODEL_KEK
 from modelkeep.custody.releases import RELEASE, Release
+from modelkeep.custody.ringkeys import RingKeys
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.workflows.publish import settle
-from modelkeep.workflows.registry import Desk, Registry
+from modelkeep.workflows.registry import Desk, KeysOpener, Registry
 from modelkeep.workflows.verify import verify_release
 
 CHILD = """
@@ -49,10 +51,11 @@ def desk_of(root):
     files, origin = FolderLogFiles(root / "log"), releases_origin(ORIGIN)
     view = LogView(files, ring.trust.releases_log, origin)
     records, blobs = SqliteRecords(root / "records.db"), LocalBlobs(root / "blobs")
-    registry = Registry(records, blobs, view, EvidenceBook(ring.trust), ring.wrappers())
+    wrapping = RingKeys(MODEL_KEK, lambda: ring)
+    registry = Registry(records, blobs, view, EvidenceBook(ring.trust), [KeysOpener(lambda: [wrapping])])
     log = ReleasesLog(files, ring.note_signer(keys.LOG_SIGNING, origin), origin)
     claims = FolderClaims(root / "claims")
-    return Desk(registry, log, ring.statement_signer(), ring.wrapper(), claims, SystemClock(), SystemEntropy())
+    return Desk(registry, log, ring.statement_signer(), wrapping, claims, SystemClock(), SystemEntropy())
 
 
 @pytest.fixture
@@ -92,6 +95,24 @@ def test_two_processes_publish_at_once(root):
         assert sorted(e.ref.version for e in book.releases()) == list(range(1, 13))
         assert book.problem_count == 0
         assert settle(desk).bodies == 0
+
+
+def test_two_processes_publish_the_same_files_at_once(root):
+    """Every version is there and opens, and no body that a release refers to is taken for somebody else's."""
+    children = [start(root, 0, 5) for _ in range(2)]
+    for child in children:
+        go(child)
+    printed = [line.split() for child in children for line in child.communicate(timeout=60)[0].splitlines()]
+    assert [child.returncode for child in children] == [0, 0]
+    desk = desk_of(root)
+    with closing(desk.registry.records):
+        found = list(desk.registry.refresh().releases())
+        assert sorted(printed) == sorted([str(e.ref), e.model] for e in found)
+        assert sorted(e.ref.version for e in found) == list(range(1, 11))
+        for evidence in found:
+            assert verify_release(desk.registry, desk_trust(root), evidence.ref).opened
+        assert settle(desk).bodies == 0
+        assert {e.body.sealed for e in found} == set(desk.registry.blobs.all())
 
 
 @pytest.mark.parametrize("milliseconds", [1, 3, 6, 10, 15, 25])

@@ -13,8 +13,9 @@ from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.custody import keys
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import releases_origin
+from modelkeep.custody.ringkeys import RingKeys
 from modelkeep.ledger.log import LogView, ReleasesLog
-from modelkeep.workflows.registry import Desk, Registry
+from modelkeep.workflows.registry import Desk, KeysOpener, Registry
 
 ORIGIN = "keep.example"
 
@@ -99,14 +100,17 @@ class House:
         files = Faulty(self.files, self.faults, "write", "delete")
         view = LogView(files, self.trust.releases_log, releases_origin(ORIGIN))
         records, blobs = Faulty(self.records, self.faults, "commit"), Faulty(self.blobs, self.faults, "put", "delete")
-        return Registry(records, blobs, view, EvidenceBook(self.trust), () if keyless else self.ring.wrappers())
+        return Registry(records, blobs, view, EvidenceBook(self.trust), () if keyless else [KeysOpener(lambda: [self.keys])])
+
+    @property
+    def keys(self):
+        return RingKeys(keys.MODEL_KEK, lambda: self.ring)
 
     def desk(self):
         registry = self.registry()
         log = ReleasesLog(registry.view._files, self.signer, releases_origin(ORIGIN))
         claims = FolderClaims(self.root / "claims")
-        signer, wrapper = self.ring.statement_signer(), self.ring.wrapper()
-        return Desk(registry, log, signer, wrapper, claims, self.clock, CountingEntropy())
+        return Desk(registry, log, self.ring.statement_signer(), self.keys, claims, self.clock, CountingEntropy())
 
 
 def safetensors(seed=0):

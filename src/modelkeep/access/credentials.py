@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from modelkeep.core.hidden import never_pickled
 from modelkeep.core.ports import Change, Clock, Entropy, Record
 from modelkeep.core.values import parse_name, to_json
 from modelkeep.errors import Invalid, NotTrusted, Unauthenticated
@@ -55,6 +56,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     replaced_by: str = ""
 
 
+@never_pickled
 class NewKey(NamedTuple):
     """An API key to hand to its owner: ``text`` is shown once and kept nowhere."""
 

@@ -92,6 +92,7 @@ class Directory:
         self._records = records
         self._monotonic = clock.monotonic
         self._time = SteadyTime(clock)
+        self._trusted, self._origin = tuple(token_public_keys), origin
         self._verifier = SessionVerifier(token_public_keys, origin)
         self._failures = failures
         self._view = _View({}, {}, {}, 0)
@@ -99,6 +100,13 @@ class Directory:
         self._fresh_until = float("-inf")
         self._clock_offset = self._offset()
         self._lock = threading.Lock()
+
+    def trust(self, token_public_keys: Sequence[bytes]) -> None:
+        """From now on, session tokens count when one of these 32-byte Ed25519 keys signed them; no answer of before does."""
+        with self._lock:
+            if tuple(token_public_keys) != self._trusted:
+                self._trusted, self._verifier = tuple(token_public_keys), SessionVerifier(token_public_keys, self._origin)
+                self._view = self._view.changed((), self._view.revision)
 
     def refresh(self) -> None:
         """Read what changed in the records and renew the lease; call it at least four times a second.

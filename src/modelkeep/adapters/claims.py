@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modelkeep.errors import Conflict, Invalid, Unavailable
 
-_NAME = re.compile(r"[0-9a-f]{16,64}\Z")
+_NAME = re.compile(r"[0-9a-f]{16,64}\Z|[a-z][a-z-]{3,40}\Z")
 
 
 class FolderClaims:
@@ -23,7 +23,7 @@ class FolderClaims:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """Hold ``name`` (16-64 hex digits, never used again) for the length of the block; its file is gone afterwards.
+        """Hold ``name`` (16-64 hex digits, or a word) for the length of the block; its file is gone afterwards.
 
         Raises Conflict (someone holds it), Invalid, Unavailable.
         """
@@ -42,9 +42,18 @@ class FolderClaims:
                 raise Conflict(f"another process holds the claim {name}") from cause
             except OSError as cause:
                 raise Unavailable(f"cannot claim {path}: {cause.strerror}") from cause
+            if not _same(path, handle):  # whoever held it removed the file between our opening and our locking it
+                raise Conflict(f"another process held the claim {name} a moment ago")
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
         finally:
             os.close(handle)
+
+
+def _same(path: Path, handle: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False

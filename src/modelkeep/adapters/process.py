@@ -13,6 +13,11 @@ EXIT_UNAVAILABLE = 3
 _PR_SET_DUMPABLE = 4
 
 
+def no_core_dumps() -> None:
+    """From now on this process, and whatever it starts, leaves no core dump: one would hold its keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def harden() -> None:
     """No core dumps, no ptrace by processes of the same user (Linux only), and as many open files as this user may have.
 
@@ -20,7 +25,7 @@ def harden() -> None:
     on an error nobody foresaw takes the process with it: a server without one of its watchers must be started anew.
     """
     threading.excepthook = _end
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    no_core_dumps()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if sys.platform == "linux":

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from modelkeep.core.hidden import never_pickled
 from modelkeep.errors import Invalid, NotTrusted, Unavailable
 
 CA_YEARS = 10
@@ -25,6 +26,7 @@ LEAF_DAYS = 90
 _BACKDATE = timedelta(hours=1)  # clients whose clock is a little behind
 
 
+@never_pickled
 class Identity(NamedTuple):
     """A server's certificate chain and its private key, both PEM."""
 
@@ -101,7 +103,17 @@ def issue(key: bytes, authority: bytes, names: Sequence[str], now_ns: int, *, da
         .sign(signer, hashes.SHA256())
     )
     secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Identity(certificate.public_bytes(Encoding.PEM) + authority, secret)
+    return Identity(certificate.public_bytes(Encoding.PEM) + first_certificate(authority), secret)
+
+
+def first_certificate(pem: bytes) -> bytes:
+    """The first certificate of a PEM file, alone. Raises Invalid."""
+    return _certificate(pem).public_bytes(Encoding.PEM)
+
+
+def belongs(key: bytes, authority: bytes) -> bool:
+    """Whether the first certificate in ``authority`` (PEM) is that of ``key`` (PKCS #8 DER). Raises Invalid, NotTrusted."""
+    return _certificate(authority).public_key() == _load(key).public_key()
 
 
 def server_context(identity: Identity) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ from modelkeep.access.authorize import authorize
 from modelkeep.app.premises import DESK_FAMILIES, OPERATOR_ACCOUNT, Premises
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Principal, ReleaseRef, ReleaseState, parse_name
+from modelkeep.custody.catalogue import reference_name
 from modelkeep.custody.keys import WATERMARK
 from modelkeep.errors import Conflict, Unavailable
 from modelkeep.policy.engine import KEEP, Target, account, model
@@ -66,6 +67,13 @@ class Acts:
             return result
         raise Unavailable("the records change too fast: try again in a moment")
 
+    def ref(self, text: str) -> ReleaseRef:
+        """The release that ``name@version``, or ``name@alias`` now, means. Raises Invalid, Missing (no such alias)."""
+        reference_name(text)
+        if not text.rpartition("@")[2][0].isalpha():
+            return ReleaseRef.parse(text)
+        return self.premises.registry().book.catalogue.resolve(text)
+
     def record(self, kind: str, key: str) -> Record:
         """One record. Raises Missing."""
         return self.premises.records.get(kind, key)
@@ -73,8 +81,8 @@ class Acts:
 
 def _target(action: str, arguments: dict[str, Any]) -> Target:
     if "ref" in arguments:
-        return model(ReleaseRef.parse(arguments["ref"]).name)
-    if action == "publish":
+        return model(reference_name(arguments["ref"]))
+    if action in ("publish", "alias"):
         return model(parse_name(arguments["name"], "model name"))
     owner = arguments.get("account", arguments.get("name"))
     return account(owner) if action.startswith(("user.", "key.")) and isinstance(owner, str) else KEEP

@@ -27,7 +27,9 @@ from modelkeep.app.settings import Settings
 from modelkeep.app.verbs import Verb, call, table
 from modelkeep.core.values import Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
-from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTrusted
+from modelkeep.custody.keyring import Keyring
+from modelkeep.custody.keys import TOKEN_SIGNING
+from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.policy.engine import KEEP, model
 from modelkeep.serving.audit import AuditEntry, AuditLog
 from modelkeep.workflows.acts import log_audit_checkpoint
@@ -54,6 +56,8 @@ class Control:
     tls: ssl.SSLContext
     report: Callable[[str], None] = print
     verbs: dict[str, Verb] = field(default_factory=lambda: table(Keep))
+    settled: bool = False
+    _ring: Keyring | None = None
     _logging: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -74,6 +78,7 @@ class Control:
         Raises Unauthenticated, Denied (the password was a one-time one), Invalid, OverBudget.
         """
         self.addresses.take(address_key(address))
+        self._renew()
         try:
             proven = self.logins.prove(account, password, new_password=new_password)
         except ModelkeepError as refusal:
@@ -96,6 +101,7 @@ class Control:
 
     def authenticate(self, token: str, address: str) -> Grant:
         """Who asks, on records read now. Raises Unauthenticated, OverBudget, Unavailable."""
+        self._renew()
         self.directory_of_accounts.refresh()
         return self.directory_of_accounts.authenticate(token, address)
 
@@ -127,6 +133,16 @@ class Control:
         self._record(f"admin:{name}", grant.principal.subject, "", "ok")
         return answer
 
+    def _renew(self) -> None:
+        """Use the session keys of now: ``token-signing`` may have been rotated. Raises NotTrusted, Unavailable."""
+        here = self.keep.premises
+        ring, origin = here.keyring([TOKEN_SIGNING]), here.trust.origin
+        if ring is not self._ring:
+            self.issuer = SessionIssuer(ring.token_key(), origin, entropy=here.entropy, clock=here.clock)
+            self.verifier = SessionVerifier(here.trust.token_keys, origin)
+            self.directory_of_accounts.trust(here.trust.token_keys)
+            self._ring = ring
+
     def log_checkpoint(self, note: bytes) -> None:
         """Append an audit checkpoint to the releases log, unless it is there. Raises NotTrusted, Unavailable."""
         here = self.keep.premises
@@ -144,9 +160,10 @@ class Control:
                 log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.subject, phase=phase_of(here, found))
 
     def start(self) -> None:
-        """Begin the integrity pass and the handover of control's own checkpoint."""
-        pauses = self.settings.control.integrity_seconds, self.settings.audit.handover_seconds
-        for work, pause in zip((self._pass, self._handover), pauses, strict=True):
+        """Begin the integrity pass, the handover of control's own checkpoint, and what is due with the keys."""
+        settings = self.settings
+        pauses = settings.control.integrity_seconds, settings.audit.handover_seconds, settings.keys.check_seconds
+        for work, pause in zip((self._pass, self._handover, self._keys), pauses, strict=True):
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -170,8 +187,22 @@ class Control:
             if self._stop.wait(pause):
                 return
 
+    def settle(self) -> None:
+        """Complete or collect what dead publishers left behind; later when a store does not answer now. Raises NotTrusted."""
+        try:
+            self.keep.settle()
+        except Unavailable as cause:  # accounts must be manageable while models are out of reach
+            self.report(f"control settles what dead publishers left at a later integrity pass: {cause}")
+        else:
+            self.settled = True
+
     def _pass(self) -> None:
+        if not self.settled:
+            self.settle()
         self.keep.acting_as(CONTROL).integrity()
+
+    def _keys(self) -> None:
+        self.keep.acting_as(CONTROL).keys_due()
 
     def _handover(self) -> None:
         self.log_checkpoint(self.audit.publish())
@@ -207,10 +238,9 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
 
     Raises NotTrusted, Conflict, Unavailable.
     """
-    keyring, leaf = opened
-    premises = Premises.open(directory, _no_passphrase, keyring)
+    keyring, leaf, unlocked = opened
+    premises = Premises.open(directory, _no_passphrase, keyring, unlocked)
     keep = Keep(premises)
-    keep.settle()
     clock, entropy, origin = premises.clock, premises.entropy, premises.trust.origin
     limits = premises.settings.limits
     rate, burst = limits.failures_rate, limits.failures_burst
@@ -221,14 +251,15 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
         keep=keep,
         audit=audit,
         instance=instance,
-        directory_of_accounts=Directory(premises.records, clock, [premises.trust.token_key], origin, failures=failures),
+        directory_of_accounts=Directory(premises.records, clock, premises.trust.token_keys, origin, failures=failures),
         logins=Logins(premises.records, premises.passwords, entropy=entropy, clock=clock),
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
-        verifier=SessionVerifier([premises.trust.token_key], origin),
+        verifier=SessionVerifier(premises.trust.token_keys, origin),
         addresses=addresses,
         tls=server_context(leaf),
         report=report,
     )
+    made.settle()
     for note in recover_all(premises, keyring, report):
         made.log_checkpoint(note)
     keep.acting_as(CONTROL).commit_marks(keep.subjects())

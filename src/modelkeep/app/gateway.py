@@ -13,15 +13,17 @@ from modelkeep.access.quotas import Quotas
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_audit, recover_all
-from modelkeep.app.handover import CONTROL_NAME, Opened
+from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
-from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, MODEL_KEK, WATERMARK
-from modelkeep.errors import Invalid, Missing, Unavailable
+from modelkeep.custody.keyring import Keyring
+from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, WATERMARK
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows.admitted import Admitted
@@ -34,22 +36,24 @@ from modelkeep.workflows.service import Listen, Service
 GATEWAY = "gateway@local"
 
 
-def open_gateway(directory: Path, opened: Opened, only: Sequence[ReleaseRef], report: Callable[[str], None]) -> Service:
+def open_gateway(
+    directory: Path, opened: Opened, only: Sequence[ReleaseRef], report: Callable[[str], None], updates: int = -1
+) -> Service:
     """Wire a gateway for the keep in ``directory``. ``only``: serve no other releases (empty: all that are promoted).
 
-    What dead gateways left is finished first, and their records rebuild the evidence. Raises Invalid (a compartment that a
-    gateway must not hold is open), NotTrusted, Conflict, Unavailable.
+    ``updates``: descriptor of the socket that changed key compartments come through, -1 = none. What dead gateways left is
+    finished first, and their records rebuild the evidence. Raises Invalid (a compartment that a gateway must not hold is open),
+    NotTrusted, Conflict, Unavailable.
     """
-    keyring, leaf = opened
-    if surplus := set(keyring.families) - set(GATEWAY_FAMILIES):
-        raise Invalid(f"a gateway must not hold {', '.join(sorted(surplus))}: open only what serving needs")
+    keyring, leaf, _ = opened
+    _check_surplus(keyring)
     here = Premises.open(directory, _no_passphrase, keyring)
     clock, settings, trust = here.clock, here.settings, here.trust
     handover = _Handover(directory)
     for note in recover_all(here, keyring, report):
         handover.later(note)
-    keys = SubjectKeys(here.records, keyring.wrapper(AUDIT_SUBJECT), here.entropy)
-    registry = here.registry(keyring.wrappers(MODEL_KEK))
+    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy)
+    registry = here.registry(here.openers())
     reviews = Reviews(trust)
     reviews.catch_up(registry.view, registry.view.checkpoint.size)
     history = History(_folders(here), keys, reviews.cleared_at)
@@ -60,7 +64,7 @@ def open_gateway(directory: Path, opened: Opened, only: Sequence[ReleaseRef], re
     failures = Limiter(
         clock.monotonic, rate=limits.failures_rate, burst=limits.failures_burst, what="bad credentials from this address"
     )
-    access = Directory(here.records, clock, [trust.token_key], trust.origin, failures=failures)
+    access = Directory(here.records, clock, trust.token_keys, trust.origin, failures=failures)
     quotas = Quotas(here.records, clock.monotonic)
     doors = Doors(
         directory=access,
@@ -90,14 +94,22 @@ def open_gateway(directory: Path, opened: Opened, only: Sequence[ReleaseRef], re
         gateway.admitted = admitted
 
     follower = AdmissionFollower(
-        Authority(registry, here.admission(), reviews),
+        Authority(registry, here.admission(), reviews, lambda: here.trust, TrustFile(here).check),
         loader,
         clock,
         publish=admit,
-        also=(access.refresh, quotas.refill, alarms.look),
+        also=(lambda: access.trust(here.trust.token_keys), access.refresh, quotas.refill, alarms.look),
         only=only,
         report=report,
     )
+
+    def take(changed: Keyring) -> None:
+        _check_surplus(changed)
+        here.adopt(changed)
+        follower.retry()
+
+    if updates >= 0:
+        follow_ring(updates, take, report)
     listen = Listen(
         host=settings.gateway.host,
         port=settings.gateway.port,
@@ -129,9 +141,39 @@ def open_gateway(directory: Path, opened: Opened, only: Sequence[ReleaseRef], re
     )
 
 
+def _check_surplus(keyring: Keyring) -> None:
+    """Raises Invalid when a compartment is open that a gateway must not hold."""
+    if surplus := set(keyring.families) - set(GATEWAY_FAMILIES):
+        raise Invalid(f"a gateway must not hold {', '.join(sorted(surplus))}: open only what serving needs")
+
+
 def _announce(directory: Path, url: str, report: Callable[[str], None]) -> None:
     announce(directory, "gateway", url)
     report(f"clients trust {directory / CA_FILE}, such as: curl --cacert {directory / CA_FILE} {url}/v2/health/ready")
+
+
+class TrustFile:
+    """``trust.toml`` as it is now, read again when it changed."""
+
+    def __init__(self, premises: Premises) -> None:
+        self._premises = premises
+        self._stamp: object = None
+        self._foreign: TrustRoot | None = None
+
+    def check(self, roots: Sequence[TrustRoot]) -> None:
+        """Check that what it says is one of ``roots``, to which the keys in hand and the log have led.
+
+        What was once seen and is not explained stays so until it is: putting an older file back does not help. Raises
+        NotTrusted (a key may be compromised, and this process was not told), Missing, Invalid, Unavailable.
+        """
+        stamp = self._premises.trust_stamp()
+        if stamp != self._stamp:
+            found = self._premises.public_trust()
+            self._foreign = self._foreign if found in roots else found
+            self._stamp = stamp
+        if self._foreign is not None and self._foreign not in roots:
+            raise NotTrusted("the trust root was changed by hand, and this process was not given the new keys: start it again")
+        self._foreign = None
 
 
 class _Handover:

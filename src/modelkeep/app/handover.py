@@ -1,35 +1,52 @@
 """What a server process starts with: the key compartments that it needs, and a certificate of its own.
 
-The key of the authority (``tls-ca``) goes to no gateway, and control's certificate has a name of its own:
-a broken gateway must not be able to pose as control.
+Control also gets what opens and seals the key ring, because it rotates keys; not the passphrase, which may open other things.
+A gateway gets changed compartments while it runs, through a socket that only ``up`` holds the other end of.
+
+The key of the authority (``tls-ca``) goes to no gateway, and control's certificate has a name of its own: a broken gateway must
+not be able to pose as control.
 """
 
-from collections.abc import Sequence
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from modelkeep.adapters.process import pipe_with, read_pipe
 from modelkeep.adapters.tls import Identity
 from modelkeep.app.premises import Premises
-from modelkeep.custody.keyring import Keyring
+from modelkeep.core.hidden import holds_secrets, never_pickled
+from modelkeep.custody.keyring import Keyring, Unlocked
 from modelkeep.custody.keys import TLS_CA
-from modelkeep.errors import NotTrusted
+from modelkeep.errors import ModelkeepError, NotTrusted, Unavailable
 
 CONTROL_NAME = "control.modelkeep.internal"
 """The name that only control's certificate carries, beside the host names; who trusts this keep's authority asks for it."""
 
 
+LOOK_SECONDS = 0.25
+"""Pause between two looks at the key ring."""
+
+
+@never_pickled
 class Opened(NamedTuple):
-    """Opened compartments, and the certificate and key to serve TLS with."""
+    """Opened compartments, the certificate and key to serve TLS with, and for control what opens the key ring."""
 
     keyring: Keyring
     leaf: Identity
+    unlocked: Unlocked | None = None
 
 
+@holds_secrets()
 class _Wire(msgspec.Struct, frozen=True):
     keys: bytes
     chain: bytes
     key: bytes
+    unlocked: bytes
 
     def __repr__(self) -> str:
         return "_Wire(…)"
@@ -41,14 +58,16 @@ def open_for(premises: Premises, families: Sequence[str]) -> Opened:
     Raises NotTrusted (wrong passphrase), Missing, Unavailable.
     """
     whole = premises.keyring([*families, TLS_CA])
-    extra = (CONTROL_NAME,) if TLS_CA in families else ()
-    return Opened(Keyring.receive(whole.hand_over(families)), premises.issue_leaf(whole, extra))
+    control = TLS_CA in families
+    leaf = premises.issue_leaf(whole, (CONTROL_NAME,) if control else ())
+    return Opened(Keyring.receive(whole.hand_over(families)), leaf, premises.unlocked if control else None)
 
 
 def encode(opened: Opened) -> bytes:
     """For a child process. It holds secrets in the clear: for memory that no disk backs, and nothing else."""
-    keyring, leaf = opened
-    return msgspec.msgpack.encode(_Wire(keyring.hand_over(keyring.families), leaf.chain, leaf.key))
+    keyring, leaf, unlocked = opened
+    ring = keyring.hand_over(keyring.families)
+    return msgspec.msgpack.encode(_Wire(ring, leaf.chain, leaf.key, unlocked.hand_over() if unlocked else b""))
 
 
 def decode(data: bytes) -> Opened:
@@ -57,4 +76,61 @@ def decode(data: bytes) -> Opened:
         wire = msgspec.msgpack.decode(data, type=_Wire)
     except msgspec.MsgspecError:  # `from None`: the cause could quote a secret
         raise NotTrusted("what this process was handed at its start is malformed") from None
-    return Opened(Keyring.receive(wire.keys), Identity(wire.chain, wire.key))
+    unlocked = Unlocked.receive(wire.unlocked) if wire.unlocked else None
+    return Opened(Keyring.receive(wire.keys), Identity(wire.chain, wire.key), unlocked)
+
+
+class RingWatch:
+    """Notices that the key ring of a keep changed. ``renew`` is told then; make it before anything is opened for others."""
+
+    def __init__(self, premises: Premises, tell: Callable[[str], None]) -> None:
+        self.renew: Callable[[], None] = lambda: None
+        self._premises, self._tell = premises, tell
+        self._seen = premises.keys.stamp()
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Look, unless it is too soon. What goes wrong is told once for every change."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LOOK_SECONDS
+        try:
+            stamp = self._premises.keys.stamp()
+            if stamp == self._seen:
+                return
+            self._seen = stamp
+            self.renew()
+        except ModelkeepError as cause:
+            self._tell(f"the key ring changed and could not be opened: {cause}")
+        else:
+            self._tell("the key ring changed: the running processes have it")
+
+
+def send_ring(through: socket.socket, keyring: Keyring) -> None:
+    """Hand compartments to the process at the other end. Raises Unavailable: it is gone."""
+    descriptor = pipe_with(keyring.hand_over(keyring.families))
+    try:
+        socket.send_fds(through, [b"k"], [descriptor])
+    except OSError as cause:
+        raise Unavailable(f"the process that should get the changed keys is gone: {cause.strerror}") from cause
+    finally:
+        os.close(descriptor)
+
+
+def follow_ring(descriptor: int, take: Callable[[Keyring], None], report: Callable[[str], None]) -> threading.Thread:
+    """Begin to give ``take`` every key ring that comes through ``descriptor``, until its other end is closed."""
+
+    def run() -> None:
+        with socket.socket(fileno=descriptor) as end:
+            while True:
+                sign, descriptors, _, _ = socket.recv_fds(end, 1, 1)
+                if not sign:
+                    return
+                try:
+                    take(Keyring.receive(read_pipe(descriptors[0])))
+                except ModelkeepError as cause:
+                    report(f"the changed keys were not taken over: {cause}")
+
+    thread = threading.Thread(target=run, name="keys", daemon=True)
+    thread.start()
+    return thread

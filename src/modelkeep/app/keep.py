@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -14,18 +15,22 @@ from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
-from modelkeep.adapters.records.sqlite import SqliteRecords, upgrade
 from modelkeep.adapters.tls import authority_certificate
-from modelkeep.app.oversight import OversightVerbs
+from modelkeep.app.catalogueverbs import CatalogueVerbs
+from modelkeep.app.keyverbs import KeyVerbs
+from modelkeep.app.omsverbs import OmsVerbs
 from modelkeep.app.people import PeopleVerbs
-from modelkeep.app.premises import CA_FILE, RECORDS_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
+from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
 from modelkeep.app.registry import RegistryVerbs
 from modelkeep.app.results import Initialised
-from modelkeep.app.settings import FILE_NAME, load, template
+from modelkeep.app.settings import FILE_NAME, load, parse, template
+from modelkeep.app.stores import create_blobs, create_records, upgrade_records
+from modelkeep.app.trustverbs import TrustVerbs
+from modelkeep.core.ports import Records
 from modelkeep.core.values import Principal, Role, parse_name
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
-from modelkeep.custody.keys import LOG_SIGNING, TLS_CA
+from modelkeep.custody.keys import LATER_FAMILIES, LOG_SIGNING, TLS_CA
 from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.ledger.log import ReleasesLog
 from modelkeep.workflows.publish import settle
@@ -33,28 +38,52 @@ from modelkeep.workflows.publish import settle
 FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
 
 
-class Keep(RegistryVerbs, PeopleVerbs, OversightVerbs):
+class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
     @classmethod
-    def init(cls, directory: str | Path, passphrase: bytes, *, admin: str = "admin") -> Initialised:
+    def init(
+        cls,
+        directory: str | Path,
+        passphrase: bytes,
+        *,
+        admin: str = "admin",
+        blobs: str = "",
+        records: str = "",
+        model_kek: str = "",
+    ) -> Initialised:
         """Make a keep in ``directory``. The password and the recovery identity in the result exist nowhere else.
 
-        Raises Conflict (something is there already: nothing is touched), Invalid, Unavailable.
+        ``blobs``, ``records``: URLs of stores outside the folder (docs/stores.md), "" = in it. ``model_kek``: URI of where
+        model keys are made (docs/keys.md), "" = in the key ring, or where the settings in the environment pin them.
+        Raises Conflict (something is there already, in the folder or in a store: nothing is touched), Invalid, Unavailable.
         """
         root = Path(directory)
         parse_name(admin, "account name")
         made_folder = _claim_folder(root)
         try:
-            return cls._fill(root, passphrase, admin)
+            return cls._fill(root, passphrase, admin, blobs=blobs, records=records, model_kek=model_kek)
         except ModelkeepError:
             _clear_folder(root, made_folder)
             raise
 
     @classmethod
-    def _fill(cls, root: Path, passphrase: bytes, admin: str) -> Initialised:
-        clock, entropy = SystemClock(), SystemEntropy()
+    def _fill(cls, root: Path, passphrase: bytes, admin: str, *, blobs: str, records: str, model_kek: str) -> Initialised:
         origin = f"modelkeep.local/{secrets.token_hex(6)}"
+        written = template(origin, blobs, records)
+        settings = parse(tomllib.loads(written), os.environ, FILE_NAME)
+        with contextlib.ExitStack() as undo:  # what is outside the folder is taken back when anything fails
+            undo.callback(create_blobs(settings, origin))
+            stored, forget = create_records(root, settings, origin)
+            undo.callback(forget)
+            made = cls._furnish(root, passphrase, admin, origin, stored, written)
+            cls._place_keys(root, passphrase, model_kek or settings.keys.model_kek)
+            undo.pop_all()
+        return made
+
+    @classmethod
+    def _furnish(cls, root: Path, passphrase: bytes, admin: str, origin: str, stored: Records, written: str) -> Initialised:
+        clock, entropy = SystemClock(), SystemEntropy()
         identity = generate_identity()
         custodian = Custodian(FileKeys(root / "keys"), entropy)
         keyring = custodian.create(passphrase, recipient_of(identity), origin=origin, now_ns=clock.now_ns())
@@ -63,14 +92,19 @@ class Keep(RegistryVerbs, PeopleVerbs, OversightVerbs):
         log = ReleasesLog(FolderLogFiles(root / "log" / "releases"), keyring.note_signer(LOG_SIGNING, log_origin), log_origin)
         log.create()
         _write(root / CA_FILE, authority_certificate(keyring.secret(TLS_CA), origin, clock.now_ns()))
-        stored = SqliteRecords.create(root / RECORDS_FILE)
-        records = SignedRecords(stored, SIGNED_KINDS, keyring.trust.token_key, keyring.token_key)
+        records = SignedRecords(stored, SIGNED_KINDS, lambda: keyring.trust.token_keys, keyring.token_key)
         made, changes = add_account(admin, [Role.ADMIN], passwords=Passwords(), entropy=entropy, clock=clock)
         records.commit(changes)
-        _write(root / FILE_NAME, template(origin).encode())  # last: a folder without it is no keep yet
+        _write(root / FILE_NAME, written.encode())  # last: a folder without it is no keep yet
         keep = cls(Premises.open(root, lambda: passphrase, keyring))
+        keep.premises.moving = True  # nobody asks yet whether model keys are made where the settings say
         keep.act("init", made.account.subject)
         return Initialised(str(root), origin, admin, made.password, identity)
+
+    @classmethod
+    def _place_keys(cls, root: Path, passphrase: bytes, place: str) -> None:
+        if place:
+            cls.open(root, passphrase).keys_move(place)
 
     @classmethod
     def open(cls, directory: str | Path, passphrase: bytes | Callable[[], bytes]) -> Self:
@@ -86,10 +120,29 @@ class Keep(RegistryVerbs, PeopleVerbs, OversightVerbs):
     def upgrade(cls, directory: str | Path) -> tuple[int, int, str]:
         """Migrate the records to this version's schema: versions before and after, and the backup made ("" when none)."""
         root = Path(directory)
+        settings = load(root)
+        check_private(root)
+        return upgrade_records(root, settings)
+
+    @classmethod
+    def complete_keys(cls, directory: str | Path, passphrase: Callable[[], bytes]) -> tuple[str, ...]:
+        """Make the key compartments that a keep of an earlier version lacks; which. Asks for no passphrase when none is.
+
+        Raises Missing (no keep), NotTrusted (wrong passphrase), Unavailable.
+        """
+        root = Path(directory)
         load(root)
         check_private(root)
-        done = upgrade(root / RECORDS_FILE)
-        return done.before, done.after, str(done.backup or "")
+        store = FileKeys(root / "keys")
+        with store.lock():
+            if set(LATER_FAMILIES) <= set(store.families()):
+                return ()
+        word = passphrase()
+        _, made = Custodian(store, SystemEntropy()).complete(word, now_ns=SystemClock().now_ns())
+        keep = cls.open(root, word)
+        for family in made:
+            keep.act("keys.new", family)
+        return made
 
     @classmethod
     def keys_recover(cls, directory: str | Path, identity: str, new: bytes) -> tuple[str, ...]:

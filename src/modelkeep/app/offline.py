@@ -6,14 +6,16 @@ from pathlib import Path
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.results import LogChecked, StatementRow
 from modelkeep.app.rows import all_audit_checkpoints, statement_row
+from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.notes import Checkpoint, encode_vkey, open_checkpoint
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import releases_origin
+from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.proofs import check_proof
-from modelkeep.ledger.statements import AuditCheckpoint, open_statement, short_type
+from modelkeep.ledger.statements import AuditCheckpoint
 from modelkeep.ledger.verify import verify_log
 from modelkeep.serving.recovery import verify_audit
 
@@ -35,13 +37,14 @@ def check_logs(folder: Path, trust: TrustRoot, kept_heads: Iterable[Checkpoint] 
     if book.suspicious is not None:
         raise NotTrusted(f"entry {book.suspicious.index} of the releases log does not count: {book.suspicious.why}")
     kept: dict[str, list[AuditCheckpoint]] = {}
-    for said in all_audit_checkpoints(trust, view):
+    for said in all_audit_checkpoints(book.signatories, view):
         kept.setdefault(said.origin, []).append(said)
     names = sorted(path.name for path in (folder / "audit").iterdir()) if (folder / "audit").is_dir() else []
     here = {f"{trust.origin}/audit/{name}" for name in names}
     for gone in sorted(set(kept) - here):
         raise NotTrusted(f"the audit log {gone} is gone: the releases log knows {kept[gone][-1].size} records of it")
-    checked = [LogChecked(origin, whole.size, whole.root.hex(), "signatures, entries, tiles, statements")]
+    passed_over = f"; {book.problem_count} entries do not count" if book.problem_count else ""
+    checked = [LogChecked(origin, whole.size, whole.root.hex(), f"signatures, entries, tiles, statements{passed_over}")]
     return (*checked, *(_check_audit(folder / "audit" / name, trust, name, kept) for name in names))
 
 
@@ -74,10 +77,11 @@ def verify_folder(folder: str, trust: str) -> tuple[LogChecked, ...]:
 
 
 def check_proof_file(proof: bytes, trust: bytes) -> StatementRow:
-    """Check a proof of ``log prove`` and the signatures of the statement in it. Raises NotTrusted, Invalid."""
+    """Check a proof of ``log prove`` and the signatures of the statement in it. Raises NotTrusted, Conflict, Invalid.
+
+    One proof says nothing of the rest of the log: an identity that was announced since ``trust`` was made is unknown here.
+    """
     root = TrustRoot.parse(trust)
     found, _ = check_proof(proof, root.releases_log)
-    statement, identity = open_statement(found.entry, *(trusted.public for trusted in root.identities))
-    signer = next(trusted for trusted in root.identities if trusted.public == identity)
-    signer.check_may_sign(short_type(statement.predicate_type), found.index)
+    Signatories(root).check(parse_envelope(found.entry), found.index)
     return statement_row(found.index, found.entry, {})

@@ -8,14 +8,13 @@ from modelkeep.access.accounts import ACCOUNT, parse_account, set_disabled
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.offline import check_logs
-from modelkeep.app.results import FamilyRow, GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
+from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
 from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.suspects import trace_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
-from modelkeep.core.values import ReleaseRef, ReleaseState, digest_of, to_json
+from modelkeep.core.values import ReleaseState, digest_of, to_json
 from modelkeep.custody.keyring import releases_origin
-from modelkeep.custody.keys import FAMILIES, WRAPPING_FAMILIES
 from modelkeep.custody.releases import QUARANTINE
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.operations import incidents
@@ -44,7 +43,7 @@ class OversightVerbs(Acts):
         names = self.names()
         return Status(
             origin=self.premises.trust.origin,
-            releases=tuple(release_row(evidence, names) for evidence in book.releases()),
+            releases=tuple(release_row(evidence, names, book.catalogue) for evidence in book.releases()),
             log_size=book.size,
             integrity=self._last_pass(),
             incidents=tuple(
@@ -75,16 +74,15 @@ class OversightVerbs(Acts):
     @verb("log.read")
     def log_prove(self, *, ref: str) -> bytes:
         """A proof that the release statement of ``ref`` is in the log, in the tlog-proof format. Raises Missing."""
-        index = self.premises.registry().release(ReleaseRef.parse(ref)).index
+        index = self.premises.registry().release(self.ref(ref)).index
         return self.premises.view().inclusion(index).encode()
 
     @verb("quarantine")
     def integrity(self) -> IntegrityPass:
         """Check what is stored of every release; quarantine what is damaged and open an incident for it."""
         registry = self.premises.registry()
-        standing = {
-            evidence.ref: evidence for evidence in registry.refresh().releases() if evidence.state is not ReleaseState.RETIRED
-        }
+        ended = (ReleaseState.RETIRED, ReleaseState.COLLECTED)
+        standing = {evidence.ref: evidence for evidence in registry.refresh().releases() if evidence.state not in ended}
         findings = list(examine(standing, lambda ref: check_stored(registry, standing[ref])))
         quarantined = []
         for found in findings:
@@ -141,7 +139,8 @@ class OversightVerbs(Acts):
         """Rank the accounts that ``suspect`` (ONNX) may have been trained through. Raises Invalid, Missing, NotTrusted."""
         if not 0.0 < significance <= LEAST_SIGNIFICANT:
             raise Invalid(f"the significance of a trace is above 0 and at most {LEAST_SIGNIFICANT:g}")
-        found = trace_suspect(self.premises, ReleaseRef.parse(ref), suspect, load_rows(probes, "the probes"))
+        asked, ref = self.ref(ref), str(self.ref(ref))
+        found = trace_suspect(self.premises, asked, suspect, load_rows(probes, "the probes"))
         accused = [one for one in found if one.p <= significance]
         names = ", ".join(f"{one.account} (p = {one.p:.1e})" for one in accused)
         verdict = f"Traced to {names}." if accused else f"No account: none is significant at {significance:g} after Bonferroni."
@@ -149,17 +148,6 @@ class OversightVerbs(Acts):
         said = {"verdict": "accused" if accused else "nobody", "accounts": subjects, "significance": f"{significance:g}"}
         self.act("trace", ref, suspect=digest_of(suspect), **said)
         return Traced(ref, verdict, significance, tuple(found))
-
-    def keys_list(self) -> tuple[FamilyRow, ...]:
-        """Key families and the states of their versions."""
-        self.authorize("keys.show", {})
-        rows: dict[str, list[str]] = {}
-        for info in self.premises.keyring(FAMILIES).inventory():
-            rows.setdefault(info.family, []).append(f"{info.version} {info.state}")
-        return tuple(
-            FamilyRow(family, "wraps" if family in WRAPPING_FAMILIES else "signs", tuple(found))
-            for family, found in rows.items()
-        )
 
     def raise_incident(self, kind: str, about: str, detail: str, *, again: bool = True) -> Incident:
         """Open an incident, unless one for the same cause is open.

@@ -11,28 +11,33 @@ from pathlib import Path
 from modelkeep.access.accounts import ACCOUNT, OPERATOR
 from modelkeep.access.credentials import KEY
 from modelkeep.access.passwords import Passwords
-from modelkeep.adapters.blobs.local import LocalBlobs
 from modelkeep.adapters.claims import FolderClaims
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.keys.file import FileKeys
+from modelkeep.adapters.keys.uri import open_keys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
-from modelkeep.adapters.records.sqlite import SqliteRecords
 from modelkeep.adapters.tls import Identity, issue
 from modelkeep.app.settings import FILE_NAME, Settings, load
-from modelkeep.core.ports import Clock, Entropy, Records, Wrapper
+from modelkeep.app.stores import RECORDS_FILE, open_blobs, open_records
+from modelkeep.app.tokens import open_token_identity
+from modelkeep.container.recipients import Opener
+from modelkeep.core.ports import Blobs, Clock, Entropy, Records, Wrapper, WrappingKeys
 from modelkeep.core.values import Principal
+from modelkeep.crypto.signatures import Ed25519Signing
 from modelkeep.custody.admission import EvidenceBook
-from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
-from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
+from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word, releases_origin
+from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
+from modelkeep.custody.ringkeys import RingCustody, RingKeys
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import Engine
-from modelkeep.workflows.registry import Desk, Registry, kept_head
+from modelkeep.workflows.registry import Desk, KeysOpener, Registry, kept_head
+from modelkeep.workflows.trust_changes import catch_up, fold
 
-TRUST_FILE, RECORDS_FILE, CA_FILE = "trust.toml", "records.db", "tls/ca.pem"
+TRUST_FILE, CA_FILE = "trust.toml", "tls/ca.pem"
 OPERATOR_ACCOUNT: Principal = OPERATOR
 SIGNED_KINDS = (ACCOUNT, KEY)
 """Records that say who may come in: signed with ``token-signing``, which the gateway does not hold."""
@@ -61,27 +66,42 @@ def check_private(directory: Path) -> None:
 
 @dataclass
 class Premises:
-    """An opened keep. ``passphrase`` is asked for only when a compartment is needed; each is opened once."""
+    """An opened keep. ``passphrase`` is asked for once, when a compartment is needed.
+
+    What was opened is opened again when the key ring on disk is another (a rotation by another process); a process that was
+    handed its compartments and no way to open more has those, until it is handed others. ``moving``: model keys are on their
+    way to the place that the settings name, so nobody asks whether they are there.
+    """
 
     directory: Path
     settings: Settings
     records: Records
-    blobs: LocalBlobs
+    blobs: Blobs
     trust: TrustRoot
     passphrase: Callable[[], bytes]
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
     access: Engine = field(default_factory=Engine)
     _keyring: Keyring | None = None
+    moving: bool = False
+    _unlocked: Unlocked | None = None
+    _stamp: object = None
+    _providers: dict[str, WrappingKeys] = field(default_factory=dict)
     _registry: Registry | None = None
     _reading: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, directory: Path, passphrase: Callable[[], bytes], keyring: Keyring | None = None) -> "Premises":
+    def open(
+        cls,
+        directory: Path,
+        passphrase: Callable[[], bytes],
+        keyring: Keyring | None = None,
+        unlocked: Unlocked | None = None,
+    ) -> "Premises":
         """Open the keep in ``directory``.
 
-        ``keyring``: compartments that were handed over already. Raises Missing (no keep), NotTrusted (open to others, or
-        ``trust.toml`` is not the sealed one), Invalid (settings), Unavailable.
+        ``keyring``: compartments that were handed over already; ``unlocked``: what opens the key ring. Raises Missing (no
+        keep), NotTrusted (open to others, or ``trust.toml`` is not the sealed one), Invalid (settings), Unavailable.
         """
         settings = load(directory)
         check_private(directory)
@@ -90,23 +110,64 @@ class Premises:
             directory=directory,
             settings=settings,
             records=SignedRecords(
-                SqliteRecords(directory / RECORDS_FILE),
+                open_records(directory, settings, trust.origin),
                 SIGNED_KINDS,
-                trust.token_key,
+                lambda: made.trust.token_keys,
                 lambda: made.keyring([TOKEN_SIGNING]).token_key(),
             ),
-            blobs=LocalBlobs(directory / "blobs"),
+            blobs=open_blobs(directory, settings, trust.origin),
             trust=trust,
             passphrase=passphrase,
+            _unlocked=unlocked,
         )
         if keyring is not None:
             made.adopt(keyring)
         return made
 
     def adopt(self, keyring: Keyring) -> None:
-        """Use opened compartments, whose sealed trust root decides. Raises NotTrusted when ``trust.toml`` says otherwise."""
-        keyring.trust.check_same(_read(self.directory / TRUST_FILE))
+        """Use opened compartments, whose sealed trust root decides.
+
+        Raises NotTrusted when ``trust.toml`` says otherwise and the releases log does not lead from one to the other.
+        """
+        public = self.public_trust()
+        if public != keyring.trust and public not in fold(self._refreshed(keyring.trust), keyring.trust).roots:
+            raise NotTrusted(
+                "trust.toml differs from the trust root sealed in the key compartments: if it was changed since this process "
+                "got its keys, start it again; else restore the file from a copy"
+            )
+        if self._registry is not None and keyring.trust not in self._registry.refresh().signatories.roots:
+            self._registry = None  # a root made by hand: the log has to be read anew under it
         self.trust, self._keyring = keyring.trust, keyring
+
+    def public_trust(self) -> TrustRoot:
+        """What ``trust.toml`` says now. Raises Missing, Invalid, NotTrusted, Unavailable."""
+        return TrustRoot.parse(_read(self.directory / TRUST_FILE))
+
+    def trust_stamp(self) -> tuple[int, int]:
+        """Changes whenever ``trust.toml`` does; reads nothing of it. Raises Unavailable."""
+        try:
+            found = (self.directory / TRUST_FILE).stat()
+        except OSError as cause:
+            raise Unavailable(f"cannot look at {self.directory / TRUST_FILE}: {cause.strerror}") from cause
+        return found.st_ino, found.st_mtime_ns
+
+    def amend(self, change: Amendment) -> Keyring:
+        """Change the key ring and the trust root together; the whole ring. Raises NotTrusted, Missing, Unavailable."""
+        return self.custody(lambda custodian, word: custodian.amend(word, change))
+
+    def custody(self, act: Callable[[Custodian, Word], Keyring]) -> Keyring:
+        """Let ``act`` change the key ring, and use what it became; the whole ring. Raises what ``act`` raises, NotTrusted."""
+        changed = act(self.custodian, self._word())
+        self._adopt_part(changed)
+        return changed
+
+    def sign_records_again(self) -> int:
+        """Sign every signed record with the ``token-signing`` key of now; how many. Rerun to resume.
+
+        Raises NotTrusted (one was not written by this keep), Conflict (it changed meanwhile), Unavailable.
+        """
+        assert isinstance(self.records, SignedRecords)
+        return self.records.sign_again()
 
     @cached_property
     def passwords(self) -> Passwords:
@@ -125,11 +186,85 @@ class Premises:
 
     def keyring(self, families: Sequence[str]) -> Keyring:
         """These compartments, opened with the passphrase unless they are already. Raises NotTrusted, Missing, Unavailable."""
-        if self._keyring is None or not set(families) <= set(self._keyring.families):
-            wanted = set(families) | set(self._keyring.families if self._keyring else ())
-            self.adopt(Keyring.open(self.keys, sorted(wanted), self.passphrase()))
+        held = self._keyring.families if self._keyring else ()
+        stamp = self.keys.stamp() if self._unlocked else None
+        if self._keyring is None or not set(families) <= set(held) or stamp != self._stamp:
+            self._open_compartments(sorted({*families, *held}))
         assert self._keyring is not None
         return self._keyring
+
+    def _open_compartments(self, families: Sequence[str]) -> None:
+        stamp = self.keys.stamp()  # before they are read: if they change meanwhile, they are read again
+        if self._unlocked is None:
+            found, self._unlocked = Keyring.unlock(self.keys, families, self.passphrase())
+        else:
+            found = Keyring.open(self.keys, families, self._unlocked)
+        try:
+            self.adopt(found)
+        except NotTrusted:
+            if self.keys.stamp() == stamp:
+                raise
+            found, stamp = Keyring.open(self.keys, families, self._unlocked), self.keys.stamp()  # changed at this very moment
+            self.adopt(found)
+        self._stamp = stamp
+
+    @property
+    def unlocked(self) -> Unlocked:
+        """What opens the key ring, for a child process that may change it. Asks for the passphrase unless it was given."""
+        if self._unlocked is None:
+            self._open_compartments(self._keyring.families if self._keyring else [MODEL_KEK])
+        assert self._unlocked is not None
+        return self._unlocked
+
+    def _word(self) -> Word:
+        return self._unlocked or self.passphrase()
+
+    def ring_keys(self, family: str) -> RingKeys:
+        """A wrapping family of the keep's own key ring."""
+        custody = RingCustody(self.custodian, self._word, self.clock, self._adopt_part)
+        return RingKeys(family, lambda: self.keyring([family]), custody)
+
+    def _adopt_part(self, changed: Keyring) -> None:
+        """Take over a changed ring, of which this process keeps the compartments that it had open."""
+        held = self._keyring.families if self._keyring else changed.families
+        self.adopt(Keyring.receive(changed.hand_over(held)))
+        self._stamp = None  # another process may have changed it, too: it is read again
+
+    def providers(self, family: str = MODEL_KEK) -> tuple[WrappingKeys, ...]:
+        """Where keys of a wrapping family live or lived, the place of now first; each may open what it wrapped.
+
+        Raises Invalid (the settings name another place), NotTrusted, Unavailable.
+        """
+        places = self.keyring([family]).places(family)
+        pinned = self.settings.keys.model_kek if family == MODEL_KEK and not self.moving else ""
+        if pinned and same_place(pinned, places[-1]):
+            places = (*places[:-1], pinned)
+        elif pinned:
+            raise Invalid(
+                f"keys.model_kek in {FILE_NAME} is {pinned}, and the key ring says that model keys are made "
+                f"{'at ' + places[-1] if places[-1] else 'in the ring itself'}: run 'modelkeep keys move', or mend the setting"
+            )
+        return tuple(self.provider(place, family) for place in reversed(places))
+
+    def provider(self, place: str, family: str = MODEL_KEK) -> WrappingKeys:
+        """The keys at ``place``, a provider URI, "" for the keep's own ring. Raises Invalid, Unavailable."""
+        if not place:
+            return self.ring_keys(family)
+        if place not in self._providers:
+            self._providers[place] = open_keys(place, passphrase=self.passphrase)
+        return self._providers[place]
+
+    def move_keys(self, family: str, place: str) -> None:
+        """Have the keys of a wrapping family made at ``place`` from now on. Raises NotTrusted, Invalid, Unavailable."""
+        self._adopt_part(self.custodian.move(self._word(), family, place))
+
+    def wrapping(self, family: str = MODEL_KEK) -> WrappingKeys:
+        """The keys that wrap what is new in a family. Raises what ``providers`` raises."""
+        return self.providers(family)[0]
+
+    def openers(self) -> tuple[Opener, ...]:
+        """Who opens sealed bodies."""
+        return (KeysOpener(self.providers),)
 
     def releases_files(self) -> FolderLogFiles:
         """The static files of the releases log."""
@@ -153,10 +288,16 @@ class Premises:
         origin = releases_origin(self.trust.origin)
         return ReleasesLog(self.releases_files(), self.keyring([LOG_SIGNING]).note_signer(LOG_SIGNING, origin), origin)
 
-    def _view(self) -> LogView:
-        origin = releases_origin(self.trust.origin)
+    def _view(self, trust: TrustRoot | None = None) -> LogView:
+        root = trust or self.trust
+        origin = releases_origin(root.origin)
         known = kept_head(self.records, origin)  # read before the log is: the log is never behind it
-        return LogView(self.releases_files(), self.trust.releases_log, origin, known)
+        return LogView(self.releases_files(), root.releases_log, origin, known)
+
+    def _refreshed(self, trust: TrustRoot) -> LogView:
+        view = self._view(trust)
+        view.refresh()
+        return view
 
     def view(self) -> LogView:
         """A fresh reader of the releases log, already refreshed. Raises NotTrusted, Missing, Unavailable."""
@@ -164,28 +305,40 @@ class Premises:
         view.refresh()
         return view
 
-    def registry(self, wrappers: Sequence[Wrapper] = ()) -> Registry:
-        """The reader of releases, refreshed; ``wrappers`` may open bodies. Raises NotTrusted, Missing, Unavailable."""
+    def registry(self, openers: Sequence[Opener] = ()) -> Registry:
+        """The reader of releases, refreshed; ``openers`` may open bodies. Raises NotTrusted, Missing, Unavailable."""
         with self._reading:
             if self._registry is None:
                 view = self._view()
                 self._registry = Registry(self.records, self.blobs, view, EvidenceBook(self.trust))
         self._registry.refresh()
-        return replace(self._registry, wrappers=wrappers)
+        return replace(self._registry, openers=openers)
 
     def desk(self) -> Desk:
         """Whoever may change releases. Opens ``model-kek``, ``statement-signing`` and ``log-signing``."""
         keyring = self.keyring(DESK_FAMILIES)
+        registry = self.registry(self.openers())
+        if registry.book.signatories.root != keyring.trust:  # a change that was cut off, or one that another process is making
+            catch_up(registry.view, self.amend)
+            keyring, registry = self.keyring(DESK_FAMILIES), self.registry(self.openers())
         return Desk(
-            registry=self.registry(keyring.wrappers(MODEL_KEK)),
+            registry=registry,
             log=self.releases_log(),
-            signer=keyring.statement_signer(),
-            wrapper=keyring.wrapper(MODEL_KEK),
+            signer=keyring.statement_signer(self.token_halves),
+            keys=self.wrapping(),
             claims=FolderClaims(self.directory / "claims"),
             clock=self.clock,
             entropy=self.entropy,
             lease=LEASE_SECONDS,
+            bundles=lambda: self.keyring([OMS_SIGNING]).bundle_signer(),
         )
+
+    def token_halves(self, uri: str) -> tuple[Ed25519Signing, Wrapper]:
+        """The Ed25519 key at a token's URI, and the token's key that wraps the other half. Raises Missing, Denied, Unavailable.
+
+        The query of the setting ``keys.statement_signing`` says how tokens are reached; the key ring says which key it is.
+        """
+        return open_token_identity(uri, self.settings.keys.statement_signing)
 
     def issue_leaf(self, keyring: Keyring, extra: tuple[str, ...] = ()) -> Identity:
         """A fresh certificate of this keep's authority, with its key, for one server process.
@@ -207,6 +360,11 @@ class Premises:
     def settle_lease(self) -> None:
         """Wait until no gateway acts on what it knew before now."""
         self.clock.sleep(LEASE_SECONDS)
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two provider URIs name the same keys: what follows the question mark only says how to reach them."""
+    return one.partition("?")[0] == other.partition("?")[0]
 
 
 def _read(path: Path) -> bytes:

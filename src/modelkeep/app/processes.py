@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess  # nosec: starts only this package's own processes
 import time
 from collections.abc import Callable, Sequence
@@ -58,26 +59,39 @@ def find(directory: Path, role: str) -> Address | None:
 
 
 class Child:
-    """A process that ``up`` keeps running. ``secret`` is handed to it through a pipe at every start."""
+    """A process that ``up`` keeps running. ``secret`` is handed to it through a pipe at every start.
 
-    def __init__(self, name: str, command: Sequence[str], secret: bytes, address: Path) -> None:
+    ``follows``: it also gets a socket, through which changed keys reach it while it runs.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], secret: bytes, address: Path, *, follows: bool = False) -> None:
         self.name = name
+        self.secret = secret
+        self.updates: socket.socket | None = None
         self._command = command
-        self._secret = secret
         self._address = address
+        self._follows = follows
         self._pause = FIRST_PAUSE
         self._next_start = 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it."""
-        descriptor = pipe_with(self._secret)
+        descriptor = pipe_with(self.secret)
+        handed, more = [descriptor], list[str]()
+        if self._follows:
+            if self.updates is not None:
+                self.updates.close()
+            self.updates, theirs = socket.socketpair()
+            handed.append(theirs.detach())
+            more = ["--updates-fd", str(handed[1])]
         try:
             self.process = subprocess.Popen(  # noqa: S603  # our own package, arguments already checked
-                [*self._command, "--keys-fd", str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL
+                [*self._command, "--keys-fd", str(descriptor), *more], pass_fds=handed, stdin=subprocess.DEVNULL
             )
         finally:
-            os.close(descriptor)
+            for each in handed:
+                os.close(each)
 
     def address(self) -> Address | None:
         """Where it listens, once it does."""
@@ -118,10 +132,10 @@ class Child:
             self.process.wait()
 
 
-def supervise(children: Sequence[Child], tell: Callable[[str], None]) -> None:
+def supervise(children: Sequence[Child], tell: Callable[[str], None], look: Callable[[], None] = lambda: None) -> None:
     """Start ``children`` in order, each once the one before it listens, and keep them running until SIGTERM or SIGINT.
 
-    Raises Unavailable when one of them does not come up.
+    ``look``: called some twenty times a second meanwhile. Raises Unavailable when one of them does not come up.
     """
     stopping: list[int] = []
 
@@ -139,6 +153,7 @@ def supervise(children: Sequence[Child], tell: Callable[[str], None]) -> None:
         while not stopping:
             for child in children:
                 child.revive(tell)
+            look()
             time.sleep(0.05)
     finally:
         for child in reversed(children):

@@ -1,6 +1,7 @@
 """Verbs about releases: publish, verify, export, list, show, promote, quarantine, reinstate, retire."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from numpy.typing import NDArray
@@ -9,31 +10,39 @@ from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.predictor import Predictor
 from modelkeep.app.results import Exported, Published, ReleaseDetail, ReleaseRow, StateChanged, Verified
-from modelkeep.app.rows import release_row, statement_row
+from modelkeep.app.rows import hold_row, release_row, statement_row
 from modelkeep.app.verbs import verb
 from modelkeep.core.values import ModelSignature, ReleaseRef, digest_bytes, digest_of
 from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.metadata import parse_about
 from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, next_state
 from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
 from modelkeep.extraction.profile import Profile, fit_profile
 from modelkeep.formats.detect import Format, detect
+from modelkeep.workflows.describe import prepared
 from modelkeep.workflows.follow import judge
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.release_state import change_state, export_release
-from modelkeep.workflows.verify import check_stored, verify_release
+from modelkeep.workflows.verify import check_present, check_stored, verify_release
 
 
 class RegistryVerbs(Acts):
     """Releases, from publishing to retirement."""
 
     @verb("publish")
-    def publish(self, *, name: str, filename: str, model: bytes, reference: bytes = b"") -> Published:
+    def publish(
+        self, *, name: str, filename: str, model: bytes, reference: bytes = b"", metadata: bytes = b"", card: bytes = b""
+    ) -> Published:
         """Scan, seal, calibrate, sign and log a model file as the next version of ``name``.
 
         ``reference``: an npz file of benign rows. An ONNX model needs it; weights without a graph (safetensors) are kept,
-        exported and verified, cannot be served, and take none. Raises Invalid, NotTrusted (the scan refuses it), Conflict,
+        exported and verified, cannot be served, and take none. ``metadata`` (TOML) and ``card`` (Markdown): as of
+        ``metadata_set``, logged in the same step. Raises Invalid, NotTrusted (the scan refuses it), Conflict,
         Unavailable.
         """
+        about = parse_about(metadata) if metadata else None
+        if card and about is None:
+            raise Invalid("a model card goes with metadata that name it: give --metadata")
         fitted: list[Profile] = []
         file, calibration = ModelFile(model, filename), None
         if detect(model) is Format.SAFETENSORS:
@@ -43,9 +52,11 @@ class RegistryVerbs(Acts):
             raise Invalid("a model that can be served needs benign rows to calibrate on: give --reference")
         else:
             calibration = self._calibration(reference, fitted)
-        evidence = publish(self.premises.desk(), file, name, actor=self.actor.subject, calibration=calibration)
+        desk = self.premises.desk()
+        with prepared(desk, about, card) if about else nullcontext() as sheet:
+            evidence = publish(desk, file, name, actor=self.actor.subject, calibration=calibration, sheet=sheet)
         promise = fitted[0].promise if fitted else "none: weights without a graph are kept and exported, not served"
-        return Published(str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise)
+        return Published(str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise, evidence.bundle)
 
     def _calibration(self, reference: bytes, fitted: list[Profile]) -> Calibration:
         rows = load_rows(reference, "the reference data")
@@ -63,37 +74,55 @@ class RegistryVerbs(Acts):
     @verb("verify")
     def verify(self, *, ref: str) -> Verified:
         """Check signatures, log inclusion, record and sealed bodies. Raises NotTrusted (one line for the damage), Missing."""
-        found = verify_release(self.premises.registry(), self.premises.trust, ReleaseRef.parse(ref))
+        found = verify_release(self.premises.registry(), self.premises.trust, self.ref(ref))
         return Verified(str(found.ref), found.model, found.signer, found.log_index, found.log_size, found.checks)
 
     @verb("export")
     def export(self, *, ref: str) -> Exported:
         """The model file again, byte for byte; logged first. Raises Missing, Conflict (in quarantine), NotTrusted."""
-        desk, parsed = self.premises.desk(), ReleaseRef.parse(ref)
+        desk, parsed = self.premises.desk(), self.ref(ref)
         model = export_release(desk, parsed, actor=self.actor.subject)
         evidence = desk.registry.release(parsed)
-        return Exported(ref, evidence.filename, bytes(model), evidence.history[-1].index)
+        return Exported(str(parsed), evidence.filename, bytes(model), evidence.history[-1].index, evidence.bundle)
 
     @verb("list")
-    def releases(self) -> tuple[ReleaseRow, ...]:
-        """Every release, by name and version."""
-        names = self.names()
-        return tuple(release_row(evidence, names) for evidence in self.premises.registry().book.releases())
+    def releases(self, *, owner: str = "", classification: str = "", tag: str = "") -> tuple[ReleaseRow, ...]:
+        """Every release, by name and version; or those whose metadata have this owner, classification, tag."""
+        names, book = self.names(), self.premises.registry().book
+        rows = (release_row(evidence, names, book.catalogue) for evidence in book.releases())
+        return tuple(
+            row
+            for row in rows
+            if owner in ("", row.owner) and classification in ("", row.classification) and (not tag or tag in row.tags)
+        )
 
     @verb("show")
     def show(self, *, ref: str) -> ReleaseDetail:
         """One release with its evidence. Raises Missing."""
-        view, found = self.premises.view(), self.premises.registry().release(ReleaseRef.parse(ref))
-        indexes = sorted({*found.entries.values(), *(event.index for event in found.history)})
-        names = self.names()
+        book = self.premises.registry().book
+        found, catalogue, view = book.release(self.ref(ref)), book.catalogue, self.premises.view()
+        said = {each.index for each in catalogue.metadata(found.ref)} | {hold.index for hold in catalogue.holds_on(found.ref)}
+        indexes = sorted({*found.entries.values(), *(event.index for event in found.history), *said})
+        names, described = self.names(), catalogue.described(found.ref)
         statements = tuple(statement_row(index, view.entries(index, index + 1)[0], names) for index in indexes)
         return ReleaseDetail(
-            release_row(found, names), found.body.sealed, _words(found.interface), self._admission(found), statements
+            release_row(found, names, catalogue),
+            found.body.sealed,
+            _words(found.interface),
+            self._admission(found),
+            statements,
+            description=described.said.description if described else "",
+            licence=described.said.licence if described else "",
+            card=str(described.card_digest or "") if described else "",
+            holds=tuple(hold_row(hold, names) for hold in catalogue.holds_on(found.ref)),
         )
 
     @verb("promote")
     def promote(self, *, ref: str) -> StateChanged:
-        """Let gateways serve a release, once every account's mark on it is committed. Raises Missing, Conflict."""
+        """Let gateways serve a release, once every account's mark on it is committed.
+
+        Raises Missing, Conflict, NotTrusted (a sealed body is gone or has another size), Unavailable (its store is silent).
+        """
         self.commit_marks(self.subjects(), ahead_of=self._possible(ref, PROMOTE))
         changed = self._change(ref, PROMOTE, "")
         self.commit_marks(self.subjects())  # of accounts that were added in between
@@ -108,7 +137,7 @@ class RegistryVerbs(Acts):
     def reinstate(self, *, ref: str, reason: str) -> StateChanged:
         """Take a release whose bodies are sound out of quarantine. Raises NotTrusted (they are not), Missing, Conflict."""
         registry = self.premises.registry()
-        check_stored(registry, registry.release(ReleaseRef.parse(ref)))
+        check_stored(registry, registry.release(self.ref(ref)))
         return self._change(ref, REINSTATE, reason)
 
     @verb("retire")
@@ -117,8 +146,10 @@ class RegistryVerbs(Acts):
         return self._change(ref, RETIRE, reason)
 
     def _possible(self, ref: str, what: str) -> ReleaseRef:
-        found = self.premises.registry().release(ReleaseRef.parse(ref))
+        registry = self.premises.registry()
+        found = registry.release(self.ref(ref))
         next_state(found.state, what)
+        check_present(registry, found)
         if not found.interface.inputs:
             raise Conflict(
                 f"{ref} is {found.format}, weights without a graph: export it, or publish the model as ONNX to serve it"
@@ -126,8 +157,8 @@ class RegistryVerbs(Acts):
         return found.ref
 
     def _change(self, ref: str, what: str, reason: str) -> StateChanged:
-        after = change_state(self.premises.desk(), ReleaseRef.parse(ref), what, actor=self.actor.subject, reason=reason)
-        return StateChanged(ref, str(after.state), after.history[-1].index)
+        after = change_state(self.premises.desk(), self.ref(ref), what, actor=self.actor.subject, reason=reason)
+        return StateChanged(str(after.ref), str(after.state), after.history[-1].index)
 
     def _admission(self, found: ReleaseEvidence) -> str:
         try:

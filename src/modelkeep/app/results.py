@@ -2,9 +2,11 @@
 
 from msgspec import Struct
 
+from modelkeep.core.hidden import holds_secrets
 from modelkeep.operations.integrity import IntegrityPass
 
 
+@holds_secrets("directory", "origin", "admin")
 class Initialised(Struct, frozen=True):
     """A new keep. ``password`` and ``recovery`` are shown once and stored nowhere."""
 
@@ -16,13 +18,16 @@ class Initialised(Struct, frozen=True):
 
 
 class Published(Struct, frozen=True):
-    """A published release. ``log_index``: of its release statement; ``promise``: what its profile covers, in words."""
+    """A published release. ``log_index``: of its release statement; ``promise``: what its profile covers, in words;
+    ``signature``: the text of its OpenSSF signature.
+    """
 
     ref: str
     model_digest: str
     sealed_digest: str
     log_index: int
     promise: str
+    signature: str
 
 
 class Verified(Struct, frozen=True):
@@ -37,16 +42,30 @@ class Verified(Struct, frozen=True):
 
 
 class Exported(Struct, frozen=True):
-    """The model file again. ``log_index``: of the statement that records the export."""
+    """The model file again. ``log_index``: of the statement that records the export; ``signature``: as of ``Published``."""
 
     ref: str
     filename: str
     model: bytes
     log_index: int
+    signature: str
+
+
+class SignatureChecked(Struct, frozen=True):
+    """A model that is what an OpenSSF signature says. ``name``: what the signer called it; ``key``: the hint of the signer's
+    key; ``files``: what was hashed, ``.`` for the one file; ``ignored``: what the signer left out.
+    """
+
+    model: str
+    name: str
+    key: str
+    algorithm: str
+    files: tuple[str, ...]
+    ignored: tuple[str, ...]
 
 
 class ReleaseRow(Struct, frozen=True):
-    """One release in a list. ``published``: Unix nanoseconds."""
+    """One release in a list. ``published``: Unix nanoseconds; owner, classification and tags as its metadata say."""
 
     ref: str
     state: str
@@ -54,6 +73,11 @@ class ReleaseRow(Struct, frozen=True):
     format: str
     published: int
     by: str
+    aliases: tuple[str, ...] = ()
+    owner: str = ""
+    classification: str = ""
+    tags: tuple[str, ...] = ()
+    held: bool = False
 
 
 class StatementRow(Struct, frozen=True):
@@ -68,13 +92,86 @@ class StatementRow(Struct, frozen=True):
 
 
 class ReleaseDetail(Struct, frozen=True):
-    """One release with its evidence, from the log."""
+    """One release with its evidence, from the log. ``card``: digest of its model card, or empty; ``holds``: that stand."""
 
     release: ReleaseRow
     sealed_digest: str
     interface: str
     admission: str
     statements: tuple[StatementRow, ...]
+    description: str = ""
+    licence: str = ""
+    card: str = ""
+    holds: tuple["HoldRow", ...] = ()
+
+
+class AliasRow(Struct, frozen=True):
+    """One alias: ``ref`` what it means now. ``at``: when it was last moved (Unix ns), ``by`` whom, and where logged."""
+
+    name: str
+    alias: str
+    ref: str
+    at: int
+    by: str
+    log_index: int
+
+
+class AliasMoved(Struct, frozen=True):
+    """One move of an alias: from version ``replaced`` to ``version``; 0 = none."""
+
+    name: str
+    alias: str
+    version: int
+    replaced: int
+    at: int
+    by: str
+    log_index: int
+
+
+class MetadataRow(Struct, frozen=True):
+    """What was said about a release at one place in the log. ``card``: digest of the model card, or empty."""
+
+    log_index: int
+    at: int
+    by: str
+    owner: str
+    classification: str
+    licence: str
+    description: str
+    tags: tuple[str, ...]
+    card: str
+
+
+class HoldRow(Struct, frozen=True):
+    """One hold. ``standing``: it was not removed; ``removed``: by whom and why it was."""
+
+    id: str
+    ref: str
+    by: str
+    reason: str
+    at: int
+    standing: bool
+    removed: str
+
+
+class CollectedBody(Struct, frozen=True):
+    """A sealed body that was removed, or would be. ``size``: bytes."""
+
+    sealed: str
+    size: int
+    why: str
+
+
+class Collected(Struct, frozen=True):
+    """What collecting did, or (``dry_run``) would do. ``kept``: releases that are old enough, and why they stay;
+    ``underway``: live publishers, beside whom bodies that nothing names yet were left alone."""
+
+    dry_run: bool
+    releases: tuple[str, ...]
+    bodies: tuple[CollectedBody, ...]
+    size: int
+    kept: dict[str, str]
+    underway: tuple[str, ...]
 
 
 class StateChanged(Struct, frozen=True):
@@ -85,6 +182,7 @@ class StateChanged(Struct, frozen=True):
     log_index: int
 
 
+@holds_secrets("name", "roles")
 class UserAdded(Struct, frozen=True):
     """A new account with its one-time password, shown once."""
 
@@ -103,6 +201,7 @@ class UserRow(Struct, frozen=True):
     created: int
 
 
+@holds_secrets("id", "account", "expires", "quota")
 class KeyIssued(Struct, frozen=True):
     """A new API key; ``token`` is shown once and stored only as its hash. ``expires``: Unix nanoseconds."""
 
@@ -125,12 +224,93 @@ class KeyRow(Struct, frozen=True):
     models: tuple[str, ...]
 
 
+class VersionRow(Struct, frozen=True):
+    """One key; a provider that cannot be asked is one line with the state ``unreachable`` and version 0.
+
+    ``created``, ``due`` (of its destruction, 0 = none): Unix nanoseconds; ``created`` 0 = the provider does not say.
+    """
+
+    key_id: str
+    version: int
+    state: str
+    created: int
+    due: int
+
+
 class FamilyRow(Struct, frozen=True):
-    """One key compartment."""
+    """One family of keys. ``purpose``: wraps or signs; ``place``: where its keys are made, "" = the keep's own key ring."""
 
     family: str
     purpose: str
-    versions: tuple[str, ...]
+    place: str
+    versions: tuple[VersionRow, ...]
+
+
+class HeldRow(Struct, frozen=True):
+    """What is wrapped under one key: ``things`` sealed bodies, or keys of accounts."""
+
+    family: str
+    key_id: str
+    state: str
+    things: int
+
+
+class Inventory(Struct, frozen=True):
+    """What is wrapped under which key, and what the records say that the store does not have, or the other way round."""
+
+    keys: tuple[HeldRow, ...]
+    problems: tuple[str, ...]
+
+
+class KeyRetired(Struct, frozen=True):
+    """A former key. ``due``: when it is destroyed, Unix nanoseconds, 0 = it is already, or never by modelkeep."""
+
+    key_id: str
+    state: str
+    due: int
+
+
+class KeyRotated(Struct, frozen=True):
+    """What a rotation did: the key in use, how many things were wrapped anew, how many releases got fresh data keys.
+
+    ``gone``: releases that fell away with a compromised identity; ``held``: those that are no longer promoted for it.
+    """
+
+    family: str
+    primary: str
+    changed: int = 0
+    current: int = 0
+    resealed: int = 0
+    retired: tuple[KeyRetired, ...] = ()
+    gone: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+
+
+class IdentityRow(Struct, frozen=True):
+    """One identity of the trust root in one stretch of the log, ``first`` <= index < ``until`` (None: no end).
+
+    ``key``: keyid of its Ed25519 key; ``ed25519`` and ``mldsa65``: where the two private keys live.
+    """
+
+    name: str
+    state: str
+    may_sign: tuple[str, ...]
+    releases: tuple[str, ...]
+    first: int
+    until: int | None
+    key: str
+    ed25519: str
+    mldsa65: str
+
+
+class TrustChanged(Struct, frozen=True):
+    """An identity after a change. ``log_index``: of the statement; it holds from the next index on."""
+
+    name: str
+    log_index: int
+    may_sign: tuple[str, ...]
+    releases: tuple[str, ...]
+    in_force: bool
 
 
 class LogChecked(Struct, frozen=True):

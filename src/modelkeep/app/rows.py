@@ -1,27 +1,62 @@
 """Log entries and evidence as the rows that people read."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from modelkeep.app.results import ReleaseRow, StatementRow
+from modelkeep.app.results import HoldRow, MetadataRow, ReleaseRow, StatementRow
 from modelkeep.core.values import Statement
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.admission import ReleaseEvidence
-from modelkeep.custody.trust import TrustRoot
-from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.custody.catalogue import Catalogue, Described, HoldRecord
+from modelkeep.custody.signatories import Signatories
+from modelkeep.errors import Conflict, Invalid, NotTrusted
 from modelkeep.ledger.log import LogView
-from modelkeep.ledger.statements import AuditCheckpoint, open_statement, parse_statement, predicate_of, short_type
+from modelkeep.ledger.statements import AuditCheckpoint, parse_statement, predicate_of, short_type
 
 _SHORT = 40
 
 
-def release_row(evidence: ReleaseEvidence, names: Mapping[str, str]) -> ReleaseRow:
+def release_row(evidence: ReleaseEvidence, names: Mapping[str, str], catalogue: Catalogue) -> ReleaseRow:
     """One release in a list. ``names``: of accounts, by the pseudonym that the log has."""
-    first = evidence.history[0]
-    by = names.get(first.actor, first.actor)
-    return ReleaseRow(str(evidence.ref), str(evidence.state), evidence.model, evidence.format, first.at, by)
+    first, described = evidence.history[0], catalogue.described(evidence.ref)
+    return ReleaseRow(
+        str(evidence.ref),
+        str(evidence.state),
+        evidence.model,
+        evidence.format,
+        first.at,
+        names.get(first.actor, first.actor),
+        aliases=catalogue.aliases_of(evidence.ref),
+        owner=described.said.owner if described else "",
+        classification=described.said.classification if described else "",
+        tags=described.said.tags if described else (),
+        held=bool(catalogue.holds_on(evidence.ref)),
+    )
+
+
+def hold_row(hold: HoldRecord, names: Mapping[str, str]) -> HoldRow:
+    """One hold, ``names`` as in ``release_row``."""
+    lifted = "" if hold.lifted < 0 else f"{names.get(hold.lifted_by, hold.lifted_by)}: {hold.lifted_why}"
+    return HoldRow(hold.id, str(hold.ref), names.get(hold.actor, hold.actor), hold.reason, hold.at, hold.lifted < 0, lifted)
+
+
+def metadata_row(described: Described, names: Mapping[str, str]) -> MetadataRow:
+    """One metadata statement, ``names`` as in ``release_row``."""
+    said = described.said
+    return MetadataRow(
+        described.index,
+        said.at,
+        names.get(said.actor, said.actor),
+        said.owner,
+        said.classification,
+        said.licence,
+        said.description,
+        said.tags,
+        str(described.card_digest or ""),
+    )
 
 
 def statement_row(index: int, entry: bytes, names: Mapping[str, str]) -> StatementRow:
@@ -58,20 +93,33 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
         return f"{said.get('verb')} {detail}".strip()
     if kind == "trace-commitments":
         return f"{len(said.get('entries', ()))} account marks"
+    if kind == "trust":
+        successor = said.get("identity")
+        new = successor.get("name", "") if isinstance(successor, dict) else ""
+        return f"{said.get('change')}{f' to {new}' if new and new != said.get('name') else ''}"[:120]
     if kind == "audit-checkpoint":
         return f"{said.get('size')} records, {said.get('phase')}"
+    if kind == "alias":
+        where = f"now version {said.get('version')}" if said.get("version") else "removed"
+        return f"{str(said.get('alias'))[:64]}: {where}, before {said.get('replaces') or 'none'}"
+    if kind == "metadata":
+        return f"{said.get('classification')}, owner {str(said.get('owner'))[:_SHORT]}"
+    if kind == "hold":
+        return f"{said.get('verb')} {str(said.get('id'))[:8]}: {said.get('reason')}"[:120]
     return "released" if kind == "release" else ""
 
 
-def all_audit_checkpoints(trust: TrustRoot, view: LogView) -> list[AuditCheckpoint]:
-    """Every audit checkpoint in the releases log under a trusted signature, in log order."""
-    identities = [trusted.public for trusted in trust.identities]
+def all_audit_checkpoints(signatories: Signatories, view: LogView) -> list[AuditCheckpoint]:
+    """Every audit checkpoint in the releases log that counts, in log order. ``signatories``: of the whole log.
+
+    Raises NotTrusted. What a key signed after it was compromised is passed over.
+    """
     found = []
-    for entry in view.entries(0, view.checkpoint.size):
-        envelope_type = _type_of(entry)
-        if envelope_type == AuditCheckpoint.TYPE:
-            statement, _ = open_statement(entry, *identities)
-            found.append(predicate_of(statement, AuditCheckpoint))
+    for index, entry in enumerate(view.entries(0, view.checkpoint.size)):
+        if _type_of(entry) == AuditCheckpoint.TYPE:
+            with contextlib.suppress(Conflict):
+                statement, _ = signatories.check(parse_envelope(entry), index)
+                found.append(predicate_of(statement, AuditCheckpoint))
     return found
 
 

@@ -109,6 +109,45 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two handovers of a gateway's audit checkpoint to control."""
 
 
+class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[keys]"""
+
+    model_kek: str = ""
+    """Where model keys must be made, as a provider URI; empty = wherever the key ring says ('modelkeep keys move')."""
+    statement_signing: str = ""
+    """Where the next statement identity has its Ed25519 half, as the pkcs11: URI of a token; empty = in the key ring."""
+    ttl: Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,4}[smhd])?$")] = ""
+    """Control rotates a wrapping key when its primary is this old, such as "30d"; empty = never by itself."""
+    destroy_grace_days: Annotated[int, Meta(ge=1, le=365)] = 7
+    """How long a disabled key waits for its destruction, days."""
+    check_seconds: Positive = 60.0
+    """Pause between two looks of control at what is due with the keys."""
+
+    @property
+    def ttl_ns(self) -> int:
+        """``ttl`` in nanoseconds; 0 = never."""
+        if not self.ttl:
+            return 0
+        return int(self.ttl[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[self.ttl[-1]] * 10**9
+
+
+class BlobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[blobs]"""
+
+    url: str = ""
+    """Where the sealed bodies are, such as "s3://bucket/prefix"; empty = in the keep's folder."""
+
+
+class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[records]"""
+
+    url: str = ""
+    """Where the records are, such as "postgresql://user@host/database"; empty = in the keep's folder (SQLite)."""
+
+    def __repr__(self) -> str:
+        return "RecordSettings(url=…)"  # it may hold a password
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -118,6 +157,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     audit: AuditSettings = AuditSettings()
+    blobs: BlobSettings = BlobSettings()
+    records: RecordSettings = RecordSettings()
+    keys: KeySettings = KeySettings()
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -162,9 +204,11 @@ def variable(section: str, field: str) -> str:
     return f"{PREFIX}{section}_{field}".upper()
 
 
-def template(origin: str) -> str:
-    """The modelkeep.toml that init writes: only what cannot be a default."""
+def template(origin: str, blobs: str = "", records: str = "") -> str:
+    """The modelkeep.toml that init writes: only what cannot be a default. ``blobs``, ``records``: URLs, "" = in the folder."""
+    stores = [(section, url) for section, url in (("blobs", blobs), ("records", records)) if url]
     return (
         "# Settings of this keep; docs/settings.md lists all of them with their defaults.\n"
         f'[keep]\norigin = "{origin}"  # names the logs of this keep; never change it\nadmission = "standard"\n'
+        + "".join(f"\n[{section}]\nurl = {msgspec.json.encode(url).decode()}\n" for section, url in stores)
     )

@@ -31,7 +31,7 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
     The suspect is scanned before it is loaded, and run in memory. Raises Missing, Invalid, NotTrusted, Unavailable.
     """
     keyring = premises.keyring([MODEL_KEK, AUDIT_SUBJECT, WATERMARK])
-    registry = premises.registry(keyring.wrappers(MODEL_KEK))
+    registry = premises.registry(premises.openers())
     evidence = registry.release(ref)
     if evidence.profile_body is None or evidence.profile_digest is None:
         raise Missing(f"{ref} has no extraction profile: its answers were not marked")
@@ -45,7 +45,7 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
     if not verdict.clean:
         raise NotTrusted(f"the suspect is not run, because it is not clean: {verdict.findings[0].message}")
     thief = Predictor(suspect, interface_of(verdict), probes)
-    keys = SubjectKeys(premises.records, keyring.wrapper(AUDIT_SUBJECT), premises.entropy)
+    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy)
     trails = [
         AccountTrail(subject, account_key(keyring.secret(WATERMARK), subject, ref), x)
         for subject, x in _questions(premises, ref, keys).items()

@@ -5,14 +5,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from modelkeep.app.keep import Keep
 from modelkeep.cli.output import Output
-from modelkeep.cli.remote import Remote
 from modelkeep.errors import Invalid, Missing, Unavailable
+
+if TYPE_CHECKING:  # a keep brings the whole house in, and sealed files need none
+    from modelkeep.app.keep import Keep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,20 +32,24 @@ class Context:
         self._keep: Keep | None = None
 
     @property
-    def keep(self) -> Keep:
+    def keep(self) -> "Keep":
         """The keep in the folder, acted on as ``operator@local``. Raises Missing, NotTrusted, Invalid."""
+        from modelkeep.app.keep import Keep
+
         if self._keep is None:
             self._keep = Keep.open(self.directory, self.passphrase)
         return self._keep
 
-    def call(self, verb: Callable[Concatenate[Keep, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, verb: "Callable[Concatenate[Keep, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
         """Run ``verb`` on the folder, or as the logged-in account on ``--server``."""
         if not self.server:
             return verb(self.keep, *args, **kwargs)
+        from modelkeep.cli.remote import Remote
+
         result: Any = Remote.of_session(self.server).call(verb, kwargs)
         return result  # type: ignore[no-any-return]  # Remote decodes to the verb's own return type
 
-    def local(self, what: str) -> Keep:
+    def local(self, what: str) -> "Keep":
         """The keep in the folder, for what cannot be done from afar. Raises Invalid with ``--server``."""
         if self.server:
             raise Invalid(f"{what} works on the folder only: leave out --server and run it where the keep is")

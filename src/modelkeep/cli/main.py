@@ -2,11 +2,14 @@
 
 import os
 import sys
+from collections.abc import MutableMapping
+from types import ModuleType
 
 import click
 
 from modelkeep import __version__
-from modelkeep.cli import accounts, keys, logs, operations, redteam, releases, server, setup
+from modelkeep.adapters.process import no_core_dumps
+from modelkeep.cli import files
 from modelkeep.cli.context import DIRECTORY, PASSPHRASE_FILE, SERVER, Context
 from modelkeep.cli.output import EXIT_INVALID, EXIT_UNAVAILABLE
 from modelkeep.errors import Invalid, ModelkeepError
@@ -14,7 +17,36 @@ from modelkeep.errors import Invalid, ModelkeepError
 _EPILOG = "Example: modelkeep init keep && modelkeep --dir keep publish model.onnx --name risk --reference ref.npz"
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class House(click.Group):
+    """Every verb. Those of sealed files need little and are there at once; any other brings the whole house in."""
+
+    _known: dict[str, click.Command]
+    _whole = False
+
+    @property
+    def commands(self) -> MutableMapping[str, click.Command]:
+        """By name."""
+        if not self._whole:
+            self._whole = True
+            self._known |= {str(command.name): command for room in _rooms() for command in room.COMMANDS}
+        return self._known
+
+    @commands.setter
+    def commands(self, _: object) -> None:
+        self._known = {str(command.name): command for command in files.COMMANDS}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of that name, if there is one."""
+        return self._known.get(cmd_name) or super().get_command(ctx, cmd_name)
+
+
+def _rooms() -> tuple[ModuleType, ...]:
+    from modelkeep.cli import accounts, catalogue, keys, logs, operations, redteam, releases, server, setup, trust
+
+    return (setup, releases, catalogue, accounts, keys, trust, server, logs, operations, redteam)
+
+
+@click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--dir", "directory", envvar=DIRECTORY, default=".", show_default=True, help="Folder of the keep.")
 @click.option("--server", envvar=SERVER, default="", help="Act on a running control process, https://HOST:PORT, as logged in.")
 @click.option("--passphrase-file", envvar=PASSPHRASE_FILE, default="", help="File with the passphrase; asked for if not given.")
@@ -29,13 +61,9 @@ def cli(ctx: click.Context, directory: str, server: str, passphrase_file: str, a
     ctx.obj = Context(directory=directory, server=server, passphrase_file=passphrase_file, json=as_json)
 
 
-for room in (setup, releases, accounts, keys, server, logs, operations, redteam):
-    for command in room.COMMANDS:
-        cli.add_command(command)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 yes · 1 refused · 2 usage or invalid · 3 unavailable."""
+    no_core_dumps()  # before any key is read: servers do more once they have their keys (adapters/process.harden)
     given = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in given  # wherever it stands: it is the same option for every command
     words = ["--json", *(word for word in given if word != "--json")] if as_json else list(given)

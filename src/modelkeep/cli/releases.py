@@ -3,37 +3,57 @@
 from pathlib import Path
 
 import click
+import msgspec
 
 from modelkeep.app.keep import Keep
-from modelkeep.app.results import StateChanged
+from modelkeep.app.results import ReleaseDetail, StateChanged
+from modelkeep.cli.catalogue import read_metadata
 from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.cli.signatures import check_place, saying_that, verify_signature, write_signature
+from modelkeep.errors import Invalid
 
 
 @click.command(epilog="Example: modelkeep publish model.onnx --name credit-risk --reference ref.npz")
 @click.argument("model", metavar="MODEL")
 @click.option("--name", required=True, help="Name of the model; the version is the next one.")
 @click.option("--reference", default="", help="npz file with benign input rows, array 'x' (rows, features...); ONNX needs it.")
+@click.option("--metadata", default="", help="TOML file with owner, classification, licence, tags and model card.")
+@click.option("--signature", default="", help="File for the OpenSSF signature; without it MODEL.sig beside the model.")
 @click.pass_obj
-def publish(ctx: Context, model: str, name: str, reference: str) -> None:
+def publish(ctx: Context, model: str, name: str, reference: str, metadata: str, signature: str) -> None:
     """Scan, seal, calibrate, sign and log MODEL (ONNX or safetensors), and publish it as NAME@VERSION.
 
     The file is read, never run. The original stays where it is: it is yours to remove.
     """
+    check_place(signature)
     with ctx.out.notes.status(f"Publishing {model}: scan, seal, calibrate, sign, log"):
         rows = read_file(reference) if reference else b""
-        done = ctx.call(Keep.publish, name=name, filename=Path(model).name, model=read_file(model), reference=rows)
+        about, card = read_metadata(metadata) if metadata else (b"", b"")
+        file = Path(model).name
+        done = ctx.call(
+            Keep.publish, name=name, filename=file, model=read_file(model), reference=rows, metadata=about, card=card
+        )
+    with saying_that(f"{done.ref} is published"):
+        written = write_signature(ctx, done.signature, model, signature)
     ctx.out.show(
-        done,
+        {**msgspec.structs.asdict(done), "signature": written},
         f"{done.ref}\n  model   {done.model_digest}\n  sealed  {done.sealed_digest}\n  log     entry {done.log_index}\n"
-        f"  guard   {done.promise}",
+        f"  guard   {done.promise}\n  signed  {written or 'not written'}",
     )
 
 
 @click.command(epilog="Example: modelkeep verify credit-risk@1")
 @click.argument("ref", metavar="NAME@VERSION")
+@click.option("--oms", default="", help="Check the file or folder named instead of a release against this OpenSSF signature.")
+@click.option("--key", default="", help="With --oms: PEM file of the signer's public key; without it this keep's own.")
 @click.pass_obj
-def verify(ctx: Context, ref: str) -> None:
-    """Check signatures, log inclusion and container integrity of one release."""
+def verify(ctx: Context, ref: str, oms: str, key: str) -> None:
+    """Check signatures, log inclusion and container integrity of one release; with --oms, a model on disk."""
+    if key and not oms:
+        raise Invalid("--key goes with --oms: a release is checked with the keys of its keep")
+    if oms:
+        verify_signature(ctx, ref, oms, key)
+        return
     found = ctx.call(Keep.verify, ref=ref)
     checks = "\n".join(f"  ok  {check}" for check in found.checks)
     ctx.out.show(
@@ -44,22 +64,35 @@ def verify(ctx: Context, ref: str) -> None:
 @click.command(epilog="Example: modelkeep export credit-risk@1 --out model.onnx")
 @click.argument("ref", metavar="NAME@VERSION")
 @click.option("--out", required=True, help="File to write; it must not exist.")
+@click.option("--signature", default="", help="File for the OpenSSF signature; without it OUT.sig.")
 @click.pass_obj
-def export(ctx: Context, ref: str, out: str) -> None:
+def export(ctx: Context, ref: str, out: str, signature: str) -> None:
     """Write the model file again, byte for byte. A permission of its own, and logged before a byte is written."""
+    check_place(signature)
     done = ctx.call(Keep.export, ref=ref)
     write_file(out, done.model)
-    result = {"ref": done.ref, "file": out, "bytes": len(done.model), "log_index": done.log_index}
+    with saying_that(f"{out} is written"):
+        written = write_signature(ctx, done.signature, out, signature)
+    result = {"ref": done.ref, "file": out, "bytes": len(done.model), "log_index": done.log_index, "signature": written}
     ctx.out.show(result, f"{done.ref}: {len(done.model):,} bytes written to {out}, in the clear (log entry {done.log_index})")
 
 
-@click.command("list", epilog="Example: modelkeep list")
+@click.command("list", epilog="Example: modelkeep list --classification restricted")
+@click.option("--owner", default="", help="Only releases whose metadata name this owner.")
+@click.option("--classification", default="", help="Only releases of this data classification.")
+@click.option("--tag", default="", help="Only releases with this tag.")
 @click.pass_obj
-def list_(ctx: Context) -> None:
+def list_(ctx: Context, owner: str, classification: str, tag: str) -> None:
     """List the releases."""
-    found = ctx.call(Keep.releases)
-    rows = [(r.ref, r.state, r.format, r.model_digest[:19], moment(r.published), r.by) for r in found]
-    ctx.out.table(found, ("RELEASE", "STATE", "FORMAT", "MODEL", "PUBLISHED", "BY"), rows, empty="Nothing is published yet.")
+    found = ctx.call(Keep.releases, owner=owner, classification=classification, tag=tag)
+    empty = "No release is described so." if owner or classification or tag else "Nothing is published yet."
+    columns = ("RELEASE", "STATE", "ALIASES", "FORMAT", "MODEL", "OWNER", "CLASS", "PUBLISHED", "BY")
+    rows = [
+        (r.ref, f"{r.state}, held" if r.held else r.state, ", ".join(r.aliases), r.format, r.model_digest[:19], r.owner,
+         r.classification, moment(r.published), r.by)
+        for r in found
+    ]  # fmt: skip
+    ctx.out.table(found, columns, rows, empty=empty)
 
 
 @click.command(epilog="Example: modelkeep show credit-risk@1")
@@ -75,6 +108,7 @@ def show(ctx: Context, ref: str) -> None:
         f"  sealed     {found.sealed_digest}",
         f"  interface  {found.interface}",
         f"  admission  {found.admission}",
+        *_catalogued(found),
         "  evidence",
         *(f"    {s.index:>5}  {moment(s.at)}  {s.type:<18} {s.actor}  {s.summary}" for s in found.statements),
     ]
@@ -114,6 +148,22 @@ def reinstate(ctx: Context, ref: str, reason: str) -> None:
 def retire(ctx: Context, ref: str, reason: str) -> None:
     """End a release for good."""
     _say(ctx, ctx.call(Keep.retire, ref=ref, reason=reason))
+
+
+def _catalogued(found: ReleaseDetail) -> list[str]:
+    """What the catalogue says of a release, as far as it says anything."""
+    head = found.release
+    said = {
+        "aliases": ", ".join(head.aliases),
+        "owner": head.owner,
+        "class": head.classification,
+        "licence": found.licence,
+        "tags": ", ".join(head.tags),
+        "about": found.description,
+        "card": found.card,
+        "held": "; ".join(f"{hold.id[:8]} ({hold.reason})" for hold in found.holds),
+    }
+    return [f"  {name:<10} {value}" for name, value in said.items() if value]
 
 
 def _say(ctx: Context, changed: StateChanged) -> None:

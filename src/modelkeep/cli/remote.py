@@ -11,6 +11,7 @@ import msgspec
 
 from modelkeep import errors
 from modelkeep.app.handover import CONTROL_NAME
+from modelkeep.core.hidden import holds_secrets
 from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Unauthenticated, Unavailable
 
 _BY_CODE: dict[str, type[ModelkeepError]] = {
@@ -18,6 +19,7 @@ _BY_CODE: dict[str, type[ModelkeepError]] = {
 }
 
 
+@holds_secrets("server", "account", "expires")
 class Session(msgspec.Struct, frozen=True):
     """What ``login`` remembers for one server. ``expires``: Unix seconds; ``ca``: PEM text, empty = the system's roots."""
 

@@ -9,7 +9,7 @@ import click
 from modelkeep.adapters.process import harden, read_pipe
 from modelkeep.app.control import open_control
 from modelkeep.app.gateway import open_gateway
-from modelkeep.app.handover import Opened, decode, encode, open_for
+from modelkeep.app.handover import Opened, RingWatch, decode, encode, open_for, send_ring
 from modelkeep.app.processes import Child, address_file, supervise
 from modelkeep.cli.context import Context
 from modelkeep.core.values import ReleaseRef
@@ -34,18 +34,25 @@ def up(ctx: Context, models: tuple[str, ...]) -> None:
     _check_local(ctx, "up")
     harden()
     here = ctx.keep.premises
+    watch = RingWatch(here, ctx.out.note)
     arguments = [sys.executable, "-m", "modelkeep", "--dir", str(ctx.directory)]
     chosen = [part for ref in models for part in ("--model", str(ReleaseRef.parse(ref)))]
-    children = [
-        Child("control", [*arguments, "control"], encode(open_for(here, FAMILIES)), address_file(ctx.directory, "control")),
-        Child(
-            "gateway",
-            [*arguments, "serve", *chosen],
-            encode(open_for(here, GATEWAY_FAMILIES)),
-            address_file(ctx.directory, "gateway"),
-        ),
-    ]
-    supervise(children, ctx.out.note)
+    ruling, serving = [*arguments, "control"], [*arguments, "serve", *chosen]
+    control_child = Child("control", ruling, encode(open_for(here, FAMILIES)), address_file(ctx.directory, "control"))
+    gateway = Child(
+        "gateway", serving, encode(open_for(here, GATEWAY_FAMILIES)), address_file(ctx.directory, "gateway"), follows=True
+    )
+
+    def renew() -> None:
+        """Control reads the key ring by itself; either gets the ring of now when it is started again."""
+        control_child.secret = encode(open_for(here, FAMILIES))
+        opened = open_for(here, GATEWAY_FAMILIES)
+        gateway.secret = encode(opened)
+        if gateway.updates is not None:
+            send_ring(gateway.updates, opened.keyring)
+
+    watch.renew = renew
+    supervise([control_child, gateway], ctx.out.note, watch.look)
 
 
 @click.command(epilog="Example: modelkeep --dir ./keep control")
@@ -67,8 +74,9 @@ def control(ctx: Context, keys_fd: int) -> None:
     "--tls", type=click.Choice(["auto"]), default="auto", show_default=True, help="auto: a certificate from this keep's own CA."
 )
 @KEYS_FD
+@click.option("--updates-fd", type=int, default=-1, hidden=True, help="Descriptor that changed keys come through.")
 @click.pass_obj
-def serve(ctx: Context, models: tuple[str, ...], tls: str, keys_fd: int) -> None:
+def serve(ctx: Context, models: tuple[str, ...], tls: str, keys_fd: int, updates_fd: int) -> None:
     """Run the gateway: answers predictions over HTTPS for the releases that the log admits.
 
     It opens only the key compartments that serving needs: never statement signing, the releases log or session tokens.
@@ -76,7 +84,7 @@ def serve(ctx: Context, models: tuple[str, ...], tls: str, keys_fd: int) -> None
     del tls  # one way for now: the choice is there so that scripts can say it
     _check_local(ctx, "serve")
     only = [ReleaseRef.parse(ref) for ref in models]
-    service = open_gateway(ctx.directory, _opened(ctx, GATEWAY_FAMILIES, keys_fd), only, ctx.out.note)
+    service = open_gateway(ctx.directory, _opened(ctx, GATEWAY_FAMILIES, keys_fd), only, ctx.out.note, updates_fd)
     harden()
     run_gateway(service, ctx.out.note)
 

@@ -14,13 +14,16 @@ from modelkeep.http.control import LoginAsked, LoginGiven, decode_login, encode_
 @click.command(epilog="Example: modelkeep init ./keep")
 @click.argument("directory", metavar="DIR")
 @click.option("--admin", default="admin", show_default=True, help="Name of the first account.")
+@click.option("--blobs", default="", help="Where sealed models go, such as s3://BUCKET/PREFIX; in DIR if not given.")
+@click.option("--records", default="", help="Where records go, such as postgresql://USER@HOST/DATABASE; in DIR if not given.")
+@click.option("--model-kek", default="", help="Where model keys are made, as a key URI; in the key ring if not given.")
 @click.pass_obj
-def init(ctx: Context, directory: str, admin: str) -> None:
+def init(ctx: Context, directory: str, admin: str, blobs: str, records: str, model_kek: str) -> None:
     """Make a keep in DIR: settings, records, sealed keys, the releases log, an admin and a recovery recipient.
 
     The admin's one-time password and the recovery identity are printed once and stored nowhere.
     """
-    made = Keep.init(directory, ctx.first_passphrase(), admin=admin)
+    made = Keep.init(directory, ctx.first_passphrase(), admin=admin, blobs=blobs, records=records, model_kek=model_kek)
     ctx.out.show(
         made,
         f"Made a keep in {made.directory} with logs named {made.origin}.\n\n"
@@ -34,11 +37,13 @@ def init(ctx: Context, directory: str, admin: str) -> None:
 @click.command(epilog="Example: modelkeep --dir ./keep upgrade")
 @click.pass_obj
 def upgrade(ctx: Context) -> None:
-    """Bring the records of a keep to this version's schema; a backup is made first."""
+    """Bring a keep to this version: its records, after a backup, to the schema of now, and keys that an earlier one lacked."""
     before, after, backup = Keep.upgrade(ctx.directory)
-    result = {"before": before, "after": after, "backup": backup}
+    made = Keep.complete_keys(ctx.directory, ctx.passphrase)
+    result = {"before": before, "after": after, "backup": backup, "keys": made}
     said = f"Records upgraded from schema {before} to {after}; the old ones are in {backup}."
-    ctx.out.show(result, said if backup else f"Records have schema {after} already: nothing to do.")
+    keys = f"\nMade the key compartment {', '.join(made)}; the key ring has it under the same passphrase." if made else ""
+    ctx.out.show(result, (said if backup else f"Records have schema {after} already: nothing to do.") + keys)
 
 
 @click.command(epilog="Example: modelkeep --server https://localhost:8444 login --user admin --ca keep/tls/ca.pem")

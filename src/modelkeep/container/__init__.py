@@ -1,6 +1,7 @@
 """The sealed container ``.keep``: seal, open, check, recipients, standalone files. docs/formats/container.md is the format."""
 
-from modelkeep.container.check import check_body
+from modelkeep.container.bundle import FilePart, FilesReader
+from modelkeep.container.check import check_body, suite_of
 from modelkeep.container.file import (
     KeepFile,
     pack_bytes,
@@ -11,7 +12,7 @@ from modelkeep.container.file import (
     unpack_file,
 )
 from modelkeep.container.layout import Entry, Kind
-from modelkeep.container.open import SealedFile, Tensor, open_sealed
+from modelkeep.container.open import SealedFile, Tensor, Writer, open_sealed
 from modelkeep.container.reader import BlobReader, BytesReader, Reader, Window, read_bytes
 from modelkeep.container.recipients import (
     Binding,
@@ -37,6 +38,8 @@ __all__ = [
     "BlobReader",
     "BytesReader",
     "Entry",
+    "FilePart",
+    "FilesReader",
     "KeepFile",
     "Kind",
     "KmsRecipient",
@@ -53,6 +56,7 @@ __all__ = [
     "Stanza",
     "Tensor",
     "Window",
+    "Writer",
     "XWingOpener",
     "XWingRecipient",
     "XWingStanza",
@@ -66,6 +70,7 @@ __all__ = [
     "rewrap_tail",
     "seal",
     "split_file",
+    "suite_of",
     "unlock",
     "unpack_bytes",
     "unpack_file",

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from modelkeep.container.layout import FOOTER_SIZE, HEADER_SIZE, MAGIC, MIN_BODY, check_footer, check_header
+from modelkeep.container.layout import FOOTER_SIZE, HEADER_SIZE, MAGIC, MIN_BODY, Header, check_footer, check_header
 from modelkeep.container.reader import Reader, read_bytes
 from modelkeep.core.values import Digest
 from modelkeep.errors import NotTrusted
@@ -28,16 +28,26 @@ def check_body(reader: Reader, sealed_digest: Digest) -> None:
         raise NotTrusted(f"the sealed file was altered: its SHA-256 is {digest.hexdigest()}, and {sealed_digest} was signed")
 
 
-def read_ends(reader: Reader) -> tuple[bytes, int]:
-    """(header hash, length of the encrypted index) of a body whose header and footer hold. Raises NotTrusted."""
+def suite_of(reader: Reader) -> int:
+    """The cipher suite of a body or standalone file; needs no key. Raises NotTrusted (not a container that is read here)."""
+    prefix = read_bytes(reader, 0, min(_PREFIX, reader.size))
+    if not prefix.startswith(MAGIC):
+        raise NotTrusted(_what_else(prefix))
+    if len(prefix) < MIN_BODY:
+        raise NotTrusted(f"the sealed file has {reader.size} bytes: it was cut off")
+    return check_header(prefix[:HEADER_SIZE]).suite
+
+
+def read_ends(reader: Reader) -> tuple[Header, int]:
+    """(header, length of the encrypted index) of a body whose header and footer hold. Raises NotTrusted."""
     prefix = read_bytes(reader, 0, min(_PREFIX, reader.size))
     if not prefix.startswith(MAGIC):
         raise NotTrusted(_what_else(prefix))
     if reader.size < MIN_BODY:
         raise NotTrusted(f"the sealed file has {reader.size} bytes: it was cut off")
-    header_hash = check_header(prefix[:HEADER_SIZE])
+    header = check_header(prefix[:HEADER_SIZE])
     footer = read_bytes(reader, reader.size - FOOTER_SIZE, FOOTER_SIZE)
-    return header_hash, check_footer(footer, reader.size)
+    return header, check_footer(footer, reader.size)
 
 
 def _what_else(prefix: bytes) -> str:

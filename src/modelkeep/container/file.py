@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from modelkeep.container.check import read_ends
-from modelkeep.container.layout import MAGIC, MIN_BODY
+from modelkeep.container.layout import MAGIC, MIN_BODY, Kind
 from modelkeep.container.open import SealedFile, open_sealed
 from modelkeep.container.reader import BytesReader, Reader, Window, read_bytes
 from modelkeep.container.recipients import (
@@ -36,13 +36,15 @@ class KeepFile(NamedTuple):
     block: bytes
 
 
-def pack_file(source: Reader, recipients: Sequence[Recipient], *, purpose: str) -> Iterator[bytes | memoryview]:
+def pack_file(
+    source: Reader, recipients: Sequence[Recipient], *, purpose: str, kind: Kind | None = None
+) -> Iterator[bytes | memoryview]:
     """Seal ``source`` for ``recipients`` as a standalone file. A chunk is valid until the next one is asked for.
 
-    ``purpose``: 1-255 bytes, such as ``keys/model-kek``; a file opens only for the purpose it was made for.
+    ``purpose``: 1-255 bytes, such as ``keys/model-kek``; a file opens only for that purpose. ``kind``: as in ``seal``.
     Raises Invalid (no or too many recipients), NotTrusted (the source shrank), and what a recipient's ``stanza`` raises.
     """
-    sealing = seal(source)
+    sealing = seal(source, kind=kind)
     yield from sealing.chunks()
     model = sealing.model
     binding = Binding(model.header_hash, model.model_digest, purpose)
@@ -101,8 +103,8 @@ def split_file(reader: Reader) -> KeepFile:
             f"the sealed file has {size} bytes, and its trailer accounts for others: it was cut, spliced or altered"
         )
     body = Window(reader, 0, body_size)
-    header_hash, _ = read_ends(body)
-    return KeepFile(body, header_hash, read_bytes(reader, body_size, block_size))
+    header, _ = read_ends(body)
+    return KeepFile(body, header.hash, read_bytes(reader, body_size, block_size))
 
 
 def _tail(block: bytes, body_size: int) -> bytes:

@@ -1,5 +1,7 @@
 """Where bytes come from: a size and ranged reads. Files, blobs and buffers all look like this."""
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +10,8 @@ from modelkeep.core.values import Digest
 from modelkeep.errors import NotTrusted
 
 Buffer = bytes | bytearray | memoryview
+KEPT = 8
+"""Blocks that a reader of a slow store keeps: as many threads may read in places of their own."""
 
 
 class Reader(Protocol):
@@ -41,19 +45,56 @@ class BytesReader:
 
 
 class BlobReader:
-    """A ``Reader`` over one stored blob."""
+    """A ``Reader`` over one stored blob.
+
+    From a store that takes long to answer (its ``read_ahead`` is not 0) blocks of that size are read, and the last ``KEPT`` of
+    them are kept for this reader alone: another one, made later, sees what the store holds then.
+    """
 
     def __init__(self, blobs: Blobs, digest: Digest) -> None:
         self._blobs = blobs
         self._digest = digest
         self._size = blobs.size(digest)
+        self._ahead = blobs.read_ahead
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
         return self._size
 
     def read_into(self, offset: int, into: memoryview) -> None:
-        self._blobs.read_into(self._digest, offset, into)
+        if into.nbytes >= self._ahead or offset < 0 or offset + into.nbytes > self._size:
+            self._blobs.read_into(self._digest, offset, into)
+            return
+        at = 0
+        while at < into.nbytes:
+            number, begin = divmod(offset + at, self._ahead)
+            part = self._block(number)[begin : begin + into.nbytes - at]
+            into[at : at + part.nbytes] = part
+            at += part.nbytes
+
+    def _block(self, number: int) -> memoryview:
+        with self._lock:
+            block = self._blocks.setdefault(number, _Block())
+            self._blocks.move_to_end(number)
+            while len(self._blocks) > KEPT:
+                self._blocks.popitem(last=False)
+        with block.reading:  # whoever else wants it waits, instead of asking for it too
+            if not block.data:
+                start = number * self._ahead
+                data = memoryview(bytearray(min(self._ahead, self._size - start)))
+                self._blobs.read_into(self._digest, start, data)
+                block.data = data.toreadonly()
+            return block.data
+
+
+class _Block:
+    """A part of a blob, once it was read."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Lock()
+        self.data = memoryview(b"")
 
 
 @dataclass(frozen=True)

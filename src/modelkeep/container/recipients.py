@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from modelkeep.container.layout import BodyKeys
+from modelkeep.core.hidden import never_pickled
 from modelkeep.core.ports import Wrapper
 from modelkeep.core.values import Digest, digest_bytes
 from modelkeep.crypto.kdf import Argon2Params, argon2id
@@ -120,6 +121,7 @@ class XWingOpener:
         return xwing_unwrap(self._identity, stanza.wrapped, context)
 
 
+@never_pickled
 class Passphrase:
     """A passphrase: both a recipient and an opener. Costs one Argon2id each time."""
 

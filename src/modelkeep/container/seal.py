@@ -11,8 +11,11 @@ from typing import NamedTuple
 
 from cryptography.cobblestone import Cobblestone256Encryptor
 
+from modelkeep.container.bundle import FilesReader, read_list
 from modelkeep.container.layout import (
     HEADER_SIZE,
+    SUITE,
+    SUITES,
     BodyKeys,
     Entry,
     Index,
@@ -24,17 +27,20 @@ from modelkeep.container.layout import (
     sealed_length,
 )
 from modelkeep.container.reader import Reader, read_bytes
+from modelkeep.core.hidden import never_pickled
 from modelkeep.core.values import Digest
 from modelkeep.crypto.wrap import KEY_SIZE
 from modelkeep.errors import Invalid
 from modelkeep.formats.safetensors import head_length
 
-PIECE = 2 << 20
+PIECE = 1 << 20
+_STEP = 1 << 18  # hashed and then encrypted while it is in the core's own cache
 _IN_FLIGHT = 4
 _MAX_SLICES = 1024
 _OUT_SIZE = PIECE + (PIECE >> 10) + 2 * 16384 + 96 * _MAX_SLICES
 
 
+@never_pickled
 @dataclass(frozen=True)
 class SealedModel:
     """What sealing produced. ``size``: bytes of the body; ``root``: 32 bytes, to be signed; ``dek``: the secret data key."""
@@ -67,7 +73,7 @@ class _Batch(NamedTuple):
 class _Working(NamedTuple):
     """A batch under way: what the lanes will have done, and its two buffers."""
 
-    hashed: tuple[Future[None], ...]
+    hashed: Future[None]
     sealed: Future[int]
     source: bytearray
     out: bytearray
@@ -76,11 +82,13 @@ class _Working(NamedTuple):
 class Sealing:
     """A sealing under way: consume ``chunks`` to the end, then read ``model``.
 
-    ``source`` is read once, in order. A safetensors file gets one stream a tensor, anything else shards; both split at 64 MiB.
+    ``source`` is read once, in order. A safetensors file gets one stream a tensor, a ``FilesReader`` one a file, anything else
+    shards; all split at 64 MiB.
     """
 
-    def __init__(self, source: Reader, *, dek: bytes | None = None) -> None:
+    def __init__(self, source: Reader, *, dek: bytes | None = None, kind: Kind | None = None) -> None:
         self._source = source
+        self._kind = kind
         self._dek = os.urandom(KEY_SIZE) if dek is None else dek
         if len(self._dek) != KEY_SIZE:
             raise Invalid(f"a data key has {KEY_SIZE} bytes, not {len(self._dek)}")
@@ -95,9 +103,9 @@ class Sealing:
 
     def chunks(self) -> Iterator[memoryview]:
         """The body, for ``Blobs.put``. A chunk is valid until the next is asked for. Raises NotTrusted (the source shrank)."""
-        head, kind, places = plan_source(self._source)
+        head, kind, places = plan_source(self._source, self._kind)
         header = encode_header(os.urandom(32))
-        keys = BodyKeys(self._dek, check_header(header))
+        keys = BodyKeys(self._dek, check_header(header).hash)
         yield memoryview(header)
         streams = _Streams(keys, places)
         source_hash = hashlib.sha256(head)
@@ -113,17 +121,17 @@ class Sealing:
     def _seal_streams(
         self, streams: "_Streams", hash_source: Callable[[memoryview], None], work: Iterator[_Batch]
     ) -> Iterator[memoryview]:
-        """Three lanes of one thread (source hash, stream hashes, encryption) keep their own order over a ring of buffers."""
+        """Two lanes of one thread keep their own order over a ring of buffers: the source's hash, and the streams."""
         free = [(bytearray(PIECE), bytearray(_OUT_SIZE)) for _ in range(_IN_FLIGHT)]
         under_way: deque[_Working] = deque()
         with ExitStack() as stack:
-            lanes = [stack.enter_context(ThreadPoolExecutor(1, "modelkeep-seal")) for _ in range(3)]
+            hashing, sealing = (stack.enter_context(ThreadPoolExecutor(1, "modelkeep-seal")) for _ in range(2))
             for batch in work:
                 source, out = free.pop()
                 view = memoryview(source)[: batch.length]
                 self._source.read_into(batch.offset, view)
-                hashed = (lanes[0].submit(hash_source, view), lanes[1].submit(streams.hash, batch, view))
-                under_way.append(_Working(hashed, lanes[2].submit(streams.seal, batch, view, out), source, out))
+                sealed = sealing.submit(streams.seal, batch, view, out)
+                under_way.append(_Working(hashing.submit(hash_source, view), sealed, source, out))
                 if len(under_way) == _IN_FLIGHT:
                     yield from _finish(under_way.popleft(), free)
             while under_way:
@@ -131,34 +139,31 @@ class Sealing:
 
 
 class _Streams:
-    """The running hash and encryptor of the stream that each lane is in; the two lanes share nothing."""
+    """The running hash and encryptor of the stream that is being sealed."""
 
     def __init__(self, keys: BodyKeys, places: list[Entry]) -> None:
         self._keys = keys
         self._places = places
         self._digests: list[bytes] = []
-        self._hash = hashlib.sha256()
+        self._hash = SUITES[SUITE].hash()
         self._encryptor: Cobblestone256Encryptor | None = None
 
-    def hash(self, batch: _Batch, view: memoryview) -> None:
-        for part in batch.slices:
-            self._hash.update(view[part.begin : part.end])
-            if part.last:
-                self._digests.append(self._hash.digest())
-                self._hash = hashlib.sha256()
-
     def seal(self, batch: _Batch, view: memoryview, into: bytearray) -> int:
-        """Encrypt a batch; returns how many bytes of ``into`` it filled."""
+        """Hash and encrypt a batch; returns how many bytes of ``into`` it filled."""
         at, out = 0, memoryview(into)
         for part in batch.slices:
             if self._encryptor is None:
                 self._encryptor = Cobblestone256Encryptor(*self._keys.stream(part.number))
-            at += self._encryptor.update_into(view[part.begin : part.end], out[at:])
+            for begin in range(part.begin, part.end, _STEP):
+                piece = view[begin : min(begin + _STEP, part.end)]
+                self._hash.update(piece)
+                at += self._encryptor.update_into(piece, out[at:])
             if part.last:
                 tail = self._encryptor.finalize()
                 out[at : at + len(tail)] = tail
                 at += len(tail)
-                self._encryptor = None
+                self._digests.append(self._hash.digest())
+                self._encryptor, self._hash = None, SUITES[SUITE].hash()
         return at
 
     def entries(self) -> Iterator[Entry]:
@@ -166,25 +171,45 @@ class _Streams:
             yield Entry(e.id, e.name, e.dtype, e.shape, e.offset, e.length, digest)
 
 
-def seal(source: Reader, *, dek: bytes | None = None) -> Sealing:
-    """Begin to seal ``source`` under a fresh data key (or ``dek``, which must never have sealed anything else)."""
-    return Sealing(source, dek=dek)
+def seal(source: Reader, *, dek: bytes | None = None, kind: Kind | None = None) -> Sealing:
+    """Begin to seal ``source`` under a fresh data key (or ``dek``, which must never have sealed anything else).
+
+    ``kind``: how to cut it; None finds out. ``chunks`` raises Invalid when the source is not of a ``kind`` that was given.
+    """
+    return Sealing(source, dek=dek, kind=kind)
 
 
-def plan_source(source: Reader) -> tuple[bytes, Kind, list[Entry]]:
-    """Head, kind and stream places of a source. What is not a well-formed safetensors file is cut into shards."""
-    try:
-        length = head_length(read_bytes(source, 0, min(8, source.size)), source.size)
-        if read_bytes(source, 8, min(1, length - 8)) != b"{":
-            raise Invalid("not a safetensors header")
-        head = read_bytes(source, 0, length)
-        return head, Kind.SAFETENSORS, list(plan(Kind.SAFETENSORS, head, source.size))
-    except Invalid:
-        return b"", Kind.BYTES, list(plan(Kind.BYTES, b"", source.size))
+def plan_source(source: Reader, kind: Kind | None = None) -> tuple[bytes, Kind, list[Entry]]:
+    """Head, kind and stream places of a source. What is not a well-formed safetensors file is cut into shards.
+
+    Only a ``FilesReader``, or a caller who says so, makes kind FILES: a file never becomes several because of what is in it.
+    """
+    if kind is None and not isinstance(source, FilesReader):
+        try:
+            return plan_source(source, Kind.SAFETENSORS)
+        except Invalid:
+            return plan_source(source, Kind.BYTES)
+    kind = kind or Kind.FILES
+    head = _HEADS[kind](source)
+    return head, kind, list(plan(kind, head, source.size))
+
+
+def _safetensors_head(source: Reader) -> bytes:
+    length = head_length(read_bytes(source, 0, min(8, source.size)), source.size)
+    if read_bytes(source, 8, min(1, length - 8)) != b"{":
+        raise Invalid("not a safetensors header")
+    return read_bytes(source, 0, length)
+
+
+_HEADS: dict[Kind, Callable[[Reader], bytes]] = {
+    Kind.BYTES: lambda _: b"",
+    Kind.SAFETENSORS: _safetensors_head,
+    Kind.FILES: read_list,
+}
 
 
 def batches(places: list[Entry], offset: int) -> Iterator[_Batch]:
-    """Cut the streams, which follow each other from ``offset`` on, into batches of at most 2 MiB and 1,024 slices."""
+    """Cut the streams, which follow each other from ``offset`` on, into batches of at most 1 MiB and 1,024 slices."""
     slices: list[_Slice] = []
     length = 0
     for entry in places:
@@ -204,8 +229,7 @@ def batches(places: list[Entry], offset: int) -> Iterator[_Batch]:
 
 
 def _finish(work: _Working, free: list[tuple[bytearray, bytearray]]) -> Iterator[memoryview]:
-    for future in work.hashed:
-        future.result()
+    work.hashed.result()
     yield memoryview(work.out)[: work.sealed.result()]
     free.append((work.source, work.out))
 

@@ -37,6 +37,11 @@ class Entropy(Protocol):
 class Blobs(Protocol):
     """Immutable bytes named by their SHA-256. Raises Unavailable when the store fails or is full."""
 
+    @property
+    def read_ahead(self) -> int:
+        """Bytes that a reader does well to ask for at once, because each answer takes long; 0 = as few as it likes."""
+        ...
+
     def put(self, chunks: Iterable[bytes | bytearray | memoryview]) -> Digest:
         """Store a stream durably and return its digest; nothing is visible until all of it is. Idempotent."""
         ...
@@ -168,4 +173,71 @@ class Wrapper(Protocol):
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Undo ``wrap``. Raises NotTrusted (altered, other key or other context), Denied, Unavailable."""
+        ...
+
+
+class KeyInfo(NamedTuple):
+    """One version of a wrapping key, without its secret.
+
+    ``state``: one of pending, primary, decrypt-only, disabled, pending-destruction, destroyed, compromised.
+    ``created`` and ``due``: Unix nanoseconds; ``due`` is when a pending destruction happens, 0 = none.
+    """
+
+    key_id: str
+    version: int
+    state: str
+    created: int
+    due: int
+
+
+class WrappingKeys(Protocol):
+    """One named wrapping key of a provider, in versions that never share a number. Only the version that wrapped opens.
+
+    Every method may raise Unavailable (unreachable, or no answer in time) and Denied (the provider refuses the caller).
+    """
+
+    @property
+    def uri(self) -> str:
+        """Where the key lives, such as ``vault:transit/model-kek``. Holds no secret."""
+        ...
+
+    def create(self) -> Wrapper:
+        """Make the key with version 1 as its primary. Raises Conflict (it exists)."""
+        ...
+
+    def versions(self) -> tuple[KeyInfo, ...]:
+        """Every version that ever was, oldest first. Raises Missing (not created)."""
+        ...
+
+    def wrapper(self, version: int | None = None) -> Wrapper:
+        """One version to wrap and unwrap with; None = the primary. Raises Missing, Denied (there is no primary)."""
+        ...
+
+    def opens(self, key_id: str) -> Wrapper | None:
+        """The version that ``key_id`` names; None when it is another key's. Raises Missing (a version that never was)."""
+        ...
+
+    def rotate(self) -> Wrapper:
+        """Make a fresh primary; the former one becomes decrypt-only. Raises Missing."""
+        ...
+
+    def disable(self, version: int) -> KeyInfo:
+        """Stop a decrypt-only version from unwrapping, until it is enabled. Raises Missing, Conflict (its state)."""
+        ...
+
+    def enable(self, version: int) -> KeyInfo:
+        """Undo ``disable``. Raises Missing, Conflict (its state)."""
+        ...
+
+    def destroy(self, version: int, *, grace_days: int) -> KeyInfo:
+        """Destroy a disabled or compromised version for good, after ``grace_days``: until then it is pending-destruction.
+
+        0 = at once, also when it is pending, or after the provider's own minimum. Called again when it is due, it is destroyed
+        if the provider did not do so by itself. Raises Missing, Conflict (its state, or not due yet), Invalid (more days than
+        the provider can wait).
+        """
+        ...
+
+    def cancel(self, version: int) -> KeyInfo:
+        """Take a pending destruction back: the version is disabled again. Raises Missing, Conflict (its state)."""
         ...

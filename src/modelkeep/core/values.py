@@ -79,6 +79,7 @@ class ReleaseState(StrEnum):
     PROMOTED = "promoted"
     QUARANTINED = "quarantined"
     RETIRED = "retired"
+    COLLECTED = "collected"
 
 
 class TensorSpec(msgspec.Struct, frozen=True):

@@ -47,12 +47,16 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(name), name, len(payload), payload)
 
 
-def sign_envelope(payload_type: str, payload: bytes, signer: StatementSigner) -> bytes:
-    """The canonical JSON of an envelope around ``payload`` with both signatures of ``signer``."""
-    pair = signer.sign(pae(payload_type, payload))
-    ed25519_id, mldsa65_id = signer.public.key_ids
-    signatures = (Signature(_base64(pair.ed25519), ed25519_id), Signature(_base64(pair.mldsa65), mldsa65_id))
-    return to_json(Envelope(_base64(payload), payload_type, signatures))
+def sign_envelope(payload_type: str, payload: bytes, *signers: StatementSigner) -> bytes:
+    """The canonical JSON of an envelope around ``payload`` with both signatures of each of ``signers`` (one to four)."""
+    signatures: list[Signature] = []
+    for signer in signers:
+        pair = signer.sign(pae(payload_type, payload))
+        ed25519_id, mldsa65_id = signer.public.key_ids
+        signatures += [Signature(_base64(pair.ed25519), ed25519_id), Signature(_base64(pair.mldsa65), mldsa65_id)]
+    if not 1 <= len(signers) <= MAX_SIGNATURES // 2:
+        raise Invalid(f"an envelope has one to {MAX_SIGNATURES // 2} signers, not {len(signers)}")
+    return to_json(Envelope(_base64(payload), payload_type, tuple(signatures)))
 
 
 def parse_envelope(data: bytes) -> Envelope:

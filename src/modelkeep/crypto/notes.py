@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from modelkeep.core.hidden import never_pickled
 from modelkeep.crypto.kdf import hkdf
 from modelkeep.crypto.merkle import HASH_SIZE
 from modelkeep.errors import Invalid, NotTrusted
@@ -54,6 +55,7 @@ def encode_vkey(name: str, public: bytes) -> str:
     return f"{_name(name)}+{_key_id(name, public).hex()}+{base64.b64encode(ED25519 + public).decode()}"
 
 
+@never_pickled
 class NoteSigner:
     """An Ed25519 key under a name. For a log the name is its origin."""
 

@@ -11,18 +11,24 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, Statement, digest_of
-from modelkeep.crypto.dsse import parse_envelope
-from modelkeep.custody.releases import PUBLISH, QUARANTINE, SealedBody, next_state
+from modelkeep.crypto.dsse import Envelope, parse_envelope
+from modelkeep.custody.catalogue import Catalogue
+from modelkeep.custody.releases import COLLECT, PUBLISH, QUARANTINE, RETIRE, SealedBody, next_state
+from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotAdmitted, NotTrusted, Quarantined
 from modelkeep.ledger.statements import (
+    Alias,
     AuditCheckpoint,
+    Hold,
+    Metadata,
     Profile,
     Release,
     Scan,
     Sealing,
     State,
     TraceCommitments,
+    Trust,
     check_statement,
     encode_statement,
     peek_type,
@@ -46,7 +52,8 @@ class Entries(Protocol):
 class Problem(msgspec.Struct, frozen=True):
     """A log entry that did not count: its index and why.
 
-    ``honest``: it is signed by those who may and only came too late (two promoted at once, say), so nothing was tampered with.
+    ``honest``: it is signed by those who may and only came too late (two promoted at once, say), or by a key that the trust
+    root knows to be compromised: what is wrong with it is accounted for, and nothing was tampered with.
     """
 
     index: int
@@ -71,6 +78,7 @@ class ReleaseEvidence(msgspec.Struct, frozen=True):
     there is one.
     ``scan``: the scan statement named at release, None when there is none. ``signer``: identity that signed the release.
     ``entries``: log index by short statement type. ``history``: what happened to it, oldest first.
+    ``bundle``: the OpenSSF signature of the model file; "" when there is none.
     """
 
     ref: ReleaseRef
@@ -87,6 +95,7 @@ class ReleaseEvidence(msgspec.Struct, frozen=True):
     signer: str
     entries: dict[str, int]
     history: tuple[Event, ...]
+    bundle: str = ""
 
     @property
     def profile_body(self) -> SealedBody | None:
@@ -124,8 +133,11 @@ class EvidenceBook:
     """
 
     def __init__(self, trust: TrustRoot) -> None:
-        self._identities = {trusted.public.key_ids[0]: trusted.public for trusted in trust.identities}
-        self._trusted = {trusted.public.name: trusted for trusted in trust.identities}
+        self.begin(trust)
+
+    def begin(self, trust: TrustRoot) -> None:
+        """Forget everything and begin the fold anew under ``trust``."""
+        self.signatories = Signatories(trust)
         self._size = 0
         self._releases: dict[ReleaseRef, ReleaseEvidence] = {}
         self._scans: dict[Digest, tuple[_Found, Scan]] = {}
@@ -137,6 +149,8 @@ class EvidenceBook:
         self._problems: list[Problem] = []
         self._problem_count = 0
         self._suspicious: Problem | None = None
+        self._bodies: dict[Digest, SealedBody] = {}
+        self.catalogue = Catalogue(self.release)
         self._folds: dict[str, Callable[[_Found, Statement], None]] = {
             Scan.TYPE: self._fold_scan,
             Sealing.TYPE: self._fold_sealing,
@@ -145,6 +159,9 @@ class EvidenceBook:
             State.TYPE: self._fold_state,
             TraceCommitments.TYPE: self._fold_commitments,
             AuditCheckpoint.TYPE: self._fold_audit,
+            Alias.TYPE: self.catalogue.fold_alias,
+            Metadata.TYPE: self._fold_metadata,
+            Hold.TYPE: self.catalogue.fold_hold,
         }
 
     @property
@@ -209,6 +226,10 @@ class EvidenceBook:
         """Every release, by name and version."""
         return (self._releases[ref] for ref in sorted(self._releases))
 
+    def bodies(self) -> dict[Digest, SealedBody]:
+        """Every sealed body that a release in the log ever referred to (models, profiles, cards), by its sealed digest."""
+        return dict(self._bodies)
+
     def last_version(self, name: str) -> int:
         """The highest released version of a model name; 0 when there is none."""
         return max((ref.version for ref in tuple(self._releases) if ref.name == name), default=0)
@@ -224,11 +245,17 @@ class EvidenceBook:
     def _apply(self, index: int, entry: bytes) -> None:
         envelope = parse_envelope(entry)
         kind = peek_type(envelope)
+        if kind == Trust.TYPE:
+            self.signatories.follow(index, envelope, self.signatories.check(envelope, index)[0])
+            return
         fold = self._folds.get(kind)
         if fold is None:
             return
-        statement, identity = check_statement(envelope, self._identities)
-        self._trusted[identity.name].check_may_sign(short_type(kind), index)
+        try:
+            statement, signer = self.signatories.check(envelope, index)
+        except Conflict:
+            self._keep_away(index, envelope)
+            raise
         if len(statement.subject) > 2:
             raise Invalid(f"a {short_type(kind)} statement has one or two subjects, not {len(statement.subject)}")
         first, *rest = (resource.digest for resource in statement.subject)
@@ -236,13 +263,47 @@ class EvidenceBook:
         if identifier in self._seen:
             raise Conflict(f"this {short_type(kind)} statement was logged before: a copy does not count")
         self._seen.add(identifier)
-        fold(_Found(index, identifier, first, rest[0] if rest else None, identity.name), statement)
+        fold(_Found(index, identifier, first, rest[0] if rest else None, signer.name), statement)
+
+    def _keep_away(self, index: int, envelope: Envelope) -> None:
+        """What an identity took away after its key was compromised stays away, until somebody who is trusted gives it back.
+
+        Otherwise a quarantine that its rightful holder logged would end on the day on which the theft is found out.
+        """
+        if peek_type(envelope) != State.TYPE:
+            return
+        statement, _ = check_statement(envelope, self.signatories.identities)
+        identifier = digest_of(encode_statement(statement))
+        if identifier in self._seen:
+            return
+        self._seen.add(identifier)
+        said = predicate_of(statement, State)
+        known = self._releases.get(ReleaseRef.parse(said.release))
+        if said.verb not in (QUARANTINE, RETIRE) or known is None or statement.subject[0].digest != known.model:
+            return
+        if known.state in (ReleaseState.PUBLISHED, ReleaseState.PROMOTED):
+            event = Event(index, QUARANTINE, said.actor, f"by a compromised key: {said.verb} {said.reason}".rstrip(), said.at)
+            self._releases[known.ref] = msgspec.structs.replace(
+                known, state=ReleaseState.QUARANTINED, history=(*known.history, event)
+            )
 
     def _fold_scan(self, found: _Found, statement: Statement) -> None:
         self._scans[found.id] = found, predicate_of(statement, Scan)
 
     def _fold_profile(self, found: _Found, statement: Statement) -> None:
-        self._profiles[found.id] = found, predicate_of(statement, Profile)
+        profile = predicate_of(statement, Profile)
+        known = self._releases.get(ReleaseRef.parse(profile.release))
+        if known is None or not profile.replaces:
+            self._profiles[found.id] = found, profile
+            return
+        if (found.model, found.second) != (known.model, known.profile_digest):
+            raise NotTrusted(f"a later sealing of the profile of {known.ref} is of another profile")
+        if known.profile is None or profile.replaces != known.profile.sealed:
+            raise Conflict(f"a later sealing of the profile of {known.ref} does not name the body that it replaces")
+        self._releases[known.ref] = msgspec.structs.replace(
+            known, profile=profile, entries={**known.entries, "profile": found.index}
+        )
+        self._bodies[profile.sealed] = _body(profile)
 
     def _fold_sealing(self, found: _Found, statement: Statement) -> None:
         sealing = predicate_of(statement, Sealing)
@@ -251,13 +312,14 @@ class EvidenceBook:
         if known is None:
             self._sealings[found.id] = found, sealing
             return
-        if (found.model, sealing.root) != (known.model, known.body.root):
+        if found.model != known.model:  # the root may be another: a later cipher suite hashes what is inside in another way
             raise NotTrusted(f"a later sealing of {ref} is of another model")
         if sealing.replaces != known.body.sealed:
             raise Conflict(f"a later sealing of {ref} does not name the body that it replaces")
         self._releases[ref] = msgspec.structs.replace(
             known, body=_body(sealing), entries={**known.entries, "sealing": found.index}
         )
+        self._bodies[sealing.sealed] = _body(sealing)
 
     def _fold_release(self, found: _Found, statement: Statement) -> None:
         said = predicate_of(statement, Release)
@@ -268,6 +330,8 @@ class EvidenceBook:
         if sealing.release != str(ref):
             raise NotTrusted(f"the sealing that {ref} names is of {sealing.release[:80]}")
         scanned = self._named(self._scans, "scan", said, found) if "scan" in said.evidence else None
+        if scanned is not None:  # a scan names no model: whether its signer may speak about this one is seen here
+            self.signatories.check_about(scanned[0].signer, scanned[0].index, "scan", said.name)
         profiled = self._named(self._profiles, "profile", said, found) if "profile" in said.evidence else None
         if profiled is not None and profiled[1].release != str(ref):
             raise NotTrusted(f"the profile that {ref} names is of {profiled[1].release[:80]}")
@@ -289,7 +353,9 @@ class EvidenceBook:
             signer=found.signer,
             entries=entries,
             history=(Event(found.index, PUBLISH, said.actor, "", said.at),),
+            bundle=said.bundle,
         )
+        self._bodies |= {each.sealed: _body(each) for each in (sealing, profiled[1] if profiled else None) if each}
 
     def _named(self, pool: dict[Digest, tuple[_Found, S]], kind: str, said: Release, found: _Found) -> tuple[_Found, S]:
         ref = f"{said.name}@{said.version}"
@@ -306,8 +372,15 @@ class EvidenceBook:
         if found.model != known.model:
             raise NotTrusted(f"a {said.verb[:40]} statement names {known.ref} and another model")
         state = next_state(known.state, said.verb)
+        if said.verb == COLLECT:
+            self.catalogue.check_free(known.ref)
         event = Event(found.index, said.verb, said.actor, said.reason, said.at)
         self._releases[known.ref] = msgspec.structs.replace(known, state=state, history=(*known.history, event))
+
+    def _fold_metadata(self, found: _Found, statement: Statement) -> None:
+        card = self.catalogue.fold_metadata(found, statement).card
+        if card is not None:
+            self._bodies[card.sealed] = card
 
     def _fold_commitments(self, found: _Found, statement: Statement) -> None:
         said = predicate_of(statement, TraceCommitments)

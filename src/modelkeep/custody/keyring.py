@@ -15,14 +15,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from modelkeep.container.file import pack_bytes, unpack_bytes
 from modelkeep.container.recipients import Opener, PassphraseStanza, Recipient, Stanza, XWingOpener, XWingRecipient
+from modelkeep.core.hidden import never_pickled
 from modelkeep.core.ports import Entropy, Wrapper
 from modelkeep.core.values import to_json
 from modelkeep.crypto.kdf import Argon2Params, argon2id
 from modelkeep.crypto.notes import NoteSigner
-from modelkeep.crypto.signatures import StatementSigner
+from modelkeep.crypto.signatures import SOFTWARE, PublicIdentity, StatementSigner
 from modelkeep.crypto.wrap import unwrap_key, wrap_key
 from modelkeep.custody import keys
+from modelkeep.custody.identities import TokenHalves, identity_name, no_token, place_of, public_of, signer_of
 from modelkeep.custody.keys import Compartment, KeyVersion, new_material
+from modelkeep.custody.oms import BundleSigner, bundle_keys
 from modelkeep.custody.trust import TrustedIdentity, TrustRoot
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Sealed
 
@@ -40,8 +43,11 @@ class KeyStore(Protocol):
         """One compartment's sealed bytes. Raises Missing, NotTrusted (readable by others), Unavailable."""
         ...
 
-    def replace(self, files: Mapping[str, bytes]) -> None:
-        """Replace or add compartments, all of them or none, durably. Raises Unavailable."""
+    def replace(self, files: Mapping[str, bytes], *, trust: bytes = b"") -> None:
+        """Replace or add compartments, all of them or none, durably; and the public ``trust`` root, unless empty.
+
+        Raises Unavailable.
+        """
         ...
 
     def lock(self) -> AbstractContextManager[None]:
@@ -49,6 +55,7 @@ class KeyStore(Protocol):
         ...
 
 
+@never_pickled
 @dataclass(frozen=True)
 class RingWrapper:
     """``Wrapper`` over one version of a wrapping family."""
@@ -74,6 +81,46 @@ class RingWrapper:
         return unwrap_key(self.key.material["key"], wrapped, context)
 
 
+@never_pickled
+class Unlocked:
+    """A passphrase, stretched for one set of compartments: it opens and seals them until the passphrase changes.
+
+    A process that goes on changing keys holds this and not the passphrase, which may open other things, too.
+    """
+
+    def __init__(self, params: Argon2Params, salt: bytes, kek: bytes) -> None:
+        self._params, self._salt, self._kek = params, salt, kek
+
+    def stanza(self, dek: bytes, context: bytes) -> PassphraseStanza:
+        """Wrap ``dek``, bound to ``context``."""
+        return PassphraseStanza(self._params, self._salt, wrap_key(self._kek, dek, context))
+
+    def unwrap(self, stanza: Stanza, context: bytes) -> bytes | None:
+        """The data key; None when the stanza is no passphrase's. Raises NotTrusted (the passphrase changed, or altered)."""
+        if not isinstance(stanza, PassphraseStanza):
+            return None
+        return unwrap_key(self._kek, stanza.wrapped, context)
+
+    def hand_over(self) -> bytes:
+        """For a child process, over a pipe and nothing else: it is as good as the passphrase to this set."""
+        params = (self._params.memory_kib, self._params.passes, self._params.lanes)
+        return to_json([params, self._salt, self._kek])
+
+    @classmethod
+    def receive(cls, data: bytes) -> "Unlocked":
+        """What ``hand_over`` gave. Raises NotTrusted."""
+        try:
+            params, salt, kek = msgspec.json.decode(data, type=tuple[tuple[int, int, int], bytes, bytes])
+            return cls(Argon2Params.read(*params), salt, kek)
+        except msgspec.DecodeError:  # `from None`: the cause could quote a secret
+            raise NotTrusted("the handed-over key to the key ring is malformed") from None
+
+
+Word = bytes | Unlocked
+"""What opens the whole key ring: the passphrase, or what it was stretched to."""
+
+
+@never_pickled
 class SetPassphrase:
     """A passphrase for a whole set of compartments: recipient and opener. It is stretched once per salt, not once per file.
 
@@ -97,6 +144,12 @@ class SetPassphrase:
             return None
         return unwrap_key(self._kek(stanza.params, stanza.salt), stanza.wrapped, context)
 
+    def unlocked(self) -> Unlocked:
+        """What it was stretched to when it last opened a compartment. Raises NotTrusted: it opened none."""
+        for (params, salt), kek in self._stretched.items():
+            return Unlocked(params, salt, kek)
+        raise NotTrusted("the key compartments are not sealed for a passphrase")
+
     def _kek(self, params: Argon2Params, salt: bytes) -> bytes:
         if (params, salt) not in self._stretched:
             self._stretched[params, salt] = argon2id(self._passphrase, salt, params=params)
@@ -110,8 +163,10 @@ class KeyInfo(msgspec.Struct, frozen=True):
     version: int
     state: str
     created: int
+    due: int = 0
 
 
+@never_pickled
 class Keyring:
     """The compartments that this process has opened. Its representation shows their names only."""
 
@@ -129,13 +184,20 @@ class Keyring:
         return f"Keyring({', '.join(sorted(self._compartments))})"
 
     @classmethod
-    def open(cls, store: KeyStore, families: Sequence[str], passphrase: bytes) -> "Keyring":
+    def open(cls, store: KeyStore, families: Sequence[str], passphrase: Word) -> "Keyring":
         """Open the compartments of ``families``.
 
         Raises NotTrusted (wrong passphrase, damaged or swapped file), Missing (no such compartment), Unavailable.
         """
         with store.lock():
-            return cls(_open_all(store, families, SetPassphrase(passphrase), "wrong passphrase"))
+            return cls(_open_all(store, families, *_opener(passphrase)))
+
+    @classmethod
+    def unlock(cls, store: KeyStore, families: Sequence[str], passphrase: bytes) -> tuple["Keyring", Unlocked]:
+        """The same, and what the passphrase was stretched to: it opens the compartments again without asking."""
+        word = SetPassphrase(passphrase)
+        with store.lock():
+            return cls(_open_all(store, families, word, "wrong passphrase")), word.unlocked()
 
     def hand_over(self, families: Sequence[str]) -> bytes:
         """Opened compartments for a child process: secrets in the clear, for a pipe and nothing else. Raises Sealed."""
@@ -158,7 +220,11 @@ class Keyring:
     def inventory(self) -> list[KeyInfo]:
         """Every key version opened here, by family and version."""
         opened = (self._compartments[family] for family in self.families)
-        return [KeyInfo(each.family, key.version, key.state, key.created) for each in opened for key in each.versions]
+        return [KeyInfo(each.family, key.version, key.state, key.created, key.due) for each in opened for key in each.versions]
+
+    def places(self, family: str) -> tuple[str, ...]:
+        """Where keys of ``family`` live or lived: provider URIs, "" for this ring; the last one is used now. Raises Sealed."""
+        return self._at(family).places or ("",)
 
     def wrapper(self, family: str = keys.MODEL_KEK, version: int | None = None) -> RingWrapper:
         """The primary of a wrapping family, or one version. Raises Sealed, Invalid, Denied (no primary), Missing."""
@@ -172,9 +238,32 @@ class Keyring:
         usable = [key.version for key in self._at(family).versions if key.state in keys.MAY_UNWRAP]
         return tuple(self.wrapper(family, version) for version in reversed(usable))
 
-    def statement_signer(self) -> StatementSigner:
-        """The identity that signs this keep's statements. Raises Sealed, Denied (no primary)."""
-        return _signer(self.trust.origin, self._at(keys.STATEMENT_SIGNING).primary())
+    def statement_signer(self, tokens: TokenHalves = no_token) -> StatementSigner:
+        """The identity that signs this keep's statements; ``tokens`` opens the half that lives in a token.
+
+        Raises Sealed, Denied (no primary, or the token refuses), Unavailable.
+        """
+        return signer_of(self.trust.origin, self._at(keys.STATEMENT_SIGNING).primary(), tokens)
+
+    def pending_signer(self, tokens: TokenHalves = no_token) -> StatementSigner | None:
+        """The identity that is made and not announced yet, or not in force; None when there is none. Raises Sealed."""
+        found = [key for key in self._at(keys.STATEMENT_SIGNING).versions if key.state == keys.PENDING]
+        return signer_of(self.trust.origin, found[-1], tokens) if found else None
+
+    def identities(self) -> dict[int, PublicIdentity]:
+        """The public half of each version of the statement identity that is not destroyed. Raises Sealed."""
+        found = self._at(keys.STATEMENT_SIGNING).versions
+        return {key.version: public_of(self.trust.origin, key) for key in found if key.state != keys.DESTROYED}
+
+    def token_places(self) -> dict[int, str]:
+        """The URI of the Ed25519 half of each version of the statement identity that lives in a token. Raises Sealed."""
+        found = ((key.version, place_of(key)) for key in self._at(keys.STATEMENT_SIGNING).versions)
+        return {version: place for version, place in found if place not in ("", SOFTWARE)}
+
+    def identity_places(self) -> dict[str, str]:
+        """Where the Ed25519 half of each identity lives, by its name: ``software`` or a token's URI. Raises Sealed."""
+        found = self._at(keys.STATEMENT_SIGNING).versions
+        return {identity_name(self.trust.origin, key.version): place_of(key) for key in found}
 
     def note_signer(self, family: str, origin: str) -> NoteSigner:
         """Signs a log's checkpoints: ``log-signing`` or ``audit-log``, named by the log's origin. Raises Sealed, Invalid."""
@@ -182,12 +271,16 @@ class Keyring:
             raise Invalid(f"{family[:40]!r} does not sign logs")
         return NoteSigner(origin, self.secret(family))
 
+    def bundle_signer(self) -> BundleSigner:
+        """The key that signs models the OpenSSF way. Raises Sealed, Denied (no primary)."""
+        return BundleSigner(self.secret(keys.OMS_SIGNING))
+
     def token_key(self) -> Ed25519PrivateKey:
         """The key that signs session tokens. Raises Sealed, Denied."""
         return Ed25519PrivateKey.from_private_bytes(self.secret(keys.TOKEN_SIGNING))
 
     def secret(self, family: str) -> bytes:
-        """The primary secret of a one-part family: 32 bytes, or PKCS #8 DER for ``tls-ca``. Raises Sealed, Denied, Invalid."""
+        """The primary secret of a one-part family: 32 bytes, or PKCS #8 DER for P-256. Raises Sealed, Denied, Invalid."""
         if family == keys.STATEMENT_SIGNING:
             raise Invalid("statement-signing is a pair of keys: use statement_signer")
         return self._at(family).primary().material["key"]
@@ -230,11 +323,33 @@ class Custodian:
                 releases_log=NoteSigner(releases_origin(origin), fresh[keys.LOG_SIGNING].material["key"]).vkey,
                 audit_key=_ed25519_public(fresh[keys.AUDIT_LOG]),
                 token_key=_ed25519_public(fresh[keys.TOKEN_SIGNING]),
-                identities=(TrustedIdentity(_signer(origin, fresh[keys.STATEMENT_SIGNING]).public),),
+                identities=(TrustedIdentity(public_of(origin, fresh[keys.STATEMENT_SIGNING])),),
+                oms=bundle_keys((), origin, [fresh[keys.OMS_SIGNING]], 0),
             )
             made = [Compartment(family, recovery, trust, (key,)) for family, key in fresh.items()]
             self._write(made, passphrase)
         return Keyring(made)
+
+    def complete(self, passphrase: Word, *, now_ns: int) -> tuple[Keyring, tuple[str, ...]]:
+        """Make the compartments that a keep of an earlier version lacks: the key ring, and the families that were made.
+
+        Idempotent; what every keep has is never made anew. Raises Missing (no key ring), NotTrusted, Unavailable.
+        """
+        with self.store.lock():
+            word, wrong = _opener(passphrase)
+            opened = {found.family: found for found in _open_all(self.store, self.store.families(), word, wrong)}
+            lacking = tuple(family for family in keys.LATER_FAMILIES if family not in opened)
+            first = next(iter(opened.values()))
+            for family in lacking:
+                number = 1 + len(first.trust.oms)  # of a compartment that was lost, the trust root still knows the keys
+                fresh = KeyVersion(number, keys.PRIMARY, now_ns, new_material(family, self.entropy))
+                opened[family] = Compartment(family, first.recovery, first.trust, (fresh,))
+            if lacking:
+                trust = _trust_after(opened, 0)
+                opened = {name: msgspec.structs.replace(found, trust=trust) for name, found in opened.items()}
+                recipient = word.unlocked() if isinstance(word, SetPassphrase) else word
+                self._seal(list(opened.values()), recipient, before=first.trust)
+            return Keyring(opened.values()), lacking
 
     def change_passphrase(self, old: bytes, new: bytes) -> None:
         """Seal every compartment under ``new``, all or none. Raises NotTrusted (``old`` is wrong), Invalid, Unavailable."""
@@ -251,7 +366,7 @@ class Custodian:
             self._write(opened, new)
         return Keyring(opened)
 
-    def rotate(self, passphrase: bytes, family: str, *, now_ns: int, log_size: int) -> Keyring:
+    def rotate(self, passphrase: Word, family: str, *, now_ns: int, log_size: int) -> Keyring:
         """Give ``family`` a fresh primary; the former one can still decrypt or be verified.
 
         ``log_size``: of the releases log. A former statement identity counts only for what it signed before that index.
@@ -261,38 +376,80 @@ class Custodian:
             raise Invalid(f"{family[:40]!r} cannot be rotated in place: possible are {', '.join(keys.ROTATABLE)}")
         return self._change(passphrase, family, lambda found: found.rotated(self.entropy, now_ns), log_size)
 
-    def set_state(self, passphrase: bytes, family: str, version: int, event: str, *, log_size: int) -> Keyring:
-        """Let ``event`` (disable, enable, destroy, compromise) happen to one key version.
+    def set_state(self, passphrase: Word, family: str, version: int, event: str, *, log_size: int, due: int = 0) -> Keyring:
+        """Let ``event`` (disable, enable, schedule, cancel, destroy, compromise) happen to one key version.
 
-        A compromised statement identity counts only for what it signed before log index ``log_size``.
+        A compromised statement identity counts only for what it signed before log index ``log_size``. ``due``: when a scheduled
+        destruction happens, Unix nanoseconds.
         Raises Conflict (not in the table), Missing, Invalid, NotTrusted, Unavailable.
         """
-        if event not in (keys.DISABLE, keys.ENABLE, keys.DESTROY, keys.COMPROMISE):
+        if event not in (keys.DISABLE, keys.ENABLE, keys.SCHEDULE, keys.CANCEL, keys.DESTROY, keys.COMPROMISE):
             raise Invalid(
                 f"{event[:40]!r} is not something that can be done to a key: disable, enable, destroy or compromise it"
             )
-        return self._change(passphrase, family, lambda found: found.with_event(version, event), log_size)
+        return self._change(passphrase, family, lambda found: found.with_event(version, event, due), log_size)
 
-    def _change(self, passphrase: bytes, family: str, change: "_Change", log_size: int) -> Keyring:
+    def move(self, passphrase: Word, family: str, place: str) -> Keyring:
+        """Have the keys of a wrapping family made at ``place`` from now on: a provider URI, "" for this ring.
+
+        A primary that is left behind here can still decrypt. Raises Invalid, NotTrusted, Unavailable.
+        """
+        if family != keys.MODEL_KEK:
+            raise Invalid(f"{family[:40]!r} lives in the key ring: only {keys.MODEL_KEK} can be moved to a provider")
+        return self._change(passphrase, family, lambda found: found.moved(place), 0)
+
+    def _change(self, passphrase: Word, family: str, change: "_Change", log_size: int) -> Keyring:
         with self.store.lock():
-            opened = {found.family: found for found in self._open(passphrase)}
+            word, wrong = _opener(passphrase)
+            opened = {found.family: found for found in _open_all(self.store, self.store.families(), word, wrong)}
             if family not in opened:
                 raise Missing(f"there is no key compartment {family[:40]}")
+            before = opened[family].trust
             opened[family] = change(opened[family])
             trust = _trust_after(opened, log_size)
             changed = [msgspec.structs.replace(found, trust=trust) for found in opened.values()]
-            self._write(changed, passphrase)
+            # The same salt as before: what another process holds as Unlocked opens the new files, too.
+            self._seal(changed, word.unlocked() if isinstance(word, SetPassphrase) else word, before=before)
+        return Keyring(changed)
+
+    def amend(self, passphrase: Word, change: "Amendment") -> Keyring:
+        """Change one compartment and the trust root together, in all compartments and in the public copy, or not at all.
+
+        ``change``: given the compartments by family and the trust root of now, those of then; what it raises, this raises.
+        Raises NotTrusted, Missing, Unavailable.
+        """
+        with self.store.lock():
+            word, wrong = _opener(passphrase)
+            opened = {found.family: found for found in _open_all(self.store, self.store.families(), word, wrong)}
+            before = next(iter(opened.values())).trust
+            after, trust = change(opened, before)
+            changed = [msgspec.structs.replace(found, trust=trust) for found in after.values()]
+            if trust != before or after != opened:
+                self._seal(changed, word.unlocked() if isinstance(word, SetPassphrase) else word, before=before)
         return Keyring(changed)
 
     def _open(self, passphrase: bytes) -> list[Compartment]:
         return _open_all(self.store, self.store.families(), SetPassphrase(passphrase), "wrong passphrase")
 
     def _write(self, compartments: Sequence[Compartment], passphrase: bytes) -> None:
-        word, sealed = SetPassphrase(passphrase, self.params, self.entropy.token(32)), {}
+        self._seal(compartments, SetPassphrase(passphrase, self.params, self.entropy.token(32)))
+
+    def _seal(self, compartments: Sequence[Compartment], word: Recipient, *, before: TrustRoot | None = None) -> None:
+        """``before``: the trust root that the public copy has now; None = it has the one of ``compartments``."""
+        sealed = {}
         for each in compartments:
             recipients: list[Recipient] = [word, XWingRecipient(each.recovery)]
             sealed[each.family] = pack_bytes(each.encode(), recipients, purpose=PURPOSE + each.family)
-        self.store.replace(sealed)
+        trust = compartments[0].trust
+        self.store.replace(sealed, trust=b"" if before in (None, trust) else trust.encode())
+
+
+class Amendment(Protocol):
+    """A change of compartments and trust root, as ``Custodian.amend`` carries it out."""
+
+    def __call__(
+        self, found: Mapping[str, Compartment], trust: TrustRoot, /
+    ) -> tuple[Mapping[str, Compartment], TrustRoot]: ...
 
 
 class _Change(Protocol):
@@ -304,22 +461,24 @@ def releases_origin(origin: str) -> str:
     return f"{origin}/releases"
 
 
-def identity_name(origin: str, version: int) -> str:
-    """The name of a keep's statement identity, by key version."""
-    return f"{origin}/statement-signing/{version}"
-
-
-def _signer(origin: str, key: KeyVersion) -> StatementSigner:
-    return StatementSigner(identity_name(origin, key.version), key.material["ed25519"], key.material["mldsa65"])
-
-
 def _ed25519_public(key: KeyVersion) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(key.material["key"]).public_key().public_bytes_raw()
+
+
+def _opener(word: Word) -> tuple[SetPassphrase | Unlocked, str]:
+    """What opens the compartments, and what to say when it does not."""
+    if isinstance(word, Unlocked):
+        return word, "the passphrase was changed since this process started (start it again)"
+    return SetPassphrase(word), "wrong passphrase"
 
 
 def _open_all(store: KeyStore, families: Sequence[str], opener: Opener, wrong: str) -> list[Compartment]:
     if not families:
         raise Missing("there are no key compartments here")
+    if lacking := set(families) - set(store.families()):
+        new = lacking <= set(keys.LATER_FAMILIES)
+        advice = "'modelkeep upgrade' makes it" if new else "restore it from a backup"
+        raise Missing(f"there is no key compartment {', '.join(f'keys/{name}.keep' for name in sorted(lacking))}: {advice}")
     opened = []
     for family in families:
         sealed = store.read(family)
@@ -334,14 +493,15 @@ def _open_all(store: KeyStore, families: Sequence[str], opener: Opener, wrong: s
 def _trust_after(compartments: Mapping[str, Compartment], log_size: int) -> TrustRoot:
     """The trust root once keys changed: the token key follows, former identities end at ``log_size``, a new one begins."""
     trust = compartments[keys.STATEMENT_SIGNING].trust
-    identities = {trusted.public.name: trusted for trusted in trust.identities}
+    identities = list(trust.identities)
     for key in compartments[keys.STATEMENT_SIGNING].versions:
-        name = identity_name(trust.origin, key.version)
-        known = identities.get(name)
-        if known is None:
-            identities[name] = TrustedIdentity(_signer(trust.origin, key).public, first=log_size)
-        elif key.state != keys.PRIMARY and known.until is None:
-            identities[name] = msgspec.structs.replace(known, until=log_size)
+        known = [each for each in identities if each.name == identity_name(trust.origin, key.version)]
+        if not known and key.state == keys.PRIMARY:
+            identities.append(TrustedIdentity(public_of(trust.origin, key), first=log_size))
+        elif known and known[-1].until is None and key.state not in (keys.PRIMARY, keys.PENDING):
+            identities[identities.index(known[-1])] = msgspec.structs.replace(known[-1], until=log_size)
     token = [key for key in compartments[keys.TOKEN_SIGNING].versions if key.state == keys.PRIMARY]
     token_key = _ed25519_public(token[0]) if token else trust.token_key
-    return msgspec.structs.replace(trust, identities=tuple(identities.values()), token_key=token_key)
+    bundles = compartments.get(keys.OMS_SIGNING)
+    oms = bundle_keys(trust.oms, trust.origin, bundles.versions, log_size) if bundles else trust.oms
+    return msgspec.structs.replace(trust, identities=tuple(identities), token_key=token_key, oms=oms)

@@ -15,8 +15,8 @@ RELEASE, RECIPIENTS, COUNTER = "release", "recipients", "release-counter"
 """Record kinds: one per release (key ``name@version``), per sealed body (key: sealed digest) and per model name."""
 
 PUBLISH, PROMOTE, QUARANTINE, REINSTATE, RETIRE = "publish", "promote", "quarantine", "reinstate", "retire"
-EXPORT = "export"
-"""``export`` is logged like a change of state, and changes none."""
+EXPORT, COLLECT = "export", "collect"
+"""``export`` is logged like a change of state, and changes none; ``collect`` lets go of the bodies of a retired release."""
 
 TRANSITIONS: dict[tuple[ReleaseState, str], ReleaseState] = {
     (ReleaseState.PENDING, PUBLISH): ReleaseState.PUBLISHED,
@@ -30,6 +30,7 @@ TRANSITIONS: dict[tuple[ReleaseState, str], ReleaseState] = {
     (ReleaseState.PUBLISHED, EXPORT): ReleaseState.PUBLISHED,
     (ReleaseState.PROMOTED, EXPORT): ReleaseState.PROMOTED,
     (ReleaseState.RETIRED, EXPORT): ReleaseState.RETIRED,
+    (ReleaseState.RETIRED, COLLECT): ReleaseState.COLLECTED,
 }
 VERBS = (PROMOTE, QUARANTINE, REINSTATE, RETIRE)
 
@@ -59,6 +60,7 @@ class Release(msgspec.Struct, frozen=True):
     ``claim``: names the publisher's claim while ``state`` is pending, so that a dead publisher can be told from a slow one.
     ``model``: digest of the source file, whose format, size and name are kept too. ``body`` and ``profile`` are set once
     sealed; ``profile_digest`` is that of the profile's plain bytes. ``entries``: log index by statement type, once logged.
+    ``next_body`` and ``next_profile``: what takes their place as soon as the log says so, while the release is sealed anew.
     """
 
     ref: ReleaseRef
@@ -75,6 +77,14 @@ class Release(msgspec.Struct, frozen=True):
     profile: SealedBody | None = None
     profile_digest: Digest | None = None
     entries: dict[str, int] = {}
+    next_body: SealedBody | None = None
+    next_profile: SealedBody | None = None
+
+    @property
+    def bodies(self) -> list[SealedBody]:
+        """Every sealed body that this record names: none of them may be collected."""
+        named = (self.body, self.profile, self.next_body, self.next_profile)
+        return [body for body in named if body is not None]
 
     def encode(self) -> bytes:
         """The record's bytes."""

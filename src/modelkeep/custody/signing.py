@@ -1,11 +1,9 @@
 """What publishing says: the statements about one release, in the order in which they are logged."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, Resource, Statement
-from modelkeep.crypto.signatures import StatementSigner
+from modelkeep.custody.admission import ReleaseEvidence
 from modelkeep.custody.releases import SealedBody
 from modelkeep.custody.scan import ScanVerdict
 from modelkeep.errors import Invalid
@@ -16,7 +14,6 @@ from modelkeep.ledger.statements import (
     Sealing,
     State,
     make_statement,
-    sign_statement,
     statement_id,
 )
 
@@ -31,7 +28,10 @@ class SealedProfile(msgspec.Struct, frozen=True):
 
 
 class ReleaseFacts(msgspec.Struct, frozen=True):
-    """Everything that the statements of one release say. ``size``: bytes of the model file; ``at``: Unix nanoseconds."""
+    """Everything that the statements of one release say. ``size``: bytes of the model file; ``at``: Unix nanoseconds.
+
+    ``bundle``: the OpenSSF signature of the model file, "" when there is none.
+    """
 
     ref: ReleaseRef
     model: Digest
@@ -42,6 +42,7 @@ class ReleaseFacts(msgspec.Struct, frozen=True):
     profile: SealedProfile | None
     actor: str
     at: int
+    bundle: str = ""
 
     @property
     def resource(self) -> Resource:
@@ -82,8 +83,41 @@ def release_statements(facts: ReleaseFacts) -> tuple[Statement, ...]:
         size=facts.size,
         interface=interface_of(facts.scan),
         evidence={kind: statement_id(statement) for kind, statement in evidence.items()},
+        bundle=facts.bundle,
     )
     return (*evidence.values(), make_statement(release, model))
+
+
+def resealing_statements(
+    known: ReleaseEvidence, body: SealedBody | None, profile: SealedBody | None, *, actor: str, at: int
+) -> tuple[Statement, ...]:
+    """That a release is sealed anew: ``body`` and ``profile`` take the place of those that it has; None = it keeps that one."""
+    made, model = [], Resource(known.filename, known.model)
+    if body is not None:
+        sealing = Sealing(
+            actor=actor,
+            at=at,
+            release=str(known.ref),
+            sealed=body.sealed,
+            root=body.root,
+            header=body.header,
+            size=body.size,
+            replaces=known.body.sealed,
+        )
+        made.append(make_statement(sealing, model))
+    if profile is not None and known.profile is not None and known.profile_digest is not None:
+        said = msgspec.structs.replace(
+            known.profile,
+            actor=actor,
+            at=at,
+            sealed=profile.sealed,
+            root=profile.root,
+            header=profile.header,
+            size=profile.size,
+            replaces=known.profile.sealed,
+        )
+        made.append(make_statement(said, model, Resource("extraction profile", known.profile_digest)))
+    return tuple(made)
 
 
 def state_statement(
@@ -94,11 +128,6 @@ def state_statement(
         raise Invalid("a change of state carries 16 random bytes and a reason of at most 2,000 characters")
     said = State(actor=actor, at=at, release=str(ref), verb=verb, id=nonce.hex(), reason=reason)
     return make_statement(said, model)
-
-
-def sign_all(statements: Sequence[Statement], signer: StatementSigner) -> list[bytes]:
-    """Log entries, one for each statement, in order. Raises TooLarge."""
-    return [sign_statement(statement, signer) for statement in statements]
 
 
 def _profile_statement(facts: ReleaseFacts, profile: SealedProfile) -> Statement:

@@ -18,6 +18,8 @@ from modelkeep.formats.protobuf import Field, Fields, Schema, Walker
 
 MAX_RANK = 64
 MAX_ELEMENTS = 1 << 28
+MAX_EXTERNAL = 1 << 15
+"""Files of external data that are noted: more than a sealed container can hold, so that none is left out unnoticed."""
 
 DATATYPES = {
     1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "BYTES", 9: "BOOL", 10: "FP16",
@@ -235,7 +237,7 @@ class _Reader:
         name, dims, code = _last(tensor, "name", ""), tensor.get("dims", []), _last(tensor, "data_type", 0)
         if tensor.get("external_data") or _last(tensor, "data_location", 0):
             places = [_last(e, "value", "") for e in tensor.get("external_data", ()) if _last(e, "key", "") == "location"]
-            self._note(self._external, places[0] if places else "(no location)")
+            self._note(self._external, places[0] if places else "(no location)", MAX_EXTERNAL)
         elif len(dims) > MAX_RANK or min(dims, default=0) < 0 or not _backed(tensor, math.prod(dims), code):
             self._note(
                 self._oversized, f"tensor {name[:80]!r} of shape {dims[:8]} does not have the bytes that its shape needs"
@@ -255,8 +257,8 @@ class _Reader:
             self._functions.append(f"{_last(function, 'domain', '')}:{_last(function, 'name', '')}"[:160])
 
     @staticmethod
-    def _note(into: dict[str, None], what: str) -> None:
-        if len(into) < 64:
+    def _note(into: dict[str, None], what: str, limit: int = 64) -> None:
+        if len(into) < limit:
             into[what] = None
 
 

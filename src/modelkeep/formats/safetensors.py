@@ -6,8 +6,11 @@ and shape; a header has at most 100,000,000 bytes. Stricter here: no key occurs 
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, NoReturn
+from operator import attrgetter
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -34,7 +37,7 @@ _NUMPY = {
 _NAMES = {np.dtype(code): name for name, code in _NUMPY.items()}
 
 
-class Tensor(NamedTuple):
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """One tensor: bytes ``[begin, end)`` of the buffer that follows the header."""
 
     name: str
@@ -47,12 +50,18 @@ class Tensor(NamedTuple):
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class _Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Fields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One tensor, as the header has it."""
 
     dtype: str
     shape: tuple[_Whole, ...]
     data_offsets: tuple[_Whole, _Whole]
+
+
+_ENCODE = msgspec.json.Encoder().encode
+_DECODE_TABLE = msgspec.json.Decoder(dict[str, _Fields]).decode
+_DECODE_METADATA = msgspec.json.Decoder(dict[str, str]).decode
+_METADATA = re.compile(rb'\{"__metadata__":(\{(?:"[^"\\]*+":"[^"\\]*+",?)*+\})(?:,(?=")|(?=\}\Z))')
 
 
 def head_length(prefix: bytes | memoryview, size: int) -> int:
@@ -74,9 +83,8 @@ def parse_head(head: bytes, size: int) -> list[Tensor]:
     """
     if head_length(head, size) != len(head):
         raise Invalid("the safetensors header does not have the length that it states")
-    table = _parse_json(head[8:])
-    _check_metadata(table.pop("__metadata__", {}))
-    tensors = sorted(_tensors(table), key=lambda t: (t.begin, t.end, t.name))
+    tensors = [_tensor(name, fields) for name, fields in _parse_table(head[8:]).items()]
+    tensors.sort(key=attrgetter("begin", "end", "name"))
     at = 0
     for tensor in tensors:
         if tensor.begin != at:
@@ -125,6 +133,37 @@ def dump(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None 
     return b"".join((len(text).to_bytes(8, "little"), text, *parts))
 
 
+def _parse_table(raw: bytes) -> dict[str, _Fields]:
+    """The tensors that a header names. One that is written as libraries write it takes the short way."""
+    found = _parse_compact(raw.rstrip(b" "))
+    if found is not None:
+        return found
+    table = _parse_json(raw)
+    _check_metadata(table.pop("__metadata__", {}))
+    _check_text(*table)
+    try:
+        return msgspec.convert(table, dict[str, _Fields])
+    except msgspec.ValidationError as cause:
+        raise Invalid(f"the safetensors header has a malformed tensor ({cause})") from cause
+
+
+def _parse_compact(text: bytes) -> dict[str, _Fields] | None:
+    """The tensors of a header that says exactly what it decodes to, byte for byte; None for any other, valid or not.
+
+    Being the encoding of a table, such a header has no key twice, no fraction and no odd text: nothing is left to check.
+    """
+    metadata = _METADATA.match(text)
+    try:
+        if metadata is not None:
+            if _ENCODE(_DECODE_METADATA(metadata[1])) != metadata[1]:
+                return None
+            text = b"{" + text[metadata.end() :]
+        table = _DECODE_TABLE(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return table if _ENCODE(table) == text and "__metadata__" not in table else None
+
+
 def _parse_json(raw: bytes) -> dict[str, Any]:
     if raw[:1] != b"{":
         raise Invalid("the safetensors header does not begin with {")
@@ -161,20 +200,11 @@ def _check_text(*texts: str) -> None:
         raise Invalid("the safetensors header has a string that is not Unicode text") from cause
 
 
-def _tensors(table: dict[str, Any]) -> list[Tensor]:
-    try:
-        return [_tensor(name, fields) for name, fields in msgspec.convert(table, dict[str, _Fields]).items()]
-    except msgspec.ValidationError as cause:
-        raise Invalid(f"the safetensors header has a malformed tensor ({cause})") from cause
-
-
 def _tensor(name: str, fields: _Fields) -> Tensor:
-    _check_text(name)
     bits, (begin, end) = BITS.get(fields.dtype), fields.data_offsets
     if bits is None:
         raise Invalid(f"safetensors tensor {name[:80]!r} has an unknown dtype {fields.dtype[:20]!r}")
-    for extent in fields.shape:
-        bits *= extent
+    bits = math.prod(fields.shape[: MAX_RANK + 1], start=bits)
     if len(fields.shape) > MAX_RANK or bits >= 1 << 66 or bits % 8 or end - begin != bits // 8:
         raise Invalid(f"safetensors tensor {name[:80]!r}: dtype and shape do not give the size of its bytes")
     return Tensor(name, fields.dtype, fields.shape, begin, end)

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from modelkeep.app.control import MAX_SMALL, Control
 from modelkeep.app.processes import announce, withdraw
+from modelkeep.core.hidden import holds_secrets
 from modelkeep.errors import Invalid, ModelkeepError, TooLarge, Unauthenticated, Unavailable
 from modelkeep.http.problem import problem
 
@@ -32,6 +33,7 @@ MAX_CONNECTIONS = 1024
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
+@holds_secrets("account")
 class LoginAsked(msgspec.Struct, frozen=True):
     """Credentials. ``new_password``: replaces a one-time password, empty = none."""
 
@@ -43,6 +45,7 @@ class LoginAsked(msgspec.Struct, frozen=True):
         return f"LoginAsked({self.account!r})"
 
 
+@holds_secrets("expires")
 class LoginGiven(msgspec.Struct, frozen=True):
     """A session. ``expires``: Unix seconds."""
 

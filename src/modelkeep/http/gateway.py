@@ -19,7 +19,9 @@ from modelkeep.workflows.predict import Call, Gateway
 
 RECORD_HEADER = b"modelkeep-record"
 _MAX_ROUTES = 4096
-_MODEL = re.compile(rb"/v2/models/([a-z0-9][a-z0-9._-]{0,63})(?:/versions/([1-9][0-9]{0,8}))?(/infer|/ready)?\Z")
+_MODEL = re.compile(
+    rb"/v2/models/([a-z0-9][a-z0-9._-]{0,63})(?:/versions/([1-9][0-9]{0,8}|[a-z][a-z0-9._-]{0,63}))?(/infer|/ready)?\Z"
+)
 _LOG = re.compile(rb"/(log|audit/([a-z0-9][a-z0-9._-]{0,63}))/(checkpoint|tile(?:/[a-z0-9.]{1,16}){1,12})\Z")
 _TEXT = b"text/plain; charset=utf-8"
 _BYTES = b"application/octet-stream"
@@ -31,7 +33,7 @@ class _Route(NamedTuple):
     method: bytes
     act: Callable[[Request, "_Route"], Awaitable[Response]]
     model: str = ""
-    version: int | None = None
+    version: int | str | None = None
 
 
 class App:
@@ -91,9 +93,9 @@ class App:
         if found is None:
             raise Missing("there is nothing at this address; the Open Inference Protocol begins at /v2")
         name, version, verb = found.groups()
-        number = int(version) if version else None
+        chosen = None if version is None else int(version) if version.isdigit() else version.decode()
         act = {b"/infer": self._infer, b"/ready": self._model_ready, None: self._model_metadata}[verb]
-        route = _Route(b"POST" if verb == b"/infer" else b"GET", act, name.decode(), number)
+        route = _Route(b"POST" if verb == b"/infer" else b"GET", act, name.decode(), chosen)
         if len(self._models) < _MAX_ROUTES:
             self._models[target] = route
         return route

@@ -4,7 +4,7 @@ Crash safety of ``append``: tiles and bundles are written first, each atomically
 them part of the log, last. Cut off before that, the log is the old one, and the next append overwrites the leftovers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from modelkeep.core.ports import LogFiles
 from modelkeep.crypto.merkle import EMPTY_ROOT, consistency_path, inclusion_path
@@ -69,17 +69,19 @@ class ReleasesLog:
                 raise Conflict(f"there is a log here already; {self._origin} was not started again")
             return self._publish(Growth())
 
-    def append(self, entries: Sequence[bytes]) -> range:
+    def append(self, entries: Sequence[bytes], *, check: Callable[[int], object] = lambda _size: None) -> range:
         """Log ``entries`` in this order, durably and under a new checkpoint; returns their indexes.
 
-        Raises TooLarge (nothing is logged), Missing (no log: ``create`` it), NotTrusted (the log on disk is damaged, or older
-        than what this object has seen), Unavailable (nothing is logged, or all of it is: read the log to know).
+        ``check``: told how many entries stand before them, while nobody else can append; what it raises, this raises, and
+        nothing is logged. Raises TooLarge (nothing is logged), Missing (no log: ``create`` it), NotTrusted (the log on disk is
+        damaged, or older than what this object has seen), Unavailable (nothing is logged, or all of it: read the log to know).
         """
         for entry in entries:
             check_entry(entry)
         with self._files.lock(wait=True):
             growth = Growth.of(self._verified())
             start = growth.size
+            check(start)
             if entries:
                 full = growth.grow(entries, self._files.write)
                 self._publish(growth)

@@ -10,7 +10,17 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from modelkeep.core.values import Digest, ModelSignature, Resource, Statement, digest_hex, digest_of, parse_digest, to_json
+from modelkeep.core.values import (
+    Digest,
+    ModelSignature,
+    ReleaseRef,
+    Resource,
+    Statement,
+    digest_hex,
+    digest_of,
+    parse_digest,
+    to_json,
+)
 from modelkeep.crypto.dsse import Envelope, check_envelope, parse_envelope, sign_envelope
 from modelkeep.crypto.signatures import PublicIdentity, StatementSigner
 from modelkeep.errors import Invalid, NotTrusted, TooLarge
@@ -29,6 +39,14 @@ class Predicate(msgspec.Struct, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = ""
     actor: str
     at: int
+
+    def model(self) -> str | None:
+        """Name of the model that this speaks about, by its field ``release``; None when it is about none in particular.
+
+        An identity that is limited to some releases may say only what names one of them. Raises Invalid.
+        """
+        release = getattr(self, "release", None)
+        return ReleaseRef.parse(release).name if isinstance(release, str) else None
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -56,7 +74,7 @@ class Sealing(Predicate, frozen=True, kw_only=True):
 
     ``release``: which release this body serves; ``sealed``: SHA-256 of the body; ``root``: hex of the Merkle root over what
     is inside; ``header``: hex of the header hash; ``size``: bytes of the body. ``replaces``: the sealed digest of the body
-    that this one takes the place of (same release, same root); empty for the first one.
+    that this one takes the place of (same release, same model file); empty for the first one.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:sealing:v1"
@@ -72,7 +90,8 @@ class Profile(Predicate, frozen=True, kw_only=True):
     """An extraction profile was fitted and sealed. Subjects: the model file, and the profile's plain bytes (``profile``).
 
     ``sealed``, ``root``, ``header`` and ``size`` are those of the profile's own sealed body; ``rows`` reference rows were
-    used, whose file has the digest ``reference``.
+    used, whose file has the digest ``reference``. ``replaces``: the sealed digest of the body that this one takes the place of
+    (same release, same plain bytes); empty for the first one.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:profile:v1"
@@ -83,6 +102,7 @@ class Profile(Predicate, frozen=True, kw_only=True):
     size: int
     rows: int
     reference: Digest
+    replaces: str = ""
 
 
 class Release(Predicate, frozen=True, kw_only=True):
@@ -90,6 +110,7 @@ class Release(Predicate, frozen=True, kw_only=True):
 
     ``evidence``: short type (``scan``, ``sealing``, ``profile``) to the SHA-256 of the payload of the statement meant; they
     must stand earlier in the log. ``size``: bytes of the model file. ``interface``: what the model takes and gives.
+    ``bundle``: the OpenSSF signature of the model file, the whole text of its ``.sig``; "" when the keep had no key for one.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:release:v1"
@@ -100,12 +121,18 @@ class Release(Predicate, frozen=True, kw_only=True):
     size: int
     interface: ModelSignature
     evidence: dict[str, Digest]
+    bundle: str = ""
+
+    def model(self) -> str | None:
+        """The name that it is released under."""
+        return self.name
 
 
 class State(Predicate, frozen=True, kw_only=True):
     """A release changes state or is exported. Subject: the model file.
 
-    ``verb``: promote, quarantine, reinstate, retire or export; ``id``: 32 random hex digits, so that a copy never counts twice.
+    ``verb``: promote, quarantine, reinstate, retire, export or collect; ``id``: 32 random hex digits, so that a copy never
+    counts twice.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:state:v1"
@@ -139,6 +166,66 @@ class TraceCommitments(Predicate, frozen=True, kw_only=True):
     entries: tuple[Commitment, ...]
 
 
+class Alias(Predicate, frozen=True, kw_only=True):
+    """A second name of a version moves. Subject: the model file of ``name@version``, or of the version left when it is removed.
+
+    ``version``: what ``name@alias`` means from now on, 0 = nothing; ``replaces``: what it meant until now, 0 = nothing, so that
+    of two who move it at once only one succeeds. ``id``: 32 random hex digits.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:alias:v1"
+    name: str
+    alias: str
+    version: int
+    replaces: int
+    id: str
+
+    def model(self) -> str | None:
+        """The name whose alias moves."""
+        return self.name
+
+
+class CardBody(msgspec.Struct, frozen=True):
+    """The sealed body of a model card; fields as in ``Sealing``."""
+
+    sealed: Digest
+    root: str
+    header: str
+    size: int
+
+
+class Metadata(Predicate, frozen=True, kw_only=True):
+    """What a release is, in its owner's words; takes the place of what was said before. Subject: the model file, and (when
+    there is a ``card``) the card's plain bytes.
+
+    ``classification``: public, internal, confidential or restricted; ``licence``: an SPDX expression, or empty;
+    ``id``: 32 random hex digits.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:metadata:v1"
+    release: str
+    id: str
+    owner: str
+    classification: str
+    licence: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    card: CardBody | None = None
+
+
+class Hold(Predicate, frozen=True, kw_only=True):
+    """While a hold stands, the release is not collected. Subject: the model file.
+
+    ``verb``: add or remove; ``id``: 32 random hex digits that name the hold.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:hold:v1"
+    release: str
+    verb: str
+    id: str
+    reason: str = ""
+
+
 class AuditCheckpoint(Predicate, frozen=True, kw_only=True):
     """A checkpoint of an audit log was received. Subject: the audit log, by the SHA-256 of the checkpoint's text."""
 
@@ -150,9 +237,45 @@ class AuditCheckpoint(Predicate, frozen=True, kw_only=True):
     phase: str = "running"
 
 
+class NamedIdentity(msgspec.Struct, frozen=True):
+    """The public half of an identity in a statement: its name and both raw public keys, base64."""
+
+    name: str
+    ed25519: bytes
+    mldsa65: bytes
+
+    @classmethod
+    def of(cls, public: PublicIdentity) -> "NamedIdentity":
+        """The same, as statements carry it."""
+        return cls(public.name, public.ed25519, public.mldsa65)
+
+    def public(self) -> PublicIdentity:
+        """Raises Invalid (keys of a wrong size)."""
+        return PublicIdentity(self.name, self.ed25519, self.mldsa65)
+
+
+class Trust(Predicate, frozen=True, kw_only=True):
+    """Who may sign changes, from the next log index on. Subject: the keep, by the digest of its origin.
+
+    ``change``: rotate (the signer ends, ``identity`` takes its place and has signed this envelope too), add (it begins),
+    limit (``name`` gets these rights) or remove (``name`` ends). ``may_sign``, ``releases``: the rights, but for remove.
+    ``id``: 32 random hex digits. custody/signatories says when it counts.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:trust:v1"
+    change: str
+    name: str
+    id: str
+    may_sign: tuple[str, ...] = ()
+    releases: tuple[str, ...] = ()
+    identity: NamedIdentity | None = None
+    reason: str = ""
+
+
 P = TypeVar("P", bound=Predicate)
 PREDICATES: dict[str, type[Predicate]] = {
-    kind.TYPE: kind for kind in (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, AuditCheckpoint)
+    kind.TYPE: kind
+    for kind in (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, Alias, Metadata, Hold, AuditCheckpoint, Trust)
 }
 
 
@@ -222,9 +345,12 @@ def statement_id(statement: Statement) -> Digest:
     return digest_of(encode_statement(statement))
 
 
-def sign_statement(statement: Statement, signer: StatementSigner) -> bytes:
-    """A log entry: the statement in an envelope with both signatures of ``signer``. Raises TooLarge above 65,535 bytes."""
-    entry = sign_envelope(PAYLOAD_TYPE, encode_statement(statement), signer)
+def sign_statement(statement: Statement, signer: StatementSigner, *also: StatementSigner) -> bytes:
+    """A log entry: the statement in an envelope with both signatures of ``signer``. Raises TooLarge above 65,535 bytes.
+
+    ``also``: others who sign beside it, after it (at most three).
+    """
+    entry = sign_envelope(PAYLOAD_TYPE, encode_statement(statement), signer, *also)
     if len(entry) > MAX_ENTRY:
         raise TooLarge(f"a {short_type(statement.predicate_type)} statement of {len(entry)} bytes does not fit a log entry")
     return entry

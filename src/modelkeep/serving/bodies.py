@@ -5,21 +5,23 @@ probabilities and the ones that were served. It is sealed under a random key of 
 ``audit-subject`` family: dropping that one record erases what the log says about a subject and leaves every proof intact.
 """
 
+import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.core.ports import Change, Entropy, Records, Wrapper
-from modelkeep.crypto.wrap import open_bytes, seal_bytes
+from modelkeep.core.ports import Change, Entropy, Record, Records, Wrapper
+from modelkeep.crypto.wrap import WRAPPED_SIZE, open_bytes, seal_bytes
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 
 SUBJECT_KEY = "audit-key"
 """Record kind: the wrapped key of one subject, key = the subject."""
 
 MAX_CACHED = 100_000
+_FIRST_KEY = "file:audit-subject/1"
 _BODY_VERSION = 1
 
 
@@ -81,11 +83,23 @@ def decode_body(data: bytes) -> Body:
     return body
 
 
+class SubjectWrapping(Protocol):
+    """What wraps the keys of subjects; every ``WrappingKeys`` does. Both are asked at every use: keys rotate meanwhile."""
+
+    def wrapper(self) -> Wrapper:
+        """The primary. Raises Denied, Unavailable."""
+        ...
+
+    def opens(self, key_id: str) -> Wrapper | None:
+        """The version that ``key_id`` names; None when it is another key's. Raises Missing, Unavailable."""
+        ...
+
+
 class SubjectKeys:
     """The body keys of all subjects: made once, kept wrapped in the records, cached here."""
 
-    def __init__(self, records: Records, wrapper: Wrapper, entropy: Entropy) -> None:
-        self._records, self._wrapper, self._entropy = records, wrapper, entropy
+    def __init__(self, records: Records, wrapping: SubjectWrapping, entropy: Entropy) -> None:
+        self._records, self._wrapping, self._entropy = records, wrapping, entropy
         self._keys: dict[str, bytes] = {}
 
     def cached(self, subject: str) -> bytes | None:
@@ -110,12 +124,12 @@ class SubjectKeys:
         record = self._records.get(SUBJECT_KEY, subject)
         if record.body is None:
             raise Missing(f"the audit key of {subject} was erased")
-        return self._remember(subject, self._wrapper.unwrap(record.body, _context(subject)))
+        return self._remember(subject, _unwrap(record, self._wrapping))
 
     def _make(self, subject: str) -> bytes:
         key = self._entropy.token(32)
         try:
-            self._records.commit([Change(SUBJECT_KEY, subject, self._wrapper.wrap(key, _context(subject)), 0)])
+            self._records.commit([Change(SUBJECT_KEY, subject, _wrap(key, subject, self._wrapping.wrapper()), 0)])
         except Conflict:  # another gateway made it first
             return self.existing(subject)
         return self._remember(subject, key)
@@ -125,6 +139,43 @@ class SubjectKeys:
             self._keys.pop(next(iter(self._keys)), None)
         self._keys[subject] = key
         return key
+
+
+def subject_key_id(record: Record) -> str:
+    """Which key a subject's key is wrapped under. Raises NotTrusted (malformed)."""
+    return _split(record)[0]
+
+
+def rewrapped_subject(record: Record, wrapping: SubjectWrapping, wrapper: Wrapper) -> bytes:
+    """The record's body with the same key wrapped by ``wrapper``. Raises NotTrusted, Denied, Missing, Unavailable."""
+    return _wrap(_unwrap(record, wrapping), record.key, wrapper)
+
+
+def _wrap(key: bytes, subject: str, wrapper: Wrapper) -> bytes:
+    """Length of the key id (2 bytes, big-endian), key id, wrapped key."""
+    key_id = wrapper.key_id.encode()
+    return struct.pack(">H", len(key_id)) + key_id + wrapper.wrap(key, _context(subject))
+
+
+def _unwrap(record: Record, wrapping: SubjectWrapping) -> bytes:
+    key_id, wrapped = _split(record)
+    found = wrapping.opens(key_id)
+    if found is None:
+        raise NotTrusted(f"the audit key of {record.key} is wrapped under {key_id[:80]}, which this keep does not know")
+    return found.unwrap(wrapped, _context(record.key))
+
+
+def _split(record: Record) -> tuple[str, bytes]:
+    body = record.body or b""
+    if len(body) == WRAPPED_SIZE:  # written before keys could rotate: under the first one, and without saying so
+        return _FIRST_KEY, body
+    length = int.from_bytes(body[:2])
+    if len(body) <= 2 + length:
+        raise NotTrusted(f"the record of the audit key of {record.key} is malformed: restore it from a backup")
+    try:
+        return body[2 : 2 + length].decode(), body[2 + length :]
+    except UnicodeDecodeError:
+        raise NotTrusted(f"the record of the audit key of {record.key} is malformed: restore it from a backup") from None
 
 
 def _context(subject: str) -> bytes:

@@ -42,26 +42,43 @@ class Admitted(msgspec.Struct, frozen=True):
     """What may be served, replaced as a whole by the follower.
 
     ``newest``: the highest served version by name; ``refused``: releases that the log knows and that may not be served, with
-    the reason; ``until``: monotonic second at which the lease ends.
+    the reason; ``until``: monotonic second at which the lease ends; ``aliases``: what each (name, alias) is answered by.
     """
 
     models: Mapping[ReleaseRef, Served]
     newest: Mapping[str, ReleaseRef]
     refused: Mapping[ReleaseRef, ModelkeepError]
     until: float
+    aliases: Mapping[tuple[str, str], ReleaseRef] = {}
 
     def check_lease(self, now: float) -> None:
         """Raise Unavailable when the lease is over."""
         if now > self.until:
             raise Unavailable("what may be served could not be checked within the last second: see the gateway's log")
 
-    def find(self, name: str, version: int | None, now: float) -> Served:
-        """The release to ask. Raises Unavailable (lease over, being loaded), Missing, Quarantined, NotAdmitted, NotTrusted."""
+    def find(self, name: str, version: int | str | None, now: float) -> Served:
+        """The release to ask; ``version``: a number, an alias, or None for the newest.
+
+        Raises Unavailable (lease over, being loaded), Missing (also: an alias of what is not served), Quarantined, NotAdmitted,
+        NotTrusted.
+        """
         self.check_lease(now)
+        if isinstance(version, str):
+            return self._named(name, version)
         ref = self.newest.get(name) if version is None else ReleaseRef(name, version)
         found = self.models.get(ref) if ref is not None else None
         if found is None:
             raise self._why_not(name, ref)
+        return found
+
+    def _named(self, name: str, alias: str) -> Served:
+        ref = self.aliases.get((name, alias))
+        found = self.models.get(ref) if ref is not None else None
+        if found is None:
+            reason = self.refused.get(ref) if ref is not None else None
+            if isinstance(reason, Unavailable):
+                raise type(reason)(*reason.args)
+            raise Missing(f"{name[:64]}@{alias[:64]} names no release that is served here{f': {reason}' if reason else ''}")
         return found
 
     def _why_not(self, name: str, ref: ReleaseRef | None) -> ModelkeepError:

@@ -6,7 +6,7 @@ with the next look; if the log, the records or this thread fail, the lease runs 
 
 import heapq
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import msgspec
 from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence, admit
+from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Missing, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
@@ -28,6 +29,7 @@ from modelkeep.serving.validate import InputPlan
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.reviews import Reviews
+from modelkeep.workflows.trust_changes import fold
 from modelkeep.workflows.watch import Cleared, Observation, Watch
 
 EVERY = 0.25
@@ -53,16 +55,30 @@ class Opened(NamedTuple):
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """Who decides what is served: the releases log as the registry reads it, the admission policy, and reviews."""
+    """Who decides what is served: the releases log as the registry reads it, the admission policy, and reviews.
+
+    ``in_hand``: the trust root of the keys that this process holds now; ``check_public``: told what the log led to, raises
+    NotTrusted when ``trust.toml`` says something else.
+    """
 
     registry: Registry
     policy: AdmissionPolicy
     reviews: Reviews
+    in_hand: Callable[[], TrustRoot]
+    check_public: Callable[[Sequence[TrustRoot]], None]
 
     def refresh(self) -> tuple[EvidenceBook, list[Cleared]]:
-        """What the log says now, and the reviews since the last look that cleared somebody. Raises NotTrusted, Unavailable."""
-        book = self.registry.refresh()
-        return book, self.reviews.catch_up(self.registry.view, book.size)
+        """What the log says now, and the reviews since the last look that cleared somebody.
+
+        Raises NotTrusted, Unavailable.
+        """
+        root, book = self.in_hand(), self.registry.refresh()
+        if root not in book.signatories.roots:
+            self.registry.rebase(root)
+            self.reviews.rebase(fold(self.registry.view, root))
+        cleared = self.reviews.catch_up(self.registry.view, book.size)
+        self.check_public(book.signatories.roots)
+        return book, cleared
 
     def judge(self, found: ReleaseEvidence) -> None:
         """Return if ``found`` may be served. Raises Quarantined, NotAdmitted."""
@@ -261,6 +277,7 @@ class AdmissionFollower:
         self._pool = ThreadPoolExecutor(1, "modelkeep-load")
         self._failed: dict[ReleaseRef, _Failed] = {}
         self._seen = -1
+        self._again = False
         self._last = Admitted({}, {}, {}, 0.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="admission", daemon=True)
@@ -288,6 +305,10 @@ class AdmissionFollower:
                 raise Unavailable(f"the models could not be loaded within {seconds:g} s")
             self._clock.sleep(0.02)
 
+    def retry(self) -> None:
+        """Try what failed to load again with the next look: the keys changed, say."""
+        self._again = True
+
     def look(self) -> None:
         """One look. Raises NotTrusted (the log was rolled back or damaged), Unavailable; the lease is then not renewed."""
         began = self._clock.monotonic()
@@ -297,6 +318,10 @@ class AdmissionFollower:
         for review in cleared:
             for watch in self._loader.watches():
                 watch.clear(*review)
+        if self._again:
+            self._again = False
+            self._failed.clear()
+            self._seen = -1
         size = book.size
         if size != self._seen or self._loading or self._failed:
             self._seen = size
@@ -319,13 +344,24 @@ class AdmissionFollower:
                 refused[found.ref] = reason
                 if not isinstance(reason, Unavailable):
                     self._loaded.pop(found.ref, None)
-        return Admitted(models, newest, refused, 0.0)
+        return Admitted(models, newest, refused, 0.0, self._aliases(book, models, refused))
+
+    def _aliases(
+        self, book: EvidenceBook, models: Mapping[ReleaseRef, Served], refused: Mapping[ReleaseRef, ModelkeepError]
+    ) -> dict[tuple[str, str], ReleaseRef]:
+        """What answers to each alias. While its new release is being loaded the former one does, so that no request is lost."""
+        found = {}
+        for (name, alias), version in book.catalogue.aliases().items():
+            ref, former = ReleaseRef(name, version), self._last.aliases.get((name, alias))
+            waits = isinstance(refused.get(ref), Unavailable) and former in models
+            found[name, alias] = former if former is not None and waits else ref
+        return found
 
     def _serving(self, found: ReleaseEvidence) -> Served:
         """The loaded release. Raises Unavailable while it is being loaded, and what loading raised."""
-        loaded = self._loaded.get(found.ref)
-        if loaded is not None and loaded[0] == found.body.sealed:
-            return loaded[1]
+        loaded, content = self._loaded.get(found.ref), f"{found.model} {found.profile_digest}"
+        if loaded is not None and loaded[0] == content:
+            return loaded[1]  # also when it was sealed anew meanwhile: what is inside is the same
         self._check_failed(found)
         pending = self._loading.get(found.ref)
         if pending is None or pending[0] != found.body.sealed:
@@ -339,7 +375,7 @@ class AdmissionFollower:
             self._failed[found.ref] = _Failed(found.body.sealed, self._seen, reason, again)
             raise reason
         served = pending[1].result()
-        self._loaded[found.ref] = (found.body.sealed, served)
+        self._loaded[found.ref] = (content, served)
         return served
 
     def _check_failed(self, found: ReleaseEvidence) -> None:

@@ -44,10 +44,11 @@ INLINE_SECONDS = 0.002
 
 
 class Call(NamedTuple):
-    """One request for a prediction. ``version`` None: the newest that is served; ``token``: as it stood in the header."""
+    """One request for a prediction. ``version``: a number, an alias, or None for the newest that is served; ``token``: as it
+    stood in the header."""
 
     model: str
-    version: int | None
+    version: int | str | None
     token: str
     address: str
     body: bytes
@@ -234,13 +235,13 @@ class Gateway:
         authorize(self._policy, grant.principal, action, target)
         return grant
 
-    def metadata(self, token: str, address: str, name: str, version: int | None) -> bytes:
+    def metadata(self, token: str, address: str, name: str, version: int | str | None) -> bytes:
         """The metadata of a served model. Raises what ``permit`` and ``Admitted.find`` raise."""
         served = self._shown_to(token, address, name, version)
         versions = sorted(ref.version for ref in self.admitted.models if ref.name == name)
         return model_metadata(name, versions, served.interface)
 
-    def ready(self, token: str, address: str, name: str, version: int | None) -> str:
+    def ready(self, token: str, address: str, name: str, version: int | str | None) -> str:
         """Return the release that would answer. Raises what ``permit`` and ``Admitted.find`` raise."""
         return self._shown_to(token, address, name, version).text
 
@@ -257,7 +258,7 @@ class Gateway:
         self.admitted.check_lease(self._monotonic())
         self._recorder.check()
 
-    def _shown_to(self, token: str, address: str, name: str, version: int | None) -> Served:
+    def _shown_to(self, token: str, address: str, name: str, version: int | str | None) -> Served:
         self.permit(token, address, "show", model(name))
         return self.admitted.find(name, version, self._monotonic())
 

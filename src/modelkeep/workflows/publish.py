@@ -12,18 +12,19 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from modelkeep.container.reader import BytesReader
-from modelkeep.container.recipients import Binding, KmsRecipient, encode_recipients
-from modelkeep.container.seal import seal
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, digest_of, parse_name
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
-from modelkeep.custody.releases import COUNTER, RECIPIENTS, RELEASE, Counter, Release, SealedBody, file_name
+from modelkeep.custody.releases import COUNTER, RECIPIENTS, RELEASE, Counter, Release, file_name
 from modelkeep.custody.scan import ScanVerdict, scan
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.formats.safetensors import dump
-from modelkeep.workflows.registry import MODEL, PROFILE, Desk
+from modelkeep.workflows.bodies import Stored, let_go, store
+from modelkeep.workflows.describe import Sheet
+from modelkeep.workflows.oms import sign_model
+from modelkeep.workflows.registry import MODEL, PROFILE, Desk, Registry
+from modelkeep.workflows.staging import STAGE, clear_stages
 
 RESERVE_TRIES = 64
 
@@ -55,15 +56,18 @@ class Settled(msgspec.Struct, frozen=True):
     bodies: int = 0
 
 
-class _Sealed(msgspec.Struct, frozen=True):
-    body: SealedBody
-    source: Digest
-    block: bytes
-
-
-def publish(desk: Desk, model: ModelFile, name: str, *, actor: str, calibration: Calibration | None = None) -> ReleaseEvidence:
+def publish(
+    desk: Desk,
+    model: ModelFile,
+    name: str,
+    *,
+    actor: str,
+    calibration: Calibration | None = None,
+    sheet: Sheet | None = None,
+) -> ReleaseEvidence:
     """Release ``model`` as the next version of ``name``; what the log then says of it.
 
+    The same file again is a version like any other, which shares the sealed body. ``sheet``: metadata, logged in the same step.
     On any error nothing was released and nothing is left, or settling removes it. Raises Invalid (name, file), NotTrusted (the
     scan refuses the file), Unavailable (store full or failing), Conflict (the log does not count the release).
     """
@@ -87,7 +91,7 @@ def publish(desk: Desk, model: ModelFile, name: str, *, actor: str, calibration:
         )
         record = _reserve(desk, blank)
         try:
-            return _carry_out(desk, record, data, verdict, profile, calibration)
+            return _carry_out(desk, record, data, verdict, profile, calibration, sheet)
         except ModelkeepError:
             found = _settle_after_failure(desk, record)
             if found is None:
@@ -101,42 +105,57 @@ def settle(desk: Desk) -> Settled:
     Safe beside live publishers and other settlers, and idempotent. Raises NotTrusted (the log), Unavailable.
     """
     stored = list(desk.registry.blobs.all())  # before asking who is alive: a later publisher's bodies are not in this list
+    done = settle_publishers(desk)
+    return msgspec.structs.replace(done, bodies=0 if done.underway else _remove_unnamed(desk, stored))
+
+
+def settle_publishers(desk: Desk) -> Settled:
+    """The same for releases under way alone, without looking for bodies. Raises NotTrusted (the log), Unavailable."""
     outcomes: dict[str, list[str]] = {"completed": [], "collected": [], "underway": []}
     desk.registry.refresh()
     for record in desk.registry.records.scan(RELEASE):
         release = Release.parse(record.body or b"")
         if release.state is ReleaseState.PENDING:
             outcomes[_settle_pending(desk, record, release)].append(str(release.ref))
-    removed = 0 if outcomes["underway"] else _remove_unnamed(desk, stored)
+    outcomes["underway"] += clear_stages(desk)
     completed, collected, underway = (tuple(outcomes[key]) for key in ("completed", "collected", "underway"))
-    return Settled(completed, collected, underway, removed)
+    return Settled(completed, collected, underway)
+
+
+def pending(registry: Registry) -> tuple[str, ...]:
+    """Releases and stages that were begun and not ended, by live publishers or dead ones. Raises NotTrusted, Unavailable."""
+    found = [Release.parse(record.body or b"") for record in registry.records.scan(RELEASE)]
+    stages = (f"stage {record.key}" for record in registry.records.scan(STAGE))
+    return (*(str(release.ref) for release in found if release.state is ReleaseState.PENDING), *stages)
 
 
 def _carry_out(
-    desk: Desk, record: Record, data: memoryview, verdict: ScanVerdict, profile: bytes | None, calibration: Calibration | None
+    desk: Desk,
+    record: Record,
+    data: memoryview,
+    verdict: ScanVerdict,
+    profile: bytes | None,
+    calibration: Calibration | None,
+    sheet: Sheet | None,
 ) -> ReleaseEvidence:
-    release = Release.parse(record.body or b"")
-    sealed = _seal(desk, data, MODEL)
-    sealed_profile = _seal(desk, profile, PROFILE) if profile is not None else None
-    release = msgspec.structs.replace(
-        release,
-        body=sealed.body,
-        profile=sealed_profile.body if sealed_profile else None,
-        profile_digest=sealed_profile.source if sealed_profile else None,
-    )
-    blocks = [Change(RECIPIENTS, each.body.sealed, each.block, 0) for each in (sealed, sealed_profile) if each]
-    desk.registry.records.commit([Change(RELEASE, record.key, release.encode(), record.revision), *blocks])
+    try:
+        release, sealed, sealed_profile = _store(desk, record, data, profile, reuse=True)
+    except Conflict:  # a body to share was collected or rewrapped at this moment
+        release, sealed, sealed_profile = _store(desk, record, data, profile, reuse=False)
     about = None
     if sealed_profile is not None and calibration is not None:
         about = SealedProfile(sealed_profile.body, sealed_profile.source, calibration.rows, calibration.reference)
     facts = ReleaseFacts(
-        release.ref, release.model, release.filename, release.size, verdict, sealed.body, about, release.actor, release.created
+        release.ref, release.model, release.filename, release.size, verdict, sealed.body, about, release.actor,
+        release.created, sign_model(desk, release.filename, release.model),
     )  # fmt: skip
-    indexes = desk.log_statements(release_statements(facts))
+    statements = release_statements(facts)
+    described = [sheet.statement(desk, release.ref, facts.resource, release.actor)] if sheet else []
+    index = desk.log_statements([*statements, *described])[len(statements) - 1]
     book = desk.registry.refresh()
     evidence = _logged(book, release)
-    if evidence is None or evidence.index != indexes[-1]:
-        raise Conflict(f"{release.ref} was logged at {indexes[-1]} and does not count: {_problem(book, indexes[-1])}")
+    if evidence is None or evidence.index != index:
+        raise Conflict(f"{release.ref} was logged at {index} and does not count: {_problem(book, index)}")
     _complete(desk, release.ref, evidence)
     return evidence
 
@@ -173,14 +192,22 @@ def _reserve(desk: Desk, blank: Release) -> Record:
     raise Conflict(f"no version of {name} could be reserved: too many publish it at once, try again")
 
 
-def _seal(desk: Desk, data: bytes | memoryview, purpose: str) -> _Sealed:
-    sealing = seal(BytesReader(data))
-    sealed = desk.registry.blobs.put(sealing.chunks())
-    made = sealing.model
-    binding = Binding(made.header_hash, made.model_digest, purpose)
-    stanza = KmsRecipient(desk.wrapper).stanza(made.dek, binding.context())
-    body = SealedBody(sealed, made.root.hex(), made.header_hash.hex(), made.size)
-    return _Sealed(body, made.model_digest, encode_recipients([stanza], made.dek, binding))
+def _store(
+    desk: Desk, record: Record, data: memoryview, profile: bytes | None, *, reuse: bool
+) -> tuple[Release, Stored, Stored | None]:
+    """Bodies for the pending release, new or shared, and its record, which refers to them from here on. Raises Conflict."""
+    release = Release.parse(record.body or b"")
+    sealed = store(desk, data, release.model, MODEL, reuse=reuse)
+    fitted = store(desk, profile, digest_of(profile), PROFILE, reuse=reuse) if profile is not None else None
+    release = msgspec.structs.replace(
+        release,
+        body=sealed.body,
+        profile=fitted.body if fitted else None,
+        profile_digest=fitted.source if fitted else None,
+    )
+    blocks = [each.change for each in (sealed, fitted) if each]
+    desk.registry.records.commit([Change(RELEASE, record.key, release.encode(), record.revision), *blocks])
+    return release, sealed, fitted
 
 
 def _settle_after_failure(desk: Desk, record: Record) -> ReleaseEvidence | None:
@@ -219,13 +246,16 @@ def _settle_pending(desk: Desk, record: Record, release: Release) -> str:
 
 
 def _logged(book: EvidenceBook, release: Release) -> ReleaseEvidence | None:
-    """The evidence, when the log's release of that name and version is this very one."""
+    """The evidence, when the log's release of that name and version is this very one, sealed anew since or not."""
     try:
         evidence = book.release(release.ref)
     except Missing:
         return None
-    same = (evidence.model, evidence.body, evidence.profile_body) == (release.model, release.body, release.profile)
-    return evidence if same else None
+    first = evidence.history[0]
+    same = (evidence.model, first.actor, first.at) == (release.model, release.actor, release.created)
+    body = evidence.body in (release.body, release.next_body)
+    profile = evidence.profile_body in (release.profile, release.next_profile)
+    return evidence if same and body and profile else None
 
 
 def _complete(desk: Desk, ref: ReleaseRef, evidence: ReleaseEvidence) -> None:
@@ -239,8 +269,9 @@ def _complete(desk: Desk, ref: ReleaseRef, evidence: ReleaseEvidence) -> None:
 
 
 def _collect(desk: Desk, record: Record, release: Release) -> None:
-    """Forget a release that was never logged: its record and recipients first, then its bodies."""
-    bodies = [body.sealed for body in (release.body, release.profile) if body is not None]
+    """Forget a release that was never logged: its record and recipients first, then its bodies, unless others have them."""
+    shared = desk.registry.book.bodies()
+    bodies = [body.sealed for body in release.bodies if body.sealed not in shared]
     changes = [Change(RELEASE, record.key, None, record.revision), *(Change(RECIPIENTS, sealed, None) for sealed in bodies)]
     desk.registry.records.commit(changes)
     for sealed in bodies:
@@ -248,13 +279,9 @@ def _collect(desk: Desk, record: Record, release: Release) -> None:
 
 
 def _remove_unnamed(desk: Desk, stored: Iterable[Digest]) -> int:
-    named = set()
-    for evidence in desk.registry.refresh().releases():
-        named |= {body.sealed for body in (evidence.body, evidence.profile_body) if body}
-    for record in desk.registry.records.scan(RELEASE):
-        release = Release.parse(record.body or b"")
-        named |= {body.sealed for body in (release.body, release.profile) if body}
-    unnamed = [sealed for sealed in stored if sealed not in named]
+    """Remove bodies that no release in the log ever had, and none under way has; the others are for ``collect``."""
+    known = desk.registry.refresh().bodies()
+    unnamed = let_go(desk, [sealed for sealed in stored if sealed not in known])
     for sealed in unnamed:
         desk.registry.blobs.delete(sealed)
     return len(unnamed)

@@ -5,7 +5,7 @@
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,21 +14,23 @@ import msgspec
 
 from modelkeep.container.open import SealedFile, open_sealed
 from modelkeep.container.reader import BlobReader
-from modelkeep.container.recipients import KmsRecipient, unlock
-from modelkeep.core.ports import Blobs, Change, Clock, Entropy, Record, Records, Wrapper
+from modelkeep.container.recipients import KmsStanza, Opener, Stanza, unlock
+from modelkeep.core.ports import Blobs, Change, Clock, Entropy, Record, Records, Wrapper, WrappingKeys
 from modelkeep.core.values import Digest, ReleaseRef, Statement, to_json
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
+from modelkeep.custody.oms import BundleSigner
 from modelkeep.custody.releases import RECIPIENTS, SealedBody
-from modelkeep.custody.signing import sign_all
+from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
+from modelkeep.ledger.statements import sign_statement
 
 HEAD = "log-head"
 """Record kind: the furthest checkpoint of a log that a writer made; the key is the log's origin."""
 
-MODEL, PROFILE = "model", "extraction-profile"
+MODEL, PROFILE, CARD = "model", "extraction-profile", "model-card"
 """Purposes of sealed bodies: a profile put in a model's place does not open."""
 
 
@@ -41,14 +43,36 @@ class Claims(Protocol):
 
 
 @dataclass(frozen=True)
+class KeysOpener:
+    """Opens what any of some providers wrapped, by the key that a stanza names. ``keys``: asked for at every use, because a
+    rotation or a move may happen while a process runs.
+    """
+
+    keys: Callable[[], Sequence[WrappingKeys]]
+
+    def unwrap(self, stanza: Stanza, context: bytes) -> bytes | None:
+        """The data key; None when the stanza is for someone else. Raises NotTrusted, Denied, Unavailable."""
+        if not isinstance(stanza, KmsStanza):
+            return None
+        for provider in self.keys():
+            try:
+                wrapper = provider.opens(stanza.key_id)
+            except Missing as cause:
+                raise NotTrusted(f"a key is wrapped under {stanza.key_id[:120]}, a version that never was") from cause
+            if wrapper is not None:
+                return wrapper.unwrap(stanza.wrapped, context)
+        return None
+
+
+@dataclass(frozen=True)
 class Registry:
-    """A reader of releases. ``wrappers``: keys that may open bodies, none for a verifier without keys. Thread-safe."""
+    """A reader of releases. ``openers``: who may open bodies, none for a verifier without keys. Thread-safe."""
 
     records: Records
     blobs: Blobs
     view: LogView
     book: EvidenceBook
-    wrappers: Sequence[Wrapper] = ()
+    openers: Sequence[Opener] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def refresh(self) -> EvidenceBook:
@@ -56,6 +80,12 @@ class Registry:
         with self._lock:
             self.book.catch_up(self.view, self.view.refresh().size)
             return self.book
+
+    def rebase(self, root: TrustRoot) -> None:
+        """Read the log anew under another trust root, one that was made by hand. Raises NotTrusted, Unavailable."""
+        with self._lock:
+            self.book.begin(root)
+            self.book.catch_up(self.view, self.view.refresh().size)
 
     def release(self, ref: ReleaseRef) -> ReleaseEvidence:
         """The evidence on one release as of now. Raises Missing and what ``refresh`` raises."""
@@ -68,37 +98,71 @@ class Registry:
         """
         try:
             block = self.records.get(RECIPIENTS, body.sealed).body or b""
-            reader = BlobReader(self.blobs, body.sealed)
+            reader = body_reader(self.blobs, body)
         except Missing as cause:
             raise NotTrusted(f"the {purpose} {source} cannot be opened: {cause}") from cause
-        openers = [KmsRecipient(wrapper) for wrapper in self.wrappers]
-        dek = unlock(block, bytes.fromhex(body.header), openers, purpose=purpose)
+        dek = unlock(block, bytes.fromhex(body.header), self.openers, purpose=purpose)
         opened = open_sealed(reader, dek, root=bytes.fromhex(body.root))
         if opened.model_digest != source or opened.header_hash.hex() != body.header:
             raise NotTrusted(f"the sealed body {body.sealed} is not that of the {purpose} {source}")
         return opened
 
 
+def body_reader(blobs: Blobs, body: SealedBody) -> BlobReader:
+    """A stored body, to read. A store that says more than was signed is not believed, so that it cannot make anybody read on.
+
+    Raises Missing, NotTrusted (larger than what was signed), Unavailable.
+    """
+    reader = BlobReader(blobs, body.sealed)
+    if reader.size > body.size:
+        raise NotTrusted(f"the sealed body {body.sealed} has {reader.size} bytes, and {body.size} were signed: it was altered")
+    return reader
+
+
 @dataclass(frozen=True)
 class Desk:
-    """Whoever may change releases. ``lease``: seconds for which a gateway may still act on what it last read."""
+    """Whoever may change releases.
+
+    ``keys``: where data keys are wrapped now; ``lease``: seconds for which a gateway may still act on what it last read;
+    ``bundles``: opens the key of OpenSSF signatures, None to make none.
+    """
 
     registry: Registry
     log: ReleasesLog
     signer: StatementSigner
-    wrapper: Wrapper
+    keys: WrappingKeys
     claims: Claims
     clock: Clock
     entropy: Entropy
     lease: float = 1.0
+    bundles: Callable[[], BundleSigner] | None = None
 
-    def log_statements(self, statements: Sequence[Statement]) -> range:
-        """Sign statements and append them in one step; their log indexes. Raises TooLarge, NotTrusted, Unavailable."""
-        indexes = self.log.append(sign_all(statements, self.signer))
+    @property
+    def wrapper(self) -> Wrapper:
+        """The primary of now. Ask for it once a claim is held: then a rotation waits for what is wrapped under it.
+
+        Raises Denied (there is no primary), Unavailable.
+        """
+        return self.keys.wrapper()
+
+    def log_statements(self, statements: Sequence[Statement], *also: StatementSigner) -> range:
+        """Sign statements and append them in one step; their log indexes. ``also``: others who sign beside this desk's signer.
+
+        An identity that a rotation has ended meanwhile logs nothing. Raises TooLarge, NotTrusted, Unavailable.
+        """
+        entries = [sign_statement(statement, self.signer, *also) for statement in statements]
+        indexes = self.log.append(entries, check=self._check_signer)
         if self.log.last is not None:
             with contextlib.suppress(Conflict, Unavailable):  # what was logged is logged; the next statement keeps a head again
                 keep_head(self.registry.records, self.log.last)
         return indexes
+
+    def _check_signer(self, index: int) -> None:
+        signatories = self.registry.refresh().signatories
+        try:
+            signatories.check_signs(self.signer.public, index)
+        except (NotTrusted, Conflict) as cause:
+            raise Unavailable(f"nothing was logged: the keys at hand are no longer in force ({cause}), open anew") from cause
 
 
 class _Head(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ def change_state(desk: Desk, ref: ReleaseRef, verb: str, *, actor: str, reason: 
     """
     if verb not in VERBS:
         raise Invalid(f"{verb[:40]!r} is not a change of state: use {', '.join(VERBS)}")
-    evidence = _log(desk, ref, verb, actor, reason)
+    evidence = log_verb(desk, ref, verb, actor=actor, reason=reason)
     if verb in WAITS:
         desk.clock.sleep(desk.lease)
     return evidence
@@ -35,11 +35,12 @@ def export_release(desk: Desk, ref: ReleaseRef, *, actor: str, reason: str = "")
     opened = desk.registry.open_body(evidence.body, evidence.model, MODEL)
     opened.check_model_digest()
     source = opened.read_source()
-    _log(desk, ref, EXPORT, actor, reason)
+    log_verb(desk, ref, EXPORT, actor=actor, reason=reason)
     return source
 
 
-def _log(desk: Desk, ref: ReleaseRef, verb: str, actor: str, reason: str) -> ReleaseEvidence:
+def log_verb(desk: Desk, ref: ReleaseRef, verb: str, *, actor: str, reason: str = "") -> ReleaseEvidence:
+    """Log a change of state, or an export; what the log then says of the release. Raises Missing, Conflict, NotTrusted."""
     known = desk.registry.release(ref)
     next_state(known.state, verb)
     model, nonce, now = Resource(known.filename, known.model), desk.entropy.token(16), desk.clock.now_ns()

@@ -1,10 +1,11 @@
 """Reviews of accused accounts, as the releases log records them: a cleared account's evidence counts from the review on."""
 
 from modelkeep.crypto.dsse import parse_envelope
+from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import ModelkeepError
 from modelkeep.ledger.log import LogView
-from modelkeep.ledger.statements import Act, check_statement, peek_type, predicate_of, short_type
+from modelkeep.ledger.statements import Act, Trust, peek_type, predicate_of
 from modelkeep.workflows.watch import Cleared
 
 REVIEW, CLEARED = "review", "cleared"
@@ -15,14 +16,17 @@ class Reviews:
     """When each subject was last cleared. Acts that no trusted identity signed count for nothing."""
 
     def __init__(self, trust: TrustRoot) -> None:
-        self._identities = {trusted.public.key_ids[0]: trusted.public for trusted in trust.identities}
-        self._trusted = {trusted.public.name: trusted for trusted in trust.identities}
+        self._signatories = Signatories(trust)
         self._cleared: dict[str, tuple[int, ...]] = {}
         self._size = 0
 
     def cleared_at(self, subject: str) -> tuple[int, ...]:
         """Unix nanoseconds of every review that cleared ``subject``, each later than the one before."""
         return self._cleared.get(subject, ())
+
+    def rebase(self, signatories: Signatories) -> None:
+        """From the next entry on, believe whom ``signatories`` (of all that was read so far) believe."""
+        self._signatories = signatories
 
     def catch_up(self, view: LogView, size: int) -> list[Cleared]:
         """Read the log up to ``size`` entries; the reviews that are new. Raises NotTrusted, Unavailable."""
@@ -38,10 +42,13 @@ class Reviews:
         """The review that this log entry is, if it clears. The evidence book reports what is wrong with an entry."""
         try:
             envelope = parse_envelope(entry)
-            if peek_type(envelope) != Act.TYPE:
+            kind = peek_type(envelope)
+            if kind not in (Act.TYPE, Trust.TYPE):
                 return None
-            statement, identity = check_statement(envelope, self._identities)
-            self._trusted[identity.name].check_may_sign(short_type(Act.TYPE), index)
+            statement, _ = self._signatories.check(envelope, index)
+            if kind == Trust.TYPE:
+                self._signatories.follow(index, envelope, statement)
+                return None
             said = predicate_of(statement, Act)
         except ModelkeepError:
             return None

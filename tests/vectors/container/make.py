@@ -1,6 +1,7 @@
 """Make the container's test vectors: ``python tests/vectors/container/make.py`` rewrites the JSON files beside it.
 
 Cobblestone and the recipients draw their own randomness, so every run makes other bytes; what is checked in is what counts.
+The files with ``suite-1`` in their names were made when that suite was written. Nothing makes it now: they stay as they are.
 Each vector has ``comment``, ``valid``, ``file`` (base64), the keys to open it, and what comes out or the failure's ``line``.
 """
 
@@ -19,6 +20,8 @@ import numpy as np
 from modelkeep.container import (
     Binding,
     BytesReader,
+    FilesReader,
+    Kind,
     Passphrase,
     XWingRecipient,
     encode_recipients,
@@ -34,7 +37,7 @@ from modelkeep.formats import safetensors
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "container"))
-from forge import assemble, flip, fresh_streams, parts, with_entry  # noqa: E402
+from forge import assemble, files_body, flip, fresh_streams, listing, parts, with_entry  # noqa: E402
 
 DEK = bytes(range(32))
 CHEAP = Argon2Params(memory_kib=64, passes=1, lanes=1)
@@ -54,7 +57,9 @@ SOURCES = {
     "safetensors with an empty tensor": TENSORS,
     "safetensors without tensors": safetensors.dump({}),
     "what only looks like safetensors": (9).to_bytes(8, "little") + b'{"a":1}  ',
+    "what is a list of files in one file": listing([(b"a", 1)]) + b"x",
 }
+FILES = {"model.onnx": b"the graph", "weights/a.bin": bytes(20_000), "weights/b.bin": b""}
 
 
 def sealed(source: bytes) -> tuple[bytes, bytes]:
@@ -73,6 +78,13 @@ def valid_bodies() -> Iterator[dict[str, object]]:
         body, root = sealed(source)
         digest = "sha256:" + hashlib.sha256(body).hexdigest()
         yield vector(comment, body, dek=DEK, source=source, root=root, sealed_digest=digest)
+    bundle = FilesReader([(name, BytesReader(data)) for name, data in FILES.items()])
+    sealing = seal(bundle, dek=DEK)
+    body = b"".join(bytes(chunk) for chunk in sealing.chunks())
+    source = bundle.head + b"".join(FILES.values())
+    files = {name: base64.b64encode(data).decode() for name, data in FILES.items()}
+    digest = "sha256:" + hashlib.sha256(body).hexdigest()
+    yield vector("three files", body, dek=DEK, source=source, root=sealing.model.root, sealed_digest=digest, files=files)
 
 
 def damaged_bodies() -> Iterator[dict[str, object]]:
@@ -89,7 +101,8 @@ def damaged_bodies() -> Iterator[dict[str, object]]:
         ("a byte appended", body + b"\0", "does not end with its footer"),
         ("magic altered", flip(body, 1), "not a modelkeep container"),
         ("format version 2", body[:8] + b"\x02" + body[9:], "format version 2"),
-        ("cipher suite 2", body[:9] + b"\x02" + body[10:], "cipher suite 2"),
+        ("cipher suite 3", body[:9] + b"\x03" + body[10:], "cipher suite 3"),
+        ("passed off as cipher suite 1", body[:9] + b"\x01" + body[10:], "index does not decrypt"),
         ("a reserved byte set", body[:15] + b"\x01" + body[16:], "upgrade modelkeep"),
         ("header salt flipped", flip(body, 20), "index does not decrypt"),
         ("first stream flipped", flip(body, 60), "was altered"),
@@ -121,11 +134,17 @@ def forged_bodies() -> Iterator[dict[str, object]]:
         ("a tensor renamed in the index", with_entry(index, 1, name="evil"), renamed),
         ("a tensor reshaped in the index", with_entry(index, 3, shape=(3, 2)), renamed),
         ("a tensor's dtype changed in the index", with_entry(index, 1, dtype="I32"), renamed),
-        ("a wrong SHA-256 in the index", with_entry(index, 1, sha256=bytes(32)), "does not have the SHA-256"),
+        ("a wrong digest in the index", with_entry(index, 1, digest=bytes(32)), "does not have the BLAKE3 digest"),
+        (
+            "a SHA-256 where the suite has BLAKE3",
+            with_entry(index, 1, digest=hashlib.sha256(np.ones(3, np.float32)).digest()),
+            "does not have the BLAKE3 digest",
+        ),
         ("an entry too many", replace(index, entries=(*index.entries, index.entries[0])).encode(), "other streams"),
         ("an entry too few", replace(index, entries=index.entries[:-1]).encode(), "renamed, reshaped or moved"),
         ("a byte after the index", index.encode() + b"\0", "other streams"),
-        ("an unknown kind", b"\x03" + index.encode()[1:], "malformed"),
+        ("an unknown kind", b"\x04" + index.encode()[1:], "malformed"),
+        ("safetensors passed off as a list of files", replace(index, kind=Kind.FILES).encode(), "malformed"),
     ]
     for comment, plain, line in cases:
         yield vector(comment, assemble(header, streams, plain, DEK), dek=DEK, line=line)
@@ -136,7 +155,58 @@ def forged_bodies() -> Iterator[dict[str, object]]:
     _, _, honest = parts(plain_body, DEK)
     header, streams = fresh_streams([b"poison weights"], DEK)
     poisoned = assemble(header, streams, honest.encode(), DEK)
-    yield vector("other weights under the honest index", poisoned, dek=DEK, root=plain_root, line="does not have the SHA-256")
+    yield vector(
+        "other weights under the honest index", poisoned, dek=DEK, root=plain_root, line="does not have the BLAKE3 digest"
+    )
+
+
+def forged_lists() -> Iterator[dict[str, object]]:
+    """Lists of files that a holder of the data key can build, to have files written where they do not belong."""
+    cases: list[tuple[str, list[bytes]]] = [
+        ("an absolute name", [b"/etc/passwd"]),
+        ("a name that climbs out", [b"a", b"../b"]),
+        ("a name that climbs out further in", [b"a/../../b"]),
+        ("a name with a single dot", [b"./a"]),
+        ("an empty name", [b""]),
+        ("an empty part of a name", [b"a//b"]),
+        ("a name that ends as a folder", [b"a/"]),
+        ("a name with a backslash", [b"a\\b"]),
+        ("a name with a NUL", [b"a\0b"]),
+        ("a name with a line feed", [b"a\nb"]),
+        ("a name that is not UTF-8", [b"\xff"]),
+        ("a name of 1,025 bytes", [b"/".join([b"x" * 204] * 5) + b"y"]),
+        ("a part of 256 bytes", [b"x" * 256]),
+        ("33 parts", [b"/".join([b"x"] * 33)]),
+        ("the same name twice", [b"a", b"b", b"b"]),
+        ("the model's name twice", [b"b", b"a", b"b"]),
+        ("names out of order", [b"m", b"b", b"a"]),
+        ("a name below another file", [b"a", b"a/b"]),
+    ]
+    for comment, names in cases:
+        head = listing([(name, 1) for name in names])
+        body, root = files_body(head, [(name.decode("utf-8", "replace"), b"x") for name in names], DEK)
+        yield vector(comment, body, dek=DEK, root=root, line="malformed")
+    rows = [(b"a", 1), (b"b", 1)]
+    heads = [
+        ("no file", listing([])),
+        ("a list that counts too many", listing(rows, 3)),
+        ("a list that counts too few", listing(rows, 1)),
+        ("a list that counts millions", listing(rows, 0xFFFFFFFF)),
+        ("a list with a byte too many", listing(rows) + b"\0"),
+        ("sizes that do not fill the source", listing([(b"a", 1), (b"b", 2)])),
+        ("sizes whose sum is beyond 2^64", listing([(b"a", 1), (b"b", 0xFFFFFFFFFFFFFFFF)])),
+        ("another list's magic", b"KEEPFLZ\n" + listing(rows)[8:]),
+    ]
+    for comment, head in heads:
+        body, root = files_body(head, [("a", b"x"), ("b", b"y")], DEK)
+        yield vector(comment, body, dek=DEK, root=root, line="malformed")
+    renamed, _ = files_body(listing(rows), [("a", b"x"), ("c", b"y")], DEK)
+    yield vector("a file renamed in the index", renamed, dek=DEK, line="renamed, reshaped or moved")
+    _, honest = files_body(listing(rows), [("a", b"x"), ("b", b"y")], DEK)
+    both, _ = files_body(listing([(b"a", 1), (b"c", 1)]), [("a", b"x"), ("c", b"y")], DEK)
+    yield vector("a file renamed in index and list", both, dek=DEK, root=honest, line="signed")
+    swapped, _ = files_body(listing(rows), [("a", b"y"), ("b", b"x")], DEK)
+    yield vector("two files swapped", swapped, dek=DEK, root=honest, line="signed")
 
 
 def standalone_files() -> Iterator[dict[str, object]]:
@@ -186,7 +256,7 @@ def wrapped_keys() -> Iterator[dict[str, object]]:
 def main() -> None:
     """Write every file."""
     tables = {
-        "bodies": [*valid_bodies(), *damaged_bodies(), *forged_bodies()],
+        "bodies": [*valid_bodies(), *damaged_bodies(), *forged_bodies(), *forged_lists()],
         "files": list(standalone_files()),
         "wrapped-keys": list(wrapped_keys()),
     }

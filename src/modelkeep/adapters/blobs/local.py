@@ -54,6 +54,8 @@ class FileReader:
 class LocalBlobs:
     """Blobs below ``root``, which is made (0700) when it is missing; files are 0600. Several processes may share it."""
 
+    read_ahead = 0
+
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         try:

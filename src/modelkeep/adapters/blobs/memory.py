@@ -10,6 +10,8 @@ from modelkeep.errors import Missing, NotTrusted
 class MemoryBlobs:
     """A dictionary. ``stored`` is open to tests that damage what is in it."""
 
+    read_ahead = 0
+
     def __init__(self) -> None:
         self.stored: dict[Digest, bytes] = {}
 

@@ -18,6 +18,8 @@ from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 _FAMILY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}\Z")
 MAX_SIZE = 1 << 20
 STAGED, COMMIT, LOCK = ".staged", ".commit", ".lock"
+TRUST = "trust.toml"
+"""The public copy of the trust root lies beside the folder, and changes in the same step as the sealed ones."""
 
 
 class FileKeys:
@@ -30,38 +32,34 @@ class FileKeys:
         """Families that have a compartment here, sorted. Hold the lock."""
         return sorted(path.stem for path in self._root.glob("*.keep") if _FAMILY.match(path.stem))
 
+    def stamp(self) -> tuple[tuple[str, int, int], ...]:
+        """Changes whenever a compartment is replaced; needs no lock and reads no content. Raises Unavailable."""
+        try:
+            found = [(path.name, path.stat()) for path in sorted(self._root.glob("*.keep"))]
+        except OSError as cause:
+            raise Unavailable(f"cannot look at the key compartments in {self._root}: {cause.strerror}") from cause
+        return tuple((name, state.st_ino, state.st_mtime_ns) for name, state in found)
+
     def read(self, family: str) -> bytes:
         """One compartment's sealed bytes. Hold the lock.
 
         Raises Missing, NotTrusted (others may read or write the file, or it is not a plain file), Unavailable.
         """
-        path = self._path(family)
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError as cause:
-            raise Missing(f"there is no key compartment at {path}") from cause
-        except OSError as cause:
-            raise Unavailable(f"cannot open {path}: {cause.strerror}") from cause
-        try:
-            _check_private(path, os.fstat(handle))
-            with os.fdopen(handle, "rb", closefd=False) as file:
-                data = file.read(MAX_SIZE + 1)
-        except OSError as cause:
-            raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
-        finally:
-            os.close(handle)
-        if len(data) > MAX_SIZE:
-            raise NotTrusted(f"{path} is too large to be a key compartment")
-        return data
+        return read_private(self._path(family), "key compartment")
 
-    def replace(self, files: Mapping[str, bytes]) -> None:
-        """Replace or add compartments, all of them or none, durably. Hold the lock. Raises Unavailable, Invalid."""
+    def replace(self, files: Mapping[str, bytes], *, trust: bytes = b"") -> None:
+        """Replace or add compartments, all of them or none, durably. Hold the lock. Raises Unavailable, Invalid.
+
+        ``trust``: the new ``trust.toml`` beside the folder, which changes with them; empty = it stays as it is.
+        """
         staged = self._root / STAGED
         try:
             self._clear(staged)
             staged.mkdir(mode=0o700)
             for family, data in files.items():
                 self._write(staged / self._path(family).name, data)
+            if trust:
+                self._write(staged / TRUST, trust)
             sync_folder(staged)
             staged.rename(self._root / COMMIT)
             sync_folder(self._root)
@@ -102,8 +100,9 @@ class FileKeys:
         if not commit.is_dir():
             return
         for path in sorted(commit.iterdir()):
-            path.rename(self._root / path.name)
+            path.rename((self._root.parent if path.name == TRUST else self._root) / path.name)
         sync_folder(self._root)
+        sync_folder(self._root.parent)
         commit.rmdir()
         sync_folder(self._root)
 
@@ -121,6 +120,30 @@ class FileKeys:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
+
+def read_private(path: Path, what: str) -> bytes:
+    """The bytes of a file that only its owner may open. ``what``: what it should be, for the message.
+
+    Raises Missing, NotTrusted (others may read or write it, it is not a plain file, or too large), Unavailable.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as cause:
+        raise Missing(f"there is no {what} at {path}") from cause
+    except OSError as cause:
+        raise Unavailable(f"cannot open {path}: {cause.strerror}") from cause
+    try:
+        _check_private(path, os.fstat(handle))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(MAX_SIZE + 1)
+    except OSError as cause:
+        raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
+    finally:
+        os.close(handle)
+    if len(data) > MAX_SIZE:
+        raise NotTrusted(f"{path} is too large to be a {what}")
+    return data
 
 
 def _check_private(path: Path, found: os.stat_result) -> None:

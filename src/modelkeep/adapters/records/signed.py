@@ -19,11 +19,18 @@ _SIGNATURE = 64
 class SignedRecords:
     """A layer over any ``Records``. Kinds other than ``kinds`` pass through as they are."""
 
-    def __init__(self, inner: Records, kinds: Collection[str], public: bytes, signer: Callable[[], Ed25519PrivateKey]) -> None:
-        """``public``: 32-byte key that must have signed; ``signer``: asked only when a record of a signed kind is written."""
+    def __init__(
+        self,
+        inner: Records,
+        kinds: Collection[str],
+        public: Callable[[], Sequence[bytes]],
+        signer: Callable[[], Ed25519PrivateKey],
+    ) -> None:
+        """``public``: the 32-byte keys of which one must have signed, asked at every look because a rotation may change them;
+        ``signer``: asked only when a record of a signed kind is written."""
         self._inner = inner
         self._kinds = frozenset(kinds)
-        self._public = Ed25519PublicKey.from_public_bytes(public)
+        self._public = public
         self._signer = signer
 
     def get(self, kind: str, key: str) -> Record:
@@ -56,13 +63,26 @@ class SignedRecords:
         if record.kind not in self._kinds or record.body is None:
             return record
         signature, body = record.body[:_SIGNATURE], record.body[_SIGNATURE:]
-        try:
-            self._public.verify(signature, _message(record.kind, record.key, body))
-        except InvalidSignature as cause:
-            raise NotTrusted(
-                f"the {record.kind} record {record.key[:64]!r} was not written by this keep: restore the records from a backup"
-            ) from cause
-        return record._replace(body=body)
+        message = _message(record.kind, record.key, body)
+        for public in self._public():
+            try:
+                Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+            except InvalidSignature:
+                continue
+            return record._replace(body=body)
+        raise NotTrusted(
+            f"the {record.kind} record {record.key[:64]!r} was not written by this keep: restore the records from a backup"
+        )
+
+    def sign_again(self) -> int:
+        """Sign every record of a signed kind with the key of now; how many. Rerun to resume.
+
+        Raises NotTrusted (one was not written by this keep), Conflict (it changed meanwhile), Sealed, Unavailable.
+        """
+        found = [record for kind in sorted(self._kinds) for record in self.scan(kind)]
+        for record in found:
+            self.commit([Change(record.kind, record.key, record.body, record.revision)])
+        return len(found)
 
 
 def _message(kind: str, key: str, body: bytes) -> bytes:

@@ -1,0 +1,117 @@
+"""What a family of wrapping keys holds: the wrapped keys in the records, each with the key that it is wrapped under.
+
+``model-kek`` wraps the data key of every sealed body, ``audit-subject`` the key of every account's audit bodies.
+"""
+
+from collections import Counter
+from typing import NamedTuple, Protocol
+
+from modelkeep.container.recipients import Binding, KmsRecipient, KmsStanza, encode_recipients, parse_recipients, unlock
+from modelkeep.core.ports import Record, Records, Wrapper, WrappingKeys
+from modelkeep.core.values import Digest
+from modelkeep.custody.releases import RECIPIENTS, RELEASE, Release
+from modelkeep.errors import Conflict
+from modelkeep.serving.bodies import SUBJECT_KEY, rewrapped_subject, subject_key_id
+from modelkeep.workflows.registry import Registry
+
+
+class Held(NamedTuple):
+    """A record with something wrapped, and the ids of the keys that wrap it."""
+
+    record: Record
+    key_ids: tuple[str, ...]
+
+
+class Holdings(Protocol):
+    """All that one family's keys wrap in this keep."""
+
+    @property
+    def records(self) -> Records:
+        """Where the wrapped keys lie."""
+        ...
+
+    def scan(self) -> list[Held]:
+        """Everything, by record key. Raises NotTrusted (a record is malformed), Unavailable."""
+        ...
+
+    def again(self, record: Record, wrapper: Wrapper) -> bytes:
+        """The record's body with the same key, wrapped by ``wrapper`` alone.
+
+        Raises NotTrusted, Denied, Conflict (it belongs to nothing), Unavailable.
+        """
+        ...
+
+
+class Bodies:
+    """The data keys of sealed bodies, in their recipient blocks. Recipients of other kinds stay."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._headers: dict[Digest, bytes] = {}
+
+    @property
+    def records(self) -> Records:
+        """The registry's."""
+        return self._registry.records
+
+    def scan(self) -> list[Held]:
+        """Raises NotTrusted, Unavailable."""
+        found = []
+        for record in self.records.scan(RECIPIENTS):
+            stanzas = parse_recipients(record.body or b"").stanzas
+            found.append(Held(record, tuple(each.key_id for each in stanzas if isinstance(each, KmsStanza))))
+        return found
+
+    def again(self, record: Record, wrapper: Wrapper) -> bytes:
+        """Raises NotTrusted (altered, or no key at hand opens it), Denied, Conflict (of no release), Unavailable."""
+        header_hash = self._header_hash(Digest(record.key))
+        block = record.body or b""
+        parsed = parse_recipients(block)
+        dek = unlock(block, header_hash, self._registry.openers, purpose=parsed.purpose)
+        binding = Binding(header_hash, parsed.model_digest, parsed.purpose)
+        kept = [stanza for stanza in parsed.stanzas if not isinstance(stanza, KmsStanza)]
+        return encode_recipients([KmsRecipient(wrapper).stanza(dek, binding.context()), *kept], dek, binding)
+
+    def _header_hash(self, sealed: Digest) -> bytes:
+        if sealed not in self._headers:
+            self._headers = header_hashes(self._registry)
+        try:
+            return self._headers[sealed]
+        except KeyError:
+            raise Conflict(f"the recipients of {sealed} belong to no release in the log or under way: settle first") from None
+
+
+class Subjects:
+    """The keys of accounts' audit bodies."""
+
+    def __init__(self, records: Records, keys: WrappingKeys) -> None:
+        self._records, self._keys = records, keys
+
+    @property
+    def records(self) -> Records:
+        """The records given."""
+        return self._records
+
+    def scan(self) -> list[Held]:
+        """Raises NotTrusted, Unavailable."""
+        return [Held(record, (subject_key_id(record),)) for record in self._records.scan(SUBJECT_KEY)]
+
+    def again(self, record: Record, wrapper: Wrapper) -> bytes:
+        """Raises NotTrusted, Denied, Missing, Unavailable."""
+        return rewrapped_subject(record, self._keys, wrapper)
+
+
+def header_hashes(registry: Registry) -> dict[Digest, bytes]:
+    """Header hash by sealed digest, of every body that the log or a release record names.
+
+    A record's word is good enough: a data key is bound to its header, so a wrong one opens nothing. Raises NotTrusted.
+    """
+    bodies = list(registry.refresh().bodies().values())
+    for record in registry.records.scan(RELEASE):
+        bodies.extend(Release.parse(record.body or b"").bodies)
+    return {body.sealed: bytes.fromhex(body.header) for body in bodies}
+
+
+def wrapped_under(holdings: Holdings) -> dict[str, int]:
+    """How many things are wrapped under each key: a key may be destroyed only when none is. Raises NotTrusted, Unavailable."""
+    return dict(Counter(key_id for held in holdings.scan() for key_id in held.key_ids))

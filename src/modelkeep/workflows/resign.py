@@ -1,0 +1,76 @@
+"""Sign a release again whose statements no longer count because the key that signed them was compromised.
+
+What those statements say is a claim and no more: the body is opened, the model in it digested and scanned anew, before a
+trusted identity says the same of it. The release is then published, not promoted: that takes a decision of its own.
+"""
+
+import contextlib
+
+import msgspec
+
+from modelkeep.core.ports import Change
+from modelkeep.core.values import ReleaseRef
+from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.releases import RELEASE, Release
+from modelkeep.custody.scan import scan
+from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
+from modelkeep.errors import Conflict, Missing, NotTrusted
+from modelkeep.workflows.oms import sign_model
+from modelkeep.workflows.registry import MODEL, PROFILE, Desk
+from modelkeep.workflows.trust_changes import disowned
+
+
+def resign(desk: Desk, ref: ReleaseRef, *, actor: str) -> ReleaseEvidence:
+    """The release ``ref`` under this desk's identity, with the same model and the same bodies.
+
+    Raises Conflict (its statements stand), Missing (nobody ever released it), NotTrusted (the body does not hold what was
+    said), Denied (keys), Unavailable.
+    """
+    book = desk.registry.refresh()
+    with contextlib.suppress(Missing):
+        book.release(ref)
+        raise Conflict(f"the statements of {ref} stand: there is nothing to sign again")
+    claimed = disowned(desk.registry.view, book.signatories.root).release(ref)
+    index = desk.log_statements(release_statements(_proven(desk, claimed, actor)))[-1]
+    after = desk.registry.refresh().release(ref)
+    if after.index != index:
+        raise Conflict(f"{ref} was signed again meanwhile, by log entry {after.index}")
+    _note(desk, after)
+    return after
+
+
+def _proven(desk: Desk, claimed: ReleaseEvidence, actor: str) -> ReleaseFacts:
+    """What is so of a claimed release, seen with our own eyes."""
+    opened = desk.registry.open_body(claimed.body, claimed.model, MODEL)
+    opened.check_model_digest()
+    data = opened.read_source()
+    verdict = scan(data, claimed.filename)
+    if not verdict.clean or (verdict.format, interface_of(verdict)) != (claimed.format, claimed.interface):
+        raise NotTrusted(f"the model of {claimed.ref} is not what was said of it: publish it again from a copy that you trust")
+    return ReleaseFacts(
+        ref=claimed.ref,
+        model=claimed.model,
+        filename=claimed.filename,
+        size=data.nbytes,
+        scan=verdict,
+        body=claimed.body,
+        profile=_profile(desk, claimed),
+        actor=actor,
+        at=desk.clock.now_ns(),
+        bundle=sign_model(desk, claimed.filename, claimed.model),
+    )
+
+
+def _profile(desk: Desk, claimed: ReleaseEvidence) -> SealedProfile | None:
+    if claimed.profile is None or claimed.profile_body is None or claimed.profile_digest is None:
+        return None
+    desk.registry.open_body(claimed.profile_body, claimed.profile_digest, PROFILE).check_model_digest()
+    return SealedProfile(claimed.profile_body, claimed.profile_digest, claimed.profile.rows, claimed.profile.reference)
+
+
+def _note(desk: Desk, after: ReleaseEvidence) -> None:
+    """Write the new log indexes into the record; a cache, so whoever is quicker may win."""
+    with contextlib.suppress(Conflict, Missing):
+        record = desk.registry.records.get(RELEASE, str(after.ref))
+        known = msgspec.structs.replace(Release.parse(record.body or b""), entries=after.entries)
+        desk.registry.records.commit([Change(RELEASE, record.key, known.encode(), record.revision)])
