@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelkeep.app import torch
+    from modelkeep import torch
     from modelkeep.app.filechanges import RecipientChange, reencrypt_file, rewrap_file
     from modelkeep.app.fileinspect import inspect_file
     from modelkeep.app.filekeys import Keychain
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name == "torch":
-        return importlib.import_module("modelkeep.app.torch")
+        return importlib.import_module("modelkeep.torch")
     if name in _PLACES:
         return getattr(importlib.import_module(f"modelkeep.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import signal
+import struct
 import threading
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from modelkeep.adapters.tails import SUFFIX, Journal, LocalDisk, SealedReader, held, journal_of
 from modelkeep.container import BytesReader, Passphrase, XWingRecipient, pack_bytes, read_bytes, split_file, unpack_bytes
 from modelkeep.container.file import rewrap_tail
+from modelkeep.container.layout import encode_footer, sealed_length
 from modelkeep.crypto.kdf import Argon2Params
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
@@ -267,6 +269,17 @@ def test_a_journal_of_another_file_of_this_name_is_dropped(case):
     path, file, size, tail = case
     journal_of(path).write_bytes(Journal(b"\1" * 32, size, tail).encode())
     assert contents(path) == file == finished(path)
+
+
+def test_a_journal_that_would_cut_the_body_short_is_refused(case):
+    """Its tail brings a footer of its own, so that header, footer and trailer agree, and the rest of the body would be lost."""
+    path, file, size, tail = case
+    end = 300 + len(footer := encode_footer(sealed_length(0), 324))
+    forged = footer + b"KEEPRCPT" + struct.pack(">QI8s", end, 8, b"KEEPFIL\n")
+    journal_of(path).write_bytes(Journal(split_file(BytesReader(file)).header_hash, 300, forged).encode())
+    with pytest.raises(NotTrusted, match="more than the recipients"):
+        replace(path, size, tail, LocalDisk())
+    assert path.read_bytes() == file
 
 
 @pytest.mark.parametrize("what", ["text", "folder", "link", "pipe", "large"])

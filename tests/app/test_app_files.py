@@ -210,6 +210,26 @@ def test_a_replaced_original_is_not_removed(source):
     assert source.read_bytes() == b"newer"
 
 
+def test_a_file_that_is_removed_while_it_is_reencrypted(source, keys):
+    path = source.with_name("m.bin.keep")
+    seal_file(str(source), RECIPIENTS[:1])
+    with pytest.raises(Conflict, match="removed by another"):
+        reencrypt_file(str(path), RecipientChange(), keys[:1], watch=lambda _: path.unlink(missing_ok=True))
+    assert not path.exists()
+
+
+def test_reencrypting_never_brings_a_removed_version_of_a_key_back(source, tmp_path):
+    uri, chain = f"file:{tmp_path / 'ring.keep'}", Keychain(lambda _: b"the passphrase of a ring")
+    ring = open_keys(uri, passphrase=lambda: b"the passphrase of a ring")
+    ring.create()
+    path = seal_file(str(source), [uri], keychain=chain).sealed
+    first, second = ring.wrapper(1).key_id, ring.rotate().key_id
+    rewrap_file(path, RecipientChange(add=chain.recipients([uri])), [uri], keychain=chain)
+    with pytest.raises(Invalid, match="which is to be removed"):
+        reencrypt_file(path, RecipientChange(remove=(second,)), [uri], keychain=chain)
+    assert {row.id for row in inspect_file(path).recipients} == {first, second}
+
+
 # -- a rewrap that was cut off --
 
 

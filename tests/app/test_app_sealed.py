@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import modelkeep
 from modelkeep.app.sealed import TensorInfo
-from modelkeep.app.torch import DTYPES, as_tensor
+from modelkeep.torch import DTYPES, as_tensor
 from modelkeep.container import (
     BytesReader,
     FilesReader,
@@ -269,7 +269,7 @@ def test_without_pytorch_the_line_says_what_to_install(keep, monkeypatch):
 
 def test_importing_and_loading_arrays_never_imports_pytorch(keep):
     code = (
-        f"import sys, modelkeep; modelkeep.torch; assert 'modelkeep.app.torch' in sys.modules\n"
+        f"import sys, modelkeep; modelkeep.torch; assert 'modelkeep.torch' in sys.modules\n"
         f"modelkeep.load_file({str(keep())!r}, {PASSPHRASE!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

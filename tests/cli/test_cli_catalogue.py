@@ -179,3 +179,38 @@ def test_a_key_for_one_model_moves_no_alias_of_another(cli, desk):
         acting.alias_set(name="risk", alias="champion", version=1)
     with pytest.raises(Denied):
         acting.metadata_card(ref="risk@champion")
+
+
+def test_words_of_others_are_printed_as_they_are_and_steer_nothing(cli):
+    reason = "case [/closed] [red]x[/red] :warning: \x1b]0;pwn\x07\x9b2J \u202e7"
+    hold = cli("--json", "hold", "add", "risk@1", "--reason", reason, code=0).json
+    assert hold["reason"] == reason
+    for verb in (("hold", "list"), ("show", "risk@1"), ("list",)):
+        out = cli(*verb, code=0).out
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(out)
+        assert verb == ("list",) or r"case[/closed][red]x[/red]:warning:\x1b]0;pwn\x07" in "".join(out.split())
+    cli("hold", "remove", hold["id"], "--reason", "done", code=0)
+    assert "[/x].onnx" in cli("publish", "[/x].onnx", "--name", "risk", code=2).line()
+
+
+def test_a_description_cannot_pass_for_other_lines(cli, tmp_path):
+    sheet = tmp_path / "sheet.toml"
+    sheet.write_text('owner = "a"\nclassification = "public"\ndescription = "x\\n  admission  admitted by the standard policy"')
+    cli("metadata", "set", "risk@1", str(sheet), code=0)
+    for verb in (("show", "risk@1"), ("metadata", "show", "risk@1")):
+        lines = cli(*verb, code=0).out.splitlines()
+        assert sum(line.startswith("  admission") for line in lines) <= 1
+        assert any(line.strip() == "admission  admitted by the standard policy" for line in lines)
+
+
+def test_a_card_is_a_file_beside_the_metadata(cli, tmp_path):
+    secret, folder = tmp_path / "id_rsa", tmp_path / "theirs"
+    folder.mkdir()
+    secret.write_text("a secret of this machine")
+    (folder / "link.md").symlink_to(secret)
+    sheet = folder / "card.toml"
+    for bad in ("../id_rsa", str(secret), "link.md", ".", "/dev/zero"):
+        sheet.write_text(f'owner = "a"\nclassification = "public"\ncard = "{bad}"')
+        assert "put it beside it" in cli("metadata", "set", "risk@1", str(sheet), code=2).line()
+    sheet.write_text('owner = "a"\nclassification = "public"\ntags = ' + "[" * 20_000)
+    cli("metadata", "set", "risk@1", str(sheet), code=2).line()

@@ -167,6 +167,17 @@ def test_duplicate_recipients_count_once(run, here):
     assert len(ids(run, "m.bin.keep")) == 1
 
 
+def test_a_file_of_recipients_says_not_what_to_load_here(run, here):
+    (here / "team").write_text("pkcs11:token=t;object=k?module-path=/tmp/elsewhere.so&pin-source=file:/dev/null\n")
+    for command in (("seal", "m.bin"), ("rewrap", "m.bin.keep")):
+        assert "give that URI with -r" in run(*command, "-R", "team", code=2).line()
+
+
+def test_a_passphrase_file_given_for_recipients_is_not_quoted(run, here):
+    said = run("seal", "m.bin", "-R", "word", code=2).line()
+    assert "not a file of recipients" in said and "several" not in said
+
+
 def test_sixty_five_recipients_are_too_many_and_sixty_four_are_not(run, here):
     everyone = [recipient_of(generate_identity()) for _ in range(64)]
     (here / "all").write_text("\n".join(everyone))
@@ -640,6 +651,22 @@ def test_an_onnx_model_takes_its_data_along(run, here, bundle):
 def test_an_onnx_model_and_its_data_are_removed_together(run, here, bundle):
     run("seal", "model.onnx", "-R", "alice.pub", "--remove-plaintext", code=0)
     assert not any((here / name).exists() for name in bundle)
+
+
+@pytest.mark.parametrize("what", ["weights.bin", "data"])
+def test_a_link_does_not_lead_out_of_the_models_folder(run, here, bundle, tmp_path_factory, what):
+    outside = tmp_path_factory.mktemp("outside") / what
+    (here / what).rename(outside)
+    (here / what).symlink_to(outside)
+    assert "a link leads out" in run("seal", "model.onnx", "-R", "alice.pub", "--remove-plaintext", code=2).line()
+    assert outside.exists() and (here / "model.onnx").exists() and not (here / "model.onnx.keep").exists()
+
+
+def test_a_model_and_its_data_may_be_links_to_one_store(run, here, bundle):
+    (here / "snapshot" / "data").mkdir(parents=True)
+    for name in bundle:
+        (here / "snapshot" / name).symlink_to(here / name)
+    assert len(run("--json", "seal", "snapshot/model.onnx", "-R", "alice.pub", code=0).json[0]["files"]) == 3
 
 
 def test_an_onnx_model_with_hundreds_of_data_files(run, here):

@@ -226,3 +226,16 @@ def test_a_primary_that_is_compromised_has_a_successor_at_once(cli, desk, model)
     publish(cli, desk, model)
     cli("verify", str(model), "--oms", f"{model}.sig", code=0)
     cli("verify", "risk@2", code=0)
+
+
+def test_a_key_for_some_models_only_does_not_vouch_for_a_file_of_unknown_name(cli, desk, model):
+    signature = publish(cli, desk, model).json["signature"]
+    trust = cli.keep / "trust.toml"
+    text = trust.read_text()
+    before, oms = text.split("[[oms]]")
+    assert oms.count('releases = ["*"]') == 1
+    trust.write_text(before + "[[oms]]" + oms.replace('releases = ["*"]', 'releases = ["fraud-*"]'))
+    try:
+        assert "--key" in cli("verify", str(model), "--oms", signature, code=1).line()
+    finally:
+        trust.write_text(text)

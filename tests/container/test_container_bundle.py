@@ -314,6 +314,12 @@ def test_the_last_stream_is_checked_before_its_last_byte_is_handed_out(size):
     assert read_bytes(open_sealed(BytesReader(whole), dek).as_source(), 0, opened.source_size) == opened.read_source()
 
 
+def test_thousands_of_files_are_looked_up_and_not_searched_for():
+    """With one pass over all names and streams for each file, a small file would keep its opener busy for an hour."""
+    _, _, opened = seal_all(bundle({"m": b"m", **{f"{'d/' * 20}{number:05}": b"" for number in range(4_000)}}))
+    assert sum(len(written(opened, part.name)) for part in opened.files()) == 1
+
+
 def test_a_writer_that_fails_ends_the_copy(tensors):
     class Full:
         def write_at(self, offset, data):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from modelkeep.container import (
     Binding,
     BytesReader,
+    KmsStanza,
     Passphrase,
     PassphraseStanza,
     XWingOpener,
@@ -126,6 +127,22 @@ def test_limits_on_recipients(kms):
         with pytest.raises(Invalid):
             encode_recipients([stanza], DEK, Binding(BINDING.header_hash, BINDING.model_digest, purpose))
     assert len(parse_recipients(encode_recipients([stanza] * 64, DEK, BINDING)).stanzas) == 64
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\t", "\x1b", "\0", "\x7f"])
+def test_what_is_shown_without_a_key_has_no_control_character(sign):
+    """A line end in a key's id or in the purpose would forge lines of what ``inspect`` says."""
+    good = encode_recipients(
+        [KmsStanza("vault:transit/k~1", b"x")], DEK, Binding(BINDING.header_hash, BINDING.model_digest, "fi~le")
+    )
+    assert parse_recipients(good).purpose == "fi~le"
+    for name in (b"k~1", b"fi~le"):
+        with pytest.raises(NotTrusted, match="control character"):
+            parse_recipients(good.replace(name, name.replace(b"~", sign.encode())))
+    with pytest.raises(Invalid):
+        encode_recipients([KmsStanza(f"vault:transit/k{sign}1", b"x")], DEK, BINDING)
+    with pytest.raises(Invalid):
+        encode_recipients([KmsStanza("k", b"x")], DEK, Binding(BINDING.header_hash, BINDING.model_digest, f"fi{sign}le"))
 
 
 def test_the_mac_is_as_specified(kms):

@@ -1,14 +1,16 @@
 """Aliases, metadata and holds as the evidence book folds them: what counts, and that nothing else does."""
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_custody_admission import EVIL, KEEP, MODEL, PLAIN, REF, SCANNER, STRANGER, Log, body, facts
+from test_custody_admission import EVIL, KEEP, MODEL, PLAIN, REF, SCANNER, STRANGER, TRUST, Log, body, facts
 
 from modelkeep.core.values import ReleaseRef, ReleaseState, Resource, digest_of
 from modelkeep.custody.catalogue import ADD, REMOVE, parse_alias, reference_name
 from modelkeep.custody.metadata import About, Classification, alias_statement, hold_statement, metadata_statement
 from modelkeep.custody.signing import release_statements
+from modelkeep.custody.trust import TrustedIdentity
 from modelkeep.errors import Conflict, Invalid, Missing
 from modelkeep.ledger import statements as s
 
@@ -203,3 +205,19 @@ def test_the_history_of_an_alias_is_a_chain(moves):
     for alias in expected:
         history = catalogue.alias_history("m", alias)
         assert [m.replaced for m in history] == [0, *(m.version for m in history[:-1])]
+
+
+def test_a_hold_outlives_the_key_that_added_it(log):
+    """The key is found to be stolen: what it released and described goes, and nobody may delete for that what was held."""
+    held(log, hold_id="ab" * 16)
+    held(log, hold_id="cd" * 16)
+    held(log, REMOVE, "cd" * 16)
+    for since in (0, len(release_statements(facts())) * 2):  # the releases are gone too, or stand
+        lost = TrustedIdentity(KEEP.public, until=since, compromised=True)
+        after = Log(msgspec.structs.replace(TRUST, identities=(lost, *TRUST.identities[1:])))
+        after.add_raw(*log.list)
+        holds = after.book.catalogue.holds_on(REF)
+        assert [(hold.id[:2], hold.reason) for hold in holds] == [(name, "by a compromised key: case") for name in ("ab", "cd")]
+        with pytest.raises(Conflict, match="held"):
+            after.book.catalogue.check_free(REF)
+        assert after.book.suspicious is None

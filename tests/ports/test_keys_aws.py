@@ -200,6 +200,9 @@ def test_an_alias_by_its_arn_carries_the_region(keys, kms, aws):
     elsewhere = open_keys(f"aws-kms:arn:aws:kms:us-west-2:{aws.account}:{alias(aws)}")
     with pytest.raises(Missing):
         elsewhere.versions()
+    stranger = open_keys(f"aws-kms:arn:aws:kms:{aws.region}:999999999999:{alias(aws)}")
+    with pytest.raises(Denied, match="another account"):
+        stranger.wrapper()
 
 
 def test_a_key_that_does_not_encrypt_is_not_trusted(kms):

@@ -77,6 +77,17 @@ def test_the_wrapped_bytes_are_what_the_document_says(keys, uri):
     assert on_token(uri, unwrap) == KEY
 
 
+def test_a_version_that_was_seen_disabled_opens_when_it_is_enabled_again(keys, uri):
+    wrapped = keys.wrapper().wrap(KEY, CONTEXT)
+    keys.rotate()
+    keys.disable(1)
+    other = open_keys(uri)
+    with pytest.raises(Denied, match="disabled"):
+        other.wrapper(1).unwrap(wrapped, CONTEXT)
+    keys.enable(1)
+    assert other.wrapper(1).unwrap(wrapped, CONTEXT) == KEY
+
+
 def test_the_token_itself_enforces_the_states(keys, uri):
     keys.rotate()
     keys.disable(1)

@@ -72,6 +72,7 @@ def test_urls():
     [
         "", "mysql://x/y", "postgresql://", "postgresql:///", "postgresql://u:hunter2@h:port/db", "postgresql://u:hunter2@[::1/db",
         "postgresql://u:hunter2%zz@h/db", "postgresql://u:hunter2@h/db?colour=red", "host=h password=hunter2 dbname=db",
+        "postgresql://u:pa@hunter2@h/db", "postgresql://u:12/hunter2@h/db", "postgresql://u:1/2/hunter2@h/db",
         "postgresql://u:hunter2@h/db?sslmode=prefer", "postgresql://u:hunter2@h/db?sslmode=allow",
     ],
 )  # fmt: skip

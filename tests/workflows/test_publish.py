@@ -10,6 +10,7 @@ from workflow_house import Cut
 from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef, ReleaseState, Resource, digest_of
 from modelkeep.custody.releases import COUNTER, RECIPIENTS, RELEASE, Counter, Release
+from modelkeep.custody.trust import TrustedIdentity
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.statements import Release as ReleasePredicate
 from modelkeep.ledger.statements import make_statement, sign_statement
@@ -248,3 +249,17 @@ def test_the_log_refuses_a_second_release_of_a_version(house, model, another):
         house.records.commit([Change(COUNTER, "credit", None)])
     settle(house.desk())
     assert bodies(first) == set(house.blobs.all())
+
+
+def test_a_dead_publisher_takes_no_body_that_another_record_names(house, model):
+    """A release whose signer was compromised is in no log that counts; its record keeps the body until it is signed again."""
+    made = publish(house.desk(), model, "credit", actor="ada")
+    known = Release.parse(house.records.get(RELEASE, "credit@1").body)
+    lost = TrustedIdentity(house.desk().signer.public, until=0, compromised=True)
+    desk = house.desk()
+    desk.registry.rebase(msgspec.structs.replace(house.trust, identities=(lost,)))
+    dead = msgspec.structs.replace(known, ref=ReleaseRef("credit", 2), state=ReleaseState.PENDING, claim="ab" * 16, entries={})
+    house.records.commit([Change(RELEASE, "credit@2", dead.encode(), 0)])
+    assert settle(desk).collected == ("credit@2",)
+    assert bodies(made) == set(house.blobs.all()) and house.records.get(RECIPIENTS, made.body.sealed).body
+    assert verify_release(house.registry(), house.trust, FIRST).opened

@@ -278,7 +278,9 @@ class HeldFile:
         journal = Journal.parse(data)
         try:
             if journal and journal.header_hash == _header_hash(self, self.size):
-                split_file(Spliced(self, journal.body_size, journal.tail))
+                parts = split_file(Spliced(self, journal.body_size, journal.tail))
+                if parts.body.size != journal.body_size:  # its "tail" brings a footer along, and would cut the body short
+                    raise NotTrusted(f"{self._journal} would replace more than the recipients: it is not modelkeep's, move it")
                 self._apply(journal)
             elif journal or _MAGIC.startswith(data[: len(_MAGIC)].rstrip(b"\0")):
                 self._disk.remove(self._journal)  # of another file of this name, or never finished: nothing was touched

@@ -122,8 +122,7 @@ def reencrypt_file(
         source = Watched(found.sealed.as_source(), watch)
         new.write(pack_file(source, whom, purpose=found.block.purpose, kind=found.sealed.kind))
         _verify(new, found, noticing.dek)
-        if not os.path.samestat(file.stat(), file.path.stat()):
-            raise Conflict(f"{path} was replaced by another process meanwhile: it is as that left it")
+        _check_in_place(file)
         new.publish(replace=True)
     return FileRewrapped(path, True, tuple(party.id for party in parties), absent)
 
@@ -146,6 +145,16 @@ def each_file(
             pool.shutdown(cancel_futures=True)
 
 
+def _check_in_place(file: HeldFile) -> None:
+    """Raises Conflict when the name leads to another file now, or to none."""
+    try:
+        same = os.path.samestat(file.stat(), file.path.stat())
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise Conflict(f"{file.path} was replaced or removed by another process meanwhile: it is as that left it")
+
+
 def _replace(file: HeldFile, found: Unsealed, added: Sequence[Party], kept: Sequence[Stanza]) -> None:
     recipients = [party.recipient for party in added]
     tail = rewrap_tail(file, [DataKey(found.dek)], recipients, purpose=found.block.purpose, keep=kept)
@@ -162,6 +171,8 @@ def _anew(
         party = named.get(id_) or chain.party_of(id_, identities, passphrase)
         if party is None:
             raise Invalid(f"its recipient {id_} would be lost: name it with -r, or leave it out with --remove-recipient {id_}")
+        if party.id in change.remove:  # a provider's key seals with its primary version, whichever was there
+            raise Invalid(f"{id_} stays, and its key seals as {party.id} now, which is to be removed: remove both")
         found[party.id] = party
     return list(found.values())
 

@@ -166,8 +166,21 @@ class Keychain:
 
 
 def recipients_in(path: str) -> list[str]:
-    """The recipients in a file, one a line; blank lines and # comments do not count. Raises Missing, Invalid, Unavailable."""
-    return _lines(path, "recipient")
+    """The recipients in a file, one a line; blank lines and # comments do not count.
+
+    Such a file comes from other people: it may name keys, and not what this machine loads or reads to reach them.
+    Raises Missing, Invalid, Unavailable. Quotes no line: the file may have been meant as something else, a passphrase say.
+    """
+    found = _lines(path, "recipient")
+    for text in found:
+        if not is_key_uri(text) and not text.startswith((RECIPIENT_PREFIX, IDENTITY_PREFIX)):
+            raise Invalid(f"{path} is not a file of recipients: each line is {RECIPIENT_PREFIX}… or a key URI")
+        if is_key_uri(text) and "?" in text:
+            raise Invalid(
+                f"{path} names a key with a '?' part, which says what to load and read here: give that URI with -r, or leave "
+                "the part out and set PKCS11_MODULE_PATH and PKCS11_PIN_FILE"
+            )
+    return found
 
 
 def identities_in(path: str) -> list[str]:

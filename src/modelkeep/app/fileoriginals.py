@@ -4,6 +4,7 @@ import mmap
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from modelkeep.adapters.files import SourceFile
 from modelkeep.adapters.folders import sync_folder
@@ -27,6 +28,7 @@ def sources(path: str) -> Iterator[SourceFile]:
         raise Invalid(f"{path} is sealed already: rewrap it for other recipients, or reencrypt it")
     if found is Format.ONNX:
         for name in _data_files(file):
+            _check_inside(file.path, name)
             try:
                 yield SourceFile(file.path.parent / name)
             except Missing as cause:
@@ -46,6 +48,14 @@ def _data_files(file: SourceFile) -> list[str]:
         if name.startswith(("/", "../")) or name == "..":
             raise Invalid(f"{file.path} keeps tensors in {name[:80]!r}, outside its folder: bring them beside it")
     return plain
+
+
+def _check_inside(model: Path, name: str) -> None:
+    """Raises Invalid when links lead ``name`` away from the model: it is a stranger's word what is read, and what removed."""
+    real, folder, place = (Path(os.path.realpath(path)) for path in (model.parent / name, model.parent, model))
+    # Where the model itself is a link, as in a cache of downloads, its data may lie where it really lies.
+    if not real.is_relative_to(folder) and not real.is_relative_to(place.parent):
+        raise Invalid(f"{model} keeps tensors in {name[:80]!r}, which a link leads out of its folder: bring them beside it")
 
 
 def joined(files: Sequence[SourceFile]) -> Reader:

@@ -9,7 +9,7 @@ from typing import Any
 from modelkeep.app.results import SignatureChecked
 from modelkeep.custody.bundles import MAX_BUNDLE
 from modelkeep.custody.oms import HASHES, WHOLE, BundleKey, SignedModel, open_bundle
-from modelkeep.custody.trust import TrustRoot
+from modelkeep.custody.trust import ANY, TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, TooLarge, Unavailable
 
 _CHUNK = 1 << 20
@@ -99,6 +99,8 @@ def _read_bundle(path: Path) -> bytes:
 def own_keys(directory: Path) -> tuple[BundleKey, ...]:
     """The keys that the keep in ``directory`` signs models with, from its ``trust.toml``; none that was compromised.
 
+    Nor one that may sign some models only: which model a file on disk is, nothing says.
+
     Raises Missing (no keep there), NotTrusted (no key is left), Invalid, Unavailable.
     """
     path = directory / "trust.toml"
@@ -108,7 +110,7 @@ def own_keys(directory: Path) -> tuple[BundleKey, ...]:
         raise Missing(f"there is no keep in {directory}: name one with --dir, or the signer's key with --key") from None
     except OSError as cause:
         raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
-    found = tuple(BundleKey(key.public) for key in trust.oms if key.until is None)
+    found = tuple(BundleKey(key.public) for key in trust.oms if key.until is None and ANY in key.releases)
     if not found:
         raise NotTrusted(f"{path} has no key of OpenSSF signatures: name the signer's key with --key")
     return found

@@ -9,6 +9,7 @@ import click
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import AliasMoved, HoldRow, MetadataRow
 from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.cli.output import below
 from modelkeep.errors import Invalid
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -26,14 +27,22 @@ def seconds(text: str) -> int:
 
 
 def read_metadata(path: str) -> tuple[bytes, bytes]:
-    """The metadata file, and the model card that it names (relative to itself). Raises Missing, Unavailable."""
+    """The metadata file, and the model card that it names: a file in its folder or below, nothing else of this machine.
+
+    Raises Missing, Invalid (it leads elsewhere), Unavailable.
+    """
     text = read_file(path)
     try:
         card = tomllib.loads(text.decode()).get("card", "")
-    except ValueError:
+    except (ValueError, RecursionError):
         card = ""  # the keep says what is wrong with the file
-    named = isinstance(card, str) and card
-    return text, read_file(str(Path(path).parent / card)) if named else b""
+    if not isinstance(card, str) or not card:
+        return text, b""
+    folder = Path(path).resolve().parent
+    found = (folder / card).resolve()
+    if not found.is_relative_to(folder) or (found.exists() and not found.is_file()):
+        raise Invalid(f"{path} names the model card {card[:80]!r}, which is no file in its folder: put it beside it")
+    return text, read_file(str(found))
 
 
 @click.group(epilog="Example: modelkeep alias set credit-risk champion 3")
@@ -156,7 +165,7 @@ def collect(ctx: Context, dry_run: bool, retired_for: str) -> None:
 
     What a release refers to is never removed, unless it was retired at least --retired-for ago and nobody holds it.
     """
-    with ctx.out.notes.status("Looking for what nothing refers to"):
+    with ctx.out.busy("Looking for what nothing refers to"):
         age = seconds(retired_for) if retired_for else None
         done = ctx.call(Keep.collect, dry_run=dry_run, retired_for=age)
     would = "would be " if dry_run else ""
@@ -185,7 +194,7 @@ def _described(one: MetadataRow) -> str:
         "card": one.card,
         "about": one.description,
     }
-    return "\n".join(f"  {name:<8} {value}" for name, value in said.items() if value)
+    return "\n".join(f"  {name:<8} {below(value, 11)}" for name, value in said.items() if value)
 
 
 def _end(hold_row: HoldRow) -> str:

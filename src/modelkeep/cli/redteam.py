@@ -114,7 +114,7 @@ def trace(ctx: Context, suspect: str, ref: str, probes: str, significance: float
 
     The p-values hold for any suspect made without knowledge of the keys. Draw the probes after the suspect is fixed.
     """
-    with ctx.out.notes.status("Asking the suspect and comparing every account's mark"):
+    with ctx.out.busy("Asking the suspect and comparing every account's mark"):
         found = ctx.call(Keep.trace, ref=ref, suspect=read_file(suspect), probes=read_file(probes), significance=significance)
     rows = [(a.account, f"{a.p:.2e}", a.queries) for a in found.accounts]
     ctx.out.table(found, ("ACCOUNT", "P (BONFERRONI)", "QUERIES LOGGED"), rows, empty="No account has asked this release.")

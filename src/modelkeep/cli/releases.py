@@ -9,6 +9,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.results import ReleaseDetail, StateChanged
 from modelkeep.cli.catalogue import read_metadata
 from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.cli.output import below
 from modelkeep.cli.signatures import check_place, saying_that, verify_signature, write_signature
 from modelkeep.errors import Invalid
 
@@ -26,7 +27,7 @@ def publish(ctx: Context, model: str, name: str, reference: str, metadata: str, 
     The file is read, never run. The original stays where it is: it is yours to remove.
     """
     check_place(signature)
-    with ctx.out.notes.status(f"Publishing {model}: scan, seal, calibrate, sign, log"):
+    with ctx.out.busy(f"Publishing {model}: scan, seal, calibrate, sign, log"):
         rows = read_file(reference) if reference else b""
         about, card = read_metadata(metadata) if metadata else (b"", b"")
         file = Path(model).name
@@ -163,7 +164,7 @@ def _catalogued(found: ReleaseDetail) -> list[str]:
         "card": found.card,
         "held": "; ".join(f"{hold.id[:8]} ({hold.reason})" for hold in found.holds),
     }
-    return [f"  {name:<10} {value}" for name, value in said.items() if value]
+    return [f"  {name:<10} {below(value, 13)}" for name, value in said.items() if value]
 
 
 def _say(ctx: Context, changed: StateChanged) -> None:

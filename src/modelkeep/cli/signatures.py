@@ -54,7 +54,7 @@ def saying_that(done: str) -> Iterator[None]:
 def verify_signature(ctx: Context, model: str, bundle: str, key: str) -> None:
     """Check ``model`` against the signature in the file ``bundle``, and say so. Raises NotTrusted and what reading raises."""
     keys = (BundleKey.from_pem(read_file(key)),) if key else own_keys(ctx.directory)
-    with ctx.out.notes.status(f"Hashing {model}"):
+    with ctx.out.busy(f"Hashing {model}"):
         done = check_signature(model, bundle, *keys)
     what = "the file" if done.files == (".",) else f"{len(done.files):,} files"
     text = f"{model}: signed by the key {done.key[:16]}… as {done.name!r}\n  ok  {what}, by {done.algorithm}"

@@ -7,6 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -119,8 +122,8 @@ class SealedFile:
 
     def read_tensor(self, name: str, *, threads: int | None = None) -> Tensor:
         """One tensor of a safetensors source; only its own streams are read. Raises Missing (no tensor of that name)."""
-        entries = [entry for entry in self.entries if entry.name == name] if self.kind is Kind.SAFETENSORS else []
-        if not entries:
+        entries = self._named.get(name) if self.kind is Kind.SAFETENSORS else None
+        if entries is None:
             raise Missing(f"the sealed file has no tensor {name[:80]!r}")
         data = _buffer(sum(entry.length for entry in entries))
         self._fill(entries, data, entries[0].offset, threads)
@@ -128,7 +131,7 @@ class SealedFile:
 
     def files(self) -> tuple[FilePart, ...]:
         """The files of a source that has several, the model first; empty for a source that is one file."""
-        return parse_files(self.head) if self.kind is Kind.FILES else ()
+        return tuple(self._parts.values())
 
     def read_file(self, name: str, *, threads: int | None = None) -> memoryview:
         """One file of a source that has several; only its own streams are read. Raises Missing (no file of that name)."""
@@ -183,10 +186,19 @@ class SealedFile:
             raise NotTrusted(f"the sealed file does not hold {self.model_digest}: whoever sealed it stated a wrong digest")
 
     def _file(self, name: str) -> tuple[FilePart, list[Entry]]:
-        part = next((part for part in self.files() if part.name == name), None)
+        part = self._parts.get(name)
         if part is None:
             raise Missing(f"the sealed file has no file {name[:80]!r} in it")
-        return part, [entry for entry in self.entries if entry.name == name]
+        return part, self._named[name]
+
+    @cached_property
+    def _named(self) -> dict[str, list[Entry]]:
+        """The streams of each tensor or file. Found once: to look through all of them for each one takes hours for many."""
+        return {name: list(streams) for name, streams in groupby(self.entries, key=attrgetter("name"))}
+
+    @cached_property
+    def _parts(self) -> dict[str, FilePart]:
+        return {part.name: part for part in parse_files(self.head)} if self.kind is Kind.FILES else {}
 
     def _stream(self, entry: Entry) -> memoryview:
         data = _buffer(entry.length)

@@ -6,6 +6,7 @@ block; the key itself is proven by the body, whose every stream commits to it. R
 
 import hmac
 import os
+import re
 import struct
 from collections.abc import Sequence
 from typing import Protocol
@@ -30,6 +31,7 @@ _VERSION = 1
 _MAC_SIZE = 32
 _SALT_SIZE = 32
 _KMS, _XWING, _PASSPHRASE = 1, 2, 3
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class KmsStanza(msgspec.Struct, frozen=True):
@@ -153,8 +155,8 @@ def encode_recipients(stanzas: Sequence[Stanza], dek: bytes, binding: Binding) -
     purpose = binding.purpose.encode()
     if not 1 <= len(stanzas) <= MAX_STANZAS or sum(isinstance(s, PassphraseStanza) for s in stanzas) > 1:
         raise Invalid(f"a sealed file has 1 to {MAX_STANZAS} recipients, and at most one passphrase among them")
-    if not 1 <= len(purpose) <= 255:
-        raise Invalid("the purpose of a sealed file has 1 to 255 bytes")
+    if not 1 <= len(purpose) <= 255 or _CONTROL.search(binding.purpose):
+        raise Invalid("the purpose of a sealed file has 1 to 255 bytes and no control characters")
     fixed = struct.pack(">8sB32sB", _MAGIC, _VERSION, digest_bytes(binding.model_digest), len(purpose))
     block = b"".join((fixed, purpose, bytes([len(stanzas)]), *(_encode_stanza(stanza) for stanza in stanzas)))
     if len(block) + _MAC_SIZE > MAX_BLOCK:
@@ -216,6 +218,8 @@ def _mac(block: bytes, dek: bytes, header_hash: bytes) -> bytes:
 def _encode_stanza(stanza: Stanza) -> bytes:
     if isinstance(stanza, KmsStanza):
         key_id = stanza.key_id.encode()
+        if _CONTROL.search(stanza.key_id):
+            raise Invalid("the id of a key has no control characters")
         tag, body = _KMS, struct.pack(">H", len(key_id)) + key_id + stanza.wrapped
     elif isinstance(stanza, XWingStanza):
         tag, body = _XWING, stanza.recipient_id + stanza.wrapped
@@ -228,7 +232,7 @@ def _encode_stanza(stanza: Stanza) -> bytes:
 def _parse(data: bytes) -> RecipientBlock:
     _, _, digest, purpose_length = struct.unpack_from(">8sB32sB", data)
     at = 42 + purpose_length
-    purpose, count = data[42:at].decode(), data[at : at + 1]
+    purpose, count = _text(data[42:at]), data[at : at + 1]
     at += 1
     stanzas = []
     for _ in range(int.from_bytes(count)):
@@ -244,12 +248,20 @@ def _parse(data: bytes) -> RecipientBlock:
     return RecipientBlock(Digest("sha256:" + digest.hex()), purpose, tuple(stanzas))
 
 
+def _text(raw: bytes) -> str:
+    """What people get to see without any key: a line end in it could pass for another line of what is said of the file."""
+    text = raw.decode()
+    if _CONTROL.search(text):
+        raise NotTrusted("the recipient block has a control character in a name: it was altered")
+    return text
+
+
 def _parse_stanza(tag: int, body: bytes) -> Stanza:
     if tag == _KMS:
         (length,) = struct.unpack_from(">H", body)
         key_id, wrapped = body[2 : 2 + length], body[2 + length :]
         if len(key_id) == length and wrapped:
-            return KmsStanza(key_id.decode(), wrapped)
+            return KmsStanza(_text(key_id), wrapped)
     elif tag == _XWING and len(body) == 16 + XWING_SIZE:
         return XWingStanza(body[:16], body[16:])
     elif tag == _PASSPHRASE and len(body) == 6 + _SALT_SIZE + WRAPPED_SIZE:

@@ -268,15 +268,19 @@ class EvidenceBook:
     def _keep_away(self, index: int, envelope: Envelope) -> None:
         """What an identity took away after its key was compromised stays away, until somebody who is trusted gives it back.
 
-        Otherwise a quarantine that its rightful holder logged would end on the day on which the theft is found out.
+        Otherwise a quarantine that its rightful holder logged would end on the day on which the theft is found out. So it is
+        with a hold, without which the next collection removes what somebody must keep.
         """
-        if peek_type(envelope) != State.TYPE:
+        if peek_type(envelope) not in (State.TYPE, Hold.TYPE):
             return
         statement, _ = check_statement(envelope, self.signatories.identities)
         identifier = digest_of(encode_statement(statement))
         if identifier in self._seen:
             return
         self._seen.add(identifier)
+        if peek_type(envelope) == Hold.TYPE:
+            self.catalogue.keep_hold(index, predicate_of(statement, Hold))
+            return
         said = predicate_of(statement, State)
         known = self._releases.get(ReleaseRef.parse(said.release))
         if said.verb not in (QUARANTINE, RETIRE) or known is None or statement.subject[0].digest != known.model:

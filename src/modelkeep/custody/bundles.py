@@ -122,7 +122,7 @@ def shaped(data: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as cause:
-        raise Invalid(f"this is not an OpenSSF bundle that modelkeep reads: {str(cause)[:200]}") from cause
+        raise Invalid(f"this is not an OpenSSF bundle that modelkeep reads: {_line(cause)[:200]}") from cause
 
 
 def strict_json(data: bytes) -> Any:
@@ -131,7 +131,12 @@ def strict_json(data: bytes) -> Any:
         msgspec.json.decode(data)  # knows half characters, and no key that stands twice
         return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as cause:
-        raise Invalid(f"this is not the JSON of an OpenSSF bundle: {str(cause)[:100]}") from cause
+        raise Invalid(f"this is not the JSON of an OpenSSF bundle: {_line(cause)[:100]}") from cause
+
+
+def _line(cause: Exception) -> str:
+    """What ``cause`` says, in one line: it may quote a name out of the file."""
+    return str(cause).encode("unicode_escape").decode()
 
 
 def from_base64(text: str) -> bytes:

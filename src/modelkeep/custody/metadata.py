@@ -15,9 +15,11 @@ from modelkeep.custody.releases import SealedBody
 from modelkeep.errors import Invalid
 from modelkeep.ledger.statements import Alias, CardBody, Hold, Metadata, make_statement
 
-MAX_CARD, MAX_TEXT = 256 << 10, 4000
-"""Bytes of a model card, and characters of a description or a reason."""
+MAX_CARD, MAX_TEXT, MAX_ABOUT = 256 << 10, 4000, 64 << 10
+"""Bytes of a model card, characters of a description or a reason, bytes of the metadata."""
 CARD_SUBJECT = "model card"
+MAX_LICENCE, MAX_NESTED = 500, 32
+"""Characters of a licence expression, and parentheses opened in it."""
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:/=-]{0,63}\Z")
 _SPDX = re.compile(r"\s*(\(|\)|AND(?=[\s(])|OR(?=[\s(])|WITH(?=\s)|(?:DocumentRef-[A-Za-z0-9.-]+:)?[A-Za-z0-9.-]+\+?)")
 
@@ -44,14 +46,18 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def parse_about(text: bytes) -> About:
     """Read metadata in TOML; unknown fields are refused. Raises Invalid."""
+    if len(text) > MAX_ABOUT:
+        raise Invalid(f"the metadata have {len(text):,} bytes, more than {MAX_ABOUT:,}: what is long goes into the model card")
     try:
         found = msgspec.convert(tomllib.loads(text.decode()), About)
-    except (ValueError, msgspec.ValidationError) as cause:
+    except (ValueError, RecursionError, msgspec.ValidationError) as cause:
         raise Invalid(f"the metadata are malformed: {cause}") from cause
     if not found.owner.strip() or len(found.owner) > 200 or not found.owner.isprintable():
         raise Invalid("the metadata name no owner: give a team or an address in one line of at most 200 characters")
     if len(found.description) > MAX_TEXT:
         raise Invalid(f"the description has {len(found.description):,} characters, more than {MAX_TEXT:,}: use the model card")
+    if not all(each.isprintable() or each in "\n\t" for each in found.description):
+        raise Invalid("the description holds a control character: it is plain text")
     for tag in found.tags:
         if not _TAG.match(tag):
             raise Invalid(f"{tag[:80]!r} is not a tag: use 1-64 of a-z 0-9 . _ : / = - and begin with a letter or digit")
@@ -67,6 +73,8 @@ def check_licence(text: str) -> None:
 
     Source: SPDX 2.3, annex D. Raises Invalid.
     """
+    if len(text) > MAX_LICENCE or not text.isprintable() or text.count("(") > MAX_NESTED:
+        raise Invalid(f"{text[:80]!r} is no SPDX licence expression: too long, too deep or not one line")
     tokens, at = [], 0
     while at < len(text.rstrip()):
         token = _SPDX.match(text, at)
@@ -74,7 +82,7 @@ def check_licence(text: str) -> None:
             break
         tokens.append(token[1])
         at = token.end()
-    if len(text) > 500 or at < len(text.rstrip()) or _expression(tokens, 0) != len(tokens):
+    if at < len(text.rstrip()) or _expression(tokens, 0) != len(tokens):
         raise Invalid(f"{text[:80]!r} is not an SPDX licence expression, such as Apache-2.0 or (MIT OR LicenseRef-acme)")
 
 

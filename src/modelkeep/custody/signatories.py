@@ -155,19 +155,17 @@ class Signatories:
 
     def _restrict(self, index: int, said: Trust, signer: TrustedIdentity) -> None:
         """Limit or remove an identity from the next index on; its earlier stretch stays as it is."""
-        found = self.stretches(said.name)
+        found = [each for each in self.stretches(said.name) if each.first <= index]
         if not found:
             raise Missing(f"no identity of the trust root is called {said.name[:80]!r}")
-        rights = Rights(said.may_sign, said.releases)
         last = found[-1]
-        if not signer.rights.covers(last.rights) or (said.change == LIMIT and not signer.rights.covers(rights)):
-            raise NotTrusted(f"{signer.name} may not {said.change} {said.name}, which has rights that it lacks")
-        if any(index + 1 in (each.first, each.until) for each in found):
-            return  # the root in hand knows
         if last.until is not None and last.until <= index:
             raise Conflict(f"{said.name} ended at log index {last.until}: it cannot be changed any more")
+        rights = Rights(said.may_sign, said.releases)
+        if not signer.rights.covers(last.rights) or (said.change == LIMIT and not signer.rights.covers(rights)):
+            raise NotTrusted(f"{signer.name} may not {said.change} {said.name}, which has rights that it lacks")
         if last.until is not None:
-            return  # the root in hand ends it later, by hand
+            return  # the root in hand knows this end, or ends it later by hand
         ended = self._ended(said.name, index + 1)
         if said.change == LIMIT:
             ended = (*ended, TrustedIdentity(last.public, rights.may_sign, index + 1, None, rights.releases))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, digest_of, parse_name
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
-from modelkeep.custody.releases import COUNTER, RECIPIENTS, RELEASE, Counter, Release, file_name
+from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
 from modelkeep.custody.scan import ScanVerdict, scan
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
@@ -269,12 +269,13 @@ def _complete(desk: Desk, ref: ReleaseRef, evidence: ReleaseEvidence) -> None:
 
 
 def _collect(desk: Desk, record: Record, release: Release) -> None:
-    """Forget a release that was never logged: its record and recipients first, then its bodies, unless others have them."""
-    shared = desk.registry.book.bodies()
-    bodies = [body.sealed for body in release.bodies if body.sealed not in shared]
-    changes = [Change(RELEASE, record.key, None, record.revision), *(Change(RECIPIENTS, sealed, None) for sealed in bodies)]
-    desk.registry.records.commit(changes)
-    for sealed in bodies:
+    """Forget a release that was never logged: its record first, then its bodies, unless the log or another record has them.
+
+    The log alone does not do: a release whose signer was compromised is in no log that counts until it is signed again.
+    """
+    desk.registry.records.commit([Change(RELEASE, record.key, None, record.revision)])
+    shared = desk.registry.refresh().bodies()
+    for sealed in let_go(desk, [body.sealed for body in release.bodies if body.sealed not in shared]):
         desk.registry.blobs.delete(sealed)
 
 

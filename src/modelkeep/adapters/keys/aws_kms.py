@@ -383,6 +383,8 @@ def _parse_key(said: Any, uri: str) -> _Key:
     found = said["KeyMetadata"]
     if found.get("KeySpec", "SYMMETRIC_DEFAULT") != "SYMMETRIC_DEFAULT" or found.get("KeyUsage") != "ENCRYPT_DECRYPT":
         raise NotTrusted(f"the key behind {uri} is not a symmetric one for encryption: another key was put in its place")
+    if (arn := _ARN.match(uri)) and not found["Arn"].startswith(arn[1].removesuffix(arn[3])):
+        raise Denied(f"these AWS credentials lead to another account than {uri} names: use those of its account")
     due = found.get("DeletionDate")
     return _Key(found["KeyId"], found["Arn"], found["KeyState"], _nanoseconds(found.get("CreationDate")), _nanoseconds(due))
 

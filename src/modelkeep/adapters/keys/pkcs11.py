@@ -282,7 +282,8 @@ class Pkcs11Keys:
             )
         if key.key_type != KeyType.AES or key[Attribute.EXTRACTABLE] or not key[Attribute.SENSITIVE]:
             raise NotTrusted(f"{self._id(version)} is not an AES key that stays in its token: rotate away from it")
-        self._handles[version] = session, key
+        if hasattr(key, "decrypt"):  # what is disabled is looked up again, since it may be enabled by then
+            self._handles[version] = session, key
         return key
 
     def _objects(self, session: "pkcs11.Session", version: int) -> list[Key]:

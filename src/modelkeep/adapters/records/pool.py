@@ -64,6 +64,9 @@ def parse_target(url: str, environment: Mapping[str, str] = os.environ) -> Targe
         given = conninfo_to_dict(url)
     except psycopg.Error:  # `from None`: the cause quotes parts of the URL, of which one may be the password
         raise Invalid("[records] url is not a PostgreSQL URL that libpq understands: see docs/stores.md") from None
+    server, _, rest = url.partition("://")[2].partition("?")[0].partition("/")
+    if server.count("@") > 1 or "@" in rest:  # libpq takes what follows for the host or the database, which errors name
+        raise Invalid("[records] url holds an @ or / that is part of a name or password: write it as %40 or %2F")
     if not given.get("dbname"):
         raise Invalid("[records] url names no database: expected postgresql://USER@HOST/DATABASE")
     if not re.fullmatch(r"[0-9,]*", str(given.get("port") or "")):
