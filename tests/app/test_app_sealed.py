@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import modelkeep
 from modelkeep.app.sealed import TensorInfo
-from modelkeep.torch import DTYPES, as_tensor
 from modelkeep.container import (
     BytesReader,
     FilesReader,
@@ -27,6 +26,7 @@ from modelkeep.crypto.wrap import unwrap_key, wrap_key
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.errors import Invalid, Missing, NotTrusted
 from modelkeep.formats import safetensors
+from modelkeep.torch import DTYPES, as_tensor
 
 CHEAP = Argon2Params(memory_kib=64, passes=1, lanes=1)
 PASSPHRASE = b"correct horse"

@@ -212,7 +212,7 @@ SEAL = [
     (("m.bin", "-R", "comments"), 2, "holds no recipient"),
     (("m.bin", "-R", "binary"), 2, "not text"),
     (("m.bin", "-R", "folder"), 2, "folder"),
-    (("m.bin", "-R", "word"), 2, "not a recipient"),
+    (("m.bin", "-R", "word"), 2, "not a file of recipients"),
     (("m.bin", "-R", "alice.key"), 2, "private identity"),
     (("m.bin", "-r", "alice.pub"), 2, "-R"),
     (("m.bin", "-r", "modelkeep-recipient-AAAA"), 2, "mistyped or cut"),
@@ -646,6 +646,13 @@ def test_an_onnx_model_takes_its_data_along(run, here, bundle):
     run("reencrypt", "model.onnx.keep", "-i", "alice.key", code=0)
     run("open", "model.onnx.keep", "-i", "alice.key", "-o", "again", code=0)
     assert (here / "again" / "data" / "bias.bin").read_bytes() == bundle["data/bias.bin"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+def test_force_does_not_replace_what_is_sealed(run, here, bundle, name):
+    for more in ((), ("--remove-plaintext",)):
+        said = run("seal", "model.onnx", "-R", "alice.pub", "-o", name, "-f", *more, code=2).line()
+        assert "name another output" in said and (here / name).read_bytes() == bundle[name]
 
 
 def test_an_onnx_model_and_its_data_are_removed_together(run, here, bundle):

@@ -29,7 +29,7 @@ from modelkeep.container import (
 from modelkeep.core.values import digest_of
 from modelkeep.crypto.kdf import Argon2Params
 from modelkeep.crypto.xwing import generate_identity, recipient_of
-from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.errors import Denied, Invalid, Missing, NotTrusted
 
 CHEAP = Argon2Params(memory_kib=64, passes=1, lanes=1)
 BINDING = Binding(bytes(range(32)), digest_of(b"model"), "model")
@@ -60,6 +60,19 @@ def test_who_has_no_key_is_told_so(kms, other_kms):
         unlock(block, BINDING.header_hash, [Passphrase(b"wrong")], purpose="model")
     for openers in ([], [other_kms], [XWingOpener(generate_identity())]):
         with pytest.raises(NotTrusted, match="other recipients"):
+            unlock(block, BINDING.header_hash, openers, purpose="model")
+
+
+@pytest.mark.parametrize("error", [Denied, Missing])
+def test_a_disabled_version_does_not_keep_the_others_from_opening(kms, error):
+    class Refusing:
+        def unwrap(self, stanza, context):
+            raise error("version 1 is disabled")
+
+    block = block_of(kms)
+    assert unlock(block, BINDING.header_hash, [Refusing(), kms], purpose="model") == DEK
+    for openers in ([Refusing()], [Refusing(), Passphrase(b"not among them")]):
+        with pytest.raises(error, match="version 1"):
             unlock(block, BINDING.header_hash, openers, purpose="model")
 
 

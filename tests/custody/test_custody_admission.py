@@ -365,3 +365,18 @@ def test_what_came_too_late_is_no_sign_of_tampering(log):
     assert (log.book.suspicious.index, log.book.suspicious.honest) == (7, False)
     log.add_raw(b"more junk")
     assert log.book.suspicious.index == 7
+
+
+def test_a_signer_for_one_model_cannot_claim_the_body_of_another():
+    """All that a sealing statement says of a body is public, so whoever names it proves nothing about having it."""
+    limited = StatementSigner("fraud-team", bytes([5]) * 32, bytes([5]) * 32)
+    trust = msgspec.structs.replace(TRUST, identities=(*TRUST.identities, TrustedIdentity(limited.public, releases=("fraud",))))
+    mine, theirs = ReleaseRef("fraud", 1), facts()
+    log = Log(trust).add(*release_statements(theirs))
+    log.add(*release_statements(facts(mine)), signer=limited)
+    assert [found.ref for found in log.book.releases()] == [REF]
+    assert log.why[-1] == "fraud-team may speak about fraud only, not about m" and log.book.suspicious
+    log.add(*release_statements(facts(mine, EVIL, profile=False, sealed=b"own")), signer=limited)
+    assert log.book.release(mine).model == EVIL
+    log.add(*release_statements(facts(ReleaseRef("other", 1))))  # the keep may speak about both: it shares
+    assert log.book.release(ReleaseRef("other", 1)).body == log.book.release(REF).body

@@ -4,6 +4,7 @@ import itertools
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from rotation_house import DAY, HSM, RotationHouse
 from workflow_house import Cut
@@ -11,17 +12,18 @@ from workflow_house import Cut
 from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.container.recipients import unlock
 from modelkeep.core.ports import Change
-from modelkeep.core.values import ReleaseRef
+from modelkeep.core.values import ReleaseRef, Resource
 from modelkeep.crypto.kdf import Argon2Params
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody import keys
 from modelkeep.custody.keyring import Custodian
-from modelkeep.custody.metadata import About, Classification
+from modelkeep.custody.metadata import CARD_SUBJECT, About, Classification
 from modelkeep.custody.releases import RECIPIENTS, RELEASE, Release
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Unavailable
+from modelkeep.ledger.statements import make_statement
 from modelkeep.serving.bodies import SUBJECT_KEY, SubjectKeys
 from modelkeep.workflows.bodies import parts, referred
-from modelkeep.workflows.describe import describe
+from modelkeep.workflows.describe import describe, read_card
 from modelkeep.workflows.holdings import Bodies, wrapped_under
 from modelkeep.workflows.key_rotation import PLAN, carry_out_due, compromise, find, move, rewrap_only, rotate
 from modelkeep.workflows.publish import publish, settle
@@ -265,6 +267,24 @@ def test_a_former_key_exposes_what_it_wrapped_once_and_nothing_newer(own):
     assert before.pop(newer) == after.pop(newer)
     assert not set(before.values()) & set(after.values())
     check_done(own, SECOND, {FIRST: keys.PENDING_DESTRUCTION})
+
+
+def test_a_body_that_is_spoken_of_again_is_no_newer(own):
+    """Metadata said again about the same card: its body was wrapped under the former key all the same."""
+    about = About("risk", Classification.INTERNAL, card="card.md")
+    card = describe(own.desk(), ONE, about, b"# Card", actor="ada").card
+    own.clock.sleep(10)
+    rotate(own.wheel(), keep_old=True)
+    own.clock.sleep(10)
+    book = own.registry().refresh()
+    known, described = book.release(ONE), book.catalogue.described(ONE)
+    said = msgspec.structs.replace(described.said, at=own.clock.now_ns(), id="ab" * 16)
+    subjects = Resource(known.filename, known.model), Resource(CARD_SUBJECT, described.card_digest)
+    own.desk().log_statements([make_statement(said, *subjects)])
+    assert own.registry().refresh().catalogue.described(ONE).said == said
+    compromise(own.wheel(), FIRST, "an old disk was sold")
+    assert card.sealed not in set(own.registry().blobs.all())
+    assert read_card(own.registry(), ONE) == b"# Card"
 
 
 def test_a_compromise_after_destruction_still_exposes(own):

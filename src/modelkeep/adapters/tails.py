@@ -269,6 +269,8 @@ class HeldFile:
                 f"cannot write {self.path}: {why.strerror}; its new recipients are in {self._journal.name} beside it: keep "
                 "both, and repeat the command when the disk is well"
             ) from cause
+        with contextlib.suppress(OSError):  # or a crash could bring the journal back, and with it what was given up
+            self._disk.sync_folder(self.path.parent)
         raise Unavailable(f"cannot write {self.path}: {why.strerror}; it is as it was") from why
 
     def _finish(self) -> None:

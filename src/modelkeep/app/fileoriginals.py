@@ -66,6 +66,19 @@ def joined(files: Sequence[SourceFile]) -> Reader:
     return FilesReader([(file.path.relative_to(folder).as_posix(), file) for file in files])
 
 
+def check_target(target: Path, *, force: bool = False) -> None:
+    """Raises Conflict when there is something at ``target``; with ``force``, only when it is no file."""
+    if target.is_dir() if force else os.path.lexists(target):
+        what = "is a folder" if target.is_dir() else "exists already"
+        raise Conflict(f"{target} {what}: it was not touched, name another output")
+
+
+def check_apart(files: Sequence[SourceFile], target: Path) -> None:
+    """Raises Invalid when ``target`` is one of ``files``: replacing it would remove plaintext that was not compared."""
+    if os.path.lexists(target) and any(os.path.samestat(target.lstat(), file.found) for file in files):
+        raise Invalid(f"{target} is what is to be sealed: name another output, and --remove-plaintext if it shall go")
+
+
 def check_removable(files: Sequence[SourceFile]) -> None:
     """Unlinking removes one name of a file. Raises Invalid where that would leave the plaintext under another."""
     for file in files:

@@ -18,7 +18,7 @@ from modelkeep.adapters.files import NewFile
 from modelkeep.adapters.folders import sync_folder
 from modelkeep.adapters.tails import SealedReader, journal_of
 from modelkeep.app.filekeys import Ask, Keychain, Party, has_passphrase, recipients_of, stanza_id, xwing_id
-from modelkeep.app.fileoriginals import check_removable, compare, joined, remove, sources
+from modelkeep.app.fileoriginals import check_apart, check_removable, check_target, compare, joined, remove, sources
 from modelkeep.container.file import KeepFile, pack_file, split_file
 from modelkeep.container.layout import END_MAGIC, MIN_BODY, Kind
 from modelkeep.container.open import SealedFile, open_sealed
@@ -155,6 +155,7 @@ def seal_file(
     check_target(target, force=force)
     with ExitStack() as stack:
         files = [stack.enter_context(file) for file in sources(path)]
+        check_apart(files, target)
         if remove_plaintext:
             check_removable(files)
         source = joined(files)
@@ -311,13 +312,6 @@ def naming(path: str) -> Iterator[None]:
         raise type(cause)(f"{path}: {cause}") from cause
 
 
-def check_target(target: Path, *, force: bool = False) -> None:
-    """Raises Conflict when there is something at ``target``; with ``force``, only when it is no file."""
-    if target.is_dir() if force else os.path.lexists(target):
-        what = "is a folder" if target.is_dir() else "exists already"
-        raise Conflict(f"{target} {what}: it was not touched, name another output")
-
-
 class _WatchedWriter:
     """A ``Writer`` that tells how much was written."""
 
@@ -389,6 +383,8 @@ def _write_folder(sealed: SealedFile, target: Path, watch: Watch) -> None:
             with NewFile(place) as new:
                 sealed.write_file(part.name, _WatchedWriter(new, watch))
                 new.publish()
+        for folder, _, _ in os.walk(fresh):  # a folder in it that is not durable could be missing after a crash
+            sync_folder(Path(folder))
         check_target(target)
         fresh.rename(target)
         sync_folder(target.parent)

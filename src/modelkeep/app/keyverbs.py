@@ -18,7 +18,6 @@ from modelkeep.custody.keys import (
     MODEL_KEK,
     OMS_SIGNING,
     PENDING_DESTRUCTION,
-    PRIMARY,
     STATEMENT_SIGNING,
     TLS_CA,
     TOKEN_SIGNING,
@@ -150,12 +149,7 @@ class KeyVerbs(OversightVerbs):
     @verb("keys.rotate")
     def keys_disable(self, *, family: str, version: str) -> VersionRow:
         """Stop a key from opening anything. Raises Conflict (something is wrapped under it, or its state), Missing."""
-        wheel = self._wheel(family)
-        provider, info = key_rotation.find(wheel, version)
-        if info.state == PRIMARY:
-            raise Conflict(f"{info.key_id} is in use: rotate {family} first")
-        key_rotation.check_unused(wheel, info.key_id)
-        return self._let("keys.disable", provider.disable(info.version))
+        return self._let("keys.disable", key_rotation.disable(self._wheel(family), version))
 
     @verb("keys.rotate")
     def keys_enable(self, *, family: str, version: str) -> VersionRow:

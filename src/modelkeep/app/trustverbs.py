@@ -100,7 +100,8 @@ class TrustVerbs(OversightVerbs):
     def trust_resign(self, *, ref: str) -> StateChanged:
         """Sign a release again that fell away with a compromised key, once its body is opened, digested and scanned anew.
 
-        It is then published: promote it. Raises Conflict (its statements stand), Missing, NotTrusted, Denied, Unavailable.
+        It is then published, to be promoted; or in quarantine, if it was ever taken away.
+        Raises Conflict (its statements stand), Missing, NotTrusted, Denied, Unavailable.
         """
         after = resign(self.premises.desk(), ReleaseRef.parse(ref), actor=self.actor.subject)
         return StateChanged(ref, str(after.state), after.index)
@@ -153,11 +154,14 @@ class TrustVerbs(OversightVerbs):
 
     def compromise_token_signing(self, version: str, reason: str, since: str) -> KeyRotated:
         """Rotate the key of sessions and signed records, and open an incident: who is an account has to be looked at."""
-        number, known = _number(version), self._primary(TOKEN_SIGNING)
+        number = _number(version)
         if since:
             raise Invalid("--since is for statement-signing: a session or a record does not say when it was signed")
         about = f"{TOKEN_SIGNING}/{number}"
         self.raise_incident(KEYS, about, f"may be in other hands, look through 'user list' and 'key list': {reason}")
+        known = self._primary(TOKEN_SIGNING)
+        if self.premises.trust.token_key_before:  # a rotation was cut off: until it ends, the former key is trusted, too
+            known = self.rotate_token_signing().primary
         done = self.rotate_token_signing() if known == about else KeyRotated(TOKEN_SIGNING, known)
         self._mark_compromised(TOKEN_SIGNING, number, reason)
         return done
@@ -183,8 +187,10 @@ class TrustVerbs(OversightVerbs):
         if since:
             raise Invalid("--since is for statement-signing: a certificate does not stand in the log")
         self.raise_incident(KEYS, f"{TLS_CA}/{number}", f"may be in other hands, give clients the new ca.pem: {reason}")
+        known, files = self._primary(TLS_CA), self._tls()
+        if not belongs(self.premises.keyring(FAMILIES).secret(TLS_CA), files.read(CA_NAME)):
+            self.rotate_tls_ca()  # one was cut off between the key and its certificate
         done = self.rotate_tls_ca() if known == f"{TLS_CA}/{number}" else KeyRotated(TLS_CA, known)
-        files = self._tls()
         files.write(CA_NAME, first_certificate(files.read(CA_NAME)))
         self._mark_compromised(TLS_CA, number, reason)
         return done

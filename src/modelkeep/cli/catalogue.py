@@ -171,7 +171,7 @@ def collect(ctx: Context, dry_run: bool, retired_for: str) -> None:
     would = "would be " if dry_run else ""
     lines = [
         *(f"{ref} {would}collected: its statements stay, its model goes" for ref in done.releases),
-        *(f"{ref} stays: {why}" for ref, why in done.kept.items()),
+        *(f"{ref} stays: {below(why, 4)}" for ref, why in done.kept.items()),
         *(f"  {body.sealed[:19]}  {body.size:>13,} bytes  {body.why}" for body in done.bodies),
         f"{len(done.bodies)} sealed bodies, {done.size:,} bytes {would}removed",
         *(f"{who} is under way: what nothing names yet was left alone" for who in done.underway),

@@ -111,7 +111,7 @@ def show(ctx: Context, ref: str) -> None:
         f"  admission  {found.admission}",
         *_catalogued(found),
         "  evidence",
-        *(f"    {s.index:>5}  {moment(s.at)}  {s.type:<18} {s.actor}  {s.summary}" for s in found.statements),
+        *(f"    {s.index:>5}  {moment(s.at)}  {s.type:<18} {s.actor}  {below(s.summary, 13)}" for s in found.statements),
     ]
     ctx.out.show(found, "\n".join(lines))
 

@@ -21,7 +21,7 @@ from modelkeep.crypto.kdf import Argon2Params, argon2id
 from modelkeep.crypto.wrap import WRAPPED_SIZE, unwrap_key, wrap_key
 from modelkeep.crypto.xwing import WRAPPED_SIZE as XWING_SIZE
 from modelkeep.crypto.xwing import recipient_id, recipient_of, xwing_unwrap, xwing_wrap
-from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.errors import Denied, Invalid, Missing, NotTrusted
 
 MAX_STANZAS = 64
 MAX_BLOCK = 1 << 18
@@ -180,6 +180,7 @@ def unlock(block: bytes, header_hash: bytes, openers: Sequence[Opener], *, purpo
     """The data key of the body with ``header_hash``, from the first stanza that one of ``openers`` opens.
 
     Raises NotTrusted: no stanza opens, the block is altered, belongs to another body, or is for another purpose.
+    Denied, Missing: none opens, and a provider says so of its key. Unavailable.
     """
     parsed = parse_recipients(block)
     if parsed.purpose != purpose:
@@ -195,6 +196,7 @@ def unlock(block: bytes, header_hash: bytes, openers: Sequence[Opener], *, purpo
 
 def _first(stanzas: Sequence[Stanza], openers: Sequence[Opener], context: bytes) -> bytes:
     failed: NotTrusted | None = None
+    refused: Denied | Missing | None = None
     for opener in openers:
         for stanza in stanzas:
             try:
@@ -202,8 +204,13 @@ def _first(stanzas: Sequence[Stanza], openers: Sequence[Opener], context: bytes)
             except NotTrusted as cause:
                 failed = cause
                 continue
+            except (Denied, Missing) as cause:  # one version of a key is disabled or gone: another may be a recipient too
+                refused = refused or cause
+                continue
             if dek is not None:
                 return dek
+    if refused is not None:
+        raise refused
     if failed is not None:
         raise NotTrusted(
             "the sealed file does not open: a wrong key or passphrase, or its recipient block was altered"

@@ -112,6 +112,8 @@ class ReleaseEvidence(msgspec.Struct, frozen=True):
         if self.state is ReleaseState.QUARANTINED:
             last = next(event for event in reversed(self.history) if event.verb == QUARANTINE)
             raise Quarantined(f"{self.ref} is in quarantine since log entry {last.index}: 'modelkeep show' says why")
+        if self.state in (ReleaseState.RETIRED, ReleaseState.COLLECTED):
+            raise NotAdmitted(f"{self.ref} is {self.state}: that is for good, publish the model again to serve it")
         if self.state is not ReleaseState.PROMOTED:
             raise NotAdmitted(f"{self.ref} is {self.state}, not promoted: promote it before serving it")
 
@@ -150,6 +152,7 @@ class EvidenceBook:
         self._problem_count = 0
         self._suspicious: Problem | None = None
         self._bodies: dict[Digest, SealedBody] = {}
+        self._owners: dict[Digest, str] = {}  # by body, the model name that had it first
         self.catalogue = Catalogue(self.release)
         self._folds: dict[str, Callable[[_Found, Statement], None]] = {
             Scan.TYPE: self._fold_scan,
@@ -304,10 +307,10 @@ class EvidenceBook:
             raise NotTrusted(f"a later sealing of the profile of {known.ref} is of another profile")
         if known.profile is None or profile.replaces != known.profile.sealed:
             raise Conflict(f"a later sealing of the profile of {known.ref} does not name the body that it replaces")
+        self._take(found, known.ref, _body(profile))
         self._releases[known.ref] = msgspec.structs.replace(
             known, profile=profile, entries={**known.entries, "profile": found.index}
         )
-        self._bodies[profile.sealed] = _body(profile)
 
     def _fold_sealing(self, found: _Found, statement: Statement) -> None:
         sealing = predicate_of(statement, Sealing)
@@ -320,10 +323,10 @@ class EvidenceBook:
             raise NotTrusted(f"a later sealing of {ref} is of another model")
         if sealing.replaces != known.body.sealed:
             raise Conflict(f"a later sealing of {ref} does not name the body that it replaces")
+        self._take(found, ref, _body(sealing))
         self._releases[ref] = msgspec.structs.replace(
             known, body=_body(sealing), entries={**known.entries, "sealing": found.index}
         )
-        self._bodies[sealing.sealed] = _body(sealing)
 
     def _fold_release(self, found: _Found, statement: Statement) -> None:
         said = predicate_of(statement, Release)
@@ -342,6 +345,7 @@ class EvidenceBook:
         entries = {"sealing": sealed.index, "release": found.index}
         entries |= {"scan": scanned[0].index} if scanned else {}
         entries |= {"profile": profiled[0].index} if profiled else {}
+        self._take(found, ref, *(_body(each) for each in (sealing, profiled[1] if profiled else None) if each))
         self._releases[ref] = ReleaseEvidence(
             ref=ref,
             state=next_state(ReleaseState.PENDING, PUBLISH),
@@ -359,7 +363,6 @@ class EvidenceBook:
             history=(Event(found.index, PUBLISH, said.actor, "", said.at),),
             bundle=said.bundle,
         )
-        self._bodies |= {each.sealed: _body(each) for each in (sealing, profiled[1] if profiled else None) if each}
 
     def _named(self, pool: dict[Digest, tuple[_Found, S]], kind: str, said: Release, found: _Found) -> tuple[_Found, S]:
         ref = f"{said.name}@{said.version}"
@@ -382,9 +385,29 @@ class EvidenceBook:
         self._releases[known.ref] = msgspec.structs.replace(known, state=state, history=(*known.history, event))
 
     def _fold_metadata(self, found: _Found, statement: Statement) -> None:
+        said = predicate_of(statement, Metadata)
+        if said.card is not None:
+            self._check_own(found, said.card.sealed)
         card = self.catalogue.fold_metadata(found, statement).card
         if card is not None:
-            self._bodies[card.sealed] = card
+            self._take(found, ReleaseRef.parse(said.release), card)
+
+    def _take(self, found: _Found, ref: ReleaseRef, *bodies: SealedBody) -> None:
+        """Note the bodies of a release; the first word on each stands. Raises NotTrusted as ``_check_own``."""
+        for body in bodies:
+            self._check_own(found, body.sealed)
+        for body in bodies:
+            self._owners.setdefault(body.sealed, ref.name)
+            self._bodies.setdefault(body.sealed, body)
+
+    def _check_own(self, found: _Found, sealed: Digest) -> None:
+        """A body of another model is shared by those alone who may speak about that model, too.
+
+        What the log says of a body is public: whoever may sign for one name could else give it to that name, and take it out.
+        """
+        owner = self._owners.get(sealed)
+        if owner is not None:
+            self.signatories.check_about(found.signer, found.index, "sealing", owner)
 
     def _fold_commitments(self, found: _Found, statement: Statement) -> None:
         said = predicate_of(statement, TraceCommitments)

@@ -249,7 +249,7 @@ class Catalogue:
             raise Invalid(f"{said.verb[:40]!r} of hold {said.id[:40]!r} on {ref} means nothing")
 
     def keep_hold(self, index: int, said: Hold) -> None:
-        """Let a hold stand that a compromised key added, also on a release that has to be signed again; anything else is moot."""
+        """Let a hold stand that a compromised key added, also on a release that must be signed again; a removal is void."""
         if said.verb == ADD and _ID.match(said.id) and said.id not in self._holds:
             ref, reason = ReleaseRef.parse(said.release), f"by a compromised key: {said.reason}"
             self._holds[said.id] = HoldRecord(said.id, ref, index, said.actor, reason, said.at)

@@ -50,6 +50,7 @@ class Signatories:
         self._keys: dict[str, PublicIdentity] = {}
         self._names: dict[str, PublicIdentity] = {}
         self._announced: dict[str, Announced] = {}
+        self._limited: list[Announced] = []
         self._seen: set[Digest] = set()
         for trusted in root.identities:
             self._know(trusted.public)
@@ -72,6 +73,10 @@ class Signatories:
     def announced(self) -> tuple[Announced, ...]:
         """The identities that the log announced and that counted when it did, oldest first."""
         return tuple(self._announced.values())
+
+    def limited(self) -> tuple[Announced, ...]:
+        """The identities that the log gave other rights, by whom and where, oldest first."""
+        return tuple(self._limited)
 
     def stretches(self, name: str) -> list[TrustedIdentity]:
         """What the identity ``name`` may say, one for each stretch of the log, in the order of the log; [] for a stranger."""
@@ -120,13 +125,13 @@ class Signatories:
         identifier = digest_of(encode_statement(statement))
         if identifier in self._seen:
             raise Conflict("this trust statement was logged before: a copy does not count")
+        self._seen.add(identifier)  # also when it does not count: else a copy could, at a place where it fits
         if said.change not in CHANGES:
             raise Invalid(f"a trust statement cannot {said.change[:40]!r}: known are {', '.join(CHANGES)}")
         if said.change in (ROTATE, ADD):
             self._begin(index, envelope, said, signer)
         else:
             self._restrict(index, said, signer)
-        self._seen.add(identifier)
 
     def _begin(self, index: int, envelope: Envelope, said: Trust, signer: TrustedIdentity) -> None:
         if said.identity is None:
@@ -164,6 +169,8 @@ class Signatories:
         rights = Rights(said.may_sign, said.releases)
         if not signer.rights.covers(last.rights) or (said.change == LIMIT and not signer.rights.covers(rights)):
             raise NotTrusted(f"{signer.name} may not {said.change} {said.name}, which has rights that it lacks")
+        if said.change == LIMIT:
+            self._limited.append(Announced(last.public, signer.name, index))
         if last.until is not None:
             return  # the root in hand knows this end, or ends it later by hand
         ended = self._ended(said.name, index + 1)

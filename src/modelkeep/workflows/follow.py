@@ -74,8 +74,8 @@ class Authority(msgspec.Struct, frozen=True):
         """
         root, book = self.in_hand(), self.registry.refresh()
         if root not in book.signatories.roots:
+            self.reviews.rebase(fold(self.registry.view, root))  # first: cut off after the registry, it would never be done
             self.registry.rebase(root)
-            self.reviews.rebase(fold(self.registry.view, root))
         cleared = self.reviews.catch_up(self.registry.view, book.size)
         self.check_public(book.signatories.roots)
         return book, cleared
@@ -91,11 +91,19 @@ def judge(policy: AdmissionPolicy, found: ReleaseEvidence) -> None:
 
 
 def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:
-    """Decrypt a release and its extraction profile, both proven against the log. Raises NotTrusted, Denied, Unavailable."""
-    model = registry.open_body(found.body, found.model, MODEL).read_source()
+    """Decrypt a release and its extraction profile, both proven against the log. Raises NotTrusted, Denied, Unavailable.
+
+    A body that was sealed later than the release is digested, too: whoever signed the release did not see it.
+    """
+    opened = registry.open_body(found.body, found.model, MODEL)
+    if found.entries["sealing"] > found.index:
+        opened.check_model_digest()
+    model = opened.read_source()
     if found.profile_body is None or found.profile_digest is None:
         return Opened(model, None)
     sealed = registry.open_body(found.profile_body, found.profile_digest, PROFILE)
+    if found.entries["profile"] > found.index:
+        sealed.check_model_digest()
     return Opened(model, Profile.from_arrays(load(sealed.read_source())))
 
 

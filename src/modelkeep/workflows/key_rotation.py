@@ -160,6 +160,21 @@ def rewrap_only(wheel: Wheel) -> Rotated:
         return Rotated(wheel.family, primary.key_id, done.changed, done.current, 0, ())
 
 
+def disable(wheel: Wheel, name: str) -> KeyInfo:
+    """Stop a key from opening anything, once nobody can be about to wrap under it: a publisher who began when it was primary.
+
+    Raises Conflict (it is in use, something is wrapped under it, or its state), Missing, Invalid, Unavailable.
+    """
+    with wheel.desk.claims.hold(wheel.claim):
+        provider, info = find(wheel, name)
+        if info.state == keys.PRIMARY:
+            raise Conflict(f"{info.key_id} is in use: rotate {wheel.family} first")
+        check_unused(wheel, info.key_id)
+        _wait_for_publishers(wheel)
+        check_unused(wheel, info.key_id)
+        return provider.disable(info.version)
+
+
 def carry_out_due(wheel: Wheel) -> list[Retired]:
     """Destroy the keys whose grace period is over. Raises Conflict (something is wrapped under one again), Unavailable."""
     gone = []

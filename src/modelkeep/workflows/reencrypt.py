@@ -20,11 +20,12 @@ from modelkeep.custody.metadata import CARD_SUBJECT
 from modelkeep.custody.releases import RELEASE, Release, SealedBody
 from modelkeep.custody.signing import resealing_statements
 from modelkeep.errors import Conflict, ModelkeepError
-from modelkeep.ledger.statements import CardBody, Sealing, make_statement, predicate_of
+from modelkeep.ledger.statements import CardBody, make_statement, parse_statement
 from modelkeep.workflows.bodies import Stored, let_go, seal_anew
 from modelkeep.workflows.registry import CARD, MODEL, PROFILE, Desk
 from modelkeep.workflows.rewrap import Progress, silent
 from modelkeep.workflows.staging import stage
+from modelkeep.workflows.trust_changes import entries_of
 
 Exposed = Callable[[SealedBody], bool]
 """Whether somebody may have the data key of a body."""
@@ -57,7 +58,8 @@ def reencrypt(desk: Desk, exposed: Exposed, *, actor: str, progress: Progress = 
     """Seal every release with an exposed body anew, and their model cards; how many releases. Run again to resume.
 
     What cannot be sealed anew is left as it is; the rest is done before the first such failure is raised: NotTrusted
-    (damaged), Denied (keys), Conflict (it changes all the time), Unavailable.
+    (damaged), Denied (keys), Conflict (it changes all the time, or somebody published meanwhile and shared an exposed body),
+    Unavailable.
     """
     sealer = _Sealer(desk, exposed, actor)
     wanted = [each for each in desk.registry.refresh().releases() if _needs(desk, each, exposed)]
@@ -65,7 +67,8 @@ def reencrypt(desk: Desk, exposed: Exposed, *, actor: str, progress: Progress = 
     progress("reencrypt", 0, len(wanted))
     for number, evidence in enumerate(wanted, 1):
         try:
-            _release(sealer, evidence.ref)
+            if evidence.state is not ReleaseState.COLLECTED:
+                _release(sealer, evidence.ref)
             _card(sealer, evidence)
         except ModelkeepError as failure:
             failures.append(failure)
@@ -73,36 +76,45 @@ def reencrypt(desk: Desk, exposed: Exposed, *, actor: str, progress: Progress = 
     _forget(desk, (body.sealed for body in desk.registry.refresh().bodies().values() if exposed(body)))
     if failures:
         raise failures[0]
+    late = _late(desk, exposed)
+    if late:
+        raise Conflict(f"{', '.join(late)} came meanwhile, with a body whose data key somebody else may have: run this again")
     return len(wanted)
 
 
-def sealed_before(desk: Desk, moment: int) -> set[Digest]:
-    """Bodies that were sealed before ``moment`` (Unix nanoseconds), by the first statement that speaks of each.
+def _late(desk: Desk, exposed: Exposed) -> list[str]:
+    """Releases that have an exposed body, or are about to: they shared it before its recipients were gone."""
+    found = [str(each.ref) for each in desk.registry.refresh().releases() if _needs(desk, each, exposed)]
+    for record in desk.registry.records.scan(RELEASE):
+        release = Release.parse(record.body or b"")
+        if release.state is ReleaseState.PENDING and any(map(exposed, release.bodies)):
+            found.append(str(release.ref))
+    return sorted(set(found))
 
-    Raises NotTrusted, Unavailable.
+
+def sealed_before(desk: Desk, moment: int) -> set[Digest]:
+    """Bodies that were sealed before ``moment`` (Unix nanoseconds), by the first time at which anything was said of each.
+
+    A body may be said again later: metadata that keep their card, a release signed again. Who said it first is not asked,
+    because believing too much here only seals more anew. Raises NotTrusted, Unavailable.
     """
-    book, first = desk.registry.refresh(), dict[Digest, int]()
-    for evidence in book.releases():
-        described = book.catalogue.described(evidence.ref)
-        said = [(evidence.body, _sealing_time(desk, evidence))]
-        said += [(evidence.profile_body, evidence.profile.at)] if evidence.profile and evidence.profile_body else []
-        said += [(described.card, described.said.at)] if described and described.card else []
-        for body, at in said:
-            first[body.sealed] = min(at, first.get(body.sealed, at))
+    first = dict.fromkeys(desk.registry.refresh().bodies(), moment)
+    for _, entry in entries_of(desk.registry.view):
+        try:
+            said = parse_statement(parse_envelope(entry).unverified_payload()).predicate
+        except ModelkeepError:
+            continue
+        card, at = said.get("card"), said.get("at")
+        sealed = card.get("sealed") if isinstance(card, dict) else said.get("sealed")
+        if isinstance(sealed, str) and isinstance(at, int) and sealed in first:
+            first[Digest(sealed)] = min(at, first[Digest(sealed)])
     return {sealed for sealed, at in first.items() if at < moment}
 
 
-def _sealing_time(desk: Desk, evidence: ReleaseEvidence) -> int:
-    index = evidence.entries["sealing"]
-    (entry,) = desk.registry.view.entries(index, index + 1)
-    statement, _ = desk.registry.book.signatories.check(parse_envelope(entry), index)
-    return predicate_of(statement, Sealing).at
-
-
 def _needs(desk: Desk, evidence: ReleaseEvidence, exposed: Exposed) -> bool:
-    if evidence.state is ReleaseState.COLLECTED:
-        return False
     card = desk.registry.book.catalogue.described(evidence.ref)
+    if evidence.state is ReleaseState.COLLECTED:  # only its model card is left
+        return card is not None and card.card is not None and exposed(card.card)
     bodies = (evidence.body, evidence.profile_body, card.card if card else None)
     return any(body is not None and exposed(body) for body in bodies) or bool(_under_way(desk, evidence.ref))
 

@@ -1,7 +1,8 @@
 """Sign a release again whose statements no longer count because the key that signed them was compromised.
 
 What those statements say is a claim and no more: the body is opened, the model in it digested and scanned anew, before a
-trusted identity says the same of it. The release is then published, not promoted: that takes a decision of its own.
+trusted identity says the same of it. The release is then published, not promoted: that takes a decision of its own. One that
+was in quarantine or retired at some time is in quarantine again.
 """
 
 import contextlib
@@ -9,11 +10,11 @@ import contextlib
 import msgspec
 
 from modelkeep.core.ports import Change
-from modelkeep.core.values import ReleaseRef
+from modelkeep.core.values import ReleaseRef, Resource, Statement
 from modelkeep.custody.admission import ReleaseEvidence
-from modelkeep.custody.releases import RELEASE, Release
+from modelkeep.custody.releases import QUARANTINE, RELEASE, RETIRE, Release
 from modelkeep.custody.scan import scan
-from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
+from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements, state_statement
 from modelkeep.errors import Conflict, Missing, NotTrusted
 from modelkeep.workflows.oms import sign_model
 from modelkeep.workflows.registry import MODEL, PROFILE, Desk
@@ -31,12 +32,23 @@ def resign(desk: Desk, ref: ReleaseRef, *, actor: str) -> ReleaseEvidence:
         book.release(ref)
         raise Conflict(f"the statements of {ref} stand: there is nothing to sign again")
     claimed = disowned(desk.registry.view, book.signatories.root).release(ref)
-    index = desk.log_statements(release_statements(_proven(desk, claimed, actor)))[-1]
+    statements = release_statements(_proven(desk, claimed, actor))
+    index = desk.log_statements([*statements, *_kept_away(desk, claimed, actor)])[len(statements) - 1]
     after = desk.registry.refresh().release(ref)
     if after.index != index:
         raise Conflict(f"{ref} was signed again meanwhile, by log entry {after.index}")
     _note(desk, after)
     return after
+
+
+def _kept_away(desk: Desk, claimed: ReleaseEvidence, actor: str) -> list[Statement]:
+    """A quarantine in the same step for what was ever taken away: whether a reinstatement was the thief's, nobody knows."""
+    taken = [event for event in claimed.history if event.verb in (QUARANTINE, RETIRE)]
+    if not taken:
+        return []
+    reason = f"signed again after a {taken[-1].verb} at log entry {taken[-1].index}: {taken[-1].reason}"[:2000]
+    model, nonce, now = Resource(claimed.filename, claimed.model), desk.entropy.token(16), desk.clock.now_ns()
+    return [state_statement(model, claimed.ref, QUARANTINE, actor=actor, at=now, nonce=nonce, reason=reason)]
 
 
 def _proven(desk: Desk, claimed: ReleaseEvidence, actor: str) -> ReleaseFacts:

@@ -48,7 +48,7 @@ class Fallen(msgspec.Struct, frozen=True):
 def fold(view: LogView, root: TrustRoot) -> Signatories:
     """Who may sign after the whole log under ``view``, from the trust root in hand. Raises NotTrusted, Unavailable."""
     found = Signatories(root)
-    for index, entry in _entries(view):
+    for index, entry in entries_of(view):
         try:
             envelope = parse_envelope(entry)
             if peek_type(envelope) == Trust.TYPE:
@@ -146,9 +146,16 @@ def compromise_identity(
     ours = ring.identities()
     if version not in ours:
         raise Missing(f"statement-signing has no key version {version} that could be compromised")
-    rogue = _brought_in_by(fold(view, ring.trust), ours[version].name, since, ours=set(ours.values()))
+    ring = catch_up(view, amend)  # what the log ended before the theft does not begin again
+    found = fold(view, ring.trust)
+    rogue = _brought_in_by(found, ours[version].name, since, ours=set(ours.values()))
+    limited = {
+        (each.public.name, each.index + 1)
+        for each in found.limited()
+        if (each.by == ours[version].name and each.index >= since) or each.by in rogue
+    }
     before = book_of(view, ring.trust)
-    after = amend(succession.compromised(version, since, rogue, make, now_ns))
+    after = amend(succession.compromised(version, since, rogue, limited, make, now_ns))
     return after, fallen(before, book_of(view, after.trust))
 
 
@@ -183,7 +190,7 @@ def index_of_time(view: LogView, at: int) -> int:
     Times are those that signers wrote, and a thief writes any he likes: what he dated back before ``at`` counts if it stands
     before every honest statement since. An index is surer.
     """
-    for index, entry in _entries(view):
+    for index, entry in entries_of(view):
         try:
             said = parse_statement(parse_envelope(entry).unverified_payload()).predicate.get("at")
         except ModelkeepError:
@@ -193,7 +200,8 @@ def index_of_time(view: LogView, at: int) -> int:
     return view.checkpoint.size
 
 
-def _entries(view: LogView) -> Iterator[tuple[int, bytes]]:
+def entries_of(view: LogView) -> Iterator[tuple[int, bytes]]:
+    """Every entry under the checkpoint of ``view`` with its index. Raises NotTrusted, Unavailable."""
     size = view.checkpoint.size
     for start in range(0, size, _BATCH):
         yield from enumerate(view.entries(start, min(size, start + _BATCH)), start)
