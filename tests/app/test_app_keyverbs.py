@@ -327,6 +327,23 @@ def test_a_watch_tells_once_for_every_change(folder, monkeypatch):
     assert renewed == [SECOND] and "the passphrase was changed" in said[1] and len(said) == 2
 
 
+def test_a_watch_tries_again_what_failed_once(folder, monkeypatch):
+    keep, other = Keep.open(folder, WORD), Keep.open(folder, WORD)
+    said, failures = [], [Unavailable("not this time"), Unavailable("nor now")]
+
+    def renew():
+        if failures:
+            raise failures.pop()
+
+    watch = RingWatch(keep.premises, said.append)
+    watch.renew = renew
+    monkeypatch.setattr("modelkeep.app.handover.LOOK_SECONDS", 0.0)
+    other.keys_new(family=MODEL_KEK)
+    for _ in range(4):
+        watch.look()
+    assert [each.partition(":")[0] for each in said] == ["the key ring changed and could not be opened", "the key ring changed"]
+
+
 def test_a_handed_ring_cannot_be_changed(folder):
     ring = Keep.open(folder, WORD).keyring([MODEL_KEK])
     for act in (lambda keys: keys.rotate(), lambda keys: keys.disable(1), lambda keys: keys.destroy(1, grace_days=7)):

@@ -86,23 +86,26 @@ class RingWatch:
     def __init__(self, premises: Premises, tell: Callable[[str], None]) -> None:
         self.renew: Callable[[], None] = lambda: None
         self._premises, self._tell = premises, tell
-        self._seen = premises.keys.stamp()
+        self._seen = self._told = premises.keys.stamp()
         self._next = 0.0
 
     def look(self) -> None:
-        """Look, unless it is too soon. What goes wrong is told once for every change."""
+        """Look, unless it is too soon. What goes wrong is told once for every change, and tried again."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + LOOK_SECONDS
+        stamp: tuple[tuple[str, int, int], ...] = ()
         try:
             stamp = self._premises.keys.stamp()
             if stamp == self._seen:
                 return
-            self._seen = stamp
             self.renew()
         except ModelkeepError as cause:
-            self._tell(f"the key ring changed and could not be opened: {cause}")
+            if stamp != self._told:
+                self._told = stamp
+                self._tell(f"the key ring changed and could not be opened: {cause}")
         else:
+            self._seen = self._told = stamp
             self._tell("the key ring changed: the running processes have it")
 
 
