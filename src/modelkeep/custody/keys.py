@@ -85,8 +85,8 @@ class KeyVersion(msgspec.Struct, frozen=True):
             self,
             state=state,
             material={} if state == DESTROYED else self.material,
-            due=due if state == PENDING_DESTRUCTION else 0,
-            tainted=self.tainted or state == COMPROMISED,
+            due=(due or self.due) if state == PENDING_DESTRUCTION else 0,
+            tainted=self.tainted or event == COMPROMISE,
         )
 
 

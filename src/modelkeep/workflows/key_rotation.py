@@ -244,7 +244,7 @@ def _new_primary(wheel: Wheel, plan: Plan) -> tuple[Plan, Wrapper]:
 def _taint(wheel: Wheel, plan: Plan) -> None:
     """Mark the compromised key in the keep's own ring; a provider has no such state, and its key is disabled in the end."""
     for provider, info in _named(wheel, [plan.compromised]):
-        if isinstance(provider, RingKeys) and info.state in (keys.DECRYPT_ONLY, keys.DISABLED):
+        if isinstance(provider, RingKeys) and info.state in (keys.DECRYPT_ONLY, keys.DISABLED, keys.PENDING_DESTRUCTION):
             provider.compromise(info.version)
 
 
