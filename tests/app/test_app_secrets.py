@@ -100,6 +100,11 @@ def alive(template, tmp_path_factory):
     control.stop()
 
 
+def is_ours(kind):
+    """Whether a class is modelkeep's. Those that python-pkcs11 makes while we call it bear our module's name."""
+    return kind.__module__.startswith("modelkeep.") and not any(base.__module__.startswith("pkcs11") for base in kind.__mro__)
+
+
 def ours(roots):
     """Objects of modelkeep's own classes that can be reached, at most ``MAX_SEEN`` of a class."""
     seen, todo, found = set(), list(roots), {}
@@ -108,7 +113,7 @@ def ours(roots):
         if id(thing) in seen or isinstance(thing, type | str | bytes | int | float | np.ndarray):
             continue
         seen.add(id(thing))
-        if type(thing).__module__.startswith("modelkeep."):
+        if is_ours(type(thing)):
             found.setdefault(type(thing), []).append(thing)
         if type(thing).__module__ not in {"builtins", "_thread"} or isinstance(thing, dict | list | tuple | set):
             todo += gc.get_referents(thing)

@@ -1,6 +1,7 @@
 """The gateway process, wired: what serving needs and nothing else, from compartments that were handed over."""
 
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -182,6 +183,7 @@ class _Handover:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._waiting: list[bytes] = []
+        self._turn = threading.Lock()  # at stop the last handover may meet a periodic one that is under way
 
     def later(self, note: bytes) -> None:
         """Hand ``note`` over before the next one."""
@@ -194,7 +196,7 @@ class _Handover:
             raise Unavailable("control is not running")
         context = ssl.create_default_context(cafile=str(self._directory / CA_FILE))
         try:
-            with httpx.Client(verify=context, timeout=10.0, trust_env=False) as client:
+            with self._turn, httpx.Client(verify=context, timeout=10.0, trust_env=False) as client:
                 while self._waiting:
                     _post(client, control.url, self._waiting[0])
                     self._waiting.pop(0)
