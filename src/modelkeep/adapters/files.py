@@ -43,15 +43,7 @@ class SourceFile:
 
     def read_into(self, offset: int, into: memoryview) -> None:
         """Fill ``into`` from ``offset``. Raises NotTrusted (the file is shorter), Unavailable."""
-        at = 0
-        while at < into.nbytes:
-            try:
-                done = os.preadv(self._fd, [into[at:]], offset + at)
-            except OSError as cause:
-                raise Unavailable(f"cannot read {self.path}: {cause.strerror}") from cause
-            if done == 0:
-                raise NotTrusted(f"{self.path} ends before {offset} + {into.nbytes}: it is truncated")
-            at += done
+        fill_from(self._fd, offset, into, str(self.path))
 
     def check_unchanged(self) -> None:
         """Raises Conflict when somebody wrote to the file since it was opened."""
@@ -219,3 +211,16 @@ def open_regular(path: Path, flags: int) -> int:
             os.close(fd)
             raise Invalid(f"{path} is {what}")
     return fd
+
+
+def fill_from(fd: int, offset: int, into: memoryview, what: str) -> None:
+    """Fill ``into`` from ``offset`` of an open file. Raises NotTrusted (``what`` is shorter), Unavailable."""
+    at = 0
+    try:
+        while at < into.nbytes:
+            done = os.preadv(fd, [into[at:]], offset + at)
+            if done == 0:
+                raise NotTrusted(f"{what} ends before {offset} + {into.nbytes}: it is truncated")
+            at += done
+    except OSError as cause:
+        raise Unavailable(f"cannot read {what}: {cause.strerror}") from cause

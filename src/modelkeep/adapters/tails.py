@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
-from modelkeep.adapters.files import SourceFile, open_regular
+from modelkeep.adapters.files import SourceFile, fill_from, open_regular
 from modelkeep.adapters.folders import sync_folder
 from modelkeep.container.file import TRAILER_SIZE, split_file
 from modelkeep.container.layout import HEADER_SIZE
@@ -216,15 +216,7 @@ class HeldFile:
 
     def read_into(self, offset: int, into: memoryview) -> None:
         """Fill ``into`` from ``offset``. Raises NotTrusted (shorter than asked for), Unavailable."""
-        at = 0
-        while at < into.nbytes:
-            try:
-                done = os.preadv(self._fd, [into[at:]], offset + at)
-            except OSError as cause:
-                raise Unavailable(f"cannot read {self.path}: {cause.strerror}") from cause
-            if done == 0:
-                raise NotTrusted(f"{self.path} ends before {offset} + {into.nbytes}: it is truncated")
-            at += done
+        fill_from(self._fd, offset, into, str(self.path))
 
     def stat(self) -> os.stat_result:
         """Owner, mode and identity."""

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modelkeep.adapters.files import fill_from
 from modelkeep.adapters.folders import sync_folder
 from modelkeep.core.values import Digest, digest_hex, parse_digest
 from modelkeep.errors import Missing, NotTrusted, Unavailable
@@ -36,7 +37,7 @@ class FileReader:
 
     def read_into(self, offset: int, into: memoryview) -> None:
         """Fill ``into`` from ``offset``. Raises NotTrusted (the file is shorter), Unavailable."""
-        _fill(self._fd, offset, into, str(self._path))
+        fill_from(self._fd, offset, into, str(self._path))
 
     def close(self) -> None:
         """Close the file; idempotent."""
@@ -89,7 +90,7 @@ class LocalBlobs:
 
     def read_into(self, digest: Digest, offset: int, into: memoryview) -> None:
         with self._open(digest) as fd:
-            _fill(fd, offset, into, f"blob {digest}")
+            fill_from(fd, offset, into, f"blob {digest}")
 
     def delete(self, digest: Digest) -> None:
         path = self._path(digest_hex(digest))
@@ -161,15 +162,3 @@ def _unnamed(folder: Path) -> Iterator[tuple[int, Path | None]]:
 def _write(fd: int, view: memoryview) -> None:
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _fill(fd: int, offset: int, into: memoryview, what: str) -> None:
-    at = 0
-    try:
-        while at < into.nbytes:
-            done = os.preadv(fd, [into[at:]], offset + at)
-            if done == 0:
-                raise NotTrusted(f"{what} ends before {offset} + {into.nbytes}: it is truncated")
-            at += done
-    except OSError as cause:
-        raise Unavailable(f"cannot read {what}: {cause.strerror}") from cause
