@@ -143,8 +143,9 @@ def _unwidened(identities: Iterable[TrustedIdentity], limited: Collection[tuple[
     for each in identities:
         former = next((one for one in reversed(found) if one.name == each.name), None)
         if (each.name, each.first) in limited and former is not None and not former.rights.covers(each.rights):
-            each = msgspec.structs.replace(each, may_sign=former.may_sign, releases=former.releases)  # noqa: PLW2901
-        found.append(each)
+            found.append(msgspec.structs.replace(each, may_sign=former.may_sign, releases=former.releases))
+        else:
+            found.append(each)
     return found
 
 

@@ -173,7 +173,7 @@ class HttpConnection(asyncio.Protocol):
         self._server.connections.add(self)
         self.deadline = self._loop.time() + self._bounds.header_seconds
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Forget the connection. A request already handed over is finished (its record stands), its answer goes nowhere."""
         self._closing = True
         self.deadline = NEVER
