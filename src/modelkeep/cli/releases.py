@@ -64,7 +64,7 @@ def verify(ctx: Context, ref: str, oms: str, key: str) -> None:
 
 @click.command(epilog="Example: modelkeep export credit-risk@1 --out model.onnx")
 @click.argument("ref", metavar="NAME@VERSION")
-@click.option("--out", required=True, help="File to write; it must not exist.")
+@click.option("--out", "-o", required=True, help="File to write; it must not exist.")
 @click.option("--signature", default="", help="File for the OpenSSF signature; without it OUT.sig.")
 @click.pass_obj
 def export(ctx: Context, ref: str, out: str, signature: str) -> None:
