@@ -15,6 +15,7 @@ from modelkeep.custody.scan import ScanVerdict
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, release_statements, state_statement
 from modelkeep.custody.trust import TrustedIdentity, TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, NotAdmitted, NotTrusted, Quarantined
+from modelkeep.ledger import predicates as p
 from modelkeep.ledger import statements as s
 from modelkeep.policy.admission import AdmissionPolicy
 
@@ -140,7 +141,7 @@ FORGERIES = {
     "with a verb of its own": s.sign_statement(
         state_statement(PLAIN, REF, "publish", actor="e", at=3, nonce=bytes(16), reason=""), KEEP
     ),
-    "with another shape": s.sign_statement(Statement((PLAIN,), s.State.TYPE, {"verb": "promote", "release": "m@1"}), KEEP),
+    "with another shape": s.sign_statement(Statement((PLAIN,), p.State.TYPE, {"verb": "promote", "release": "m@1"}), KEEP),
     "with three subjects": s.sign_statement(msgspec.structs.replace(PROMOTE, subject=(PLAIN, PLAIN, PLAIN)), KEEP),
     "not an envelope": b"promote m@1 please",
     "empty": b"",
@@ -195,7 +196,7 @@ def test_evidence_about_another_model_does_not_count():
     scan, sealing, profile, _ = release_statements(facts())
     wrong = release_statements(facts(model=EVIL))
     for mixed in ([wrong[0], sealing, profile], [scan, wrong[1], profile], [scan, sealing, wrong[2]]):
-        said = s.Release(
+        said = p.Release(
             actor="e", at=1, name="m", version=1, filename="m", format="onnx", size=1, interface=ModelSignature((), ()),
             evidence=dict(zip(("scan", "sealing", "profile"), map(s.statement_id, mixed), strict=True)),
         )  # fmt: skip
@@ -206,7 +207,7 @@ def test_evidence_about_another_model_does_not_count():
 
 def test_evidence_of_another_release_does_not_count():
     other = release_statements(facts(ReleaseRef("m", 7)))
-    said = s.Release(
+    said = p.Release(
         actor="e", at=1, name="m", version=1, filename="m", format="onnx", size=1, interface=ModelSignature((), ()),
         evidence={"sealing": s.statement_id(other[1])},
     )  # fmt: skip
@@ -221,7 +222,7 @@ def test_a_version_is_released_once(log):
 
 def resealing(sealed, replaces, root="ab", model=MODEL):
     b = body(sealed, root)
-    said = s.Sealing(
+    said = p.Sealing(
         actor="ada", at=5, release="m@1", sealed=b.sealed, root=b.root, header=b.header, size=b.size, replaces=replaces
     )
     return s.make_statement(said, Resource("m", model))
@@ -229,7 +230,7 @@ def resealing(sealed, replaces, root="ab", model=MODEL):
 
 def profile_again(sealed, replaces, model=MODEL, plain=None):
     b = body(sealed)
-    said = s.Profile(
+    said = p.Profile(
         actor="ada", at=5, release="m@1", sealed=b.sealed, root=b.root, header=b.header, size=b.size, rows=3,
         reference=digest_of(b"ref"), replaces=replaces,
     )  # fmt: skip
@@ -276,8 +277,8 @@ def test_resealing_something_else_counts_for_nothing(log, statement):
 
 
 def commit(ref=REF, model=MODEL, **entries):
-    said = s.TraceCommitments(
-        actor="keep", at=1, release=str(ref), entries=tuple(s.Commitment(k, v * 32) for k, v in entries.items())
+    said = p.TraceCommitments(
+        actor="keep", at=1, release=str(ref), entries=tuple(p.Commitment(k, v * 32) for k, v in entries.items())
     )
     return s.make_statement(said, Resource("m", model))
 
@@ -293,7 +294,7 @@ def test_commitments_the_first_one_wins(log):
 
 
 def test_other_statements_are_passed_over(log):
-    act = s.make_statement(s.Act(actor="ada", at=1, verb="user.add", about="bob"), s.keep_resource("keep"))
+    act = s.make_statement(p.Act(actor="ada", at=1, verb="user.add", about="bob"), s.keep_resource("keep"))
     foreign = Statement((PLAIN,), "https://slsa.dev/provenance/v1", {})
     log.add(act, foreign).add(act, signer=STRANGER)
     assert (log.why, log.book.size) == ([], 7)
@@ -342,7 +343,7 @@ def test_no_flipped_bit_changes_what_is_believed(index, data):
 
 
 def test_following_is_incremental_and_quick(log):
-    act = s.sign_statement(s.make_statement(s.Act(actor="a", at=1, verb="v", about="b"), s.keep_resource("keep")), KEEP)
+    act = s.sign_statement(s.make_statement(p.Act(actor="a", at=1, verb="v", about="b"), s.keep_resource("keep")), KEEP)
     log.list += [act] * 2000
     start = time.perf_counter()
     log.book.catch_up(log, len(log.list))

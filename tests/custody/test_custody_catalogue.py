@@ -12,6 +12,7 @@ from modelkeep.custody.metadata import About, Classification, alias_statement, h
 from modelkeep.custody.signing import release_statements
 from modelkeep.custody.trust import TrustedIdentity
 from modelkeep.errors import Conflict, Invalid, Missing
+from modelkeep.ledger import predicates
 from modelkeep.ledger import statements as s
 
 SECOND = ReleaseRef("m", 2)
@@ -132,7 +133,7 @@ def test_metadata_that_do_not_count(log):
     described(log, ref=ReleaseRef("m", 9))
     described(log, signer=STRANGER)
     said = metadata_statement(PLAIN, REF, ABOUT, (body(b"card"), digest_of(b"t")), actor="bo", at=2, nonce=bytes(16))
-    log.add(s.make_statement(s.predicate_of(said, s.Metadata), PLAIN))  # a card without its subject
+    log.add(s.make_statement(s.predicate_of(said, predicates.Metadata), PLAIN))  # a card without its subject
     assert log.book.catalogue.metadata(REF) == () and len(log.why) == 4
 
 

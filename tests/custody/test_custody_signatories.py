@@ -14,6 +14,7 @@ from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.signing import state_statement
 from modelkeep.custody.trust import TrustedIdentity, TrustRoot
 from modelkeep.errors import Conflict, ModelkeepError, NotTrusted
+from modelkeep.ledger import predicates
 from modelkeep.ledger import statements as s
 
 ORIGIN = "keep"
@@ -23,9 +24,9 @@ _ids = itertools.count(1)
 
 
 def trust(change, signer, name, *, identity=None, may_sign=("*",), releases=("*",), co=()):
-    said = s.Trust(
+    said = predicates.Trust(
         actor="a", at=1, change=change, name=name, id=f"{next(_ids):032x}", may_sign=may_sign, releases=releases,
-        identity=s.NamedIdentity.of(identity.public) if identity else None,
+        identity=predicates.NamedIdentity.of(identity.public) if identity else None,
     )  # fmt: skip
     return s.sign_statement(s.make_statement(said, s.keep_resource(ORIGIN)), signer, *co)
 

@@ -16,7 +16,8 @@ from modelkeep.core.values import Resource, digest_of
 from modelkeep.crypto.dsse import pae
 from modelkeep.crypto.signatures import PairSignature, StatementSigner
 from modelkeep.errors import NotTrusted
-from modelkeep.ledger.statements import PAYLOAD_TYPE, Act, make_statement, open_statement, sign_statement
+from modelkeep.ledger.predicates import Act
+from modelkeep.ledger.statements import PAYLOAD_TYPE, make_statement, open_statement, sign_statement
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "dsse" / "mldsa65.json").read_text("utf-8"))
 SIGNER = StatementSigner.from_seeds("keep/statement-signing/1", bytes(32), bytes(range(32)))

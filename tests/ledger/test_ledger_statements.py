@@ -10,6 +10,9 @@ from modelkeep.core.values import Digest, ModelSignature, Resource, Statement, T
 from modelkeep.crypto.dsse import sign_envelope
 from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.errors import Invalid, NotTrusted, TooLarge
+from modelkeep.ledger import attestations as a
+from modelkeep.ledger import kinds as k
+from modelkeep.ledger import predicates as p
 from modelkeep.ledger import statements as s
 
 SIGNER = StatementSigner("keep/1", bytes(32), bytes([1]) * 32)
@@ -19,23 +22,23 @@ MODEL = Resource("model.onnx", D)
 BY = {"actor": "ada", "at": 1_800_000_000_000_000_000}
 INTERFACE = ModelSignature((TensorSpec("x", "FP32", (-1, 30)),), (TensorSpec("p", "FP32", (-1, 2)),))
 SAMPLES = [
-    s.Scan(
+    p.Scan(
         **BY,
         scanner="modelkeep 0.1",
         rules_version="1",
         format="onnx",
         size=7,
         clean=False,
-        findings=(s.Finding("a", "b", "c"),),
+        findings=(p.Finding("a", "b", "c"),),
     ),
-    s.Sealing(**BY, release="m@1", sealed=E, root="ab" * 32, header="cd" * 32, size=9),
-    s.Profile(**BY, release="m@1", sealed=E, root="ab" * 32, header="cd" * 32, size=9, rows=200, reference=D),
-    s.Release(**BY, name="m", version=1, filename="m.onnx", format="onnx", size=7, interface=INTERFACE, evidence={"scan": D}),
-    s.State(**BY, release="m@1", verb="promote", id="00" * 16, reason="ok"),
-    s.Act(**BY, verb="user.add", about="bob", detail={"roles": "analyst"}),
-    s.TraceCommitments(**BY, release="m@1", entries=(s.Commitment("sub_1", "ef" * 32),)),
-    s.Alias(**BY, name="m", alias="champion", version=2, replaces=1, id="00" * 16),
-    s.Metadata(
+    p.Sealing(**BY, release="m@1", sealed=E, root="ab" * 32, header="cd" * 32, size=9),
+    p.Profile(**BY, release="m@1", sealed=E, root="ab" * 32, header="cd" * 32, size=9, rows=200, reference=D),
+    p.Release(**BY, name="m", version=1, filename="m.onnx", format="onnx", size=7, interface=INTERFACE, evidence={"scan": D}),
+    p.State(**BY, release="m@1", verb="promote", id="00" * 16, reason="ok"),
+    p.Act(**BY, verb="user.add", about="bob", detail={"roles": "analyst"}),
+    p.TraceCommitments(**BY, release="m@1", entries=(p.Commitment("sub_1", "ef" * 32),)),
+    p.Alias(**BY, name="m", alias="champion", version=2, replaces=1, id="00" * 16),
+    p.Metadata(
         **BY,
         release="m@1",
         id="00" * 16,
@@ -44,28 +47,71 @@ SAMPLES = [
         licence="MIT",
         description="d",
         tags=("pd",),
-        card=s.CardBody(E, "ab" * 32, "cd" * 32, 9),
+        card=p.CardBody(E, "ab" * 32, "cd" * 32, 9),
     ),
-    s.Hold(**BY, release="m@1", verb="add", id="00" * 16, reason="case 7"),
-    s.AuditCheckpoint(**BY, origin="keep/audit/1", size=3, root="00" * 32, checkpoint="note", phase="final"),
-    s.Trust(
+    p.Hold(**BY, release="m@1", verb="add", id="00" * 16, reason="case 7"),
+    p.AuditCheckpoint(**BY, origin="keep/audit/1", size=3, root="00" * 32, checkpoint="note", phase="final"),
+    p.Trust(
         **BY,
         change="add",
         name="two",
         id="00" * 16,
         may_sign=("scan",),
         releases=("m-*",),
-        identity=s.NamedIdentity("two", b"2" * 32, b"3" * 1952),
+        identity=p.NamedIdentity("two", b"2" * 32, b"3" * 1952),
         reason="a second team",
     ),
+    a.TrainingRun(
+        **BY,
+        run="00" * 16,
+        command=("python", "train.py"),
+        code=a.Code("git@example.org:m.git", "ab" * 20, True, "good", "ada", "cd" * 32),
+        environment=a.Environment("3.11.7", "linux-x86_64", E, {"numpy": "2.4.6"}),
+        machine=a.Machine("Linux 6.1", "x86_64", 2, 1 << 30, ("H100",)),
+        started=1,
+        ended=2,
+        parameters={"lr": "0.1"},
+        inputs=(a.Salted("loans@3", D),),
+        outputs={"model.onnx": D},
+    ),
+    a.Dataset(**BY, name="loans@3", format="csv", size=9, rows=3, licence="MIT", source="s3", personal=True, description="d"),
+    a.Evaluation(
+        **BY,
+        suite="holdout",
+        metrics={"accuracy": a.Measure(0.9, 0.88, 0.92, 1000)},
+        dataset=a.Salted("loans@3", D),
+        attack=a.Attack("apgd-ce", "linf", 0.1, 100),
+    ),
+    a.Hardening(
+        **BY,
+        method="pgd-at",
+        attack=a.Attack("apgd-ce", "linf", 0.1, 100),
+        robust=a.Measure(0.8, 0.78, 0.82, 1000),
+        clean=a.Measure(0.9, 0.88, 0.92, 1000),
+        parameters={"epochs": "30"},
+    ),
+    a.Privacy(**BY, epsilon=3.0, delta=1e-5, accountant="prv", noise_multiplier=1.1, sample_rate=0.01, steps=100),
+    a.Watermark(**BY, scheme="neuralmark", commitment="ef" * 32),
+    a.Approval(**BY, release="m@1", verdict="approve", id="00" * 16, reason="read it"),
+    a.Vulnerabilities(
+        **BY,
+        source="osv",
+        snapshot=E,
+        snapshot_at=1,
+        lock=D,
+        audited=2,
+        unaudited=("mine",),
+        advisories=(a.Advisory("GHSA-1", "numpy", "1.0", "high", 7.5, ("1.1",), ("CVE-1",)),),
+    ),
+    a.Bom(**BY, release="m@1", format="CycloneDX 1.7", components=3, serial="urn:uuid:0"),
 ]
 
 
 def test_every_predicate_has_a_sample_here():
-    assert {type(sample).TYPE for sample in SAMPLES} == set(s.PREDICATES)
+    assert {type(sample).TYPE for sample in SAMPLES} == set(k.PREDICATES)
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda p: s.short_type(p.TYPE))
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda p: k.short_type(p.TYPE))
 def test_round_trip_through_a_signed_entry(sample):
     statement = s.make_statement(sample, MODEL)
     opened, identity = s.open_statement(s.sign_statement(statement, SIGNER), OTHER.public, SIGNER.public)
@@ -92,7 +138,7 @@ def test_the_payload_is_canonical():
 @given(st.text(max_size=40), st.text(max_size=200))
 @settings(max_examples=50)
 def test_any_text_survives(name, reason):
-    said = s.State(**BY, release="m@1", verb="promote", id="00", reason=reason)
+    said = p.State(**BY, release="m@1", verb="promote", id="00", reason=reason)
     statement = s.make_statement(said, Resource(name, D))
     assert s.parse_statement(s.encode_statement(statement)) == statement
 
@@ -117,9 +163,9 @@ def test_other_payloads_are_refused(payload):
 
 def test_a_predicate_of_another_type_or_shape_is_refused():
     with pytest.raises(Invalid, match="expected"):
-        s.predicate_of(s.make_statement(SAMPLES[0], MODEL), s.Sealing)
+        s.predicate_of(s.make_statement(SAMPLES[0], MODEL), p.Sealing)
     with pytest.raises(Invalid, match="malformed"):
-        s.predicate_of(Statement((MODEL,), s.State.TYPE, {"verb": 7}), s.State)
+        s.predicate_of(Statement((MODEL,), p.State.TYPE, {"verb": 7}), p.State)
 
 
 def test_unknown_signers_are_refused():
@@ -132,15 +178,15 @@ def test_unknown_signers_are_refused():
 
 def test_an_entry_that_cannot_be_logged_is_refused():
     with pytest.raises(TooLarge, match="scan statement"):
-        findings = tuple(s.Finding("rule", "where", "x" * 1000) for _ in range(60))
-        said = s.Scan(**BY, scanner="m", rules_version="1", format="onnx", size=7, clean=False, findings=findings)
+        findings = tuple(p.Finding("rule", "where", "x" * 1000) for _ in range(60))
+        said = p.Scan(**BY, scanner="m", rules_version="1", format="onnx", size=7, clean=False, findings=findings)
         s.sign_statement(s.make_statement(said, MODEL), SIGNER)
     with pytest.raises(Invalid, match="subject"):
         s.sign_statement(s.make_statement(SAMPLES[4]), SIGNER)
 
 
 def test_commitments_are_cut_to_fit_entries():
-    many = [s.Commitment(f"sub_{i:016x}", f"{i:064x}") for i in range(601)]
+    many = [p.Commitment(f"sub_{i:016x}", f"{i:064x}") for i in range(601)]
     made = list(s.commitment_statements(MODEL, "m@1", many, actor="keep", at=1))
     assert [len(statement.predicate["entries"]) for statement in made] == [250, 250, 101]
     assert all(len(s.sign_statement(statement, SIGNER)) < s.MAX_ENTRY for statement in made)
@@ -148,6 +194,6 @@ def test_commitments_are_cut_to_fit_entries():
 
 
 def test_names():
-    assert s.short_type("urn:x-modelkeep:audit-checkpoint:v1") == "audit-checkpoint"
-    assert s.short_type("https://slsa.dev/provenance/v1") == "https://slsa.dev/provenance/v1"
+    assert k.short_type("urn:x-modelkeep:audit-checkpoint:v1") == "audit-checkpoint"
+    assert k.short_type("https://slsa.dev/provenance/v1") == "https://slsa.dev/provenance/v1"
     assert s.keep_resource("keep.example") == Resource("keep.example", Digest(digest_of(b"keep.example")))

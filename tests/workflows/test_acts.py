@@ -5,7 +5,8 @@ import pytest
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import Checkpoint, NoteSigner
 from modelkeep.errors import Conflict, Missing
-from modelkeep.ledger.statements import Act, AuditCheckpoint, Commitment, open_statement, predicate_of
+from modelkeep.ledger.predicates import Act, AuditCheckpoint, Commitment
+from modelkeep.ledger.statements import open_statement, predicate_of
 from modelkeep.workflows.acts import commit_traces, log_act, log_audit_checkpoint
 from modelkeep.workflows.publish import publish
 

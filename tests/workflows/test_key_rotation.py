@@ -85,7 +85,8 @@ def bodies_of(house):
 
 
 def acts_of(house):
-    from modelkeep.ledger.statements import Act, open_statement, predicate_of
+    from modelkeep.ledger.predicates import Act
+    from modelkeep.ledger.statements import open_statement, predicate_of
 
     view = house.registry().view
     found = []

@@ -12,7 +12,7 @@ from modelkeep.core.values import ReleaseRef, ReleaseState, Resource, digest_of
 from modelkeep.custody.releases import COUNTER, RECIPIENTS, RELEASE, Counter, Release
 from modelkeep.custody.trust import TrustedIdentity
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
-from modelkeep.ledger.statements import Release as ReleasePredicate
+from modelkeep.ledger.predicates import Release as ReleasePredicate
 from modelkeep.ledger.statements import make_statement, sign_statement
 from modelkeep.workflows.publish import ModelFile, publish, settle
 from modelkeep.workflows.registry import MODEL

@@ -13,6 +13,7 @@ from modelkeep.custody import succession
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.trust import Rights
 from modelkeep.errors import Conflict, NotTrusted
+from modelkeep.ledger import predicates
 from modelkeep.ledger import statements as s
 from modelkeep.workflows.bodies import seal_anew
 from modelkeep.workflows.follow import open_release
@@ -70,7 +71,7 @@ def test_rights_that_the_thief_widened_fall_with_his_key(office, model):
     root = office.check_agrees()
     assert rights_of(root, "team-b") == narrow
     known = office.house.registry().release(FIRST)
-    said = s.State(actor="eve", at=1, release=str(FIRST), verb="promote", id="0" * 32)
+    said = predicates.State(actor="eve", at=1, release=str(FIRST), verb="promote", id="0" * 32)
     log_raw(office, s.sign_statement(s.make_statement(said, Resource("m", known.model)), TEAM))
     assert office.house.registry().release(FIRST).state is ReleaseState.PUBLISHED
     office.compromise(1, since)
@@ -132,7 +133,7 @@ def test_who_may_seal_anew_may_not_change_what_is_inside(office, model):
     known = publish(office.house.desk(), model, "credit", actor="ada")
     add_identity(office.house.desk(), office.amend, TEAM.public, Rights(("sealing",)), actor="ops")
     evil = forged_body(office, known.model)
-    said = s.Sealing(
+    said = predicates.Sealing(
         actor="eve", at=1, release=str(FIRST), sealed=evil.sealed, root=evil.root, header=evil.header, size=evil.size,
         replaces=known.body.sealed,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from modelkeep.custody.scan import ScanVerdict
 from modelkeep.custody.signing import ReleaseFacts, release_statements, state_statement
 from modelkeep.custody.trust import Rights
 from modelkeep.errors import Conflict, Missing, Unavailable
+from modelkeep.ledger import predicates
 from modelkeep.ledger import statements as s
 from modelkeep.workflows.publish import publish
 from modelkeep.workflows.release_state import change_state
@@ -112,9 +113,9 @@ def test_forged_announcements_change_nothing(office, model):
     publish(office.house.desk(), model, "credit", actor="ada")
     ours, root = office.house.ring.statement_signer(), office.house.trust
     elsewhere = s.make_statement(
-        s.Trust(
+        predicates.Trust(
             actor="e", at=1, change="rotate", name=ours.name, id="1" * 32, may_sign=("*",), releases=("*",),
-            identity=s.NamedIdentity.of(NEW.public),
+            identity=predicates.NamedIdentity.of(NEW.public),
         ),
         s.keep_resource("another.example"),
     )  # fmt: skip
@@ -226,7 +227,7 @@ def test_a_scan_by_somebody_who_may_not_speak_about_the_model_is_no_evidence(off
 def test_an_identity_that_is_limited_says_nothing_about_the_keep(office):
     add_identity(office.house.desk(), office.amend, TEAM.public, Rights(("*",), ("fraud-*",)), actor="ops")
     root = office.house.trust
-    act = s.Act(actor="eve", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
+    act = predicates.Act(actor="eve", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
     entry = s.make_statement(act, s.keep_resource("keep.example"))
     log_raw(office, s.sign_statement(entry, TEAM))
     reviews, view = Reviews(root), office.view()
@@ -239,7 +240,7 @@ def test_an_identity_that_is_limited_says_nothing_about_the_keep(office):
 def test_reviews_follow_a_rotation(office):
     reviews = Reviews(office.house.trust)
     office.rotate()
-    act = s.Act(actor="eve", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
+    act = predicates.Act(actor="eve", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
     office.house.desk().log_statements([s.make_statement(act, s.keep_resource("keep.example"))])
     view = office.view()
     assert len(reviews.catch_up(view, view.checkpoint.size)) == 1

@@ -12,6 +12,7 @@ from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import Custodian, Keyring
 from modelkeep.custody.succession import software
 from modelkeep.custody.trust import TrustRoot
+from modelkeep.ledger import predicates
 from modelkeep.ledger import statements as s
 from modelkeep.workflows.release_state import change_state
 from modelkeep.workflows.trust_changes import (
@@ -96,10 +97,10 @@ def promote(office, ref=FIRST):
 
 
 def announcement(signer, successor, *, co=None, **more):
-    said = s.Trust(
+    said = predicates.Trust(
         **{
             "actor": "eve", "at": 1, "change": "rotate", "name": signer.name, "id": "00" * 16, "may_sign": ("*",),
-            "releases": ("*",), "identity": s.NamedIdentity.of(successor.public), **more,
+            "releases": ("*",), "identity": predicates.NamedIdentity.of(successor.public), **more,
         }
     )  # fmt: skip
     statement = s.make_statement(said, s.keep_resource("keep.example"))

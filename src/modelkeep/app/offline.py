@@ -14,8 +14,8 @@ from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView
+from modelkeep.ledger.predicates import AuditCheckpoint
 from modelkeep.ledger.proofs import check_proof
-from modelkeep.ledger.statements import AuditCheckpoint
 from modelkeep.ledger.verify import verify_log
 from modelkeep.serving.recovery import verify_audit
 

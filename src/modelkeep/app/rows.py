@@ -13,8 +13,10 @@ from modelkeep.custody.admission import ReleaseEvidence
 from modelkeep.custody.catalogue import Catalogue, Described, HoldRecord
 from modelkeep.custody.signatories import Signatories
 from modelkeep.errors import Conflict, Invalid, NotTrusted
+from modelkeep.ledger.kinds import short_type
 from modelkeep.ledger.log import LogView
-from modelkeep.ledger.statements import AuditCheckpoint, parse_statement, predicate_of, short_type
+from modelkeep.ledger.predicates import AuditCheckpoint
+from modelkeep.ledger.statements import parse_statement, predicate_of
 
 _SHORT = 40
 

@@ -17,7 +17,8 @@ from modelkeep.custody.releases import COLLECT, PUBLISH, QUARANTINE, RETIRE, Sea
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotAdmitted, NotTrusted, Quarantined
-from modelkeep.ledger.statements import (
+from modelkeep.ledger.kinds import short_type
+from modelkeep.ledger.predicates import (
     Alias,
     AuditCheckpoint,
     Hold,
@@ -29,12 +30,8 @@ from modelkeep.ledger.statements import (
     State,
     TraceCommitments,
     Trust,
-    check_statement,
-    encode_statement,
-    peek_type,
-    predicate_of,
-    short_type,
 )
+from modelkeep.ledger.statements import check_statement, encode_statement, peek_type, predicate_of
 
 S = TypeVar("S")
 CATCH_UP_BATCH = 256

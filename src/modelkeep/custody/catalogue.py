@@ -14,7 +14,8 @@ import msgspec
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState, Statement, parse_name
 from modelkeep.custody.releases import SealedBody
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
-from modelkeep.ledger.statements import Alias, CardBody, Hold, Metadata, predicate_of
+from modelkeep.ledger.predicates import Alias, CardBody, Hold, Metadata
+from modelkeep.ledger.statements import predicate_of
 
 ADD, REMOVE = "add", "remove"
 """Verbs of a hold."""

@@ -13,7 +13,8 @@ import msgspec
 from modelkeep.core.values import Digest, ReleaseRef, Resource, Statement
 from modelkeep.custody.releases import SealedBody
 from modelkeep.errors import Invalid
-from modelkeep.ledger.statements import Alias, CardBody, Hold, Metadata, make_statement
+from modelkeep.ledger.predicates import Alias, CardBody, Hold, Metadata
+from modelkeep.ledger.statements import make_statement
 
 MAX_CARD, MAX_TEXT, MAX_ABOUT = 256 << 10, 4000, 64 << 10
 """Bytes of a model card, characters of a description or a reason, bytes of the metadata."""

@@ -13,7 +13,7 @@ from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.detect import Format, detect
 from modelkeep.formats.onnx import OnnxModel, parse_onnx
 from modelkeep.formats.safetensors import head_length, parse_head
-from modelkeep.ledger.statements import Finding
+from modelkeep.ledger.predicates import Finding
 
 SCANNER = "modelkeep"
 RULES_VERSION = "2"

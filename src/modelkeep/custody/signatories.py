@@ -15,22 +15,16 @@ from modelkeep.crypto.dsse import Envelope, check_envelope
 from modelkeep.crypto.signatures import PublicIdentity
 from modelkeep.custody.trust import Rights, TrustedIdentity, TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
-from modelkeep.ledger.statements import (
-    PAYLOAD_TYPE,
-    PREDICATES,
-    Scan,
-    Trust,
-    check_statement,
-    encode_statement,
-    keep_resource,
-    predicate_of,
-    short_type,
-)
+from modelkeep.ledger.attestations import ATTESTATIONS
+from modelkeep.ledger.kinds import PREDICATES, short_type
+from modelkeep.ledger.predicates import Scan, Trust
+from modelkeep.ledger.statements import PAYLOAD_TYPE, check_statement, encode_statement, keep_resource, predicate_of
 
 ROTATE, ADD, LIMIT, REMOVE = "rotate", "add", "limit", "remove"
 CHANGES = (ROTATE, ADD, LIMIT, REMOVE)
-_JUDGED_ELSEWHERE = (Scan.TYPE, Trust.TYPE)
-"""A scan is about bytes and is judged when a release names it; a trust statement may give no more than its signer has."""
+_JUDGED_ELSEWHERE = frozenset({Scan.TYPE, Trust.TYPE, *ATTESTATIONS})
+"""Scans and attestations are about bytes and are judged with the release of these bytes; a trust statement may give no more
+than its signer has."""
 
 
 class Announced(msgspec.Struct, frozen=True):

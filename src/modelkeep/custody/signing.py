@@ -7,15 +7,8 @@ from modelkeep.custody.admission import ReleaseEvidence
 from modelkeep.custody.releases import SealedBody
 from modelkeep.custody.scan import ScanVerdict
 from modelkeep.errors import Invalid
-from modelkeep.ledger.statements import (
-    Profile,
-    Release,
-    Scan,
-    Sealing,
-    State,
-    make_statement,
-    statement_id,
-)
+from modelkeep.ledger.predicates import Profile, Release, Scan, Sealing, State
+from modelkeep.ledger.statements import make_statement, statement_id
 
 
 class SealedProfile(msgspec.Struct, frozen=True):

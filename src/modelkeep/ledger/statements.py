@@ -6,14 +6,12 @@ field keeps the type, changing a meaning makes a new ``:v2``. Times are Unix nan
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from modelkeep.core.values import (
     Digest,
-    ModelSignature,
-    ReleaseRef,
     Resource,
     Statement,
     digest_hex,
@@ -24,6 +22,8 @@ from modelkeep.core.values import (
 from modelkeep.crypto.dsse import Envelope, check_envelope, parse_envelope, sign_envelope
 from modelkeep.crypto.signatures import PublicIdentity, StatementSigner
 from modelkeep.errors import Invalid, NotTrusted, TooLarge
+from modelkeep.ledger.kinds import short_type
+from modelkeep.ledger.predicates import Commitment, Predicate, TraceCommitments
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -33,257 +33,7 @@ COMMITMENTS_PER_STATEMENT = 250
 """So that a statement of commitments stays well below ``MAX_ENTRY``."""
 
 
-class Predicate(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of every predicate: ``actor`` did it, at Unix time ``at`` in nanoseconds by the signer's clock."""
-
-    TYPE: ClassVar[str] = ""
-    actor: str
-    at: int
-
-    def model(self) -> str | None:
-        """Name of the model that this speaks about, by its field ``release``; None when it is about none in particular.
-
-        An identity that is limited to some releases may say only what names one of them. Raises Invalid.
-        """
-        release = getattr(self, "release", None)
-        return ReleaseRef.parse(release).name if isinstance(release, str) else None
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that a scanner found: the rule, where in the file, and what it means."""
-
-    rule: str
-    where: str
-    message: str
-
-
-class Scan(Predicate, frozen=True, kw_only=True):
-    """The model file was read, without running it, by ``scanner``. Subject: the model file."""
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:scan:v1"
-    scanner: str
-    rules_version: str
-    format: str
-    size: int
-    clean: bool
-    findings: tuple[Finding, ...] = ()
-
-
-class Sealing(Predicate, frozen=True, kw_only=True):
-    """The model file was sealed. Subject: the model file; the only statement that binds the sealed body.
-
-    ``release``: which release this body serves; ``sealed``: SHA-256 of the body; ``root``: hex of the Merkle root over what
-    is inside; ``header``: hex of the header hash; ``size``: bytes of the body. ``replaces``: the sealed digest of the body
-    that this one takes the place of (same release, same model file); empty for the first one.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:sealing:v1"
-    release: str
-    sealed: Digest
-    root: str
-    header: str
-    size: int
-    replaces: str = ""
-
-
-class Profile(Predicate, frozen=True, kw_only=True):
-    """An extraction profile was fitted and sealed. Subjects: the model file, and the profile's plain bytes (``profile``).
-
-    ``sealed``, ``root``, ``header`` and ``size`` are those of the profile's own sealed body; ``rows`` reference rows were
-    used, whose file has the digest ``reference``. ``replaces``: the sealed digest of the body that this one takes the place of
-    (same release, same plain bytes); empty for the first one.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:profile:v1"
-    release: str
-    sealed: Digest
-    root: str
-    header: str
-    size: int
-    rows: int
-    reference: Digest
-    replaces: str = ""
-
-
-class Release(Predicate, frozen=True, kw_only=True):
-    """The model file is released under a name and a version. Subject: the model file.
-
-    ``evidence``: short type (``scan``, ``sealing``, ``profile``) to the SHA-256 of the payload of the statement meant; they
-    must stand earlier in the log. ``size``: bytes of the model file. ``interface``: what the model takes and gives.
-    ``bundle``: the OpenSSF signature of the model file, the whole text of its ``.sig``; "" when the keep had no key for one.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:release:v1"
-    name: str
-    version: int
-    filename: str
-    format: str
-    size: int
-    interface: ModelSignature
-    evidence: dict[str, Digest]
-    bundle: str = ""
-
-    def model(self) -> str | None:
-        """The name that it is released under."""
-        return self.name
-
-
-class State(Predicate, frozen=True, kw_only=True):
-    """A release changes state or is exported. Subject: the model file.
-
-    ``verb``: promote, quarantine, reinstate, retire, export or collect; ``id``: 32 random hex digits, so that a copy never
-    counts twice.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:state:v1"
-    release: str
-    verb: str
-    id: str
-    reason: str = ""
-
-
-class Act(Predicate, frozen=True, kw_only=True):
-    """An administrative act (accounts, API keys, key ring). Subject: the keep, by the digest of its origin."""
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:act:v1"
-    verb: str
-    about: str
-    detail: dict[str, str] = {}
-
-
-class Commitment(msgspec.Struct, frozen=True):
-    """``subject``: account pseudonym; ``commitment``: 64 hex digits that commit to its watermark key."""
-
-    subject: str
-    commitment: str
-
-
-class TraceCommitments(Predicate, frozen=True, kw_only=True):
-    """Watermark keys of accounts are committed before their first answer. Subject: the model file."""
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:trace-commitments:v1"
-    release: str
-    entries: tuple[Commitment, ...]
-
-
-class Alias(Predicate, frozen=True, kw_only=True):
-    """A second name of a version moves. Subject: the model file of ``name@version``, or of the version left when it is removed.
-
-    ``version``: what ``name@alias`` means from now on, 0 = nothing; ``replaces``: what it meant until now, 0 = nothing, so that
-    of two who move it at once only one succeeds. ``id``: 32 random hex digits.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:alias:v1"
-    name: str
-    alias: str
-    version: int
-    replaces: int
-    id: str
-
-    def model(self) -> str | None:
-        """The name whose alias moves."""
-        return self.name
-
-
-class CardBody(msgspec.Struct, frozen=True):
-    """The sealed body of a model card; fields as in ``Sealing``."""
-
-    sealed: Digest
-    root: str
-    header: str
-    size: int
-
-
-class Metadata(Predicate, frozen=True, kw_only=True):
-    """What a release is, in its owner's words; takes the place of what was said before. Subject: the model file, and (when
-    there is a ``card``) the card's plain bytes.
-
-    ``classification``: public, internal, confidential or restricted; ``licence``: an SPDX expression, or empty;
-    ``id``: 32 random hex digits.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:metadata:v1"
-    release: str
-    id: str
-    owner: str
-    classification: str
-    licence: str = ""
-    description: str = ""
-    tags: tuple[str, ...] = ()
-    card: CardBody | None = None
-
-
-class Hold(Predicate, frozen=True, kw_only=True):
-    """While a hold stands, the release is not collected. Subject: the model file.
-
-    ``verb``: add or remove; ``id``: 32 random hex digits that name the hold.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:hold:v1"
-    release: str
-    verb: str
-    id: str
-    reason: str = ""
-
-
-class AuditCheckpoint(Predicate, frozen=True, kw_only=True):
-    """A checkpoint of an audit log was received. Subject: the audit log, by the SHA-256 of the checkpoint's text."""
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:audit-checkpoint:v1"
-    origin: str
-    size: int
-    root: str
-    checkpoint: str
-    phase: str = "running"
-
-
-class NamedIdentity(msgspec.Struct, frozen=True):
-    """The public half of an identity in a statement: its name and both raw public keys, base64."""
-
-    name: str
-    ed25519: bytes
-    mldsa65: bytes
-
-    @classmethod
-    def of(cls, public: PublicIdentity) -> "NamedIdentity":
-        """The same, as statements carry it."""
-        return cls(public.name, public.ed25519, public.mldsa65)
-
-    def public(self) -> PublicIdentity:
-        """Raises Invalid (keys of a wrong size)."""
-        return PublicIdentity(self.name, self.ed25519, self.mldsa65)
-
-
-class Trust(Predicate, frozen=True, kw_only=True):
-    """Who may sign changes, from the next log index on. Subject: the keep, by the digest of its origin.
-
-    ``change``: rotate (the signer ends, ``identity`` takes its place and has signed this envelope too), add (it begins),
-    limit (``name`` gets these rights) or remove (``name`` ends). ``may_sign``, ``releases``: the rights, but for remove.
-    ``id``: 32 random hex digits. custody/signatories says when it counts.
-    """
-
-    TYPE: ClassVar[str] = "urn:x-modelkeep:trust:v1"
-    change: str
-    name: str
-    id: str
-    may_sign: tuple[str, ...] = ()
-    releases: tuple[str, ...] = ()
-    identity: NamedIdentity | None = None
-    reason: str = ""
-
-
 P = TypeVar("P", bound=Predicate)
-PREDICATES: dict[str, type[Predicate]] = {
-    kind.TYPE: kind
-    for kind in (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, Alias, Metadata, Hold, AuditCheckpoint, Trust)
-}
-
-
-def short_type(predicate_type: str) -> str:
-    """``scan`` for ``urn:x-modelkeep:scan:v1``; a foreign type stays as it is."""
-    return (
-        predicate_type.removeprefix("urn:x-modelkeep:").removesuffix(":v1") if predicate_type in PREDICATES else predicate_type
-    )
 
 
 class _Subject(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ from modelkeep.core.values import ReleaseRef, Resource, digest_of
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.errors import Conflict
-from modelkeep.ledger.statements import Act, AuditCheckpoint, Commitment, commitment_statements, keep_resource, make_statement
+from modelkeep.ledger.predicates import Act, AuditCheckpoint, Commitment
+from modelkeep.ledger.statements import commitment_statements, keep_resource, make_statement
 from modelkeep.workflows.registry import Desk
 
 

@@ -13,7 +13,8 @@ from modelkeep.core.values import Digest, ReleaseRef, ReleaseState
 from modelkeep.custody.admission import ReleaseEvidence
 from modelkeep.custody.releases import COLLECT, RECIPIENTS, RETIRE
 from modelkeep.errors import Conflict, Missing
-from modelkeep.ledger.statements import Act, keep_resource, make_statement
+from modelkeep.ledger.predicates import Act
+from modelkeep.ledger.statements import keep_resource, make_statement
 from modelkeep.workflows.bodies import let_go, parts, referred
 from modelkeep.workflows.publish import pending, settle_publishers
 from modelkeep.workflows.registry import Desk

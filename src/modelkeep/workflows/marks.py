@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.kdf import hkdf
 from modelkeep.extraction.perturb import commitment
-from modelkeep.ledger.statements import Commitment
+from modelkeep.ledger.predicates import Commitment
 
 
 def account_key(master: bytes, subject: str, ref: ReleaseRef) -> bytes:

@@ -20,7 +20,8 @@ from modelkeep.custody.metadata import CARD_SUBJECT
 from modelkeep.custody.releases import RELEASE, Release, SealedBody
 from modelkeep.custody.signing import resealing_statements
 from modelkeep.errors import Conflict, ModelkeepError
-from modelkeep.ledger.statements import CardBody, make_statement, parse_statement
+from modelkeep.ledger.predicates import CardBody
+from modelkeep.ledger.statements import make_statement, parse_statement
 from modelkeep.workflows.bodies import Stored, let_go, seal_anew
 from modelkeep.workflows.registry import CARD, MODEL, PROFILE, Desk
 from modelkeep.workflows.rewrap import Progress, silent

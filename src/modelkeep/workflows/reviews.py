@@ -5,7 +5,8 @@ from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import ModelkeepError
 from modelkeep.ledger.log import LogView
-from modelkeep.ledger.statements import Act, Trust, peek_type, predicate_of
+from modelkeep.ledger.predicates import Act, Trust
+from modelkeep.ledger.statements import peek_type, predicate_of
 from modelkeep.workflows.watch import Cleared
 
 REVIEW, CLEARED = "review", "cleared"

@@ -20,7 +20,8 @@ from modelkeep.custody.succession import MakeMaterial
 from modelkeep.custody.trust import Rights, TrustedIdentity, TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError
 from modelkeep.ledger.log import LogView
-from modelkeep.ledger.statements import NamedIdentity, Trust, keep_resource, make_statement, parse_statement, peek_type
+from modelkeep.ledger.predicates import NamedIdentity, Trust
+from modelkeep.ledger.statements import keep_resource, make_statement, parse_statement, peek_type
 from modelkeep.workflows.registry import Desk
 
 Amend = Callable[[Amendment], Keyring]

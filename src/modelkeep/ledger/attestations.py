@@ -1,0 +1,227 @@
+"""What may be said about how a model came to be: predicates about the *file*, by its digest, whoever releases it later.
+
+They name no release, so they may stand in the log before or after it. Whether their signer may speak about a name is asked when
+the evidence on a release of that name is looked at (custody/dossier). Of several of one type the last one counts, but for
+approvals, which add up. Shares and probabilities are 0 to 1, times Unix nanoseconds; docs/formats/statements.md has each field.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+from modelkeep.core.values import Digest
+from modelkeep.ledger.predicates import Predicate
+
+
+class Attestation(Predicate, frozen=True, kw_only=True):
+    """Base of what is said about a file. Subject: the model file (a data set's bytes for ``Dataset``)."""
+
+
+class Salted(msgspec.Struct, frozen=True):
+    """Data, named so that nobody can confirm a guess at it: ``digest`` is the SHA-256 of a secret 32-byte salt and the SHA-256.
+
+    ``name``: what people call it, such as ``loans@3`` or ``train.csv``. Whoever is given the salt and the data can check it;
+    once the salt is dropped nobody can.
+    """
+
+    name: str
+    digest: Digest
+
+
+class Code(msgspec.Struct, frozen=True):
+    """The state of a working tree. ``commit``: hex, "" outside version control; ``dirty``: it held changes that no commit has.
+
+    ``signature``: ``good`` (verified against keys that were given), ``bad``, ``unknown`` (signed, by nobody known), ``none``;
+    ``signer``: who, as the verifier names him. ``changes``: SHA-256 of the uncommitted changes, "" when there are none.
+    """
+
+    repository: str = ""
+    commit: str = ""
+    dirty: bool = False
+    signature: str = "none"
+    signer: str = ""
+    changes: str = ""
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What ran: Python, platform, and every installed package with its version.
+
+    ``lock``: SHA-256 of the lines ``name==version``, sorted, each ending in a newline.
+    """
+
+    python: str
+    platform: str
+    lock: Digest
+    packages: dict[str, str] = {}
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where it ran. ``memory``: bytes."""
+
+    system: str
+    processor: str = ""
+    cores: int = 0
+    memory: int = 0
+    accelerators: tuple[str, ...] = ()
+
+
+class TrainingRun(Attestation, frozen=True, kw_only=True):
+    """The file came out of a training run. ``started`` and ``ended``: Unix nanoseconds; ``run``: 32 random hex digits.
+
+    ``command``: as it was run; ``inputs``: data that was declared or opened; ``outputs``: names and digests of every file that
+    the run made, the subject among them.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:training-run:v1"
+    run: str
+    command: tuple[str, ...]
+    code: Code
+    environment: Environment
+    machine: Machine
+    started: int
+    ended: int
+    parameters: dict[str, str] = msgspec.field(default_factory=dict)
+    inputs: tuple[Salted, ...] = ()
+    outputs: dict[str, Digest] = msgspec.field(default_factory=dict)
+
+
+class Dataset(Attestation, frozen=True, kw_only=True):
+    """A data set. Subject: its salted digest, as in ``Salted``. ``size``: bytes; ``rows``: 0 when it has none."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:dataset:v1"
+    name: str
+    format: str
+    size: int
+    rows: int = 0
+    licence: str = ""
+    source: str = ""
+    personal: bool = False
+    description: str = ""
+
+
+class Attack(msgspec.Struct, frozen=True):
+    """An attack that a model was measured under: ``name`` such as ``apgd-ce``; ``norm``: ``linf``, ``l2`` or ""."""
+
+    name: str
+    norm: str = ""
+    epsilon: float = 0.0
+    steps: int = 0
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """A measured value with its interval: ``low`` and ``high`` at the ``confidence``, over ``examples``."""
+
+    value: float
+    low: float
+    high: float
+    examples: int
+    confidence: float = 0.95
+
+
+class Evaluation(Attestation, frozen=True, kw_only=True):
+    """The model was measured. ``metrics``: by name, ``accuracy`` among them; under ``attack`` when there is one."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:evaluation:v1"
+    suite: str
+    metrics: dict[str, Measure]
+    dataset: Salted | None = None
+    attack: Attack | None = None
+
+
+class Hardening(Attestation, frozen=True, kw_only=True):
+    """The model was hardened by ``method`` (``pgd-at``, ``trades``, ...), and how accurate it is then.
+
+    ``robust``: accuracy under ``attack``; ``clean``: without.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:hardening:v1"
+    method: str
+    attack: Attack
+    robust: Measure
+    clean: Measure
+    parameters: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Privacy(Attestation, frozen=True, kw_only=True):
+    """The model was trained with (``epsilon``, ``delta``)-differential privacy, as ``accountant`` computed it."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:privacy:v1"
+    epsilon: float
+    delta: float
+    accountant: str
+    mechanism: str = "dp-sgd"
+    noise_multiplier: float = 0.0
+    sample_rate: float = 0.0
+    steps: int = 0
+    max_grad_norm: float = 0.0
+    unit: str = "example"
+
+
+class Watermark(Attestation, frozen=True, kw_only=True):
+    """A watermark key of the model is committed. ``commitment``: 64 hex digits; ``scheme`` says how it is opened."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:watermark:v1"
+    scheme: str
+    commitment: str
+
+
+class Approval(Attestation, frozen=True, kw_only=True):
+    """A person decided about a release: ``verdict`` is ``approve``, ``reject`` or ``withdraw``. ``id``: 32 random hex digits.
+
+    ``actor`` is the one who decided, authenticated by this keep. The last word of each person stands.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:approval:v1"
+    release: str
+    verdict: str
+    id: str
+    reason: str = ""
+
+
+class Advisory(msgspec.Struct, frozen=True):
+    """A known vulnerability of a package. ``severity``: ``critical``, ``high``, ``medium``, ``low`` or ``unknown``.
+
+    ``score``: CVSS base score, -1 when the advisory has none; ``fixed``: versions that are mended.
+    """
+
+    id: str
+    package: str
+    version: str
+    severity: str
+    score: float = -1.0
+    fixed: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+class Vulnerabilities(Attestation, frozen=True, kw_only=True):
+    """The packages that the model depends on were looked up in a snapshot of an advisory database.
+
+    ``source``, ``snapshot``: which one, and the SHA-256 of its file; ``snapshot_at``: when its newest entry was changed;
+    ``lock``: the packages, as in ``Environment``; ``audited``: how many were looked up; ``unaudited``: those that could not be.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:vulnerabilities:v1"
+    source: str
+    snapshot: Digest
+    snapshot_at: int
+    lock: Digest
+    audited: int
+    unaudited: tuple[str, ...] = ()
+    advisories: tuple[Advisory, ...] = ()
+
+
+class Bom(Attestation, frozen=True, kw_only=True):
+    """A bill of materials was written. Second subject: its bytes. ``format`` such as ``CycloneDX 1.7``."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:bom:v1"
+    release: str
+    format: str
+    components: int
+    serial: str
+
+
+ATTESTATIONS: dict[str, type[Attestation]] = {
+    kind.TYPE: kind
+    for kind in (TrainingRun, Dataset, Evaluation, Hardening, Privacy, Watermark, Approval, Vulnerabilities, Bom)
+}
+"""Every type about a file, by its predicate type."""

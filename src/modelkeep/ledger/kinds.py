@@ -1,0 +1,28 @@
+"""Every type of statement that modelkeep knows, by its predicate type."""
+
+from modelkeep.ledger.attestations import ATTESTATIONS
+from modelkeep.ledger.predicates import (
+    Act,
+    Alias,
+    AuditCheckpoint,
+    Hold,
+    Metadata,
+    Predicate,
+    Profile,
+    Release,
+    Scan,
+    Sealing,
+    State,
+    TraceCommitments,
+    Trust,
+)
+
+_ABOUT_RELEASES = (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, Alias, Metadata, Hold, AuditCheckpoint, Trust)
+PREDICATES: dict[str, type[Predicate]] = {**{kind.TYPE: kind for kind in _ABOUT_RELEASES}, **ATTESTATIONS}
+
+
+def short_type(predicate_type: str) -> str:
+    """``scan`` for ``urn:x-modelkeep:scan:v1``; a foreign type stays as it is."""
+    return (
+        predicate_type.removeprefix("urn:x-modelkeep:").removesuffix(":v1") if predicate_type in PREDICATES else predicate_type
+    )
