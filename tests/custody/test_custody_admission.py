@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from modelkeep.core.values import ModelSignature, ReleaseRef, ReleaseState, Resource, Statement, digest_of
 from modelkeep.crypto.signatures import StatementSigner
-from modelkeep.custody.admission import EvidenceBook, admit, attributes
+from modelkeep.custody.admission import admit, attributes
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.releases import TRANSITIONS, VERBS, SealedBody
-from modelkeep.custody.scan import ScanVerdict
+from modelkeep.custody.scan import RULES_VERSION, ScanVerdict
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, release_statements, state_statement
 from modelkeep.custody.trust import TrustedIdentity, TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, NotAdmitted, NotTrusted, Quarantined
@@ -99,24 +100,30 @@ def test_states_follow_the_log(log):
 def test_what_may_be_served(log):
     standard = AdmissionPolicy.profile("standard")
     with pytest.raises(NotAdmitted, match="promote it"):
-        admit(log.book.release(REF), standard.decide)
-    admission = admit(log.state("promote").book.release(REF), standard.decide)
+        admit(log.book, REF, standard.decide)
+    admission = admit(log.state("promote").book, REF, standard.decide)
     assert admission.evidence.ref == REF
     assert admission.reasons
     with pytest.raises(Quarantined, match="entry 5"):
-        admit(log.state("quarantine", reason="tampered blob").book.release(REF), standard.decide)
+        admit(log.state("quarantine", reason="tampered blob").book, REF, standard.decide)
 
 
 def test_the_standard_policy_wants_a_clean_scan():
-    found = Log().add(*release_statements(facts(clean=False))).state("promote").book.release(REF)
+    found = Log().add(*release_statements(facts(clean=False))).state("promote").book
     with pytest.raises(NotAdmitted):
-        admit(found, AdmissionPolicy.profile("standard").decide)
+        admit(found, REF, AdmissionPolicy.profile("standard").decide)
 
 
 def test_attributes_are_plain_values(log):
-    assert attributes(log.book.release(REF)) == {
+    assert attributes(log.book, REF) == {
         "name": "m", "version": 1, "state": "published", "format": "onnx", "signer": KEEP.name, "custody": "sealed",
-        "scanned": True, "scan_clean": True, "scanner": "modelkeep", "profile": True, "size": 90,
+        "logged": True, "witnesses": 0,
+        "scanned": True, "scan_clean": True, "scanner": f"modelkeep/{RULES_VERSION}", "profile": True, "size": 90,
+        "owner": "", "classification": "", "tags": [], "approvals": 0, "rejections": 0,
+        "trained": False, "code_commit": "", "code_clean": False, "code_signed": False,
+        "accuracy": "0.0000", "hardened": False, "robust_accuracy": "0.0000",
+        "private": False, "epsilon": "922337203685477.0000", "delta_ppb": 10**9, "watermark": False, "marked": False,
+        "bom": False, "audited": False, "unaudited": 0, "critical": 0, "high": 0, "ungraded": 0, "snapshot_age_days": 0,
     }  # fmt: skip
 
 

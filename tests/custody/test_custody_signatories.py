@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modelkeep.core.values import ReleaseRef, Resource, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.signatures import StatementSigner
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.signing import state_statement
 from modelkeep.custody.trust import TrustedIdentity, TrustRoot

@@ -236,6 +236,11 @@ def test_a_release_statement_without_its_evidence_takes_no_version(house, model,
     assert house.registry().refresh().problem_count == 1
 
 
+def same_but_scan(found):
+    """The very same file was scanned again, which counts for every release of it."""
+    return msgspec.structs.replace(found, entries={**found.entries, "scan": 0}, scan=None)
+
+
 def test_the_log_refuses_a_second_release_of_a_version(house, model, another):
     first = publish(house.desk(), model, "credit", actor="ada")
     house.records.commit([Change(COUNTER, "credit", None), Change(RELEASE, "credit@1", None)])
@@ -245,7 +250,7 @@ def test_the_log_refuses_a_second_release_of_a_version(house, model, another):
         house.clock.sleep(1)
         with pytest.raises(Conflict, match="does not count: credit@1 was released before"):
             publish(desk, again, "credit", actor="ada")
-        assert house.registry().release(FIRST) == first
+        assert same_but_scan(house.registry().release(FIRST)) == same_but_scan(first)
         house.records.commit([Change(COUNTER, "credit", None)])
     settle(house.desk())
     assert bodies(first) == set(house.blobs.all())

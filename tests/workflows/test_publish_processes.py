@@ -19,7 +19,7 @@ from modelkeep.adapters.records.sqlite import SqliteRecords
 from modelkeep.crypto.kdf import Argon2Params
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody import keys
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
 from modelkeep.custody.keys import MODEL_KEK
 from modelkeep.custody.releases import RELEASE, Release

@@ -10,7 +10,7 @@ from workflow_house import Cut, safetensors
 from modelkeep.core.values import ReleaseState, Resource
 from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody import succession
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.trust import Rights
 from modelkeep.errors import Conflict, NotTrusted
 from modelkeep.ledger import predicates

@@ -8,7 +8,7 @@ from modelkeep.crypto.kdf import Argon2Params
 from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody import keys
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import Custodian, Keyring
 from modelkeep.custody.succession import software
 from modelkeep.custody.trust import TrustRoot

@@ -11,7 +11,7 @@ from modelkeep.adapters.claims import FolderClaims
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.custody import keys
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.ringkeys import RingKeys
 from modelkeep.ledger.log import LogView, ReleasesLog

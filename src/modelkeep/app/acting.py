@@ -28,7 +28,8 @@ class Acts:
 
     def authorize(self, action: str, arguments: dict[str, Any]) -> None:
         """Raise Denied unless the actor may do ``action`` to what ``arguments`` name."""
-        authorize(self.premises.access, self.actor, action, _target(action, arguments))
+        engine = self.premises.shipped_access if "@" in self.actor.account else self.premises.access
+        authorize(engine, self.actor, action, _target(action, arguments))
 
     def act(self, verb: str, about: str, **detail: str) -> int:
         """Record an administrative act of the actor in the releases log; its index."""

@@ -71,7 +71,7 @@ def open_gateway(
         directory=access,
         rate=Limiter(clock.monotonic, rate=limits.rate, burst=limits.burst, what="requests"),
         quotas=quotas,
-        policy=here.access,
+        policy=here.access_in_force.engine,
     )
     extraction = settings.extraction
     gateway = Gateway(
@@ -95,7 +95,7 @@ def open_gateway(
         gateway.admitted = admitted
 
     follower = AdmissionFollower(
-        Authority(registry, here.admission(), reviews, lambda: here.trust, TrustFile(here).check),
+        Authority(registry, here.admission, here.access_in_force, reviews, lambda: here.trust, TrustFile(here).check),
         loader,
         clock,
         publish=admit,

@@ -8,7 +8,7 @@ from modelkeep.app.results import LogChecked, StatementRow
 from modelkeep.app.rows import all_audit_checkpoints, statement_row
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.notes import Checkpoint, encode_vkey, open_checkpoint
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot

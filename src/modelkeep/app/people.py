@@ -6,8 +6,8 @@ from modelkeep.access.quotas import granted_of
 from modelkeep.app.acting import Acts
 from modelkeep.app.results import KeyIssued, KeyRow, UserAdded, UserRow
 from modelkeep.app.verbs import verb
-from modelkeep.core.values import Role
-from modelkeep.errors import Conflict, Missing
+from modelkeep.core.values import parse_role
+from modelkeep.errors import Conflict, Invalid, Missing
 
 SECOND = 1_000_000_000
 
@@ -16,17 +16,19 @@ class PeopleVerbs(Acts):
     """user add/role/disable/list, key issue/rotate/revoke/list."""
 
     @verb("user.add")
-    def user_add(self, *, name: str, roles: tuple[Role, ...]) -> UserAdded:
-        """Add an account with a one-time password. Raises Conflict (the name is taken), Invalid."""
+    def user_add(self, *, name: str, roles: tuple[str, ...]) -> UserAdded:
+        """Add an account with a one-time password. Raises Conflict (the name is taken), Invalid (also: a role of no rule)."""
         here = self.premises
+        self._check_roles(roles)
         made = self.change(lambda: add_account(name, roles, passwords=here.passwords, entropy=here.entropy, clock=here.clock))
         self.act("user.add", made.account.subject, roles=",".join(made.account.roles))
         self.commit_marks([made.account.subject])
         return UserAdded(name, tuple(map(str, made.account.roles)), made.password)
 
     @verb("user.role")
-    def user_role(self, *, name: str, roles: tuple[Role, ...]) -> UserRow:
-        """Set the roles of an account; its sessions end. Raises Missing, Conflict (the last admin)."""
+    def user_role(self, *, name: str, roles: tuple[str, ...]) -> UserRow:
+        """Set the roles of an account; its sessions end. Raises Missing, Conflict (the last admin), Invalid."""
+        self._check_roles(roles)
         changed = self.change(lambda: set_roles(self.premises.records.scan(ACCOUNT), name, roles))
         self.act("user.role", changed.subject, roles=",".join(changed.roles))
         self.premises.settle_lease()
@@ -91,6 +93,15 @@ class PeopleVerbs(Acts):
     def key_list(self) -> tuple[KeyRow, ...]:
         """Every API key, without its secret."""
         return tuple(self._row(parse_key_record(record)) for record in self.premises.records.scan(KEY))
+
+    def _check_roles(self, roles: tuple[str, ...]) -> None:
+        """Raise Invalid for a role that no rule of the access policy speaks of: it would be a mistyped one."""
+        known = self.premises.access.roles
+        for role in roles:
+            if parse_role(role) not in known:
+                raise Invalid(
+                    f"no rule of the access policy speaks of the role {role!r}: use {', '.join(known)}, or add a rule"
+                )
 
     def _account(self, name: str) -> Account:
         try:

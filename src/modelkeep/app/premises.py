@@ -25,15 +25,15 @@ from modelkeep.container.recipients import Opener
 from modelkeep.core.ports import Blobs, Clock, Entropy, Records, Wrapper, WrappingKeys
 from modelkeep.core.values import Principal
 from modelkeep.crypto.signatures import Ed25519Signing
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word, releases_origin
 from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
-from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import Engine
+from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
 from modelkeep.workflows.registry import Desk, KeysOpener, Registry, kept_head
 from modelkeep.workflows.trust_changes import catch_up, fold
 
@@ -81,7 +81,7 @@ class Premises:
     passphrase: Callable[[], bytes]
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
-    access: Engine = field(default_factory=Engine)
+    access_in_force: AccessInForce = field(default_factory=lambda: AccessInForce(Engine()))
     _keyring: Keyring | None = None
     moving: bool = False
     _unlocked: Unlocked | None = None
@@ -353,9 +353,23 @@ class Premises:
         except (Invalid, NotTrusted) as cause:
             raise NotTrusted(f"{self.directory / CA_FILE} is not this keep's certificate authority: {cause}") from cause
 
-    def admission(self) -> AdmissionPolicy:
-        """The admission policy in force."""
-        return AdmissionPolicy.profile(self.settings.keep.admission)
+    @cached_property
+    def admission(self) -> AdmissionInForce:
+        """The admission policy, as the log says it."""
+        return AdmissionInForce(self.settings.keep.admission)
+
+    @property
+    def access(self) -> Engine:
+        """The access policy that the log says now. Raises NotTrusted, Unavailable."""
+        return self.access_in_force.follow(self.registry().book)
+
+    @cached_property
+    def shipped_access(self) -> Engine:
+        """The access policy that ships, by which whoever holds the folder and the keep's own processes are judged.
+
+        A policy in the log binds accounts; it can lock nobody out of the machine itself.
+        """
+        return Engine()
 
     def settle_lease(self) -> None:
         """Wait until no gateway acts on what it knew before now."""

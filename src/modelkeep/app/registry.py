@@ -13,7 +13,7 @@ from modelkeep.app.results import Exported, Published, ReleaseDetail, ReleaseRow
 from modelkeep.app.rows import hold_row, release_row, statement_row
 from modelkeep.app.verbs import verb
 from modelkeep.core.values import ModelSignature, ReleaseRef, digest_bytes, digest_of
-from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.metadata import parse_about
 from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, next_state
 from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
@@ -102,6 +102,7 @@ class RegistryVerbs(Acts):
         book = self.premises.registry().book
         found, catalogue, view = book.release(self.ref(ref)), book.catalogue, self.premises.view()
         said = {each.index for each in catalogue.metadata(found.ref)} | {hold.index for hold in catalogue.holds_on(found.ref)}
+        said |= set(book.dossier(found.ref).indexes)
         indexes = sorted({*found.entries.values(), *(event.index for event in found.history), *said})
         names, described = self.names(), catalogue.described(found.ref)
         statements = tuple(statement_row(index, view.entries(index, index + 1)[0], names) for index in indexes)
@@ -162,10 +163,12 @@ class RegistryVerbs(Acts):
 
     def _admission(self, found: ReleaseEvidence) -> str:
         try:
-            judge(self.premises.admission(), found)
+            book = self.premises.registry().book
+            policy = self.premises.admission.of(book)
+            judge(policy, book, found.ref)
         except (NotAdmitted, Quarantined) as reason:
             return f"not served: {reason}"
-        return f"admitted by the {self.premises.settings.keep.admission} policy"
+        return f"admitted by the {policy.name} policy"
 
 
 def _words(interface: ModelSignature) -> str:

@@ -1,5 +1,7 @@
 """What the verbs answer: frozen values that print as tables and travel as JSON or MessagePack."""
 
+from typing import Any
+
 from msgspec import Struct
 
 from modelkeep.core.hidden import holds_secrets
@@ -103,6 +105,68 @@ class ReleaseDetail(Struct, frozen=True):
     licence: str = ""
     card: str = ""
     holds: tuple["HoldRow", ...] = ()
+
+
+class Attested(Struct, frozen=True):
+    """What was said about a file: the short ``type``, the file's name and digest, and where it is logged."""
+
+    type: str
+    about: str
+    digest: str
+    log_index: int
+
+
+class Approved(Struct, frozen=True):
+    """A word on a release was logged. ``by``, ``against``: accounts whose last word is an approval, or a rejection."""
+
+    ref: str
+    verdict: str
+    by: tuple[str, ...]
+    against: tuple[str, ...]
+    log_index: int
+
+
+class PolicyRow(Struct, frozen=True):
+    """A policy: its ``kind``, its ``name``, since when (Unix ns), by whom and why; ``log_index`` -1: nobody set it yet."""
+
+    kind: str
+    name: str
+    at: int
+    by: str
+    reason: str
+    log_index: int
+
+
+class PolicyShown(Struct, frozen=True):
+    """The policy in force and its Cedar text."""
+
+    policy: PolicyRow
+    text: str
+
+
+class RuleRow(Struct, frozen=True):
+    """One rule: its ``effect`` (permit or forbid), whether the release satisfies it, in words, and what would mend it.
+
+    ``needs``: short type of the statement that would satisfy it, "" when none does.
+    """
+
+    id: str
+    effect: str
+    satisfied: bool
+    says: str
+    mend: str
+    needs: str
+
+
+class PolicyJudged(Struct, frozen=True):
+    """A release judged by an admission policy: ``summary`` in one sentence; ``facts``: what the rules could see."""
+
+    ref: str
+    policy: str
+    admitted: bool
+    summary: str
+    rules: tuple[RuleRow, ...]
+    facts: dict[str, Any]
 
 
 class AliasRow(Struct, frozen=True):

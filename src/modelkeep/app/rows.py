@@ -9,8 +9,8 @@ import msgspec
 from modelkeep.app.results import HoldRow, MetadataRow, ReleaseRow, StatementRow
 from modelkeep.core.values import Statement
 from modelkeep.crypto.dsse import parse_envelope
-from modelkeep.custody.admission import ReleaseEvidence
 from modelkeep.custody.catalogue import Catalogue, Described, HoldRecord
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.signatories import Signatories
 from modelkeep.errors import Conflict, Invalid, NotTrusted
 from modelkeep.ledger.kinds import short_type
@@ -108,7 +108,26 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
         return f"{said.get('classification')}, owner {str(said.get('owner'))[:_SHORT]}"
     if kind == "hold":
         return f"{said.get('verb')} {str(said.get('id'))[:8]}: {said.get('reason')}"[:120]
-    return "released" if kind == "release" else ""
+    if kind == "policy":
+        return f"{said.get('kind')} policy: {str(said.get('name'))[:_SHORT]}"
+    return "released" if kind == "release" else _attested(kind, said)
+
+
+def _attested(kind: str, said: dict[str, Any]) -> str:
+    """An attestation in a few words."""
+    if kind == "approval":
+        return f"{said.get('verdict')}: {said.get('reason')}"[:120]
+    if kind == "privacy":
+        return f"epsilon {said.get('epsilon')}, delta {said.get('delta')}"[:120]
+    if kind == "hardening":
+        robust = said.get("robust")
+        return f"{said.get('method')}: robust accuracy {robust.get('value') if isinstance(robust, dict) else '?'}"[:120]
+    if kind == "vulnerabilities":
+        return f"{said.get('audited')} packages looked up, {len(said.get('advisories', ()))} advisories"
+    if kind == "training-run":
+        return " ".join(map(str, said.get("command", ())))[:120]
+    words = (said.get("suite"), said.get("scheme"), said.get("name"), said.get("format"))
+    return str(next((word for word in words if word), ""))[:120]
 
 
 def all_audit_checkpoints(signatories: Signatories, view: LogView) -> list[AuditCheckpoint]:

@@ -28,8 +28,8 @@ class KeepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     origin: str = ""
     """Name of this keep's logs, made by init; never change it."""
-    admission: Literal["open", "standard"] = "standard"
-    """Admission policy profile that a release must satisfy before it is served."""
+    admission: Literal["open", "standard", "strict"] = "standard"
+    """Admission profile that a release must satisfy before it is served, until 'modelkeep policy set' names another."""
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

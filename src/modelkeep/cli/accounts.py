@@ -5,9 +5,6 @@ import click
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import KeyIssued
 from modelkeep.cli.context import Context, moment, write_file
-from modelkeep.core.values import Role
-
-ROLES = click.Choice([str(role) for role in Role])
 
 
 @click.group(epilog="Example: modelkeep user add alice --role analyst")
@@ -17,21 +14,27 @@ def user() -> None:
 
 @user.command("add", epilog="Example: modelkeep user add alice --role analyst")
 @click.argument("name")
-@click.option("--role", "roles", type=ROLES, multiple=True, required=True, help="May be given several times.")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    required=True,
+    help="A role of the access policy, such as analyst; may be given several times.",
+)
 @click.pass_obj
 def user_add(ctx: Context, name: str, roles: tuple[str, ...]) -> None:
     """Add an account; its one-time password is printed once."""
-    made = ctx.call(Keep.user_add, name=name, roles=tuple(Role(role) for role in roles))
+    made = ctx.call(Keep.user_add, name=name, roles=roles)
     ctx.out.show(made, f"{made.name} ({', '.join(made.roles)})\nOne-time password, shown once: {made.password}")
 
 
 @user.command("role", epilog="Example: modelkeep user role alice --role ml_engineer --role analyst")
 @click.argument("name")
-@click.option("--role", "roles", type=ROLES, multiple=True, required=True, help="All roles from now on.")
+@click.option("--role", "roles", multiple=True, required=True, help="All roles from now on.")
 @click.pass_obj
 def user_role(ctx: Context, name: str, roles: tuple[str, ...]) -> None:
     """Set the roles of an account."""
-    changed = ctx.call(Keep.user_role, name=name, roles=tuple(Role(role) for role in roles))
+    changed = ctx.call(Keep.user_role, name=name, roles=roles)
     ctx.out.show(changed, f"{changed.name}: {', '.join(changed.roles)}")
 
 

@@ -16,6 +16,7 @@ Digest = NewType("Digest", str)
 """``sha256:`` followed by 64 lower-case hex digits."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+_ROLE = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
 
 
@@ -97,8 +98,17 @@ class ModelSignature(msgspec.Struct, frozen=True):
     outputs: tuple[TensorSpec, ...]
 
 
+def parse_role(text: str) -> str:
+    """Check the name of a role: 1-40 characters of a-z 0-9 _, beginning with a letter. Raises Invalid."""
+    if not _ROLE.match(text):
+        raise Invalid(
+            f"{text[:80]!r} is not the name of a role: use 1-40 of a-z 0-9 _ and begin with a letter, such as auditor"
+        )
+    return str(text)
+
+
 class Role(StrEnum):
-    """The four built-in roles. What each may do is policy (policy/default.cedar), not code."""
+    """The roles that the shipped policy knows. What each may do is policy (policy/default.cedar), and so are further roles."""
 
     DATA_SCIENTIST = "data_scientist"
     ML_ENGINEER = "ml_engineer"
@@ -115,7 +125,7 @@ class Principal(msgspec.Struct, frozen=True):
 
     account: str
     subject: str
-    roles: tuple[Role, ...]
+    roles: tuple[str, ...]
     credential: str
     models: tuple[str, ...] = ()
 

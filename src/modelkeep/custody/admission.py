@@ -1,429 +1,21 @@
-"""Evidence: what the releases log says about every release, folded entry by entry; and the decision to serve one.
+"""The decision to serve a release: the log says promoted, and the admission policy accepts its evidence."""
 
-The log is the only authority. Records, blobs and files are never asked for a state. The fold is monotone in trust: a
-statement that is unsigned, signed by someone unknown, out of order or repeated is remembered as a problem and counts for
-nothing, so nobody gains anything by adding entries that the trust root's identities did not sign.
-"""
-
-from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import msgspec
 
-from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, Statement, digest_of
-from modelkeep.crypto.dsse import Envelope, parse_envelope
-from modelkeep.custody.catalogue import Catalogue
-from modelkeep.custody.releases import COLLECT, PUBLISH, QUARANTINE, RETIRE, SealedBody, next_state
-from modelkeep.custody.signatories import Signatories
-from modelkeep.custody.trust import TrustRoot
-from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotAdmitted, NotTrusted, Quarantined
-from modelkeep.ledger.kinds import short_type
-from modelkeep.ledger.predicates import (
-    Alias,
-    AuditCheckpoint,
-    Hold,
-    Metadata,
-    Profile,
-    Release,
-    Scan,
-    Sealing,
-    State,
-    TraceCommitments,
-    Trust,
-)
-from modelkeep.ledger.statements import check_statement, encode_statement, peek_type, predicate_of
+from modelkeep.core.values import ReleaseRef
+from modelkeep.custody.book import EvidenceBook
+from modelkeep.custody.dossier import Dossier
+from modelkeep.custody.evidence import ReleaseEvidence
+from modelkeep.custody.releases import PROMOTE
+from modelkeep.ledger.attestations import Advisory
 
-S = TypeVar("S")
-CATCH_UP_BATCH = 256
-MAX_PROBLEMS = 1000
-
-
-class Entries(Protocol):
-    """What the book reads: ``ledger.log.LogView`` has it. Entries come proven against the current checkpoint."""
-
-    def entries(self, start: int, end: int) -> list[bytes]:
-        """Entries ``start`` <= i < ``end``."""
-        ...
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """A log entry that did not count: its index and why.
-
-    ``honest``: it is signed by those who may and only came too late (two promoted at once, say), or by a key that the trust
-    root knows to be compromised: what is wrong with it is accounted for, and nothing was tampered with.
-    """
-
-    index: int
-    why: str
-    honest: bool = False
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One thing that happened to a release: log index, verb, who, why, and when (Unix nanoseconds by the signer's clock)."""
-
-    index: int
-    verb: str
-    actor: str
-    reason: str
-    at: int
-
-
-class ReleaseEvidence(msgspec.Struct, frozen=True):
-    """All that the log says about one release.
-
-    ``body``: the sealed body that serves it now. ``size``: bytes of the model file. ``profile``: the profile statement, if
-    there is one.
-    ``scan``: the scan statement named at release, None when there is none. ``signer``: identity that signed the release.
-    ``entries``: log index by short statement type. ``history``: what happened to it, oldest first.
-    ``bundle``: the OpenSSF signature of the model file; "" when there is none.
-    """
-
-    ref: ReleaseRef
-    state: ReleaseState
-    model: Digest
-    filename: str
-    format: str
-    interface: ModelSignature
-    size: int
-    body: SealedBody
-    scan: Scan | None
-    profile: Profile | None
-    profile_digest: Digest | None
-    signer: str
-    entries: dict[str, int]
-    history: tuple[Event, ...]
-    bundle: str = ""
-
-    @property
-    def profile_body(self) -> SealedBody | None:
-        """The sealed body of the extraction profile; None when there is none."""
-        return _body(self.profile) if self.profile else None
-
-    @property
-    def index(self) -> int:
-        """Log index of the release statement."""
-        return self.entries["release"]
-
-    def check_served(self) -> None:
-        """Raise Quarantined or NotAdmitted unless the log says that this release is promoted."""
-        if self.state is ReleaseState.QUARANTINED:
-            last = next(event for event in reversed(self.history) if event.verb == QUARANTINE)
-            raise Quarantined(f"{self.ref} is in quarantine since log entry {last.index}: 'modelkeep show' says why")
-        if self.state in (ReleaseState.RETIRED, ReleaseState.COLLECTED):
-            raise NotAdmitted(f"{self.ref} is {self.state}: that is for good, publish the model again to serve it")
-        if self.state is not ReleaseState.PROMOTED:
-            raise NotAdmitted(f"{self.ref} is {self.state}, not promoted: promote it before serving it")
-
-
-class _Found(msgspec.Struct, frozen=True):
-    """A trusted statement at its place: ``model`` is its first subject's digest, ``second`` that of another subject."""
-
-    index: int
-    id: Digest
-    model: Digest
-    second: Digest | None
-    signer: str
-
-
-class EvidenceBook:
-    """The fold of a releases log under a trust root. Not safe for two writers; readers get frozen values.
-
-    Cost: an entry that says something about a release is verified once (two signatures); any other entry is only peeked at.
-    """
-
-    def __init__(self, trust: TrustRoot) -> None:
-        self.begin(trust)
-
-    def begin(self, trust: TrustRoot) -> None:
-        """Forget everything and begin the fold anew under ``trust``."""
-        self.signatories = Signatories(trust)
-        self._size = 0
-        self._releases: dict[ReleaseRef, ReleaseEvidence] = {}
-        self._scans: dict[Digest, tuple[_Found, Scan]] = {}
-        self._sealings: dict[Digest, tuple[_Found, Sealing]] = {}
-        self._profiles: dict[Digest, tuple[_Found, Profile]] = {}
-        self._audits: dict[str, AuditCheckpoint] = {}
-        self._commitments: dict[tuple[str, ReleaseRef], str] = {}
-        self._seen: set[Digest] = set()
-        self._problems: list[Problem] = []
-        self._problem_count = 0
-        self._suspicious: Problem | None = None
-        self._bodies: dict[Digest, SealedBody] = {}
-        self._owners: dict[Digest, str] = {}  # by body, the model name that had it first
-        self.catalogue = Catalogue(self.release)
-        self._folds: dict[str, Callable[[_Found, Statement], None]] = {
-            Scan.TYPE: self._fold_scan,
-            Sealing.TYPE: self._fold_sealing,
-            Profile.TYPE: self._fold_profile,
-            Release.TYPE: self._fold_release,
-            State.TYPE: self._fold_state,
-            TraceCommitments.TYPE: self._fold_commitments,
-            AuditCheckpoint.TYPE: self._fold_audit,
-            Alias.TYPE: self.catalogue.fold_alias,
-            Metadata.TYPE: self._fold_metadata,
-            Hold.TYPE: self.catalogue.fold_hold,
-        }
-
-    @property
-    def size(self) -> int:
-        """How many entries were applied; the next index expected."""
-        return self._size
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """Entries that did not count, oldest first; at most the first 1,000 (``problem_count`` has them all)."""
-        return tuple(self._problems)
-
-    @property
-    def problem_count(self) -> int:
-        """How many entries did not count."""
-        return self._problem_count
-
-    @property
-    def suspicious(self) -> Problem | None:
-        """The first entry that no honest writer would have logged; None when there is none."""
-        return self._suspicious
-
-    def apply(self, index: int, entry: bytes) -> None:
-        """Fold in one log entry that is already proven to stand at ``index``.
-
-        An entry that cannot be trusted becomes a problem and raises nothing. Raises Conflict unless ``index`` is the next one.
-        """
-        if index != self._size:
-            raise Conflict(f"log entry {index} cannot be applied: the next one expected is {self._size}")
-        try:
-            self._apply(index, entry)
-        except ModelkeepError as cause:
-            problem = Problem(index, str(cause), honest=isinstance(cause, Conflict))  # Conflict comes after the signatures
-            self._problem_count += 1
-            if len(self._problems) < MAX_PROBLEMS:
-                self._problems.append(problem)
-            if not problem.honest and self._suspicious is None:
-                self._suspicious = problem
-        self._size = index + 1
-
-    def catch_up(self, view: Entries, size: int) -> int:
-        """Apply every entry of ``view`` up to ``size`` (its checkpoint's), and return how many were new.
-
-        Raises NotTrusted when the log is shorter than what was applied before, and whatever ``view`` raises.
-        """
-        if size < self._size:
-            raise NotTrusted(f"the releases log shrank from {self._size} to {size} entries")
-        start = self._size
-        while self._size < size:
-            for entry in view.entries(self._size, min(size, self._size + CATCH_UP_BATCH)):
-                self.apply(self._size, entry)
-        return size - start
-
-    def release(self, ref: ReleaseRef) -> ReleaseEvidence:
-        """The evidence of one release. Raises Missing when no trusted statement released it."""
-        try:
-            return self._releases[ref]
-        except KeyError:
-            raise Missing(f"the releases log has no release {ref}") from None
-
-    def releases(self) -> Iterator[ReleaseEvidence]:
-        """Every release, by name and version."""
-        return (self._releases[ref] for ref in sorted(self._releases))
-
-    def bodies(self) -> dict[Digest, SealedBody]:
-        """Every sealed body that a release in the log ever referred to (models, profiles, cards), by its sealed digest."""
-        return dict(self._bodies)
-
-    def last_version(self, name: str) -> int:
-        """The highest released version of a model name; 0 when there is none."""
-        return max((ref.version for ref in tuple(self._releases) if ref.name == name), default=0)
-
-    def commitment(self, subject: str, ref: ReleaseRef) -> str | None:
-        """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""
-        return self._commitments.get((subject, ref))
-
-    def audits(self) -> dict[str, AuditCheckpoint]:
-        """The furthest checkpoint that the log has of every audit log, by origin."""
-        return dict(self._audits)
-
-    def _apply(self, index: int, entry: bytes) -> None:
-        envelope = parse_envelope(entry)
-        kind = peek_type(envelope)
-        if kind == Trust.TYPE:
-            self.signatories.follow(index, envelope, self.signatories.check(envelope, index)[0])
-            return
-        fold = self._folds.get(kind)
-        if fold is None:
-            return
-        try:
-            statement, signer = self.signatories.check(envelope, index)
-        except Conflict:
-            self._keep_away(index, envelope)
-            raise
-        if len(statement.subject) > 2:
-            raise Invalid(f"a {short_type(kind)} statement has one or two subjects, not {len(statement.subject)}")
-        first, *rest = (resource.digest for resource in statement.subject)
-        identifier = digest_of(encode_statement(statement))
-        if identifier in self._seen:
-            raise Conflict(f"this {short_type(kind)} statement was logged before: a copy does not count")
-        self._seen.add(identifier)
-        fold(_Found(index, identifier, first, rest[0] if rest else None, signer.name), statement)
-
-    def _keep_away(self, index: int, envelope: Envelope) -> None:
-        """What an identity took away after its key was compromised stays away, until somebody who is trusted gives it back.
-
-        Otherwise a quarantine that its rightful holder logged would end on the day on which the theft is found out. So it is
-        with a hold, without which the next collection removes what somebody must keep.
-        """
-        if peek_type(envelope) not in (State.TYPE, Hold.TYPE):
-            return
-        statement, _ = check_statement(envelope, self.signatories.identities)
-        identifier = digest_of(encode_statement(statement))
-        if identifier in self._seen:
-            return
-        self._seen.add(identifier)
-        if peek_type(envelope) == Hold.TYPE:
-            self.catalogue.keep_hold(index, predicate_of(statement, Hold))
-            return
-        said = predicate_of(statement, State)
-        known = self._releases.get(ReleaseRef.parse(said.release))
-        if said.verb not in (QUARANTINE, RETIRE) or known is None or statement.subject[0].digest != known.model:
-            return
-        if known.state in (ReleaseState.PUBLISHED, ReleaseState.PROMOTED):
-            event = Event(index, QUARANTINE, said.actor, f"by a compromised key: {said.verb} {said.reason}".rstrip(), said.at)
-            self._releases[known.ref] = msgspec.structs.replace(
-                known, state=ReleaseState.QUARANTINED, history=(*known.history, event)
-            )
-
-    def _fold_scan(self, found: _Found, statement: Statement) -> None:
-        self._scans[found.id] = found, predicate_of(statement, Scan)
-
-    def _fold_profile(self, found: _Found, statement: Statement) -> None:
-        profile = predicate_of(statement, Profile)
-        known = self._releases.get(ReleaseRef.parse(profile.release))
-        if known is None or not profile.replaces:
-            self._profiles[found.id] = found, profile
-            return
-        if (found.model, found.second) != (known.model, known.profile_digest):
-            raise NotTrusted(f"a later sealing of the profile of {known.ref} is of another profile")
-        if known.profile is None or profile.replaces != known.profile.sealed:
-            raise Conflict(f"a later sealing of the profile of {known.ref} does not name the body that it replaces")
-        self._take(found, known.ref, _body(profile))
-        self._releases[known.ref] = msgspec.structs.replace(
-            known, profile=profile, entries={**known.entries, "profile": found.index}
-        )
-
-    def _fold_sealing(self, found: _Found, statement: Statement) -> None:
-        sealing = predicate_of(statement, Sealing)
-        ref = ReleaseRef.parse(sealing.release)
-        known = self._releases.get(ref)
-        if known is None:
-            self._sealings[found.id] = found, sealing
-            return
-        if found.model != known.model:  # the root may be another: a later cipher suite hashes what is inside in another way
-            raise NotTrusted(f"a later sealing of {ref} is of another model")
-        if sealing.replaces != known.body.sealed:
-            raise Conflict(f"a later sealing of {ref} does not name the body that it replaces")
-        self._take(found, ref, _body(sealing))
-        self._releases[ref] = msgspec.structs.replace(
-            known, body=_body(sealing), entries={**known.entries, "sealing": found.index}
-        )
-
-    def _fold_release(self, found: _Found, statement: Statement) -> None:
-        said = predicate_of(statement, Release)
-        ref = ReleaseRef.parse(f"{said.name}@{said.version}")
-        if ref in self._releases:
-            raise Conflict(f"{ref} was released before, by log entry {self._releases[ref].index}: a version is never reused")
-        sealed, sealing = self._named(self._sealings, "sealing", said, found)
-        if sealing.release != str(ref):
-            raise NotTrusted(f"the sealing that {ref} names is of {sealing.release[:80]}")
-        scanned = self._named(self._scans, "scan", said, found) if "scan" in said.evidence else None
-        if scanned is not None:  # a scan names no model: whether its signer may speak about this one is seen here
-            self.signatories.check_about(scanned[0].signer, scanned[0].index, "scan", said.name)
-        profiled = self._named(self._profiles, "profile", said, found) if "profile" in said.evidence else None
-        if profiled is not None and profiled[1].release != str(ref):
-            raise NotTrusted(f"the profile that {ref} names is of {profiled[1].release[:80]}")
-        entries = {"sealing": sealed.index, "release": found.index}
-        entries |= {"scan": scanned[0].index} if scanned else {}
-        entries |= {"profile": profiled[0].index} if profiled else {}
-        self._take(found, ref, *(_body(each) for each in (sealing, profiled[1] if profiled else None) if each))
-        self._releases[ref] = ReleaseEvidence(
-            ref=ref,
-            state=next_state(ReleaseState.PENDING, PUBLISH),
-            model=found.model,
-            filename=said.filename,
-            format=said.format,
-            interface=said.interface,
-            size=said.size,
-            body=_body(sealing),
-            scan=scanned[1] if scanned else None,
-            profile=profiled[1] if profiled else None,
-            profile_digest=profiled[0].second if profiled else None,
-            signer=found.signer,
-            entries=entries,
-            history=(Event(found.index, PUBLISH, said.actor, "", said.at),),
-            bundle=said.bundle,
-        )
-
-    def _named(self, pool: dict[Digest, tuple[_Found, S]], kind: str, said: Release, found: _Found) -> tuple[_Found, S]:
-        ref = f"{said.name}@{said.version}"
-        named = pool.get(said.evidence.get(kind, Digest("")))
-        if named is None:
-            raise NotTrusted(f"{ref} names a {kind} statement that does not stand earlier in the log")
-        if named[0].model != found.model:
-            raise NotTrusted(f"the {kind} statement that {ref} names is about another model")
-        return named
-
-    def _fold_state(self, found: _Found, statement: Statement) -> None:
-        said = predicate_of(statement, State)
-        known = self.release(ReleaseRef.parse(said.release))
-        if found.model != known.model:
-            raise NotTrusted(f"a {said.verb[:40]} statement names {known.ref} and another model")
-        state = next_state(known.state, said.verb)
-        if said.verb == COLLECT:
-            self.catalogue.check_free(known.ref)
-        event = Event(found.index, said.verb, said.actor, said.reason, said.at)
-        self._releases[known.ref] = msgspec.structs.replace(known, state=state, history=(*known.history, event))
-
-    def _fold_metadata(self, found: _Found, statement: Statement) -> None:
-        said = predicate_of(statement, Metadata)
-        if said.card is not None:
-            self._check_own(found, said.card.sealed)
-        card = self.catalogue.fold_metadata(found, statement).card
-        if card is not None:
-            self._take(found, ReleaseRef.parse(said.release), card)
-
-    def _take(self, found: _Found, ref: ReleaseRef, *bodies: SealedBody) -> None:
-        """Note the bodies of a release; the first word on each stands. Raises NotTrusted as ``_check_own``."""
-        for body in bodies:
-            self._check_own(found, body.sealed)
-        for body in bodies:
-            self._owners.setdefault(body.sealed, ref.name)
-            self._bodies.setdefault(body.sealed, body)
-
-    def _check_own(self, found: _Found, sealed: Digest) -> None:
-        """A body of another model is shared by those alone who may speak about that model, too.
-
-        What the log says of a body is public: whoever may sign for one name could else give it to that name, and take it out.
-        """
-        owner = self._owners.get(sealed)
-        if owner is not None:
-            self.signatories.check_about(found.signer, found.index, "sealing", owner)
-
-    def _fold_commitments(self, found: _Found, statement: Statement) -> None:
-        said = predicate_of(statement, TraceCommitments)
-        known = self.release(ReleaseRef.parse(said.release))
-        if found.model != known.model:
-            raise NotTrusted(f"commitments name {known.ref} and another model")
-        for entry in said.entries:
-            self._commitments.setdefault((entry.subject, known.ref), entry.commitment)
-
-    def _fold_audit(self, found: _Found, statement: Statement) -> None:
-        said = predicate_of(statement, AuditCheckpoint)
-        known = self._audits.get(said.origin)
-        if known is not None and (said.size < known.size or (said.size == known.size and said.root != known.root)):
-            raise NotTrusted(f"the audit log {said.origin[:120]} was rolled back or rewritten by log entry {found.index}")
-        self._audits[said.origin] = said
-
-
-def _body(said: Sealing | Profile) -> SealedBody:
-    return SealedBody(said.sealed, said.root, said.header, said.size)
+NANOSECONDS_A_DAY = 86_400 * 10**9
+_LARGEST = 922_337_203_685_477.0
+"""Of Cedar's decimals."""
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -433,29 +25,104 @@ class Admission(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
-def attributes(evidence: ReleaseEvidence) -> dict[str, object]:
-    """What the admission policy sees of a release: plain values, each of them signed and logged."""
-    scan = evidence.scan
+class Cosigned(Protocol):
+    """How far the quorum of witnesses that the keep asks for reaches: the first ``size`` entries of the log, by ``names``."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+
+def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Cosigned | None = None) -> dict[str, object]:
+    """What the admission policy sees of a release: plain values, each of them signed and logged.
+
+    ``witnessed``: None = this keep asks for no witnesses. Decimals are text with four digits, rounded to the side on which less
+    is admitted. Raises Missing (no such release).
+    """
+    evidence = book.release(ref)
+    described = book.catalogue.described(ref)
+    scan, rests_on = evidence.scan, last_index(evidence)
     return {
-        "name": evidence.ref.name,
-        "version": evidence.ref.version,
+        "name": ref.name,
+        "version": ref.version,
         "state": str(evidence.state),
         "format": evidence.format,
         "signer": evidence.signer,
         "custody": "sealed",
+        "logged": witnessed is None or rests_on < witnessed.size,
+        "witnesses": len(witnessed.names) if witnessed and rests_on < witnessed.size else 0,
         "scanned": scan is not None,
         "scan_clean": scan is not None and scan.clean and not scan.findings,
-        "scanner": scan.scanner if scan else "",
+        "scanner": f"{scan.scanner}/{scan.rules_version}" if scan else "",
         "profile": evidence.profile is not None,
         "size": evidence.size,
+        "classification": described.said.classification if described else "",
+        "owner": described.said.owner if described else "",
+        "tags": list(described.said.tags) if described else [],
+        **_attested(book.dossier(ref)),
+        "marked": book.marked(ref),
     }
 
 
-def admit(evidence: ReleaseEvidence, decide: Callable[[dict[str, object]], tuple[str, ...]]) -> Admission:
+def last_index(evidence: ReleaseEvidence) -> int:
+    """The last log entry that serving the release rests on: its statements, and its promotion."""
+    promoted = [event.index for event in evidence.history if event.verb == PROMOTE]
+    return max(*evidence.entries.values(), *promoted[-1:])
+
+
+def _attested(dossier: Dossier) -> dict[str, object]:
+    training, privacy, audit = dossier.training, dossier.privacy, dossier.vulnerabilities
+    return {
+        "approvals": len(set(dossier.approved_by)),
+        "rejections": len(set(dossier.rejected_by)),
+        "trained": training is not None,
+        "code_commit": training.code.commit if training else "",
+        "code_clean": training is not None and bool(training.code.commit) and not training.code.dirty,
+        "code_signed": training is not None and training.code.signature == "good",
+        "accuracy": at_most(dossier.accuracy),
+        "hardened": dossier.hardening is not None,
+        "robust_accuracy": at_most(dossier.robust_accuracy),
+        "private": privacy is not None,
+        "epsilon": at_least(privacy.epsilon) if privacy else at_least(_LARGEST),
+        "delta_ppb": math.ceil(privacy.delta * 1e9) if privacy else 10**9,
+        "watermark": dossier.watermark is not None,
+        "bom": dossier.bom is not None,
+        "audited": audit is not None,
+        "unaudited": len(audit.unaudited) if audit else 0,
+        "critical": _severe(audit.advisories, "critical") if audit else 0,
+        "high": _severe(audit.advisories, "high") if audit else 0,
+        "ungraded": _severe(audit.advisories, "unknown") if audit else 0,
+        "snapshot_age_days": max(0, -(-(audit.at - audit.snapshot_at) // NANOSECONDS_A_DAY)) if audit else 0,
+    }
+
+
+def _severe(advisories: tuple[Advisory, ...], severity: str) -> int:
+    return sum(each.severity == severity for each in advisories)
+
+
+def at_most(value: float) -> str:
+    """A Cedar decimal that is not above ``value``."""
+    return f"{math.floor(min(value, _LARGEST) * 1e4) / 1e4:.4f}"
+
+
+def at_least(value: float) -> str:
+    """A Cedar decimal that is not below ``value``, up to the largest."""
+    return f"{math.ceil(min(value, _LARGEST) * 1e4) / 1e4:.4f}" if value < _LARGEST else f"{_LARGEST:.4f}"
+
+
+def admit(
+    book: EvidenceBook,
+    ref: ReleaseRef,
+    decide: Callable[[Mapping[str, object]], tuple[str, ...]],
+    witnessed: Cosigned | None = None,
+) -> Admission:
     """Decide that a release may be served: the log says promoted, and the policy accepts its evidence.
 
     ``decide``: the admission policy over ``attributes``; returns what permits it, or raises NotAdmitted.
-    Raises Quarantined, NotAdmitted.
+    Raises Quarantined, NotAdmitted, Missing.
     """
+    evidence = book.release(ref)
     evidence.check_served()
-    return Admission(evidence, decide(attributes(evidence)))
+    return Admission(evidence, decide(attributes(book, ref, witnessed)))

@@ -1,7 +1,7 @@
 """Releases: their records, and the state machine as a table.
 
 The record is a cache and the place of what may change (the recipients that open a body). What a release *is* and where it
-stands is what the releases log says (custody/admission): a record that claims more changes nothing.
+stands is what the releases log says (custody/book): a record that claims more changes nothing.
 """
 
 from typing import TypeVar

@@ -3,7 +3,7 @@
 import msgspec
 
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, Resource, Statement
-from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import SealedBody
 from modelkeep.custody.scan import ScanVerdict
 from modelkeep.errors import Invalid

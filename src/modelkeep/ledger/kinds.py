@@ -7,6 +7,7 @@ from modelkeep.ledger.predicates import (
     AuditCheckpoint,
     Hold,
     Metadata,
+    Policy,
     Predicate,
     Profile,
     Release,
@@ -17,8 +18,14 @@ from modelkeep.ledger.predicates import (
     Trust,
 )
 
-_ABOUT_RELEASES = (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, Alias, Metadata, Hold, AuditCheckpoint, Trust)
-PREDICATES: dict[str, type[Predicate]] = {**{kind.TYPE: kind for kind in _ABOUT_RELEASES}, **ATTESTATIONS}
+PREDICATES: dict[str, type[Predicate]] = {
+    kind.TYPE: kind
+    for kind in (
+        *(Scan, Sealing, Profile, Release, State, TraceCommitments, Alias, Metadata, Hold),
+        *(Act, AuditCheckpoint, Policy, Trust),
+    )
+}
+PREDICATES.update(ATTESTATIONS)
 
 
 def short_type(predicate_type: str) -> str:

@@ -205,6 +205,23 @@ class Hold(Predicate, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Policy(Predicate, frozen=True, kw_only=True):
+    """A policy is in force from here on. Subject: the keep, by the digest of its origin.
+
+    ``kind``: admission (what may be served) or access (who may do what); ``name``: a profile that ships with modelkeep, or
+    ``custom`` with its Cedar ``text``. ``replaces``: log index of the policy statement in force until now, -1 = none, so that
+    of two who change it at once only one succeeds. ``id``: 32 random hex digits.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:policy:v1"
+    kind: str
+    name: str
+    replaces: int
+    id: str
+    text: str = ""
+    reason: str = ""
+
+
 class AuditCheckpoint(Predicate, frozen=True, kw_only=True):
     """A checkpoint of an audit log was received. Subject: the audit log, by the SHA-256 of the checkpoint's text."""
 

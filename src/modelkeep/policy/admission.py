@@ -2,7 +2,7 @@
 
 The evidence is gathered and proven elsewhere (custody, from the releases log, so that nothing unlogged counts); here it is
 only judged. It comes as a mapping of plain values that must fit ``admission.cedarschema`` exactly: an attribute that is
-missing, unknown or of another type means "not admitted". Profiles that ship: ``open`` and ``standard``, Cedar files
+missing, unknown or of another type means "not admitted". Profiles that ship: ``open``, ``standard`` and ``strict``, Cedar files
 beside this one; an operator may load a text of their own against the same schema.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from modelkeep.errors import Invalid, NotAdmitted
-from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, packaged
+from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, Verdict, packaged
 
-PROFILES = ("open", "standard")
-"""Names of the admission profiles that ship with modelkeep."""
+PROFILES = ("open", "standard", "strict")
+"""Names of the admission profiles that ship with modelkeep, the least demanding first."""
 
 _GATEWAY = EntityRef("Gateway", "gateway")
 
@@ -24,6 +24,13 @@ class Judgement(NamedTuple):
     admitted: bool
     rules: tuple[Rule, ...]
     errors: tuple[str, ...]
+
+
+class Held(NamedTuple):
+    """One rule of the policy, and whether the release satisfies it: a permit that holds, or a forbid that does not."""
+
+    rule: Rule
+    satisfied: bool
 
 
 class AdmissionPolicy:
@@ -37,15 +44,11 @@ class AdmissionPolicy:
     @classmethod
     def profile(cls, name: str) -> "AdmissionPolicy":
         """One of ``PROFILES``. Raises Invalid."""
-        if name not in PROFILES:
-            raise Invalid(f"there is no admission profile {name[:40]!r}: use {' or '.join(PROFILES)}")
-        return cls(packaged(f"admission_{name}.cedar"), name)
+        return cls(profile_text(name), name)
 
     def judge(self, evidence: Mapping[str, object]) -> Judgement:
         """Judge the evidence; never raises, an evaluation error is "not admitted"."""
-        ref = EntityRef("Release", _ref(evidence))
-        entity = {"uid": ref.uid(), "attrs": dict(evidence), "parents": []}
-        verdict = self._rules.decide(_GATEWAY, "serve", ref, context={}, entities=[entity])
+        verdict = self._decide(self._rules, evidence)
         return Judgement(verdict.allowed, verdict.rules, verdict.errors)
 
     def decide(self, evidence: Mapping[str, object]) -> tuple[str, ...]:
@@ -54,6 +57,22 @@ class AdmissionPolicy:
         if not judgement.admitted:
             raise NotAdmitted(self.explain(evidence))
         return tuple(rule.id for rule in judgement.rules)
+
+    def review(self, evidence: Mapping[str, object]) -> tuple[Held, ...]:
+        """Every rule in the order of the text, and whether it is satisfied. Of several permits one suffices.
+
+        Raises Invalid when the evidence could not be judged.
+        """
+        judgement = self.judge(evidence)
+        permitted = self._decide(self._rules.permits, evidence)
+        if judgement.errors or permitted.errors:
+            raise Invalid(f"{_ref(evidence)} could not be judged: {(*judgement.errors, *permitted.errors)[0]}")
+        standing = {rule.id for rule in judgement.rules if rule.effect == "forbid"}
+        granting = {rule.id for rule in permitted.rules}
+        return tuple(
+            Held(rule, rule.id in granting if rule.effect == "permit" else rule.id not in standing)
+            for rule in self._rules.rules
+        )
 
     def explain(self, evidence: Mapping[str, object]) -> str:
         """One sentence: admitted, or which rules failed and what would satisfy each."""
@@ -69,6 +88,18 @@ class AdmissionPolicy:
         return f"{ref} is not admitted by the {self.name} policy: " + "; ".join(
             f"{rule.says} ({rule.mend})" if rule.mend else rule.says for rule in judgement.rules
         )
+
+    def _decide(self, rules: Ruleset, evidence: Mapping[str, object]) -> Verdict:
+        ref = EntityRef("Release", _ref(evidence))
+        entity = {"uid": ref.uid(), "attrs": dict(evidence), "parents": []}
+        return rules.decide(_GATEWAY, "serve", ref, context={}, entities=[entity])
+
+
+def profile_text(name: str) -> str:
+    """The Cedar text of one of ``PROFILES``. Raises Invalid."""
+    if name not in PROFILES:
+        raise Invalid(f"there is no admission profile {name[:40]!r}: use {', '.join(PROFILES)}")
+    return packaged(f"admission_{name}.cedar")
 
 
 def _ref(evidence: Mapping[str, object]) -> str:

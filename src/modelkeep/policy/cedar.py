@@ -7,7 +7,8 @@ are validated against the same schema at every decision, (3) a decision that car
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -21,12 +22,16 @@ MAX_POLICY_BYTES = 1 << 20
 
 
 class Rule(NamedTuple):
-    """What a policy's annotations say: ``@id``, ``@says`` (the rule in words), ``@mend`` (what would satisfy it)."""
+    """What a policy's annotations say: ``@id``, ``@says`` (the rule in words), ``@mend`` (what would satisfy it).
+
+    ``needs``: the short type of the statement that would (``@needs``), "" when none does.
+    """
 
     id: str
     effect: str
     says: str
     mend: str
+    needs: str = ""
 
 
 class Verdict(NamedTuple):
@@ -61,7 +66,7 @@ class Ruleset:
         if len(policies) > MAX_POLICY_BYTES:
             raise Invalid(f"the policy has {len(policies)} characters: the limit is {MAX_POLICY_BYTES}")
         try:
-            self._schema = cedarpy.Schema.from_str(schema)
+            self._schema, self._schema_text = cedarpy.Schema.from_str(schema), schema
             self._policies = cedarpy.PolicySet.from_str(policies)
         except ValueError as cause:
             raise Invalid(f"the policy cannot be parsed: {cause}") from cause
@@ -69,11 +74,25 @@ class Ruleset:
         if not result.validation_passed:
             raise Invalid("the policy does not fit its schema: " + "; ".join(error.error for error in result.errors))
         self._rules = _rules(policies)
+        self._text = policies
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """Every rule, in the order of the text."""
         return tuple(self._rules.values())
+
+    @cached_property
+    def permits(self) -> "Ruleset":
+        """The permits alone: which of them hold can only be seen where no forbid does. Raises Invalid (there is none)."""
+        document = json.loads(cedarpy.policies_to_json_str(self._text))
+        kept = {key: policy for key, policy in document["staticPolicies"].items() if policy["effect"] == "permit"}
+        text = cedarpy.policies_from_json_str(json.dumps({**document, "staticPolicies": kept})) if kept else ""
+        return Ruleset(text, self._schema_text)
+
+    @cached_property
+    def mentions(self) -> frozenset["EntityRef"]:
+        """Every entity that a rule names, such as ``Role::"analyst"``."""
+        return frozenset(_entities(json.loads(cedarpy.policies_to_json_str(self._text))))
 
     def decide(
         self,
@@ -97,6 +116,18 @@ class Ruleset:
         reasons = frozenset(answer.diagnostics.reasons)
         rules = tuple(rule for policy, rule in self._rules.items() if policy in reasons)  # in the order of the text
         return Verdict(answer.decision is cedarpy.Decision.Allow and not errors, rules, errors)
+
+
+def _entities(found: Any) -> Iterator[EntityRef]:
+    """Entity uids anywhere in Cedar's JSON form of policies."""
+    if isinstance(found, dict):
+        if found.keys() == {"type", "id"}:
+            yield EntityRef(str(found["type"]), str(found["id"]))
+        for value in found.values():
+            yield from _entities(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from _entities(value)
 
 
 class _Policy(msgspec.Struct):
@@ -123,7 +154,7 @@ def _rules(policies: str) -> dict[str, Rule]:
                 f"every policy needs an @id of its own, and {name!r} is {'there twice' if name else 'empty or missing'}"
             )
         seen.add(name)
-        rules[policy_id] = Rule(name, policy.effect, notes.get("says", name), notes.get("mend", ""))
+        rules[policy_id] = Rule(name, policy.effect, notes.get("says", name), notes.get("mend", ""), notes.get("needs", ""))
     if not rules:
         raise Invalid("the policy is empty: it would deny everything")
     return rules

@@ -79,6 +79,13 @@ class Engine:
         """Number of the policy in force; rises with every ``load``."""
         return self._epoch.number
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that the policy in force speaks of: those that ship in their order, then others by name."""
+        found = {entity.id for entity in self._epoch.rules.mentions if entity.kind == "Role"}
+        known = [str(role) for role in Role if role in found]
+        return (*known, *sorted(found - set(known)))
+
     def load(self, policies: str) -> None:
         """Put another policy in force, at once and whole. Raises Invalid, and then the old one stays in force."""
         self._epoch = _Epoch(Ruleset(policies, self._schema), self._epoch.number + 1)
@@ -105,11 +112,11 @@ class Engine:
         if not self.decide(principal, action, resource, context).allowed:
             raise Denied(self.explain(principal, action, resource, context))
 
-    def who_may(self, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None) -> tuple[Role, ...]:
+    def who_may(self, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """The roles of which one alone suffices for ``action``."""
         stranger = "role-holder"  # is nobody's account, so that rules about one's own account do not count
         return tuple(
-            role for role in Role if self.decide(Principal(stranger, "", (role,), ""), action, resource, context).allowed
+            role for role in self.roles if self.decide(Principal(stranger, "", (role,), ""), action, resource, context).allowed
         )
 
     def explain(

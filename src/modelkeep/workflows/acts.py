@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from modelkeep.core.values import ReleaseRef, Resource, digest_of
 from modelkeep.crypto.notes import Checkpoint
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.errors import Conflict
 from modelkeep.ledger.predicates import Act, AuditCheckpoint, Commitment
 from modelkeep.ledger.statements import commitment_statements, keep_resource, make_statement

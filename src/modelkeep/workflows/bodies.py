@@ -15,7 +15,8 @@ from modelkeep.container.recipients import Binding, KmsRecipient, KmsStanza, enc
 from modelkeep.container.seal import seal
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState
-from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
+from modelkeep.custody.book import EvidenceBook
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import RECIPIENTS, RELEASE, Release, SealedBody
 from modelkeep.errors import Conflict, Denied, Missing, NotTrusted
 from modelkeep.workflows.registry import CARD, MODEL, PROFILE, Desk, Registry

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState
-from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import COLLECT, RECIPIENTS, RETIRE
 from modelkeep.errors import Conflict, Missing
 from modelkeep.ledger.predicates import Act

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import msgspec
 
 from modelkeep.core.values import Digest, ReleaseRef, Resource, Statement
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.catalogue import ADD, REMOVE, Described, HoldRecord
 from modelkeep.custody.metadata import About, check_card, hold_statement, metadata_statement
 from modelkeep.custody.releases import SealedBody

@@ -14,7 +14,9 @@ import msgspec
 
 from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.core.values import ModelSignature, ReleaseRef
-from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence, admit
+from modelkeep.custody.admission import admit
+from modelkeep.custody.book import EvidenceBook
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Missing, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.extraction.guard import Guard
@@ -27,6 +29,7 @@ from modelkeep.serving.bodies import SubjectKeys, open_body
 from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs
 from modelkeep.serving.validate import InputPlan
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
+from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.reviews import Reviews
 from modelkeep.workflows.trust_changes import fold
@@ -55,14 +58,15 @@ class Opened(NamedTuple):
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """Who decides what is served: the releases log as the registry reads it, the admission policy, and reviews.
+    """Who decides what is served: the releases log as the registry reads it, the policies that it says, and reviews.
 
     ``in_hand``: the trust root of the keys that this process holds now; ``check_public``: told what the log led to, raises
     NotTrusted when ``trust.toml`` says something else.
     """
 
     registry: Registry
-    policy: AdmissionPolicy
+    admission: AdmissionInForce
+    access: AccessInForce
     reviews: Reviews
     in_hand: Callable[[], TrustRoot]
     check_public: Callable[[Sequence[TrustRoot]], None]
@@ -78,16 +82,19 @@ class Authority(msgspec.Struct, frozen=True):
             self.registry.rebase(root)
         cleared = self.reviews.catch_up(self.registry.view, book.size)
         self.check_public(book.signatories.roots)
+        self.access.follow(book)
+        self.admission.of(book)  # one that cannot be read ends the lease
         return book, cleared
 
     def judge(self, found: ReleaseEvidence) -> None:
-        """Return if ``found`` may be served. Raises Quarantined, NotAdmitted."""
-        judge(self.policy, found)
+        """Return if ``found`` may be served. Raises Quarantined, NotAdmitted, Unavailable."""
+        book = self.registry.book
+        judge(self.admission.of(book), book, found.ref)
 
 
-def judge(policy: AdmissionPolicy, found: ReleaseEvidence) -> None:
-    """Return if the log and the admission policy let ``found`` be served. Raises Quarantined, NotAdmitted."""
-    admit(found, policy.decide)
+def judge(policy: AdmissionPolicy, book: EvidenceBook, ref: ReleaseRef) -> None:
+    """Return if the log and the admission policy let a release be served. Raises Quarantined, NotAdmitted, Missing."""
+    admit(book, ref, policy.decide)
 
 
 def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:

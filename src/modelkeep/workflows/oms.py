@@ -1,7 +1,7 @@
 """The OpenSSF signature of a release: made when it is published, kept in the log with the release statement, checked there."""
 
 from modelkeep.core.values import Digest, digest_hex
-from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.oms import WHOLE, BundleKey, open_bundle
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, digest_of, parse_name
-from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
+from modelkeep.custody.book import EvidenceBook
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
 from modelkeep.custody.scan import ScanVerdict, scan
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements

@@ -14,8 +14,8 @@ import msgspec
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState, Resource, Statement
 from modelkeep.crypto.dsse import parse_envelope
-from modelkeep.custody.admission import ReleaseEvidence
 from modelkeep.custody.catalogue import Described
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.metadata import CARD_SUBJECT
 from modelkeep.custody.releases import RELEASE, Release, SealedBody
 from modelkeep.custody.signing import resealing_statements

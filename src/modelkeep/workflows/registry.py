@@ -19,7 +19,8 @@ from modelkeep.core.ports import Blobs, Change, Clock, Entropy, Record, Records,
 from modelkeep.core.values import Digest, ReleaseRef, Statement, to_json
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.crypto.signatures import StatementSigner
-from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
+from modelkeep.custody.book import EvidenceBook
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.oms import BundleSigner
 from modelkeep.custody.releases import RECIPIENTS, SealedBody
 from modelkeep.custody.trust import TrustRoot

@@ -1,7 +1,7 @@
 """Change the state of a release, or take the model out again. Each is a statement in the log before it takes effect."""
 
 from modelkeep.core.values import ReleaseRef, Resource
-from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import EXPORT, QUARANTINE, RETIRE, VERBS, next_state
 from modelkeep.custody.signing import state_statement
 from modelkeep.errors import Conflict, Invalid

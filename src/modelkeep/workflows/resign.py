@@ -11,7 +11,7 @@ import msgspec
 
 from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef, Resource, Statement
-from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import QUARANTINE, RELEASE, RETIRE, Release
 from modelkeep.custody.scan import scan
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements, state_statement

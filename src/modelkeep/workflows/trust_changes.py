@@ -12,7 +12,7 @@ from modelkeep.core.values import ReleaseRef, ReleaseState
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.signatures import PublicIdentity, StatementSigner
 from modelkeep.custody import succession
-from modelkeep.custody.admission import EvidenceBook
+from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.identities import TokenHalves, no_token
 from modelkeep.custody.keyring import Amendment, Keyring
 from modelkeep.custody.signatories import ADD, LIMIT, REMOVE, ROTATE, Signatories

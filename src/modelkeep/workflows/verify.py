@@ -5,7 +5,7 @@ import msgspec
 from modelkeep.container.check import check_body
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState
 from modelkeep.crypto.dsse import parse_envelope
-from modelkeep.custody.admission import ReleaseEvidence
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import RELEASE, Release, SealedBody
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Missing, NotTrusted
