@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from modelkeep.app.acting import Acts
@@ -19,6 +20,7 @@ from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, n
 from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
 from modelkeep.extraction.profile import Profile, fit_profile
 from modelkeep.formats.detect import Format, detect
+from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.workflows.describe import prepared
 from modelkeep.workflows.follow import judge
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
@@ -127,7 +129,8 @@ class RegistryVerbs(Acts):
         self.commit_marks(self.subjects(), ahead_of=self._possible(ref, PROMOTE))
         changed = self._change(ref, PROMOTE, "")
         self.commit_marks(self.subjects())  # of accounts that were added in between
-        return changed
+        registry = self.premises.registry()
+        return msgspec.structs.replace(changed, note=self._not_admitted(registry.release(self.ref(ref))))
 
     @verb("quarantine")
     def quarantine(self, *, ref: str, reason: str) -> StateChanged:
@@ -162,13 +165,20 @@ class RegistryVerbs(Acts):
         return StateChanged(str(after.ref), str(after.state), after.history[-1].index)
 
     def _admission(self, found: ReleaseEvidence) -> str:
+        refused = self._not_admitted(found)
+        return f"not served: {refused}" if refused else f"admitted by the {self._policy.name} policy"
+
+    @property
+    def _policy(self) -> AdmissionPolicy:
+        return self.premises.admission.of(self.premises.registry().book)
+
+    def _not_admitted(self, found: ReleaseEvidence) -> str:
+        """Why the log and the policy in force do not let a release be served; "" when they do. Raises Unavailable."""
         try:
-            book = self.premises.registry().book
-            policy = self.premises.admission.of(book)
-            judge(policy, book, found.ref)
+            judge(self._policy, self.premises.registry().book, found.ref)
         except (NotAdmitted, Quarantined) as reason:
-            return f"not served: {reason}"
-        return f"admitted by the {policy.name} policy"
+            return str(reason)
+        return ""
 
 
 def _words(interface: ModelSignature) -> str:

@@ -239,11 +239,12 @@ class Collected(Struct, frozen=True):
 
 
 class StateChanged(Struct, frozen=True):
-    """A release after promote, quarantine, reinstate or retire."""
+    """A release after promote, quarantine, reinstate or retire. ``note``: why a promoted one is not served yet, "" if it is."""
 
     ref: str
     state: str
     log_index: int
+    note: str = ""
 
 
 @holds_secrets("name", "roles")

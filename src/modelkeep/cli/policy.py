@@ -120,7 +120,7 @@ def policy_explain(ctx: Context, ref: str, policy: str, as_promoted: bool) -> No
     for rule in found.rules:
         lines.append(f"  {'yes' if rule.satisfied else 'NO ':<4} {below(rule.says, 7)}  [{rule.id}]")
         if not rule.satisfied:
-            needs = f" (a {rule.needs} statement)" if rule.needs else ""
+            needs = f" (statement: {rule.needs})" if rule.needs else ""
             lines.append(
                 f"       → {below(rule.mend, 9)}{needs}" if rule.mend else f"       → {needs.strip() or 'no way is named'}"
             )

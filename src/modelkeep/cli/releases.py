@@ -168,7 +168,8 @@ def _catalogued(found: ReleaseDetail) -> list[str]:
 
 
 def _say(ctx: Context, changed: StateChanged) -> None:
-    ctx.out.show(changed, f"{changed.ref} is {changed.state} (log entry {changed.log_index})")
+    note = f"\nIt is not served yet: {changed.note}" if changed.note else ""
+    ctx.out.show(changed, f"{changed.ref} is {changed.state} (log entry {changed.log_index}){note}")
 
 
 COMMANDS = (publish, verify, export, list_, show, promote, quarantine, reinstate, retire)

@@ -83,11 +83,9 @@ class AdmissionPolicy:
         if judgement.errors:
             return f"{ref} is not admitted: the {self.name} policy could not be evaluated ({judgement.errors[0]})"
         if not judgement.rules:
-            permits = "; ".join(rule.says for rule in self._rules.rules if rule.effect == "permit")
+            permits = "; ".join(_words(rule) for rule in self._rules.rules if rule.effect == "permit")
             return f"{ref} is {evidence.get('state')} and not admitted by the {self.name} policy: {permits}"
-        return f"{ref} is not admitted by the {self.name} policy: " + "; ".join(
-            f"{rule.says} ({rule.mend})" if rule.mend else rule.says for rule in judgement.rules
-        )
+        return f"{ref} is not admitted by the {self.name} policy: " + "; ".join(map(_words, judgement.rules))
 
     def _decide(self, rules: Ruleset, evidence: Mapping[str, object]) -> Verdict:
         ref = EntityRef("Release", _ref(evidence))
@@ -100,6 +98,10 @@ def profile_text(name: str) -> str:
     if name not in PROFILES:
         raise Invalid(f"there is no admission profile {name[:40]!r}: use {', '.join(PROFILES)}")
     return packaged(f"admission_{name}.cedar")
+
+
+def _words(rule: Rule) -> str:
+    return f"{rule.says} ({rule.mend})" if rule.mend else rule.says
 
 
 def _ref(evidence: Mapping[str, object]) -> str:
