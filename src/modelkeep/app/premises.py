@@ -94,6 +94,8 @@ class Premises:
     _providers: dict[str, WrappingKeys] = field(default_factory=dict)
     _registry: Registry | None = None
     _reading: threading.Lock = field(default_factory=threading.Lock)
+    logged: threading.Event = field(default_factory=threading.Event)
+    """Set by every append to the releases log: witnesses have something to cosign."""
 
     @classmethod
     def open(
@@ -342,6 +344,7 @@ class Premises:
             entropy=self.entropy,
             lease=LEASE_SECONDS,
             bundles=lambda: self.keyring([OMS_SIGNING]).bundle_signer(),
+            logged=self.logged.set,
         )
 
     def token_halves(self, uri: str) -> tuple[Ed25519Signing, Wrapper]:

@@ -137,7 +137,7 @@ class Desk:
     """Whoever may change releases.
 
     ``keys``: where data keys are wrapped now; ``lease``: seconds for which a gateway may still act on what it last read;
-    ``bundles``: opens the key of OpenSSF signatures, None to make none.
+    ``bundles``: opens the key of OpenSSF signatures, None to make none; ``logged``: told after every append.
     """
 
     registry: Registry
@@ -149,6 +149,7 @@ class Desk:
     entropy: Entropy
     lease: float = 1.0
     bundles: Callable[[], BundleSigner] | None = None
+    logged: Callable[[], None] = lambda: None
 
     @property
     def wrapper(self) -> Wrapper:
@@ -168,6 +169,7 @@ class Desk:
         if self.log.last is not None:
             with contextlib.suppress(Conflict, Unavailable):  # what was logged is logged; the next statement keeps a head again
                 keep_head(self.registry.records, self.log.last)
+        self.logged()
         return indexes
 
     def _check_signer(self, index: int) -> None:
