@@ -167,10 +167,14 @@ class Control:
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
+        if settings.witness.policy:
+            self._threads.append(threading.Thread(target=self._witnesses, name="witnesses", daemon=True))
+            self._threads[-1].start()
 
     def stop(self) -> None:
         """End the background work, close the audit log and log its last checkpoint."""
         self._stop.set()
+        self.keep.premises.logged.set()  # wakes whoever waits for something to be witnessed
         for thread in self._threads:
             thread.join()
         try:
@@ -186,6 +190,21 @@ class Control:
                 self.report(f"control: {cause}")
             if self._stop.wait(pause):
                 return
+
+    def _witnesses(self) -> None:
+        """Ask the witnesses after every append, and now and then those that were late."""
+        logged, acting = self.keep.premises.logged, self.keep.acting_as(CONTROL)
+        cosigning, told = acting.cosigning(), ""
+        while not self._stop.is_set():
+            logged.clear()
+            try:
+                acting.ask_witnesses(cosigning)
+                told = ""
+            except ModelkeepError as cause:
+                if told != str(cause):
+                    self.report(f"control: {cause}")
+                told = str(cause)
+            logged.wait(self.settings.witness.seconds)
 
     def settle(self) -> None:
         """Complete or collect what dead publishers left behind; later when a store does not answer now. Raises NotTrusted."""

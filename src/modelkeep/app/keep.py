@@ -27,6 +27,7 @@ from modelkeep.app.results import Initialised
 from modelkeep.app.settings import FILE_NAME, load, parse, template
 from modelkeep.app.stores import create_blobs, create_records, upgrade_records
 from modelkeep.app.trustverbs import TrustVerbs
+from modelkeep.app.witnessverbs import WitnessVerbs
 from modelkeep.core.ports import Records
 from modelkeep.core.values import Principal, Role, parse_name
 from modelkeep.crypto.xwing import generate_identity, recipient_of
@@ -39,7 +40,7 @@ from modelkeep.workflows.publish import settle
 FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
 
 
-class Keep(RegistryVerbs, CatalogueVerbs, PolicyVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs):
+class Keep(RegistryVerbs, CatalogueVerbs, PolicyVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs, WitnessVerbs):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
     @classmethod

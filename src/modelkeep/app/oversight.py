@@ -39,7 +39,8 @@ class OversightVerbs(Acts):
     @verb("status")
     def status(self) -> Status:
         """What is sealed, served and quarantined; the last integrity pass; open incidents; the gateways heard from."""
-        book = self.premises.registry().book
+        registry = self.premises.registry()
+        book, witnessed = registry.book, registry.witnessed()
         names = self.names()
         return Status(
             origin=self.premises.trust.origin,
@@ -53,6 +54,7 @@ class OversightVerbs(Acts):
                 GatewayRow(origin.rpartition("/")[2], said.size, said.phase != "final")
                 for origin, said in book.audits().items()
             ),
+            witnessed=None if witnessed is None else witnessed.size,
         )
 
     @verb("log.read")

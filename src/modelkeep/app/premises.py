@@ -21,6 +21,7 @@ from modelkeep.adapters.tls import Identity, issue
 from modelkeep.app.settings import FILE_NAME, Settings, load
 from modelkeep.app.stores import RECORDS_FILE, open_blobs, open_records
 from modelkeep.app.tokens import open_token_identity
+from modelkeep.app.witnessing import PolicyFile
 from modelkeep.container.recipients import Opener
 from modelkeep.core.ports import Blobs, Clock, Entropy, Records, Wrapper, WrappingKeys
 from modelkeep.core.values import Principal
@@ -31,6 +32,7 @@ from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMEN
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
+from modelkeep.ledger.cosigned import Cosigned
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.policy.engine import Engine
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
@@ -47,9 +49,12 @@ LEASE_SECONDS = 1.0
 """A gateway acts on what it read at most this long ago; a verb that takes something away waits it out before it returns."""
 
 
-def check_private(directory: Path) -> None:
-    """Check that a keep belongs to this user and is closed to everyone else. Raises NotTrusted, Unavailable."""
-    for name in ("", FILE_NAME, RECORDS_FILE, TRUST_FILE, "keys", "blobs", "log"):
+def check_private(directory: Path, *more: str) -> None:
+    """Check that a keep belongs to this user and is closed to everyone else. ``more``: files of it that its settings name.
+
+    Raises NotTrusted, Unavailable.
+    """
+    for name in ("", FILE_NAME, RECORDS_FILE, TRUST_FILE, "keys", "blobs", "log", *more):
         path = directory / name
         try:
             found = path.stat()
@@ -89,6 +94,8 @@ class Premises:
     _providers: dict[str, WrappingKeys] = field(default_factory=dict)
     _registry: Registry | None = None
     _reading: threading.Lock = field(default_factory=threading.Lock)
+    logged: threading.Event = field(default_factory=threading.Event)
+    """Set by every append to the releases log: witnesses have something to cosign."""
 
     @classmethod
     def open(
@@ -104,7 +111,7 @@ class Premises:
         keep), NotTrusted (open to others, or ``trust.toml`` is not the sealed one), Invalid (settings), Unavailable.
         """
         settings = load(directory)
-        check_private(directory)
+        check_private(directory, settings.witness.policy)
         trust = TrustRoot.parse(_read(directory / TRUST_FILE))
         made = cls(
             directory=directory,
@@ -173,6 +180,11 @@ class Premises:
     def passwords(self) -> Passwords:
         """How passwords are hashed. Making it costs one Argon2id hash, so it is made once."""
         return Passwords()
+
+    @cached_property
+    def witness_policy(self) -> PolicyFile:
+        """Which witnesses must have cosigned the releases log."""
+        return PolicyFile(self.directory, self.settings.witness.policy)
 
     @property
     def keys(self) -> FileKeys:
@@ -310,7 +322,8 @@ class Premises:
         with self._reading:
             if self._registry is None:
                 view = self._view()
-                self._registry = Registry(self.records, self.blobs, view, EvidenceBook(self.trust))
+                cosigned = Cosigned(self.releases_files(), self.trust.releases_log, self.witness_policy.read)
+                self._registry = Registry(self.records, self.blobs, view, EvidenceBook(self.trust), cosigned=cosigned)
         self._registry.refresh()
         return replace(self._registry, openers=openers)
 
@@ -331,6 +344,7 @@ class Premises:
             entropy=self.entropy,
             lease=LEASE_SECONDS,
             bundles=lambda: self.keyring([OMS_SIGNING]).bundle_signer(),
+            logged=self.logged.set,
         )
 
     def token_halves(self, uri: str) -> tuple[Ed25519Signing, Wrapper]:

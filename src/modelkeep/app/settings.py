@@ -148,6 +148,15 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "RecordSettings(url=…)"  # it may hold a password
 
 
+class WitnessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[witness]"""
+
+    policy: str = ""
+    """File in the keep's folder that says which witnesses must have cosigned the releases log; empty = none need to."""
+    seconds: Positive = 2.0
+    """Pause between two rounds in which control asks witnesses that have not cosigned the newest checkpoint."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -160,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blobs: BlobSettings = BlobSettings()
     records: RecordSettings = RecordSettings()
     keys: KeySettings = KeySettings()
+    witness: WitnessSettings = WitnessSettings()
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:

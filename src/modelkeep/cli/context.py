@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import click
 
 from modelkeep.cli.output import Output
-from modelkeep.errors import Invalid, Missing, Unavailable
+from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 
 if TYPE_CHECKING:  # a keep brings the whole house in, and sealed files need none
     from modelkeep.app.keep import Keep
@@ -43,11 +43,27 @@ class Context:
     def call(self, verb: "Callable[Concatenate[Keep, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
         """Run ``verb`` on the folder, or as the logged-in account on ``--server``."""
         if not self.server:
-            return verb(self.keep, *args, **kwargs)
+            found = verb(self.keep, *args, **kwargs)
+            self._have_witnessed()
+            return found
         from modelkeep.cli.remote import Remote
 
         result: Any = Remote.of_session(self.server).call(verb, kwargs)
         return result  # type: ignore[no-any-return]  # Remote decodes to the verb's own return type
+
+    def _have_witnessed(self) -> None:
+        """Ask the witnesses once, when something was logged: what they do not cosign now, control asks for again."""
+        here = self.keep.premises
+        if not (here.settings.witness.policy and here.logged.is_set()):
+            return
+        try:
+            report = self.keep.ask_witnesses(self.keep.cosigning())
+        except ModelkeepError as cause:
+            self.out.note(f"logged, and not witnessed: {cause}")
+            return
+        if report.witnessed < report.log_size:
+            late = "; ".join(f"{row.name}: {row.problem}" for row in report.witnesses if row.problem)
+            self.out.note(f"logged, and waiting for witnesses ({late})")
 
     def local(self, what: str) -> "Keep":
         """The keep in the folder, for what cannot be done from afar. Raises Invalid with ``--server``."""

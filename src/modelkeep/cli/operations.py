@@ -14,6 +14,8 @@ def status(ctx: Context) -> None:
     found = ctx.call(Keep.status)
     lines = [f"Keep {found.origin}, releases log of {found.log_size} entries", "", "Releases"]
     lines += [f"  {r.ref:<24} {r.state}" for r in found.releases] or ["  none"]
+    if found.witnessed is not None:
+        lines.insert(1, f"Witnesses  a quorum cosigned {found.witnessed} of its entries ('modelkeep witness status')")
     lines += ["", f"Integrity  {_pass(found.integrity)}", "", "Open incidents"]
     lines += [f"  {i.id}  since {moment(i.opened)}: {i.detail}" for i in found.incidents] or ["  none"]
     lines += ["", "Gateways"]

@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -27,14 +28,16 @@ _SIZE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
-def _name(text: str) -> str:
+def check_name(text: str) -> str:
+    """``text``, once it may name a note key. Raises Invalid."""
     if not _NAME.match(text):
         raise Invalid(f"{text[:80]!r} cannot name a note key: no spaces, no plus, no control characters")
     return text
 
 
-def _key_id(name: str, public: bytes) -> bytes:
-    return hashlib.sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]
+def key_id(name: str, key: bytes) -> bytes:
+    """The 4-byte id of a key. ``key``: signature type byte ‖ public key. Source: C2SP signed-note, "Signatures"."""
+    return hashlib.sha256(name.encode() + b"\n" + key).digest()[:4]
 
 
 def unbase64(text: str) -> bytes:
@@ -52,7 +55,26 @@ def encode_vkey(name: str, public: bytes) -> str:
     """The verifier key ``name+keyid+base64(0x01 ‖ public)`` of a 32-byte Ed25519 public key. Raises Invalid."""
     if len(public) != 32:
         raise Invalid(f"an Ed25519 public key has 32 bytes, not {len(public)}")
-    return f"{_name(name)}+{_key_id(name, public).hex()}+{base64.b64encode(ED25519 + public).decode()}"
+    return vkey_of(name, ED25519 + public)
+
+
+def vkey_of(name: str, key: bytes) -> str:
+    """``name+keyid+base64(key)``. ``key``: signature type byte ‖ public key. Raises Invalid (the name)."""
+    return f"{check_name(name)}+{key_id(name, key).hex()}+{base64.b64encode(key).decode()}"
+
+
+def parse_vkey(vkey: str) -> tuple[str, bytes]:
+    """The name and the key (signature type byte ‖ public key) of a verifier key, whose key id holds. Raises Invalid."""
+    parts = vkey.split("+", 2)
+    if len(parts) != 3:
+        raise Invalid(f"{vkey[:80]!r} is not a verifier key: expected name+keyid+base64")
+    try:
+        key = unbase64(parts[2])
+    except Invalid as cause:
+        raise Invalid(f"the verifier key of {parts[0][:80]!r} is not base64") from cause
+    if key_id(check_name(parts[0]), key).hex() != parts[1].lower():
+        raise Invalid(f"the verifier key of {parts[0]!r} does not match its own key id: it was altered or mistyped")
+    return parts[0], key
 
 
 @never_pickled
@@ -65,7 +87,7 @@ class NoteSigner:
         """``seed``: the 32-byte private key of RFC 8032. Raises Invalid."""
         if len(seed) != 32:
             raise Invalid("the seed of a note key has 32 bytes")
-        self.name = _name(name)
+        self.name = check_name(name)
         self._seed = bytes(seed)
         self._key = Ed25519PrivateKey.from_private_bytes(self._seed)
         self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -79,8 +101,8 @@ class NoteSigner:
         if not text.endswith("\n") or _CONTROL.search(text):
             raise Invalid("the text of a note ends in a newline and has no other control characters")
         body = text.encode()
-        signature = base64.b64encode(_key_id(self.name, self.public) + self._key.sign(body)).decode()
-        return body + f"\n\u2014 {self.name} {signature}\n".encode()
+        line = SignatureLine(self.name, key_id(self.name, ED25519 + self.public) + self._key.sign(body))
+        return body + b"\n" + line.encode()
 
     def subkey(self, purpose: bytes) -> bytes:
         """32 secret bytes for ``purpose``, derived from the seed and the name (HKDF-SHA-512)."""
@@ -99,19 +121,21 @@ class NoteVerifier:
     @classmethod
     def parse(cls, vkey: str) -> "NoteVerifier":
         """Parse ``name+keyid+base64(0x01 ‖ public)``. Raises Invalid (malformed, another algorithm, a wrong key id)."""
-        parts = vkey.split("+", 2)
-        if len(parts) != 3:
-            raise Invalid(f"{vkey[:80]!r} is not a verifier key: expected name+keyid+base64")
-        try:
-            key = unbase64(parts[2])
-        except Invalid as cause:
-            raise Invalid(f"the verifier key of {parts[0][:80]!r} is not base64") from cause
+        name, key = parse_vkey(vkey)
         if key[:1] != ED25519 or len(key) != 33:
-            raise Invalid(f"the verifier key of {parts[0][:80]!r} is not an Ed25519 note key")
-        key_id = _key_id(_name(parts[0]), key[1:])
-        if key_id.hex() != parts[1].lower():
-            raise Invalid(f"the verifier key of {parts[0]!r} does not match its own key id: it was altered or mistyped")
-        return cls(parts[0], key_id, Ed25519PublicKey.from_public_bytes(key[1:]))
+            raise Invalid(f"the verifier key of {name[:80]!r} is not an Ed25519 note key")
+        return cls(name, key_id(name, key), Ed25519PublicKey.from_public_bytes(key[1:]))
+
+
+class SignatureLine(NamedTuple):
+    """One signature line of a note. ``data``: key id (4 bytes) ‖ signature."""
+
+    name: str
+    data: bytes
+
+    def encode(self) -> bytes:
+        """The line, with its newline."""
+        return f"\u2014 {self.name} {base64.b64encode(self.data).decode()}\n".encode()
 
 
 def open_note(note: bytes, verifier: NoteVerifier) -> str:
@@ -120,7 +144,7 @@ def open_note(note: bytes, verifier: NoteVerifier) -> str:
     Lines of other keys are ignored, but must be well formed. Source: C2SP signed-note.
     Raises NotTrusted: malformed, not signed by this key, or its signature is wrong.
     """
-    text, signatures = _split(note)
+    text, signatures = split_note(note)
     wanted = [data for name, data in signatures if name == verifier.name and data[:4] == verifier.key_id]
     if not wanted:
         raise NotTrusted(f"the note is not signed by {verifier.name}")
@@ -132,7 +156,8 @@ def open_note(note: bytes, verifier: NoteVerifier) -> str:
     return text
 
 
-def _split(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:
+def split_note(note: bytes) -> tuple[str, list[SignatureLine]]:
+    """The text and the signature lines of a note, none of them checked. Raises NotTrusted (malformed)."""
     if len(note) > MAX_NOTE:
         raise NotTrusted(f"a note of {len(note)} bytes is too large")
     try:
@@ -145,10 +170,11 @@ def _split(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:
     lines = tail[:-1].split("\n")
     if len(lines) > MAX_SIGNATURES:
         raise NotTrusted(f"a note with {len(lines)} signatures is too large")
-    return text + "\n", [_signature_line(line) for line in lines]
+    return text + "\n", [signature_line(line) for line in lines]
 
 
-def _signature_line(line: str) -> tuple[str, bytes]:
+def signature_line(line: str) -> SignatureLine:
+    """Undo ``SignatureLine.encode``; ``line`` is without its newline. Raises NotTrusted (malformed)."""
     parts = line.split(" ")
     if len(parts) != 3 or parts[0] != "\u2014" or not _NAME.match(parts[1]):
         raise NotTrusted("malformed signature line in a note")
@@ -158,7 +184,7 @@ def _signature_line(line: str) -> tuple[str, bytes]:
         raise NotTrusted("malformed signature in a note") from cause
     if len(data) < 5:
         raise NotTrusted("a note signature is too short")
-    return parts[1], data
+    return SignatureLine(parts[1], data)
 
 
 @dataclass(frozen=True)
@@ -185,13 +211,20 @@ def open_checkpoint(note: bytes, vkey: str, origin: str) -> Checkpoint:
     """
     verifier = NoteVerifier.parse(vkey)
     try:
-        lines = open_note(note, verifier).split("\n")
+        text = open_note(note, verifier)
     except NotTrusted as cause:
         raise NotTrusted(f"the checkpoint of the log {origin} does not hold: {cause}") from cause
+    found = parse_checkpoint(text)
+    if found.origin != origin:
+        raise NotTrusted(f"the checkpoint is of the log {found.origin[:80]!r}, not of {origin!r}")
+    return found
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """The checkpoint that the text of a note is; extension lines are allowed and ignored. Raises NotTrusted."""
+    lines = text.split("\n")
     if len(lines) < 4 or not all(lines[:-1]) or not _SIZE.match(lines[1]):
-        raise NotTrusted("the note is signed but is not a checkpoint")
-    if lines[0] != origin:
-        raise NotTrusted(f"the checkpoint is of the log {lines[0][:80]!r}, not of {origin!r}")
+        raise NotTrusted("the note is not a checkpoint: expected an origin, a size and a root")
     try:
         root = unbase64(lines[2])
     except Invalid as cause:

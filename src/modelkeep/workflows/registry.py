@@ -25,6 +25,7 @@ from modelkeep.custody.oms import BundleSigner
 from modelkeep.custody.releases import RECIPIENTS, SealedBody
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
+from modelkeep.ledger.cosigned import Cosigned, Witnessed
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.ledger.statements import sign_statement
 
@@ -67,13 +68,16 @@ class KeysOpener:
 
 @dataclass(frozen=True)
 class Registry:
-    """A reader of releases. ``openers``: who may open bodies, none for a verifier without keys. Thread-safe."""
+    """A reader of releases. ``openers``: who may open bodies, none for a verifier without keys; ``cosigned``: counts what
+    witnesses saw, None where nobody asks for them. Thread-safe.
+    """
 
     records: Records
     blobs: Blobs
     view: LogView
     book: EvidenceBook
     openers: Sequence[Opener] = ()
+    cosigned: Cosigned | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def refresh(self) -> EvidenceBook:
@@ -81,6 +85,15 @@ class Registry:
         with self._lock:
             self.book.catch_up(self.view, self.view.refresh().size)
             return self.book
+
+    def witnessed(self) -> Witnessed | None:
+        """How many entries of the log, as ``view`` last saw it, a quorum of witnesses has cosigned; None = no policy asks.
+
+        Raises NotTrusted (the log was rolled back behind what they saw, or rewritten), Missing, Invalid (the policy),
+        Unavailable.
+        """
+        with self._lock:
+            return None if self.cosigned is None else self.cosigned.look(self.view)
 
     def rebase(self, root: TrustRoot) -> None:
         """Read the log anew under another trust root, one that was made by hand. Raises NotTrusted, Unavailable."""
@@ -125,7 +138,7 @@ class Desk:
     """Whoever may change releases.
 
     ``keys``: where data keys are wrapped now; ``lease``: seconds for which a gateway may still act on what it last read;
-    ``bundles``: opens the key of OpenSSF signatures, None to make none.
+    ``bundles``: opens the key of OpenSSF signatures, None to make none; ``logged``: told after every append.
     """
 
     registry: Registry
@@ -137,6 +150,7 @@ class Desk:
     entropy: Entropy
     lease: float = 1.0
     bundles: Callable[[], BundleSigner] | None = None
+    logged: Callable[[], None] = lambda: None
 
     @property
     def wrapper(self) -> Wrapper:
@@ -156,6 +170,7 @@ class Desk:
         if self.log.last is not None:
             with contextlib.suppress(Conflict, Unavailable):  # what was logged is logged; the next statement keeps a head again
                 keep_head(self.registry.records, self.log.last)
+        self.logged()
         return indexes
 
     def _check_signer(self, index: int) -> None:

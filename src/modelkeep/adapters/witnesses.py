@@ -1,0 +1,47 @@
+"""Requests to witnesses over HTTP."""
+
+import time
+
+import httpx
+
+from modelkeep.errors import Invalid, Unavailable
+
+SECONDS = 5.0
+"""How long a witness may take."""
+MAX_ANSWER = 64 << 10
+
+
+class HttpWitnesses:
+    """``Calls`` of ``workflows/cosign.py`` with httpx. No redirect is followed and no proxy is taken from the environment."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+
+    def add_checkpoint(self, url: str, body: bytes) -> tuple[int, str, bytes]:
+        """Ask the witness whose submission prefix is ``url``. Raises Unavailable, Invalid (the URL)."""
+        address = _address(url)
+        ends = time.monotonic() + self._seconds
+        answer = bytearray()
+        headers = {"content-type": "text/plain; charset=utf-8"}
+        try:
+            with (
+                httpx.Client(timeout=self._seconds, trust_env=False) as client,
+                client.stream("POST", address, content=body, headers=headers) as response,
+            ):
+                for chunk in response.iter_raw(4096):
+                    answer += chunk
+                    if len(answer) > MAX_ANSWER or time.monotonic() > ends:
+                        raise Unavailable(f"the answer of {address} is too long or too slow")
+                return response.status_code, response.headers.get("content-type", ""), bytes(answer)
+        except httpx.HTTPError as cause:
+            raise Unavailable(f"{address} cannot be reached: {str(cause) or type(cause).__name__}") from cause
+
+
+def _address(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as cause:
+        raise Invalid(f"{url[:120]!r} is not an address: {cause}") from cause
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
+        raise Invalid(f"{url[:120]!r} is not the address of a witness: expected https://HOST[:PORT][/PREFIX]")
+    return str(parsed).rstrip("/") + "/add-checkpoint"
