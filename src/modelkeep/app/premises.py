@@ -27,8 +27,9 @@ from modelkeep.core.values import Principal
 from modelkeep.crypto.signatures import Ed25519Signing
 from modelkeep.custody.admission import EvidenceBook
 from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word, releases_origin
-from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
+from modelkeep.custody.keys import AUDIT_SUBJECT, LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
+from modelkeep.custody.salting import DataSalts
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
@@ -265,6 +266,10 @@ class Premises:
     def openers(self) -> tuple[Opener, ...]:
         """Who opens sealed bodies."""
         return (KeysOpener(self.providers),)
+
+    def data_salts(self) -> DataSalts:
+        """The salts of data sets. Opens ``audit-subject`` when one is read or made."""
+        return DataSalts(self.records, self.ring_keys(AUDIT_SUBJECT), self.entropy)
 
     def releases_files(self) -> FolderLogFiles:
         """The static files of the releases log."""

@@ -5,7 +5,6 @@ probabilities and the ones that were served. It is sealed under a random key of 
 ``audit-subject`` family: dropping that one record erases what the log says about a subject and leaves every proof intact.
 """
 
-import struct
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.core.ports import Change, Entropy, Record, Records, Wrapper
-from modelkeep.crypto.wrap import WRAPPED_SIZE, open_bytes, seal_bytes
+from modelkeep.crypto.wrap import WRAPPED_SIZE, join_wrapped, open_bytes, seal_bytes, split_wrapped
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 
 SUBJECT_KEY = "audit-key"
@@ -152,9 +151,7 @@ def rewrapped_subject(record: Record, wrapping: SubjectWrapping, wrapper: Wrappe
 
 
 def _wrap(key: bytes, subject: str, wrapper: Wrapper) -> bytes:
-    """Length of the key id (2 bytes, big-endian), key id, wrapped key."""
-    key_id = wrapper.key_id.encode()
-    return struct.pack(">H", len(key_id)) + key_id + wrapper.wrap(key, _context(subject))
+    return join_wrapped(wrapper.key_id, wrapper.wrap(key, _context(subject)))
 
 
 def _unwrap(record: Record, wrapping: SubjectWrapping) -> bytes:
@@ -169,13 +166,7 @@ def _split(record: Record) -> tuple[str, bytes]:
     body = record.body or b""
     if len(body) == WRAPPED_SIZE:  # written before keys could rotate: under the first one, and without saying so
         return _FIRST_KEY, body
-    length = int.from_bytes(body[:2])
-    if len(body) <= 2 + length:
-        raise NotTrusted(f"the record of the audit key of {record.key} is malformed: restore it from a backup")
-    try:
-        return body[2 : 2 + length].decode(), body[2 + length :]
-    except UnicodeDecodeError:
-        raise NotTrusted(f"the record of the audit key of {record.key} is malformed: restore it from a backup") from None
+    return split_wrapped(body, f"the audit key of {record.key[:80]}")
 
 
 def _context(subject: str) -> bytes:
