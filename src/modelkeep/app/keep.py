@@ -18,6 +18,7 @@ from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.keyverbs import KeyVerbs
+from modelkeep.app.lifeverbs import LifeVerbs
 from modelkeep.app.omsverbs import OmsVerbs
 from modelkeep.app.people import PeopleVerbs
 from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
@@ -38,7 +39,7 @@ from modelkeep.workflows.publish import settle
 FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
 
 
-class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs):
+class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs, LifeVerbs):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
     @classmethod
@@ -168,8 +169,9 @@ class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, Oms
         return self.premises.keyring(families)
 
     def settle(self) -> None:
-        """Complete or collect what publishers that died left behind."""
+        """Complete or collect what publishers that died left behind, and finish erasures."""
         settle(self.premises.desk())
+        self.sweep_erased()
 
 
 def _claim_folder(root: Path) -> bool:

@@ -35,6 +35,7 @@ from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import Engine
+from modelkeep.workflows.decisions import ERASE_DATA, Decisions, decisions_of
 from modelkeep.workflows.registry import Desk, KeysOpener, Registry, kept_head
 from modelkeep.workflows.trust_changes import catch_up, fold
 
@@ -269,7 +270,12 @@ class Premises:
 
     def data_salts(self) -> DataSalts:
         """The salts of data sets. Opens ``audit-subject`` when one is read or made."""
-        return DataSalts(self.records, self.ring_keys(AUDIT_SUBJECT), self.entropy)
+        epochs = self.decisions().epochs(ERASE_DATA)
+        return DataSalts(self.records, self.ring_keys(AUDIT_SUBJECT), self.entropy, epochs)
+
+    def decisions(self) -> Decisions:
+        """Reviews and erasures, as the releases log says now. Raises NotTrusted, Missing, Unavailable."""
+        return decisions_of(self.view(), self.trust)
 
     def releases_files(self) -> FolderLogFiles:
         """The static files of the releases log."""
