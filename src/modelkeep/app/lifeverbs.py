@@ -41,6 +41,8 @@ class LifeVerbs(OversightVerbs):
         if forgotten:
             self._log(FORGET, pseudonym, "")
         self._carry_out()
+        if forgotten and account_of(self.premises.records.scan(ACCOUNT), pseudonym) is not None:
+            raise Conflict(f"{subject} is the last enabled admin by now and still there: make another, and run this again")
         return ErasedNow("subject", pseudonym, index, forgotten, self._copies())
 
     @verb("log.read")

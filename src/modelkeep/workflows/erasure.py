@@ -82,7 +82,7 @@ def _stale(records: Records, kind: str, epochs: Epochs) -> list[Change]:
 
 
 def _forget(records: Records, subject: str) -> bool:
-    """Delete the account behind ``subject``, if it is there."""
+    """Delete the account behind ``subject``, if it is there; the last admin stays until there is another."""
     for _ in range(_RETRIES):
         accounts = records.scan(ACCOUNT)
         account = account_of(accounts, subject)
@@ -90,7 +90,11 @@ def _forget(records: Records, subject: str) -> bool:
             return False
         credentials = Credentials(records.scan(KEY), records.scan(REVOCATION))
         try:
-            records.commit(forget_account(accounts, credentials, account.name)[1])
+            changes = forget_account(accounts, credentials, account.name)[1]
+        except Conflict:
+            return False
+        try:
+            records.commit(changes)
         except Conflict:
             continue
         return True
