@@ -1,17 +1,21 @@
 """Verbs about the life of what is recorded: erase a person or a data set, archive and prune closed audit logs."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from modelkeep.access.accounts import ACCOUNT, Account, parse_account
 from modelkeep.access.forgetting import Credentials, account_of, forget_account
-from modelkeep.app.liferesults import ErasedNow, ErasureRow
+from modelkeep.adapters.logfile import FolderLogFiles
+from modelkeep.app.auditshelf import AuditShelf, ClosedLog
+from modelkeep.app.liferesults import ArchivedRow, ErasedNow, ErasureRow
 from modelkeep.app.oversight import EXTRACTION, OversightVerbs
 from modelkeep.app.stores import RECORDS_FILE
 from modelkeep.app.verbs import verb
 from modelkeep.custody.salting import parse_dataset
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
-from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET
+from modelkeep.workflows.archive import Removed, Stub, copy_log, prune
+from modelkeep.workflows.decisions import ARCHIVE, ERASE, ERASE_DATA, FORGET
 from modelkeep.workflows.erasure import erase, sweep
 
 LONGEST_REASON = 500
@@ -19,7 +23,7 @@ _PSEUDONYM = re.compile(r"sub_[0-9a-f]{16}\Z")
 
 
 class LifeVerbs(OversightVerbs):
-    """log erase, log erasures."""
+    """log erase, log erasures, log archive, log archived."""
 
     @verb("audit.erase")
     def log_erase(self, *, subject: str = "", dataset: str = "", forget: bool = False, reason: str = "") -> ErasedNow:
@@ -53,6 +57,46 @@ class LifeVerbs(OversightVerbs):
             ErasureRow(words[act.verb], act.about, index, act.at, act.actor)
             for index, act in self.premises.decisions().erasures
         )
+
+    def log_archive(
+        self, *, instances: Sequence[str] = (), before: int = 0, to: str, prune: str = "", evidence: bool = False
+    ) -> tuple[ArchivedRow, ...]:
+        """Copy closed audit logs to the folder ``to``, proven whole, and prune them here. Rerun to resume.
+
+        ``instances``: which; or ``before``: all that were closed before this Unix nanosecond. ``prune``: ``bodies``,
+        ``everything``, or "" to copy only; ``evidence``: even bodies that the extraction evidence on a promoted release is
+        rebuilt from. Raises Missing, Conflict (not closed, or needed), Invalid, NotTrusted, Unavailable.
+        """
+        self.authorize("log.archive", {})
+        if bool(instances) == bool(before):
+            raise Invalid("say either which audit logs to archive, or --closed-before and a day")
+        shelf = AuditShelf(self.premises)
+        wanted = [shelf.closed(name) for name in instances] if instances else shelf.closed_before(before)
+        removed = Removed(prune) if prune else None
+        if removed is not None and not evidence:
+            shelf.check_not_needed(wanted)
+        return tuple(self._archive(one, to, removed) for one in wanted)
+
+    def log_archived(self, *, at: str = "") -> tuple[ArchivedRow, ...]:
+        """Every audit log that was pruned; ``at``: the folder they were archived to, where each is checked whole.
+
+        Raises NotTrusted, Missing (one is not there), Unavailable.
+        """
+        self.authorize("log.archive", {})
+        return AuditShelf(self.premises).archived(at)
+
+    def _archive(self, log: ClosedLog, to: str, removed: Removed | None) -> ArchivedRow:
+        final = log.final
+        report = copy_log(log.files, FolderLogFiles(Path(to) / log.instance), log.vkey, final)
+        checked = f"{report.bodies} bodies"
+        if removed is None:
+            return ArchivedRow(log.instance, final.size, "nothing", -1, to, checked)
+        said = self.premises.decisions().archived.get(final.origin)
+        index = said.index if said is not None and said.removed in (removed, Removed.EVERYTHING) else -1
+        if index < 0:
+            index = self.act(ARCHIVE, final.origin, size=str(final.size), root=final.root.hex(), removed=removed)
+        prune(log.files, Stub(final.origin, final.size, final.root.hex(), removed, str(Path(to).absolute()), index))
+        return ArchivedRow(log.instance, final.size, removed, index, to, checked)
 
     def sweep_erased(self) -> int:
         """Finish erasures that were cut off, and delete again what came back; how many records were there."""

@@ -1,10 +1,12 @@
-"""What people decided about somebody, as the releases log records it: reviews of accused accounts, and erasures.
+"""What people decided, as the releases log records it: reviews of accused accounts, erasures, and archives of closed logs.
 
 A cleared account's evidence counts from the review on. An erased name has no secret of before the erasure any more
 (core/epochs); a forgotten account is nobody's.
 """
 
 from collections.abc import Mapping
+
+import msgspec
 
 from modelkeep.core.epochs import Epochs
 from modelkeep.crypto.dsse import parse_envelope
@@ -14,11 +16,15 @@ from modelkeep.errors import ModelkeepError
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
 from modelkeep.ledger.statements import peek_type, predicate_of
+from modelkeep.workflows.archive import Archived, Removed
 from modelkeep.workflows.watch import Cleared, Erased
 
 REVIEW, CLEARED = "review", "cleared"
 ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
 """Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
+
+ARCHIVE = "log.archive"
+"""Act: a closed audit log was copied elsewhere, and some or all of it removed here."""
 
 Decision = Cleared | Erased
 _BATCH = 256
@@ -34,6 +40,8 @@ class Decisions:
         self._size = 0
         self.erasures: list[tuple[int, Act]] = []
         """Every act of erasure with its log index, oldest first."""
+        self.archived: dict[str, Archived] = {}
+        """Audit logs that were pruned, by origin."""
 
     def cleared_at(self, subject: str) -> tuple[int, ...]:
         """Unix nanoseconds of every review that cleared ``subject``, each later than the one before."""
@@ -83,12 +91,24 @@ class Decisions:
             self._epochs[said.verb][said.about] = index + 1
             self.erasures.append((index, said))
             return Erased(said.about) if said.verb == ERASE else None
+        if said.verb == ARCHIVE:
+            self._archive(said, index)
+            return None
         if said.verb != REVIEW or said.detail.get("outcome") != CLEARED:
             return None
         earlier = self.cleared_at(said.about)
         at = max(said.at, earlier[-1] + 1) if earlier else said.at  # the log's order stands when a clock went backwards
         self._cleared[said.about] = (*earlier, at)
         return Cleared(said.about, at)
+
+    def _archive(self, said: Act, index: int) -> None:
+        try:
+            found = msgspec.convert({**said.detail, "index": index}, Archived, strict=False)
+        except msgspec.ValidationError:
+            return  # it says nothing that could excuse a missing file
+        earlier = self.archived.get(said.about)
+        if earlier is None or earlier.removed is Removed.BODIES:
+            self.archived[said.about] = found
 
 
 def decisions_of(view: LogView, trust: TrustRoot) -> Decisions:
