@@ -74,6 +74,17 @@ def test_empty(records):
         records.get("a", "x")
 
 
+def test_an_expunged_record_leaves_nothing_behind(records):
+    records.commit([Change("a", "x", b"1"), Change("a", "y", b"2"), Change("b", "x", b"3")])
+    before = records.commit([Change("a", "x", None), Change("b", "x", None)])
+    records.expunge(["a"])
+    assert [(r.kind, r.key, r.body) for r in records.since(0)] == [("a", "y", b"2"), ("b", "x", None)]
+    assert records.revision() == before
+    records.expunge(["a", "b", "c"])
+    assert [r.key for r in records.since(0)] == ["y"]
+    assert records.commit([Change("a", "x", b"4", 0)]) == before + 1
+
+
 def test_what_is_put_is_got(records):
     revision = records.commit([Change("a", "x", b"1"), Change("a", "y", b""), Change("b", "x", b"\x00\xff")])
     assert records.get("a", "x") == Record("a", "x", b"1", revision)
@@ -418,3 +429,33 @@ def test_upgrade_of_current_records_does_nothing(path):
     assert upgrade(path) == (SCHEMA_VERSION, SCHEMA_VERSION, None)
     with pytest.raises(Missing):
         upgrade(path.with_name("other.db"))
+
+
+def test_sqlite_overwrites_what_was_expunged_while_others_read(tmp_path):
+    secrets = [os.urandom(112) for _ in range(300)]
+    made = SqliteRecords.create(tmp_path / "records.db")
+    with closing(made), closing(SqliteRecords(tmp_path / "records.db")) as other:
+        made.commit([Change("s", f"name-{n:04}", secret) for n, secret in enumerate(secrets)])
+        other.commit([Change("s", f"name-{n:04}", secret + b"!") for n, secret in enumerate(secrets)])
+        made.commit([Change("s", f"name-{n:04}", None) for n in range(0, 300, 2)])
+        assert len(other.scan("s")) == 150
+        made.expunge(["s"])
+        held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert [n for n, secret in enumerate(secrets) if secret in held] == list(range(1, 300, 2))
+        assert b"name-0000" not in held and b"name-0001" in held
+        assert len(other.scan("s")) == 150 and other.commit([Change("s", "new", b"1")]) == made.revision()
+
+
+def test_sqlite_says_when_a_reader_kept_it_from_overwriting(tmp_path):
+    made = SqliteRecords.create(tmp_path / "records.db")
+    quick = SqliteRecords(tmp_path / "records.db", busy_timeout=0.05)
+    made.commit([Change("s", "x", b"1")])
+    made.commit([Change("s", "x", None)])
+    reader = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
+    with closing(made), closing(quick), closing(reader):
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM record").fetchall()
+        with pytest.raises(Unavailable, match="try again"):
+            quick.expunge(["s"])
+        reader.execute("COMMIT")
+        quick.expunge(["s"])

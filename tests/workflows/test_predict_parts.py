@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.memory import MemoryRecords
+from modelkeep.core.epochs import epoch_key
+from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.wrap import unwrap_key, wrap_key
 from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
 from modelkeep.extraction.ladder import Rung
 from modelkeep.serving.audit import AuditEntry, AuditLog
-from modelkeep.serving.bodies import SubjectKeys, encode_body, erase, open_body, seal_body
+from modelkeep.serving.bodies import SubjectKeys, encode_body, open_body, seal_body
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.follow import AuditFolder, History
 from modelkeep.workflows.predict import Marks, account_key, commitment
@@ -217,18 +219,38 @@ class Kek:
         return unwrap_key(bytes(32), wrapped, context)
 
 
-def test_subject_keys_are_made_once_and_can_be_erased():
-    records = MemoryRecords()
-    one, two = (SubjectKeys(records, Kek(), SystemEntropy()) for _ in range(2))
+def test_subject_keys_are_made_once_and_stay_erased_when_their_record_comes_back():
+    records, epochs = MemoryRecords(), {}
+    one, two = (SubjectKeys(records, Kek(), SystemEntropy(), lambda name: epochs.get(name, 0)) for _ in range(2))
     with pytest.raises(Missing):
         one.existing("sub_a")
     assert one.cached("sub_a") is None
-    assert one.key("sub_a") == two.key("sub_a") == one.cached("sub_a") != one.key("sub_b")
-    erase(records, ["sub_a"])
+    before = one.key("sub_a")
+    assert before == two.key("sub_a") == one.cached("sub_a") != one.key("sub_b")
+    plain = encode_body(np.zeros((1, 2), np.float32), None, None, b"{}", 0)
+    sealed = seal_body(before, plain, "sub_a", "m@1")
+    assert one.open(sealed, "sub_a", "m@1").rows == 1
+    kept = records.get("audit-key", "sub_a")
+    epochs["sub_a"] = 7  # the log says so; the record is still there
+    assert one.cached("sub_a") is None
     with pytest.raises(Missing):
-        SubjectKeys(records, Kek(), SystemEntropy()).existing("sub_a")
-    with pytest.raises(Invalid):
-        erase(records, [])
+        one.existing("sub_a")
+    with pytest.raises(Missing):
+        one.open(sealed, "sub_a", "m@1")
+    assert one.key("sub_a") == two.key("sub_a") not in (before, one.key("sub_b"))
+    with pytest.raises(Missing):  # the account goes on, and what it asked before stays unreadable
+        one.open(sealed, "sub_a", "m@1")
+    records.commit([Change("audit-key", epoch_key("sub_a", 7), kept.body)])  # the old key where the new one belongs
+    with pytest.raises(NotTrusted):
+        SubjectKeys(records, Kek(), SystemEntropy(), lambda name: epochs.get(name, 0)).existing("sub_a")
+
+
+def test_a_body_that_does_not_open_is_damage_unless_its_subject_was_erased():
+    keys = SubjectKeys(MemoryRecords(), Kek(), SystemEntropy())
+    plain = encode_body(np.zeros((1, 2), np.float32), None, None, b"{}", 0)
+    keys.key("sub_a")
+    with pytest.raises(NotTrusted):
+        keys.open(seal_body(bytes(32), plain, "sub_a", "m@1"), "sub_a", "m@1")
 
 
 def test_a_key_of_one_subject_does_not_pass_for_another():
@@ -236,8 +258,6 @@ def test_a_key_of_one_subject_does_not_pass_for_another():
     keys = SubjectKeys(records, Kek(), SystemEntropy())
     keys.key("sub_a")
     stolen = records.get("audit-key", "sub_a").body
-    from modelkeep.core.ports import Change
-
     records.commit([Change("audit-key", "sub_b", stolen)])
     with pytest.raises(NotTrusted):
         keys.key("sub_b")

@@ -4,6 +4,7 @@ import contextlib
 
 import msgspec
 import pytest
+from modelkeep.workflows.reviews import Reviews
 from trust_house import FIRST, OTHER, TEAM, Office, announcement, log_raw, promote
 from workflow_house import Cut
 
@@ -19,7 +20,6 @@ from modelkeep.ledger import predicates
 from modelkeep.ledger import statements as s
 from modelkeep.workflows.publish import publish
 from modelkeep.workflows.release_state import change_state
-from modelkeep.workflows.reviews import Reviews
 from modelkeep.workflows.trust_changes import (
     add_identity,
     limit_identity,

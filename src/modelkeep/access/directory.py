@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from modelkeep.access.accounts import ACCOUNT, Account, parse_account
 from modelkeep.access.credentials import KEY, ApiKey, check_secret, key_id_of, parse_key_record
+from modelkeep.access.forgetting import FORGOTTEN
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.sessions import MAX_TOKEN, REVOCATION, Revocation, SessionVerifier, check_time, parse_revocation
 from modelkeep.access.steady import NANOSECONDS, SteadyTime
@@ -28,7 +29,7 @@ _CLOCK_JUMP = 0.5  # seconds: a wall clock that ran further ahead than this betw
 CACHE_SIZE = 65_536
 """Accepted credentials remembered; refused ones are remembered in a table of the same size."""
 
-_KINDS = (ACCOUNT, KEY, REVOCATION)
+_KINDS = (ACCOUNT, KEY, REVOCATION, FORGOTTEN)
 
 
 class Grant(NamedTuple):
@@ -48,28 +49,35 @@ class Grant(NamedTuple):
 class _View:
     """The records at one revision, parsed, with the caches of answers computed from them."""
 
-    __slots__ = ("accepted", "accounts", "keys", "refused", "revision", "revoked")
+    __slots__ = ("accepted", "accounts", "forgotten", "keys", "refused", "revision", "revoked")
 
     def __init__(
-        self, accounts: dict[str, Account], keys: dict[str, ApiKey], revoked: dict[str, Revocation], revision: int
+        self,
+        accounts: dict[str, Account],
+        keys: dict[str, ApiKey],
+        revoked: dict[str, Revocation],
+        forgotten: dict[str, str],
+        revision: int,
     ) -> None:
         self.accounts = accounts
         self.keys = keys
         self.revoked = revoked
+        self.forgotten = forgotten  # pseudonyms: a process that missed an account's deletion drops it all the same
         self.revision = revision
         self.accepted: dict[bytes, tuple[float, Grant]] = {}  # by SHA-256 of the token: (monotonic second of its end, grant)
         self.refused: dict[bytes, str] = {}
 
     def changed(self, records: Iterable[Record], revision: int) -> "_View":
         """The view after ``records`` changed, with empty caches. Raises NotTrusted (a record is damaged)."""
-        accounts, keys, revoked = dict(self.accounts), dict(self.keys), dict(self.revoked)
-        tables: dict[str, dict[str, Any]] = {ACCOUNT: accounts, KEY: keys, REVOCATION: revoked}
+        accounts, keys, revoked, forgotten = dict(self.accounts), dict(self.keys), dict(self.revoked), dict(self.forgotten)
+        tables: dict[str, dict[str, Any]] = {ACCOUNT: accounts, KEY: keys, REVOCATION: revoked, FORGOTTEN: forgotten}
         for record in records:
             if record.body is None:
                 tables[record.kind].pop(record.key, None)
             else:
                 tables[record.kind][record.key] = _PARSERS[record.kind](record)
-        return _View(accounts, keys, revoked, revision)
+        known = {name: account for name, account in accounts.items() if account.subject not in forgotten}
+        return _View(known, keys, revoked, forgotten, revision)
 
 
 class Directory:
@@ -95,7 +103,7 @@ class Directory:
         self._trusted, self._origin = tuple(token_public_keys), origin
         self._verifier = SessionVerifier(token_public_keys, origin)
         self._failures = failures
-        self._view = _View({}, {}, {}, 0)
+        self._view = _View({}, {}, {}, {}, 0)
         self._loaded = False
         self._fresh_until = float("-inf")
         self._clock_offset = self._offset()
@@ -193,6 +201,8 @@ class Directory:
         account = view.accounts.get(session.sub)
         if account is None or account.disabled or account.generation != session.gen or session.jti in view.revoked:
             raise Unauthenticated("this session was ended: log in again")
+        if session.iat < account.created:  # of somebody who had this name before, and was forgotten
+            raise Unauthenticated("this session was ended: log in again")
         credential = f"session:{session.jti}"
         principal = Principal(account.name, account.subject, account.roles, credential, session.models)
         return Grant(principal, "session", session.exp, session.max_requests, credential)
@@ -207,6 +217,7 @@ _PARSERS: dict[str, Callable[[Record], object]] = {
     ACCOUNT: parse_account,
     KEY: parse_key_record,
     REVOCATION: parse_revocation,
+    FORGOTTEN: lambda record: record.key,
 }
 
 

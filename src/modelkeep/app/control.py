@@ -218,7 +218,9 @@ class Control:
     def _pass(self) -> None:
         if not self.settled:
             self.settle()
-        self.keep.acting_as(CONTROL).integrity()
+        here = self.keep.acting_as(CONTROL)
+        here.sweep_erased()
+        here.integrity()
 
     def _keys(self) -> None:
         self.keep.acting_as(CONTROL).keys_due()
@@ -232,7 +234,8 @@ class Control:
         try:
             yield
         except ModelkeepError as refusal:
-            self._record(f"admin:{name[:40]}", grant.principal.subject, "", refusal.code)
+            known = name if name in self.verbs else "unknown"  # what somebody typed is not recorded
+            self._record(f"admin:{known}", grant.principal.subject, "", refusal.code)
             raise
 
     def _subject(self, account: str) -> str:

@@ -28,10 +28,10 @@ from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows.admitted import Admitted
+from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.follow import AdmissionFollower, AuditFolder, Authority, History, Loader, open_release
 from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
-from modelkeep.workflows.reviews import Reviews
 from modelkeep.workflows.service import Listen, Service
 
 GATEWAY = "gateway@local"
@@ -53,11 +53,10 @@ def open_gateway(
     handover = _Handover(directory)
     for note in recover_all(here, keyring, report):
         handover.later(note)
-    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy)
     registry = here.registry(here.openers())
-    reviews = Reviews(trust)
-    reviews.catch_up(registry.view, registry.view.checkpoint.size)
-    history = History(_folders(here), keys, reviews.cleared_at)
+    decisions = decisions_of(registry.view, trust)
+    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, decisions.epochs())
+    history = History(_folders(here), keys, decisions.cleared_at)
     delivery = Delivery()
     instance, audit = new_audit(here, keyring, "gateway", delivery)
     recorder = Recorder(audit, instance, clock)
@@ -95,7 +94,7 @@ def open_gateway(
         gateway.admitted = admitted
 
     follower = AdmissionFollower(
-        Authority(registry, here.admission, here.access_in_force, reviews, lambda: here.trust, TrustFile(here).check),
+        Authority(registry, here.admission, here.access_in_force, decisions, lambda: here.trust, TrustFile(here).check),
         loader,
         clock,
         publish=admit,

@@ -18,6 +18,7 @@ from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.keyverbs import KeyVerbs
+from modelkeep.app.lifeverbs import LifeVerbs
 from modelkeep.app.omsverbs import OmsVerbs
 from modelkeep.app.people import PeopleVerbs
 from modelkeep.app.policyverbs import PolicyVerbs
@@ -40,7 +41,7 @@ from modelkeep.workflows.publish import settle
 FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
 
 
-class Keep(RegistryVerbs, CatalogueVerbs, PolicyVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs, WitnessVerbs):
+class Keep(RegistryVerbs, CatalogueVerbs, PolicyVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs, LifeVerbs, WitnessVerbs):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
     @classmethod
@@ -170,8 +171,9 @@ class Keep(RegistryVerbs, CatalogueVerbs, PolicyVerbs, PeopleVerbs, KeyVerbs, Tr
         return self.premises.keyring(families)
 
     def settle(self) -> None:
-        """Complete or collect what publishers that died left behind."""
+        """Complete or collect what publishers that died left behind, and finish erasures."""
         settle(self.premises.desk())
+        self.sweep_erased()
 
 
 def _claim_folder(root: Path) -> bool:

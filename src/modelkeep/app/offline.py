@@ -1,7 +1,8 @@
 """Checking logs and proofs with nothing but static files and public keys: what an auditor runs on a copy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.results import LogChecked, StatementRow
@@ -18,13 +19,18 @@ from modelkeep.ledger.predicates import AuditCheckpoint
 from modelkeep.ledger.proofs import check_proof
 from modelkeep.ledger.verify import verify_log
 from modelkeep.serving.recovery import verify_audit
+from modelkeep.workflows.archive import Archived, Removed, check_absent, check_pruned
+from modelkeep.workflows.decisions import decisions_of
 
 
-def check_logs(folder: Path, trust: TrustRoot, kept_heads: Iterable[Checkpoint] = ()) -> tuple[LogChecked, ...]:
+def check_logs(
+    folder: Path, trust: TrustRoot, kept_heads: Iterable[Checkpoint] = (), *, own: bool = False
+) -> tuple[LogChecked, ...]:
     """Check the releases log in ``folder/releases`` and every audit log in ``folder/audit``.
 
     ``kept_heads``: checkpoints of the releases log that it must continue. Every statement's signatures are checked, and every
-    audit log must continue all of its checkpoints that the releases log holds.
+    audit log must continue all of its checkpoints that the releases log holds. ``own``: the keep's own folder,
+    where nothing is missing but what the releases log says was archived.
     Raises NotTrusted (naming the first damage, or an audit log that is gone), Missing (no releases log), Unavailable.
     """
     releases = FolderLogFiles(folder / "releases")
@@ -41,21 +47,42 @@ def check_logs(folder: Path, trust: TrustRoot, kept_heads: Iterable[Checkpoint] 
         kept.setdefault(said.origin, []).append(said)
     names = sorted(path.name for path in (folder / "audit").iterdir()) if (folder / "audit").is_dir() else []
     here = {f"{trust.origin}/audit/{name}" for name in names}
-    for gone in sorted(set(kept) - here):
+    pruned = Pruned(decisions_of(view, trust).archived, own)
+    names += [origin.rpartition("/")[2] for origin in sorted(set(kept) - here) if pruned.whole(origin)]
+    for gone in sorted(set(kept) - here - {origin for origin in kept if pruned.whole(origin)}):
         raise NotTrusted(f"the audit log {gone} is gone: the releases log knows {kept[gone][-1].size} records of it")
     passed_over = f"; {book.problem_count} entries do not count" if book.problem_count else ""
     checked = [LogChecked(origin, whole.size, whole.root.hex(), f"signatures, entries, tiles, statements{passed_over}")]
-    return (*checked, *(_check_audit(folder / "audit" / name, trust, name, kept) for name in names))
+    return (*checked, *(_check_audit(folder / "audit" / name, trust, name, kept, pruned) for name in sorted(names)))
 
 
-def _check_audit(path: Path, trust: TrustRoot, name: str, kept: dict[str, list[AuditCheckpoint]]) -> LogChecked:
+def _check_audit(
+    path: Path, trust: TrustRoot, name: str, kept: dict[str, list[AuditCheckpoint]], pruned: "Pruned"
+) -> LogChecked:
     origin = f"{trust.origin}/audit/{name}"
     vkey = encode_vkey(origin, trust.audit_key)
     earlier = [open_checkpoint(said.checkpoint.encode(), vkey, origin) for said in kept.get(origin, [])]
-    report = verify_audit(FolderLogFiles(path), vkey, origin, earlier)
+    said, files = pruned.archived.get(origin), FolderLogFiles(path)
+    if said is not None and said.removed is Removed.EVERYTHING:
+        detail = check_pruned(files, vkey, origin, said, earlier)
+        return LogChecked(origin, said.size, said.root, detail)
+    report = verify_audit(files, vkey, origin, earlier)
+    bodies = check_absent(report, said, own=pruned.own)
     closed = "closed" if report.closed else "not closed yet"
-    detail = f"signatures, entries, tiles, {report.bodies} bodies, {len(earlier)} checkpoints kept; {closed}"
+    detail = f"signatures, entries, tiles, {bodies}, {len(earlier)} checkpoints kept; {closed}"
     return LogChecked(origin, report.size, report.root.hex(), detail)
+
+
+class Pruned(NamedTuple):
+    """What the releases log says was archived, and whether all else must be here."""
+
+    archived: Mapping[str, Archived]
+    own: bool
+
+    def whole(self, origin: str) -> bool:
+        """Whether all of a log may be missing here."""
+        said = self.archived.get(origin)
+        return said is not None and said.removed is Removed.EVERYTHING
 
 
 def verify_folder(folder: str, trust: str) -> tuple[LogChecked, ...]:

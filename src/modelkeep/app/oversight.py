@@ -62,7 +62,7 @@ class OversightVerbs(Acts):
         """Check every log of this keep whole, from its static files. Raises NotTrusted, Missing, Unavailable."""
         here = self.premises
         head = kept_head(here.records, releases_origin(here.trust.origin))  # read before the log is: the log is never behind it
-        return check_logs(here.directory / "log", here.trust, [head] if head else [])
+        return check_logs(here.directory / "log", here.trust, [head] if head else [], own=True)
 
     @verb("log.read")
     def log_show(self, *, last: int = 20) -> tuple[StatementRow, ...]:

@@ -28,13 +28,15 @@ from modelkeep.core.values import Principal
 from modelkeep.crypto.signatures import Ed25519Signing
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word, releases_origin
-from modelkeep.custody.keys import LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
+from modelkeep.custody.keys import AUDIT_SUBJECT, LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
+from modelkeep.custody.salting import DataSalts
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.cosigned import Cosigned
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.policy.engine import Engine
+from modelkeep.workflows.decisions import ERASE_DATA, Decisions, decisions_of
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
 from modelkeep.workflows.registry import Desk, KeysOpener, Registry, kept_head
 from modelkeep.workflows.trust_changes import catch_up, fold
@@ -277,6 +279,15 @@ class Premises:
     def openers(self) -> tuple[Opener, ...]:
         """Who opens sealed bodies."""
         return (KeysOpener(self.providers),)
+
+    def data_salts(self) -> DataSalts:
+        """The salts of data sets. Opens ``audit-subject`` when one is read or made."""
+        epochs = self.decisions().epochs(ERASE_DATA)
+        return DataSalts(self.records, self.ring_keys(AUDIT_SUBJECT), self.entropy, epochs)
+
+    def decisions(self) -> Decisions:
+        """Reviews and erasures, as the releases log says now. Raises NotTrusted, Missing, Unavailable."""
+        return decisions_of(self.view(), self.trust)
 
     def releases_files(self) -> FolderLogFiles:
         """The static files of the releases log."""

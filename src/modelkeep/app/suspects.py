@@ -16,8 +16,9 @@ from modelkeep.errors import Invalid, Missing, NotTrusted
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.trace import AccountTrail, trace
 from modelkeep.formats.safetensors import load
-from modelkeep.serving.bodies import SubjectKeys, open_body
+from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.recovery import read_bodies
+from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE
 
@@ -45,7 +46,8 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
     if not verdict.clean:
         raise NotTrusted(f"the suspect is not run, because it is not clean: {verdict.findings[0].message}")
     thief = Predictor(suspect, interface_of(verdict), probes)
-    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy)
+    epochs = decisions_of(registry.view, premises.trust).epochs()
+    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)
     trails = [
         AccountTrail(subject, account_key(keyring.secret(WATERMARK), subject, ref), x)
         for subject, x in _questions(premises, ref, keys).items()
@@ -69,8 +71,8 @@ def _questions(premises: Premises, ref: ReleaseRef, keys: SubjectKeys) -> dict[s
             if entry.kind != PREDICT or entry.release != str(ref):
                 continue
             try:
-                key = keys.existing(entry.subject)
+                body = keys.open(sealed, entry.subject, str(ref))
             except Missing:
                 continue
-            asked.setdefault(entry.subject, []).append(open_body(key, sealed, entry.subject, str(ref)).inputs())
+            asked.setdefault(entry.subject, []).append(body.inputs())
     return {subject: np.concatenate(parts) for subject, parts in asked.items()}

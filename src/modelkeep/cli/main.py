@@ -41,21 +41,25 @@ class House(click.Group):
 
 
 def _rooms() -> tuple[ModuleType, ...]:
-<<<<<<< HEAD
-    from modelkeep.cli import accounts, catalogue, keys, logs, operations, policy, redteam, releases, server, setup, trust
-||||||| b864875
-    from modelkeep.cli import accounts, catalogue, keys, logs, operations, redteam, releases, server, setup, trust
-=======
-    from modelkeep.cli import accounts, catalogue, keys, logs, operations, redteam, releases, server, setup, trust, witness
->>>>>>> w/witness
+    from modelkeep.cli import (
+        accounts,
+        catalogue,
+        keys,
+        loglife,
+        operations,
+        policy,
+        redteam,
+        releases,
+        server,
+        setup,
+        trust,
+        witness,
+    )
 
-<<<<<<< HEAD
-    return (setup, releases, catalogue, policy, accounts, keys, trust, server, logs, operations, redteam)
-||||||| b864875
-    return (setup, releases, catalogue, accounts, keys, trust, server, logs, operations, redteam)
-=======
-    return (setup, releases, catalogue, accounts, keys, trust, server, logs, witness, operations, redteam)
->>>>>>> w/witness
+    return (
+        *(setup, releases, catalogue, policy, accounts, keys, trust),
+        *(server, loglife, witness, operations, redteam),
+    )
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

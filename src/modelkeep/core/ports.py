@@ -3,7 +3,7 @@
 Adapters implement them, one outside system per file; ``tests/ports`` runs one conformance suite per port on every adapter.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -107,6 +107,11 @@ class Records(Protocol):
 
     def since(self, revision: int) -> list[Record]:
         """Records (deletions too) changed after ``revision``, oldest change first."""
+        ...
+
+    def expunge(self, kinds: Collection[str]) -> None:
+        """Remove what is left of deleted records of ``kinds``, their keys too, and overwrite what the store still holds of
+        deleted rows, as far as it can. ``since`` tells nothing of them any more. Raises Unavailable: run it again."""
         ...
 
 

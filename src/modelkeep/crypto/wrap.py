@@ -8,6 +8,7 @@ commitment does not (Albertini et al. 2022, "How to Abuse and Fix Authenticated 
 
 import hmac
 import os
+import struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -37,6 +38,22 @@ def unwrap_key(kek: bytes, wrapped: bytes, context: bytes) -> bytes:
     if len(wrapped) != WRAPPED_SIZE:
         raise NotTrusted(f"a wrapped key has {WRAPPED_SIZE} bytes, not {len(wrapped)}")
     return _open(kek, wrapped, context, _WRAP)
+
+
+def join_wrapped(key_id: str, wrapped: bytes) -> bytes:
+    """A wrapped key with the id of what wrapped it: length of the id (2 bytes, big-endian), id, wrapped key."""
+    return struct.pack(">H", len(key_id.encode())) + key_id.encode() + wrapped
+
+
+def split_wrapped(body: bytes, what: str) -> tuple[str, bytes]:
+    """Undo ``join_wrapped``; ``what``: for the message. Raises NotTrusted (malformed)."""
+    length = int.from_bytes(body[:2])
+    try:
+        if len(body) > 2 + length:
+            return body[2 : 2 + length].decode(), body[2 + length :]
+    except UnicodeDecodeError:
+        pass
+    raise NotTrusted(f"the record of {what} is malformed: restore it from a backup")
 
 
 def seal_bytes(key: bytes, plaintext: bytes, aad: bytes) -> bytes:

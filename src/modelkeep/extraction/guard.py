@@ -163,6 +163,12 @@ class Guard:
                 account.restart()
                 self._verdicts[subject] = self._judge(account)
 
+    def forget(self, subject: str) -> None:
+        """Drop all that is held about an account, as if it had never asked. Silent when unseen."""
+        with self._lock:
+            self._verdicts.pop(subject, None)
+            self._accounts.pop(subject, None)
+
     def renew(self, subject: str | None = None) -> None:
         """Begin a new budget period for one account, or for all. What was learnt is forgotten; the evidence is not."""
         with self._lock:

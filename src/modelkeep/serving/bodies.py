@@ -2,23 +2,23 @@
 
 A body holds everything that the evidence needs to be rebuilt from the log alone: the input as the model took it, the raw
 probabilities and the ones that were served. It is sealed under a random key of its subject, which is wrapped by the
-``audit-subject`` family: dropping that one record erases what the log says about a subject and leaves every proof intact.
+``audit-subject`` family: dropping that one record erases what the log says about a subject and leaves every proof intact. That
+it was dropped stands in the releases log, so that a copy of the record is of no use to whoever puts it back.
 """
 
-import struct
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkeep.core.epochs import Epochs, epoch_key, never_erased
 from modelkeep.core.ports import Change, Entropy, Record, Records, Wrapper
-from modelkeep.crypto.wrap import WRAPPED_SIZE, open_bytes, seal_bytes
-from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
+from modelkeep.crypto.wrap import WRAPPED_SIZE, join_wrapped, open_bytes, seal_bytes, split_wrapped
+from modelkeep.errors import Conflict, Missing, NotTrusted
 
 SUBJECT_KEY = "audit-key"
-"""Record kind: the wrapped key of one subject, key = the subject."""
+"""Record kind: the wrapped key of one subject; the key is the subject (and epoch, core/epochs)."""
 
 MAX_CACHED = 100_000
 _FIRST_KEY = "file:audit-subject/1"
@@ -96,48 +96,64 @@ class SubjectWrapping(Protocol):
 
 
 class SubjectKeys:
-    """The body keys of all subjects: made once, kept wrapped in the records, cached here."""
+    """The body keys of all subjects: one for each epoch of a subject, kept wrapped in the records, cached here."""
 
-    def __init__(self, records: Records, wrapping: SubjectWrapping, entropy: Entropy) -> None:
-        self._records, self._wrapping, self._entropy = records, wrapping, entropy
-        self._keys: dict[str, bytes] = {}
+    def __init__(self, records: Records, wrapping: SubjectWrapping, entropy: Entropy, epochs: Epochs = never_erased) -> None:
+        """``epochs``: of subjects, as the releases log says *now*: a key of an earlier one is not used, wherever it lies."""
+        self._records, self._wrapping, self._entropy, self._epochs = records, wrapping, entropy, epochs
+        self._keys: dict[str, tuple[int, bytes]] = {}
 
     def cached(self, subject: str) -> bytes | None:
-        """The key if it is at hand; never touches the disk."""
-        return self._keys.get(subject)
+        """The key if it is at hand and its subject was not erased since; never touches the disk."""
+        found = self._keys.get(subject)
+        return found[1] if found is not None and found[0] == self._epochs(subject) else None
+
+    def forget(self, subject: str) -> None:
+        """Drop the key from memory."""
+        self._keys.pop(subject, None)
 
     def key(self, subject: str) -> bytes:
         """The 32-byte key of ``subject``, made and stored when there is none. Raises Unavailable, NotTrusted, Denied."""
-        found = self._keys.get(subject)
-        if found is None:
-            try:
-                found = self.existing(subject)
-            except Missing:
-                found = self._make(subject)
-        return found
+        try:
+            return self.existing(subject)
+        except Missing:
+            return self._make(subject)
 
     def existing(self, subject: str) -> bytes:
         """The key of ``subject``. Raises Missing (there is none, or it was erased), Unavailable, NotTrusted, Denied."""
-        found = self._keys.get(subject)
+        found = self.cached(subject)
         if found is not None:
             return found
-        record = self._records.get(SUBJECT_KEY, subject)
-        if record.body is None:
-            raise Missing(f"the audit key of {subject} was erased")
-        return self._remember(subject, _unwrap(record, self._wrapping))
+        epoch = self._epochs(subject)
+        record = self._records.get(SUBJECT_KEY, epoch_key(subject, epoch))
+        return self._remember(subject, epoch, _unwrap(record, self._wrapping))
+
+    def open(self, sealed: bytes, subject: str, release: str) -> Body:
+        """A sealed body of a record that the log vouches for.
+
+        Raises Missing (its subject was erased since), NotTrusted, Unavailable, Denied.
+        """
+        key = self.existing(subject)
+        try:
+            return open_body(key, sealed, subject, release)
+        except NotTrusted:
+            if self._epochs(subject):  # the record is whole: so the body was sealed under a key that is gone
+                raise Missing(f"this record of {subject} was erased") from None
+            raise
 
     def _make(self, subject: str) -> bytes:
-        key = self._entropy.token(32)
+        key, epoch = self._entropy.token(32), self._epochs(subject)
+        name = epoch_key(subject, epoch)
         try:
-            self._records.commit([Change(SUBJECT_KEY, subject, _wrap(key, subject, self._wrapping.wrapper()), 0)])
+            self._records.commit([Change(SUBJECT_KEY, name, _wrap(key, name, self._wrapping.wrapper()), 0)])
         except Conflict:  # another gateway made it first
             return self.existing(subject)
-        return self._remember(subject, key)
+        return self._remember(subject, epoch, key)
 
-    def _remember(self, subject: str, key: bytes) -> bytes:
+    def _remember(self, subject: str, epoch: int, key: bytes) -> bytes:
         if len(self._keys) >= MAX_CACHED:
             self._keys.pop(next(iter(self._keys)), None)
-        self._keys[subject] = key
+        self._keys[subject] = epoch, key
         return key
 
 
@@ -151,10 +167,8 @@ def rewrapped_subject(record: Record, wrapping: SubjectWrapping, wrapper: Wrappe
     return _wrap(_unwrap(record, wrapping), record.key, wrapper)
 
 
-def _wrap(key: bytes, subject: str, wrapper: Wrapper) -> bytes:
-    """Length of the key id (2 bytes, big-endian), key id, wrapped key."""
-    key_id = wrapper.key_id.encode()
-    return struct.pack(">H", len(key_id)) + key_id + wrapper.wrap(key, _context(subject))
+def _wrap(key: bytes, name: str, wrapper: Wrapper) -> bytes:
+    return join_wrapped(wrapper.key_id, wrapper.wrap(key, _context(name)))
 
 
 def _unwrap(record: Record, wrapping: SubjectWrapping) -> bytes:
@@ -169,17 +183,11 @@ def _split(record: Record) -> tuple[str, bytes]:
     body = record.body or b""
     if len(body) == WRAPPED_SIZE:  # written before keys could rotate: under the first one, and without saying so
         return _FIRST_KEY, body
-    length = int.from_bytes(body[:2])
-    if len(body) <= 2 + length:
-        raise NotTrusted(f"the record of the audit key of {record.key} is malformed: restore it from a backup")
-    try:
-        return body[2 : 2 + length].decode(), body[2 + length :]
-    except UnicodeDecodeError:
-        raise NotTrusted(f"the record of the audit key of {record.key} is malformed: restore it from a backup") from None
+    return split_wrapped(body, f"the audit key of {record.key[:80]}")
 
 
-def _context(subject: str) -> bytes:
-    return b"modelkeep/audit-key/1\x00" + subject.encode()
+def _context(name: str) -> bytes:
+    return b"modelkeep/audit-key/1\x00" + name.encode()
 
 
 def body_context(subject: str, release: str) -> bytes:
@@ -195,11 +203,3 @@ def seal_body(key: bytes, body: bytes, subject: str, release: str) -> bytes:
 def open_body(key: bytes, sealed: bytes, subject: str, release: str) -> Body:
     """Undo ``seal_body`` and read it. Raises NotTrusted."""
     return decode_body(open_bytes(key, sealed, body_context(subject, release)))
-
-
-def erase(records: Records, subjects: Iterable[str]) -> None:
-    """Drop the keys of ``subjects``: what the audit logs say about them can never be read again. Raises Unavailable."""
-    changes = [Change(SUBJECT_KEY, subject, None) for subject in subjects]
-    if not changes:
-        raise Invalid("name the subjects to erase")
-    records.commit(changes)

@@ -25,15 +25,15 @@ from modelkeep.formats.safetensors import load
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import model as model_target
 from modelkeep.serving.audit import AuditEntry, read_bodies
-from modelkeep.serving.bodies import SubjectKeys, open_body
+from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs
 from modelkeep.serving.validate import InputPlan
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
+from modelkeep.workflows.decisions import Decision, Decisions
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
-from modelkeep.workflows.reviews import Reviews
 from modelkeep.workflows.trust_changes import fold
-from modelkeep.workflows.watch import Cleared, Observation, Watch
+from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch
 
 EVERY = 0.25
 """Seconds between two looks."""
@@ -58,7 +58,7 @@ class Opened(NamedTuple):
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """Who decides what is served: the releases log as the registry reads it, the policies that it says, and reviews.
+    """Who decides what is served: the releases log as the registry reads it, the policies that it says, and people.
 
     ``in_hand``: the trust root of the keys that this process holds now; ``check_public``: told what the log led to, raises
     NotTrusted when ``trust.toml`` says something else.
@@ -67,24 +67,24 @@ class Authority(msgspec.Struct, frozen=True):
     registry: Registry
     admission: AdmissionInForce
     access: AccessInForce
-    reviews: Reviews
+    decisions: Decisions
     in_hand: Callable[[], TrustRoot]
     check_public: Callable[[Sequence[TrustRoot]], None]
 
-    def refresh(self) -> tuple[EvidenceBook, list[Cleared]]:
-        """What the log says now, and the reviews since the last look that cleared somebody.
+    def refresh(self) -> tuple[EvidenceBook, list[Decision]]:
+        """What the log says now, and what was decided about accounts since the last look.
 
         Raises NotTrusted, Unavailable.
         """
         root, book = self.in_hand(), self.registry.refresh()
         if root not in book.signatories.roots:
-            self.reviews.rebase(fold(self.registry.view, root))  # first: cut off after the registry, it would never be done
+            self.decisions.rebase(fold(self.registry.view, root))  # first: cut off after the registry, it would never be done
             self.registry.rebase(root)
-        cleared = self.reviews.catch_up(self.registry.view, book.size)
+        decided = self.decisions.catch_up(self.registry.view, book.size)
         self.check_public(book.signatories.roots)
         self.access.follow(book)
         self.admission.of(book)  # one that cannot be read ends the lease
-        return book, cleared
+        return book, decided
 
     def judge(self, found: ReleaseEvidence) -> None:
         """Return if ``found`` may be served. Raises Quarantined, NotAdmitted, Unavailable."""
@@ -143,12 +143,11 @@ class History:
             if entry.kind != "predict" or entry.release != text:
                 continue
             try:
-                key = self._keys.existing(entry.subject)
+                body = self._keys.open(sealed, entry.subject, text)
             except Missing:
                 continue
             before = sum(at < entry.t for at in self._reviews(entry.subject))
             yield from self._told(entry.subject, seen, before)
-            body = open_body(key, sealed, entry.subject, text)
             yield Observation(index, entry.subject, body.inputs(), body.raw_probs())
         for subject in list(seen):
             yield from self._told(subject, seen, len(self._reviews(subject)))
@@ -156,6 +155,10 @@ class History:
     def reviews(self, subject: str) -> list[Cleared]:
         """Every review so far that cleared ``subject``."""
         return [Cleared(subject, at) for at in self._reviews(subject)]
+
+    def forget(self, subject: str) -> None:
+        """Drop the key of ``subject`` from memory: it was erased."""
+        self._keys.forget(subject)
 
     def _told(self, subject: str, seen: dict[str, int], upto: int) -> list[Cleared]:
         first, seen[subject] = seen.get(subject, 0), max(upto, seen.get(subject, 0))
@@ -211,6 +214,7 @@ class Loader:
         self._opened, self._start, self._clock, self._history = opened, start, clock, history
         self._guard, self._max_rows = guard, max_rows
         self._watches: dict[ReleaseRef, Watch] = {}
+        self._erased: list[str] = []
 
     def load(self, found: ReleaseEvidence) -> Served:
         """Open, start and probe one release, and rebuild its evidence. Raises NotTrusted, Unavailable, Missing, Invalid."""
@@ -232,6 +236,14 @@ class Loader:
             markers={},
         )
 
+    def take(self, decision: Decision) -> None:
+        """What somebody decided about an account, for the evidence on every release."""
+        if isinstance(decision, Erased):
+            self._history.forget(decision.subject)
+            self._erased.append(decision.subject)
+        for watch in self.watches():
+            watch.take(decision)
+
     def watches(self) -> list[Watch]:
         """Every release's evidence so far."""
         return list(self._watches.values())
@@ -245,12 +257,14 @@ class Loader:
             return None
         known = self._watches.get(ref)
         if known is None:
-            known = Watch(self._guard(profile))
+            known, erased = Watch(self._guard(profile)), len(self._erased)
             known.replay(self._history.of(ref))
             self._watches[ref] = known
             for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
                 for review in self._history.reviews(subject):
                     known.clear(*review)
+            for subject in self._erased[erased:]:  # and so with an erasure
+                known.forget(subject)
         return known
 
     def _probe(
@@ -329,10 +343,9 @@ class AdmissionFollower:
         began = self._clock.monotonic()
         for refresh in self._also:
             refresh()
-        book, cleared = self._authority.refresh()
-        for review in cleared:
-            for watch in self._loader.watches():
-                watch.clear(*review)
+        book, decided = self._authority.refresh()
+        for decision in decided:
+            self._loader.take(decision)
         if self._again:
             self._again = False
             self._failed.clear()

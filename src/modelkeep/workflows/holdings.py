@@ -1,6 +1,7 @@
 """What a family of wrapping keys holds: the wrapped keys in the records, each with the key that it is wrapped under.
 
-``model-kek`` wraps the data key of every sealed body, ``audit-subject`` the key of every account's audit bodies.
+``model-kek`` wraps the data key of every sealed body, ``audit-subject`` the key of every account's audit bodies and
+the salt of every data set.
 """
 
 from collections import Counter
@@ -10,6 +11,7 @@ from modelkeep.container.recipients import Binding, KmsRecipient, KmsStanza, enc
 from modelkeep.core.ports import Record, Records, Wrapper, WrappingKeys
 from modelkeep.core.values import Digest
 from modelkeep.custody.releases import RECIPIENTS, RELEASE, Release
+from modelkeep.custody.salting import DATA_SALT, rewrapped_salt, salt_key_id
 from modelkeep.errors import Conflict
 from modelkeep.serving.bodies import SUBJECT_KEY, rewrapped_subject, subject_key_id
 from modelkeep.workflows.registry import Registry
@@ -82,7 +84,7 @@ class Bodies:
 
 
 class Subjects:
-    """The keys of accounts' audit bodies."""
+    """The keys of accounts' audit bodies, and the salts of data sets."""
 
     def __init__(self, records: Records, keys: WrappingKeys) -> None:
         self._records, self._keys = records, keys
@@ -94,11 +96,13 @@ class Subjects:
 
     def scan(self) -> list[Held]:
         """Raises NotTrusted, Unavailable."""
-        return [Held(record, (subject_key_id(record),)) for record in self._records.scan(SUBJECT_KEY)]
+        keys = [Held(record, (subject_key_id(record),)) for record in self._records.scan(SUBJECT_KEY)]
+        return keys + [Held(record, (salt_key_id(record),)) for record in self._records.scan(DATA_SALT)]
 
     def again(self, record: Record, wrapper: Wrapper) -> bytes:
         """Raises NotTrusted, Denied, Missing, Unavailable."""
-        return rewrapped_subject(record, self._keys, wrapper)
+        again = rewrapped_salt if record.kind == DATA_SALT else rewrapped_subject
+        return again(record, self._keys, wrapper)
 
 
 def header_hashes(registry: Registry) -> dict[Digest, bytes]:

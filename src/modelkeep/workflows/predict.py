@@ -139,7 +139,7 @@ class Gateway:
         except Unavailable:
             raise
         except ModelkeepError as refusal:
-            await self._recorder.refusal(grant.principal.subject, _named(call), refusal)
+            await self._recorder.refusal(grant.principal.subject, self._named(call), refusal)
             raise
 
     async def _answer(self, call: Call, grant: Grant) -> Answer:
@@ -176,6 +176,12 @@ class Gateway:
             if checked.rows > LONE_ROWS or watch.behind(subject) > UNSEEN_ROWS:
                 await self._judge(watch, subject)
         return Answer(body, self._recorder.receipt(index))
+
+    def _named(self, call: Call) -> str:
+        """What a refusal is recorded to be about: nothing unless there is such a model, for what was typed may be anything."""
+        if not any(ref.name == call.model for ref in (*self.admitted.models, *self.admitted.refused)):
+            return ""
+        return call.model if call.version is None else f"{call.model}@{call.version}"
 
     def _rung(self, served: Served, subject: str) -> Rung:
         """The ladder's rung in force for this account. Raises ReviewRequired (alarm), OverBudget (its rate is lowered)."""
@@ -277,7 +283,3 @@ async def _run(served: Served, checked: Checked) -> dict[str, NDArray[Any]]:
 
 async def _in_thread(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, work)
-
-
-def _named(call: Call) -> str:
-    return call.model if call.version is None else f"{call.model}@{call.version}"

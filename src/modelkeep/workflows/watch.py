@@ -36,6 +36,12 @@ class Cleared(NamedTuple):
     at: int
 
 
+class Erased(NamedTuple):
+    """The audit key of ``subject`` was dropped: what it asked before is no evidence any more."""
+
+    subject: str
+
+
 class Watch:
     """The evidence on one release: a guard, what waits for it, and the verdicts in force."""
 
@@ -146,6 +152,21 @@ class Watch:
             self._reviewed[subject] = at
             self._guard.clear(subject)
             self._count_alarms()
+
+    def forget(self, subject: str) -> None:
+        """Drop the evidence on ``subject``, whose questions were erased; what it asks from now on counts."""
+        with self._lock:
+            self._examine_waiting()
+            self._guard.forget(subject)
+            self._subjects.discard(subject)
+            self._count_alarms()
+
+    def take(self, decision: Cleared | Erased) -> None:
+        """What somebody decided about an account."""
+        if isinstance(decision, Cleared):
+            self.clear(*decision)
+        else:
+            self.forget(decision.subject)
 
     def rows_behind(self) -> int:
         """Queries that are reserved or answered and not examined yet."""

@@ -1,7 +1,7 @@
 """``Records`` in memory: for tests, and the plainest statement of what the port means."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from modelkeep.core.ports import Change, Record
 from modelkeep.errors import Conflict, Invalid, Missing
@@ -69,3 +69,8 @@ class MemoryRecords:
         with self._lock:
             found = [record for record in self._records.values() if record.revision > revision]
         return sorted(found, key=lambda record: (record.revision, record.kind, record.key))
+
+    def expunge(self, kinds: Collection[str]) -> None:
+        """Remove what is left of deleted records of ``kinds``."""
+        with self._lock:
+            self._records = {at: r for at, r in self._records.items() if r.body is not None or r.kind not in kinds}

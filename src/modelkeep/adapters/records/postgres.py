@@ -10,7 +10,7 @@ connected to a database that was put back to an earlier state or exchanged, and 
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -191,6 +191,22 @@ class PostgresRecords:
         return self._rows(
             "SELECT kind, key, body, revision FROM modelkeep.record WHERE revision > %s ORDER BY revision, kind, key", revision
         )
+
+    def expunge(self, kinds: Collection[str]) -> None:
+        """Remove what is left of deleted records of ``kinds``, and write the table anew without its dead rows.
+
+        The server's write-ahead log, its replicas and its backups are its operator's: docs/erasure.md. Raises Unavailable.
+        """
+        with _alone(self._target) as connection:
+            connection.execute("DELETE FROM modelkeep.record WHERE body IS NULL AND kind = ANY(%s)", (list(kinds),))
+        pool = Pool(self._target, lambda _connection: None)
+        try:
+            with pool.connection() as connection:
+                connection.patience = _LONGEST_CHANGE
+                connection.execute(f"SET statement_timeout = '{_LONGEST_CHANGE}s'")
+                connection.execute("VACUUM (FULL) modelkeep.record")
+        finally:
+            pool.close()
 
     def close(self) -> None:
         """Close every connection; idempotent."""

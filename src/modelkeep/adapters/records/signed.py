@@ -53,6 +53,10 @@ class SignedRecords:
         """Records changed after ``revision``, oldest change first. Raises NotTrusted, Unavailable."""
         return [self._checked(record) for record in self._inner.since(revision)]
 
+    def expunge(self, kinds: Collection[str]) -> None:
+        """Remove what is left of deleted records of ``kinds``. Raises Unavailable."""
+        self._inner.expunge(kinds)
+
     def _signed(self, change: Change) -> Change:
         if change.kind not in self._kinds or change.body is None:
             return change

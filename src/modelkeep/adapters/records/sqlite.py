@@ -7,7 +7,7 @@ WAL so that readers never wait for a writer; ``synchronous=FULL`` so that a comm
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -127,6 +127,22 @@ class SqliteRecords:
         query = "SELECT kind, key, CAST(body AS BLOB), revision FROM record WHERE revision > ? ORDER BY revision, kind, key"
         return self._rows(query, revision)
 
+    def expunge(self, kinds: Collection[str]) -> None:
+        """Remove what is left of deleted records of ``kinds``, and build the file anew without its free pages and log.
+
+        Other processes go on meanwhile, but that one may not read for longer than the busy timeout. Raises Unavailable.
+        """
+        with self._lock, _failures(self._path):
+            with _transaction(self._connection) as connection:
+                marks = ", ".join("?" * len(kinds))
+                connection.execute(f"DELETE FROM record WHERE body IS NULL AND kind IN ({marks})", tuple(kinds))  # noqa: S608
+            self._connection.execute("VACUUM")  # through memory (temp_store): a copy elsewhere on disk would not be erased
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise Unavailable(
+                f"the records at {self._path} are being read, so what was deleted lingers in their log: try again"
+            )
+
     def close(self) -> None:
         """Close the file; idempotent."""
         with self._lock:
@@ -179,6 +195,8 @@ def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten with zeros
+            connection.execute("PRAGMA temp_store = MEMORY")
         except BaseException:
             connection.close()
             raise

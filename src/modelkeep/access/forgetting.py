@@ -1,0 +1,47 @@
+"""Forgetting an account: nothing here maps its pseudonym to a person any more, and nothing of it lets anybody in.
+
+What stays is a record that names the pseudonym alone, so that a process that missed the deletion drops the account, too.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from modelkeep.access.accounts import ACCOUNT, LOGIN, Account, parse_account, set_disabled
+from modelkeep.access.credentials import KEY, parse_key_record
+from modelkeep.access.sessions import REVOCATION, parse_revocation
+from modelkeep.core.ports import Change, Record
+
+FORGOTTEN = "forgotten"
+"""Record kind; the key is a pseudonym, the body says nothing."""
+
+
+class Credentials(NamedTuple):
+    """Every record of an API key, and of a session that was ended early."""
+
+    keys: Sequence[Record]
+    revocations: Sequence[Record]
+
+
+def forget_account(accounts: Sequence[Record], credentials: Credentials, name: str) -> tuple[Account, list[Change]]:
+    """Delete an account with its API keys and what is known of its logins.
+
+    Raises Missing, Conflict (the last enabled admin), NotTrusted (a record is damaged).
+    """
+    account, changes = set_disabled(accounts, name, True)  # whose changes make sure that an admin stays
+    others = [change for change in changes if change.key != name]
+    revision = next(record.revision for record in accounts if record.key == name)
+    keys = [Change(KEY, r.key, None, r.revision) for r in credentials.keys if parse_key_record(r).account == name]
+    ended = [Change(REVOCATION, r.key, None) for r in credentials.revocations if parse_revocation(r).account == name]
+    return account, [
+        Change(ACCOUNT, name, None, revision),
+        Change(LOGIN, f"account/{name}", None),
+        Change(FORGOTTEN, account.subject, b"{}"),
+        *others,
+        *keys,
+        *ended,
+    ]
+
+
+def account_of(accounts: Sequence[Record], subject: str) -> Account | None:
+    """The account behind a pseudonym, if there is one. Raises NotTrusted (a record is damaged)."""
+    return next((found for found in map(parse_account, accounts) if found.subject == subject), None)

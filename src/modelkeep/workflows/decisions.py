@@ -1,0 +1,118 @@
+"""What people decided, as the releases log records it: reviews of accused accounts, erasures, and archives of closed logs.
+
+A cleared account's evidence counts from the review on. An erased name has no secret of before the erasure any more
+(core/epochs); a forgotten account is nobody's.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from modelkeep.core.epochs import Epochs
+from modelkeep.crypto.dsse import parse_envelope
+from modelkeep.custody.signatories import Signatories
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import ModelkeepError
+from modelkeep.ledger.log import LogView
+from modelkeep.ledger.predicates import Act, Trust
+from modelkeep.ledger.statements import peek_type, predicate_of
+from modelkeep.workflows.archive import Archived, Removed
+from modelkeep.workflows.watch import Cleared, Erased
+
+REVIEW, CLEARED = "review", "cleared"
+ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
+"""Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
+
+ARCHIVE = "log.archive"
+"""Act: a closed audit log was copied elsewhere, and some or all of it removed here."""
+
+Decision = Cleared | Erased
+_BATCH = 256
+
+
+class Decisions:
+    """Reviews and erasures so far. Acts that no trusted identity signed count for nothing."""
+
+    def __init__(self, trust: TrustRoot) -> None:
+        self._signatories = Signatories(trust)
+        self._cleared: dict[str, tuple[int, ...]] = {}
+        self._epochs: dict[str, dict[str, int]] = {ERASE: {}, FORGET: {}, ERASE_DATA: {}}
+        self._size = 0
+        self.erasures: list[tuple[int, Act]] = []
+        """Every act of erasure with its log index, oldest first."""
+        self.archived: dict[str, Archived] = {}
+        """Audit logs that were pruned, by origin."""
+
+    def cleared_at(self, subject: str) -> tuple[int, ...]:
+        """Unix nanoseconds of every review that cleared ``subject``, each later than the one before."""
+        return self._cleared.get(subject, ())
+
+    def epochs(self, verb: str = ERASE) -> Epochs:
+        """The epochs of names that acts of this ``verb`` erase, as they are whenever they are asked for."""
+        found = self._epochs[verb]
+        return lambda name: found.get(name, 0)
+
+    def erased(self, verb: str = ERASE) -> Mapping[str, int]:
+        """Every name that acts of this ``verb`` erased, with its epoch."""
+        return dict(self._epochs[verb])
+
+    def rebase(self, signatories: Signatories) -> None:
+        """From the next entry on, believe whom ``signatories`` (of all that was read so far) believe."""
+        self._signatories = signatories
+
+    def catch_up(self, view: LogView, size: int) -> list[Decision]:
+        """Read the log up to ``size`` entries; what was decided about accounts since. Raises NotTrusted, Unavailable."""
+        fresh: list[Decision] = []
+        while self._size < size:
+            for entry in view.entries(self._size, min(size, self._size + _BATCH)):
+                act = self._act(entry, self._size)
+                found = self._decided(act, self._size) if act else None
+                fresh += [found] if found else []
+                self._size += 1
+        return fresh
+
+    def _act(self, entry: bytes, index: int) -> Act | None:
+        """The act that this log entry is, if it counts. The evidence book reports what is wrong with an entry."""
+        try:
+            envelope = parse_envelope(entry)
+            kind = peek_type(envelope)
+            if kind not in (Act.TYPE, Trust.TYPE):
+                return None
+            statement, _ = self._signatories.check(envelope, index)
+            if kind == Trust.TYPE:
+                self._signatories.follow(index, envelope, statement)
+                return None
+            return predicate_of(statement, Act)
+        except ModelkeepError:
+            return None
+
+    def _decided(self, said: Act, index: int) -> Decision | None:
+        if said.verb in self._epochs:
+            self._epochs[said.verb][said.about] = index + 1
+            self.erasures.append((index, said))
+            return Erased(said.about) if said.verb == ERASE else None
+        if said.verb == ARCHIVE:
+            self._archive(said, index)
+            return None
+        if said.verb != REVIEW or said.detail.get("outcome") != CLEARED:
+            return None
+        earlier = self.cleared_at(said.about)
+        at = max(said.at, earlier[-1] + 1) if earlier else said.at  # the log's order stands when a clock went backwards
+        self._cleared[said.about] = (*earlier, at)
+        return Cleared(said.about, at)
+
+    def _archive(self, said: Act, index: int) -> None:
+        try:
+            found = msgspec.convert({**said.detail, "index": index}, Archived, strict=False)
+        except msgspec.ValidationError:
+            return  # it says nothing that could excuse a missing file
+        earlier = self.archived.get(said.about)
+        if earlier is None or earlier.removed is Removed.BODIES:
+            self.archived[said.about] = found
+
+
+def decisions_of(view: LogView, trust: TrustRoot) -> Decisions:
+    """What the whole log under ``view`` says was decided. Raises NotTrusted, Unavailable."""
+    found = Decisions(trust)
+    found.catch_up(view, view.checkpoint.size)
+    return found

@@ -1,0 +1,101 @@
+"""Erasure: what the logs say about somebody becomes unreadable, and every proof still verifies (GDPR, Article 17).
+
+The releases log comes first: once the erasure stands there, no process reads a key of before it, wherever a copy lies. Then
+the wrapped keys go, and what a store still holds of deleted rows. Cut off anywhere, it is simply run again; the control process
+does so whenever it starts.
+"""
+
+from collections.abc import Callable
+
+from modelkeep.access.accounts import ACCOUNT, LOGIN
+from modelkeep.access.credentials import KEY
+from modelkeep.access.forgetting import Credentials, account_of, forget_account
+from modelkeep.access.sessions import REVOCATION
+from modelkeep.core.epochs import Epochs, epoch_key, split_epoch
+from modelkeep.core.ports import Change, Records
+from modelkeep.custody.salting import DATA_SALT
+from modelkeep.errors import Conflict, Missing, Unavailable
+from modelkeep.serving.bodies import SUBJECT_KEY
+from modelkeep.workflows.acts import log_act
+from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET, Decisions, decisions_of
+from modelkeep.workflows.registry import Desk
+
+WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, LOGIN)
+"""Kinds whose deleted records leave nothing behind, not even their key. Only an erasure deletes the first three."""
+SECRETS = {ERASE: SUBJECT_KEY, ERASE_DATA: DATA_SALT}
+"""Act -> the kind of what it erases."""
+_RETRIES = 16
+
+
+def erase(desk: Desk, origin: str, verb: str, name: str, *, actor: str, reason: str = "") -> int:
+    """Log that the secret of ``name`` is dropped, unless that is done and it has none since; the log index of the erasure.
+
+    ``verb``: ``audit.erase`` (``name`` is a pseudonym), ``data.erase`` (a data set) or ``user.forget``. Wait until no gateway
+    acts on what it knew before, and then ``sweep``. Raises TooLarge, NotTrusted, Unavailable.
+    """
+    epoch = decisions(desk).epochs(verb)(name)
+    if epoch and not _has_secret(desk.registry.records, verb, name, epoch):
+        return epoch - 1
+    return log_act(desk, origin, verb, name, actor=actor, detail={"reason": reason} if reason else {})
+
+
+def sweep(desk: Desk, wait: Callable[[], None], *, wipe: bool) -> int:
+    """Delete what the log says was erased and is there all the same; how many records.
+
+    ``wait``: returns once every process has seen that accounts went; ``wipe``: also when there was nothing to delete, have the
+    store overwrite what it holds of deleted rows. Raises NotTrusted, Unavailable.
+    """
+    records, found = desk.registry.records, decisions(desk)
+    stale = [change for verb, kind in SECRETS.items() for change in _stale(records, kind, found.epochs(verb))]
+    if stale:
+        records.commit(stale)
+    forgotten = sum(_forget(records, subject) for subject in found.erased(FORGET))
+    left = {record.kind for record in records.since(0) if record.body is None} & set(WIPED)
+    if ACCOUNT in left:
+        wait()
+    if left - {LOGIN} or wipe:
+        records.expunge(WIPED)
+    return len(stale) + forgotten
+
+
+def decisions(desk: Desk) -> Decisions:
+    """What the log says now that people decided. Raises NotTrusted, Unavailable."""
+    book = desk.registry.refresh()
+    return decisions_of(desk.registry.view, book.signatories.root)
+
+
+def _has_secret(records: Records, verb: str, name: str, epoch: int) -> bool:
+    try:
+        records.get(SECRETS[verb], epoch_key(name, epoch))
+    except (KeyError, Missing):
+        return False
+    return True
+
+
+def _stale(records: Records, kind: str, epochs: Epochs) -> list[Change]:
+    found = []
+    for record in records.scan(kind):
+        name, epoch = split_epoch(record.key)
+        if epoch < epochs(name):
+            found.append(Change(kind, record.key, None))
+    return found
+
+
+def _forget(records: Records, subject: str) -> bool:
+    """Delete the account behind ``subject``, if it is there; the last admin stays until there is another."""
+    for _ in range(_RETRIES):
+        accounts = records.scan(ACCOUNT)
+        account = account_of(accounts, subject)
+        if account is None:
+            return False
+        credentials = Credentials(records.scan(KEY), records.scan(REVOCATION))
+        try:
+            changes = forget_account(accounts, credentials, account.name)[1]
+        except Conflict:
+            return False
+        try:
+            records.commit(changes)
+        except Conflict:
+            continue
+        return True
+    raise Unavailable("the records change too fast: try again in a moment")

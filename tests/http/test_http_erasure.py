@@ -1,0 +1,162 @@
+"""Erasing a person while a gateway serves: the key is out of memory and off the disk, and every proof still verifies."""
+
+import httpx
+import pytest
+from commandline import PASSPHRASE, copy_keep
+from gateway_support import live, make_keep, question, train
+
+from modelkeep.access.accounts import parse_account
+from modelkeep.access.directory import Directory
+from modelkeep.access.sessions import SessionIssuer
+from modelkeep.app.keep import Keep
+from modelkeep.core.ports import Change
+from modelkeep.core.values import Principal, Role
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.keys import AUDIT_SUBJECT, TOKEN_SIGNING
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, Unauthenticated
+from modelkeep.serving.audit import read_bodies
+from modelkeep.serving.bodies import SUBJECT_KEY, SubjectKeys
+
+INFER = "/v2/models/iris/infer"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train()
+
+
+@pytest.fixture
+def served(tmp_path, trained):
+    return make_keep(tmp_path / "keep", trained)
+
+
+@pytest.fixture
+def keep(tmp_path, template):
+    return Keep.open(copy_keep(template, tmp_path / "keep"), PASSPHRASE.encode())
+
+
+def ask(running, key, rows, times=3):
+    with running.client(key) as client:
+        for row in rows[:times]:
+            assert client.post(INFER, content=question(row)).status_code == 200
+
+
+def bodies_of(keep, subject):
+    """How many of the recorded questions of ``subject`` can be read, and how many cannot, by whoever has every key."""
+    here, readable, erased = keep.premises, 0, 0
+    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, here.decisions().epochs())
+    for instance in here.audit_instances():
+        origin = here.audit_origin(instance)
+        for _, entry, sealed in read_bodies(here.audit_files(instance), encode_vkey(origin, here.trust.audit_key), origin):
+            if entry.kind == "predict" and entry.subject == subject:
+                try:
+                    keys.open(sealed, subject, entry.release)
+                    readable += 1
+                except Missing:
+                    erased += 1
+    return readable, erased
+
+
+def everything_in(folder):
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_person_is_erased_under_a_running_gateway(served, trained):
+    keep = served
+    here = keep.premises
+    eve = keep.user_add(name="mallory-doe", roles=(Role.ANALYST,)) and keep.key_issue(account="mallory-doe").token
+    alice = keep.key_issue(account="alice").token
+    subjects = {account.name: account.subject for account in keep.user_list()}
+    subject = subjects["mallory-doe"]
+    with live(keep) as running:
+        ask(running, eve, trained.fresh)
+        ask(running, alice, trained.fresh)
+        watch = next(iter(running.service.loader.watches()))
+        watch.work()
+        wrapped = here.records.get(SUBJECT_KEY, subject).body[-112:]
+        assert wrapped in everything_in(here.directory)
+        done = keep.log_erase(subject="mallory-doe", reason="asked for it on paper")
+        assert (done.name, done.what, done.copies) == (subject, "subject", ())
+        assert wrapped not in everything_in(here.directory)  # neither in the file, nor in its free pages, nor in its log
+        assert subject not in watch.subjects() and subjects["alice"] in watch.subjects()
+        ask(running, eve, trained.fresh[5:])  # the account goes on, under another key
+        assert watch.verdict(subject).queries <= 3
+        with running.client(eve) as client:
+            assert client.post("/v2/models/mallory-doe/infer", content=b"{}").status_code == 404
+    assert bodies_of(keep, subject) == (3, 3)
+    assert bodies_of(keep, subjects["alice"]) == (3, 0)
+    assert len(keep.log_verify()) >= 2
+    assert here.records.get(SUBJECT_KEY, subject + f"\x1f{done.log_index + 1}")
+    with live(keep) as running:  # evidence is rebuilt from what can be read
+        assert next(iter(running.service.loader.watches())).verdict(subject).queries == 3
+        forgot = keep.log_erase(subject="mallory-doe", forget=True)
+        assert forgot.forgotten
+        with running.client(eve) as client, pytest.raises((AssertionError, httpx.HTTPError)):
+            assert client.post(INFER, content=question(trained.fresh[0])).status_code == 200
+    assert bodies_of(keep, subject) == (0, 6)
+    assert b"mallory-doe" not in everything_in(here.directory)
+    keep.log_verify()
+    with pytest.raises(Missing):
+        keep.log_erase(subject="mallory-doe")
+    assert keep.log_erase(subject=subject).log_index == forgot.log_index  # by the pseudonym, and nothing is left to do
+    assert [row.what for row in keep.log_erasures()] == ["subject", "subject", "account"]
+
+
+def test_a_name_may_be_given_again_and_old_sessions_do_not_come_with_it(keep):
+    here = keep.premises
+    old = here.records.get("account", "alice")
+    key, origin = here.keyring([TOKEN_SIGNING]).token_key(), here.trust.origin
+    token, _ = SessionIssuer(key, origin, entropy=here.entropy, clock=here.clock).issue(parse_account(old))
+    directory = Directory(here.records, here.clock, here.trust.token_keys, origin)
+    directory.refresh()
+    assert directory.authenticate(token).principal.account == "alice"
+    keep.log_erase(subject="alice", forget=True)
+    keep.user_add(name="alice", roles=(Role.ADMIN,))
+    for view in (directory, Directory(here.records, here.clock, here.trust.token_keys, origin)):
+        view.refresh()
+        with pytest.raises(Unauthenticated):
+            view.authenticate(token)
+    subject = {account.name: account.subject for account in keep.user_list()}["alice"]
+    assert subject.encode() not in old.body
+    assert keep.log_erasures()[-1].name.encode() in old.body
+
+
+def test_an_old_row_put_back_is_deleted_by_the_next_pass_and_told(keep):
+    here = keep.premises
+    subject = next(a.subject for a in keep.user_list() if a.name == "alice")
+    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, here.decisions().epochs())
+    keys.key(subject)
+    rows = here.records.get(SUBJECT_KEY, subject), here.records.get("account", "alice")
+    keep.log_erase(subject="alice", forget=True)
+    here.records.commit([Change(row.kind, row.key, row.body) for row in rows])
+    reopened = Keep.open(here.directory, PASSPHRASE.encode())
+    assert reopened.sweep_erased() == 2
+    assert [row.name for row in reopened.user_list()] == ["admin", "bob"]
+    assert any("erased" in one.detail for one in reopened.incidents())
+
+
+def test_what_is_refused(keep):
+    with pytest.raises(Invalid, match="either"):
+        keep.log_erase()
+    with pytest.raises(Invalid, match="either"):
+        keep.log_erase(subject="alice", dataset="loans")
+    with pytest.raises(Missing):
+        keep.log_erase(subject="nobody")
+    with pytest.raises(Invalid, match="name out of it"):
+        keep.log_erase(subject="alice", reason="Alice asked")
+    with pytest.raises(Invalid, match="at most"):
+        keep.log_erase(subject="alice", reason="x" * 501)
+    with pytest.raises(Conflict, match="last enabled admin"):
+        keep.log_erase(subject="admin", forget=True)
+    subject = next(a.subject for a in keep.user_list() if a.name == "alice")
+    keep.raise_incident("extraction", f"{subject} on risk@1", "extraction alarm")
+    with pytest.raises(Conflict, match="review"):
+        keep.log_erase(subject="alice")
+    assert keep.log_erasures() == ()
+    actor = keep.premises.records.get("account", "admin")
+    account = parse_account(actor)
+    with pytest.raises(Denied, match="ask another"):
+        keep.acting_as(Principal("admin", account.subject, account.roles, "session:x")).log_erase(subject="admin", forget=True)
+    analyst = Principal("alice", subject, (Role.ANALYST,), "session:x")
+    with pytest.raises(Denied):
+        keep.acting_as(analyst).log_erase(subject="alice")
