@@ -10,7 +10,7 @@ from commandline import PASSPHRASE, copy_keep
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.audits import new_audit
 from modelkeep.app.keep import Keep
-from modelkeep.app.offline import verify_folder
+from modelkeep.app.offline import verify_source
 from modelkeep.crypto.notes import Checkpoint, encode_vkey
 from modelkeep.custody.keys import AUDIT_LOG
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
@@ -64,7 +64,7 @@ def test_a_closed_log_goes_to_the_archive_and_every_check_says_so(keep, tmp_path
     shutil.rmtree(folder_of(keep, other))  # even the checkpoint is in the releases log
     details = [checked.detail for checked in keep.log_verify()[1:]]
     assert all("archived by entry" in detail and "not here" in detail for detail in details) and len(details) == 2
-    assert verify_folder(str(keep.premises.directory), "")[1:] == keep.log_verify()[1:]
+    assert verify_source(str(keep.premises.directory))[1:] == keep.log_verify()[1:]
     assert ["300 bodies" in row.checked for row in keep.log_archived(at=str(shelf))] == [True, True]
     assert [row.to for row in keep.log_archived()] == [str(shelf), ""]
     assert keep.log_archive(before=keep.premises.clock.now_ns() + DAY, to=str(shelf), prune="everything") == ()
@@ -83,7 +83,7 @@ def test_what_no_act_covers_is_damage(keep, tmp_path):
     shutil.rmtree(folder_of(keep, other) / "journal")
     with pytest.raises(NotTrusted, match="no entry of the releases log says why"):
         keep.log_verify()
-    assert "no bodies in this copy" in verify_folder(str(keep.premises.directory), "")[2].detail  # what an auditor may have
+    assert "no bodies in this copy" in verify_source(str(keep.premises.directory))[2].detail  # what an auditor may have
     again()
     shutil.rmtree(folder_of(keep, one) / "tile")  # the act covers the bodies only
     with pytest.raises(NotTrusted):

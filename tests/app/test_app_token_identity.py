@@ -4,7 +4,7 @@ import pytest
 from softhsm import Token
 
 from modelkeep.app.keep import Keep
-from modelkeep.app.offline import verify_folder
+from modelkeep.app.offline import verify_source
 from modelkeep.crypto.signatures import SOFTWARE
 from modelkeep.custody.keys import STATEMENT_SIGNING
 
@@ -34,7 +34,7 @@ def test_publish_and_verify_with_half_an_identity_in_a_token(held, desk, token, 
     cli("promote", "risk@2", code=0)
     verified = cli("--json", "verify", "risk@2", code=0).json
     assert verified["signer"].endswith("/statement-signing/2")
-    verify_folder(str(cli.keep), str(cli.keep / "trust.toml"))  # whoever verifies needs no token
+    verify_source(str(cli.keep), trust=str(cli.keep / "trust.toml"))  # whoever verifies needs no token
     rows = {row["name"][-1]: row for row in cli("--json", "trust", "show", code=0).json}
     assert (rows["1"]["ed25519"], rows["1"]["mldsa65"]) == (SOFTWARE, SOFTWARE)
     assert rows["2"]["ed25519"] == f"{uri.partition('?')[0]}/1"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modelkeep.app.keep import Keep
-from modelkeep.app.offline import verify_folder
+from modelkeep.app.offline import verify_source
 from modelkeep.app.premises import Premises
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.signatures import StatementSigner
@@ -93,7 +93,7 @@ def test_statement_signing_is_rotated_and_old_readers_follow(cli, tmp_path):
         assert done["primary"].endswith(f"/statement-signing/{version}")
     cli("quarantine", "risk@1", "--reason", "look", code=0)
     cli("log", "verify", code=0)
-    releases, *_ = verify_folder(str(cli.keep), str(old))
+    releases, *_ = verify_source(str(cli.keep), trust=str(old))
     assert releases.detail == "signatures, entries, tiles, statements"
     cli("verify", "risk@1", code=0)
     assert [each.name.rpartition("/")[2] for each in root_of(cli).identities] == ["1", "2", "3"]

@@ -95,6 +95,22 @@ def test_known_consistency_paths(old, new, path):
     check_consistency(old, bytes.fromhex(ROOTS[old]), new, bytes.fromhex(ROOTS[new]), hashes(path))
 
 
+def test_the_worked_example_of_the_rfc():
+    """RFC 6962, section 2.1.3, and RFC 9162, section 2.1.5: seven leaves, with its letters for the nodes."""
+    entries = [b"d%d" % number for number in range(7)]
+    a, b, c, d, e, f, j = map(leaf_hash, entries)
+    g, h, i = node_hash(a, b), node_hash(c, d), node_hash(e, f)
+    k, l = node_hash(g, h), node_hash(i, j)  # noqa: E741
+    root, node = tree(entries)
+    assert root == node_hash(k, l) == range_root(0, 7, node)
+    for index, path in ((0, [b, h, l]), (3, [c, g, l]), (4, [f, j, k]), (6, [i, k])):
+        assert inclusion_path(index, 7, node) == path
+        check_inclusion(leaf_hash(entries[index]), index, 7, path, root)
+    for old, before, path in ((3, node_hash(g, c), [c, d, g, l]), (4, k, [l]), (6, node_hash(k, i), [i, j, k])):
+        assert consistency_path(old, 7, node) == path
+        check_consistency(old, before, 7, root, path)
+
+
 sizes = st.integers(1, 70)
 
 

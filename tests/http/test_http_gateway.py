@@ -14,13 +14,15 @@ from gateway_support import Live, live, make_keep, make_service, question, train
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.keep import Keep
-from modelkeep.core.values import ReleaseRef
-from modelkeep.crypto.notes import encode_vkey
+from modelkeep.app.offline import Access, verify_source
+from modelkeep.core.values import ReleaseRef, Role
+from modelkeep.crypto.notes import encode_vkey, open_checkpoint
 from modelkeep.custody.keys import AUDIT_SUBJECT
-from modelkeep.errors import NotTrusted, Quarantined, Unavailable
+from modelkeep.errors import Denied, NotTrusted, Quarantined, Unauthenticated, Unavailable
 from modelkeep.http.serve import run_gateway
 from modelkeep.serving.audit import read_bodies, verify_audit
 from modelkeep.serving.bodies import SubjectKeys, open_body
+from modelkeep.workflows.acts import log_audit_checkpoint
 
 INFER = "/v2/models/iris/infer"
 IRIS = ReleaseRef("iris", 1)
@@ -154,13 +156,45 @@ def test_metadata_health_metrics_and_the_static_log(gateway, keep, alice):
         assert client.get("/v2/models/iris/ready").json()["ready"] is True
         metrics = client.get("/metrics").text
         assert 'modelkeep_requests_total{model="iris",outcome="ok"}' in metrics and "modelkeep_lease_seconds" in metrics
-        note = client.get("/log/checkpoint").content
-        assert note == keep.premises.releases_files().read("checkpoint")
+        note = client.get("/log/checkpoint")
+        assert note.content == keep.premises.releases_files().read("checkpoint")
+        assert (note.headers["content-type"], note.headers["cache-control"]) == ("text/plain; charset=utf-8", "no-cache")
+        tile = next(path for path in keep.premises.releases_files().paths("tile/0/"))
+        found = client.get(f"/log/{tile}")
+        assert found.content == keep.premises.releases_files().read(tile)
+        assert found.headers["content-type"] == "application/octet-stream"
+        assert found.headers["cache-control"] == "public, max-age=31536000, immutable"
         assert client.get(f"/audit/{gateway.instance}/checkpoint").status_code == 403
         assert client.get("/log/../records.db").status_code == 404 and client.get("/log/journal/000000").status_code == 404
         assert client.get("/nothing").status_code == 404 and client.delete(INFER).status_code == 405
     with gateway.client(None) as client:
         assert client.get("/v2/models/iris").status_code == 401
+
+
+def test_a_stranger_checks_the_releases_log_and_an_auditor_the_audit_logs_over_the_web(gateway, keep, alice, tmp_path):
+    folder = keep.premises.directory
+    trust, ca = str(folder / "trust.toml"), str(folder / "tls" / "ca.pem")
+    kept = tmp_path / "seen"
+    keep.user_add(name="auditor", roles=(Role.ADMIN,))
+    auditor = keep.key_issue(account="auditor").token
+    origin = keep.premises.audit_origin(gateway.instance)
+    note = keep.premises.audit_files(gateway.instance).read("checkpoint")  # in place of control, which does not run here
+    found = open_checkpoint(note, encode_vkey(origin, keep.premises.trust.audit_key), origin)
+    log_audit_checkpoint(keep.premises.desk(), note, found, actor="test", phase="running")
+    releases = keep.log_verify()[0]
+    for address in (f"{gateway.url}/log/", gateway.url):
+        (one,) = verify_source(address, trust=trust, kept=str(kept), access=Access(ca=ca))
+        assert (one.origin, one.root) == (releases.origin, releases.root) and "not read: 1 audit log" in one.detail
+    time.sleep(0.6)  # a fresh key is known within half a second
+    for address in (f"{gateway.url}/log/", gateway.url):
+        first, second = verify_source(address, trust=trust, kept=str(kept), access=Access(auditor, ca))
+        assert first.root == releases.root and second.origin == origin and "1 checkpoints kept" in second.detail
+        with pytest.raises(Denied, match="auditors only"):
+            verify_source(address, trust=trust, access=Access(alice, ca))
+        with pytest.raises(Unauthenticated, match="token of an auditor"):
+            verify_source(address, trust=trust, access=Access("mk_nothing", ca))
+    with pytest.raises(Unavailable, match="certificate"):
+        verify_source(f"{gateway.url}/log/", trust=trust)
 
 
 def test_only_tls_1_3(gateway):

@@ -1,17 +1,20 @@
 """Audit logs of this keep's processes: a new one for each process, and the ones of dead processes finished."""
 
+import re
 from collections.abc import Callable
 
 from modelkeep.app.premises import Premises
 from modelkeep.crypto.notes import Checkpoint, encode_vkey
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_LOG
-from modelkeep.errors import Conflict, Missing
+from modelkeep.errors import Conflict, Invalid, Missing, Unavailable
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.tiles import CHECKPOINT
 from modelkeep.serving.audit import AuditLimits, AuditLog, Deliver, deliver_here
 from modelkeep.serving.journal import decode_entry
 from modelkeep.serving.recovery import CLOSE, recover_audit
+
+_INDEX = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 
 
 def new_audit(premises: Premises, keyring: Keyring, role: str, deliver: Deliver = deliver_here) -> tuple[str, AuditLog]:
@@ -37,6 +40,27 @@ def phase_of(premises: Premises, found: Checkpoint) -> str:
         return "running"
     last = decode_entry(view.entries(found.size - 1, found.size)[0], found.size - 1)
     return "final" if last.kind == CLOSE else "running"
+
+
+def prove_record(premises: Premises, receipt: str) -> bytes:
+    """A proof that the audit record of ``receipt``, which is ``INSTANCE/INDEX``, is in its log.
+
+    Raises Invalid, Missing (no such log or record), Unavailable (no checkpoint covers it yet), NotTrusted.
+    """
+    instance, slash, number = receipt.rpartition("/")
+    if not slash or not _INDEX.match(number):
+        raise Invalid(f"{receipt[:120]!r} is not a receipt: expected INSTANCE/INDEX, as the header modelkeep-record says it")
+    if instance not in premises.audit_instances():
+        raise Missing(f"there is no audit log {instance[:80]!r} here")
+    origin, index = premises.audit_origin(instance), int(number)
+    files = premises.audit_files(instance)
+    view = LogView(files, encode_vkey(origin, premises.trust.audit_key), origin)
+    size = view.refresh().size
+    if index < size:
+        return view.inclusion(index).encode()
+    if phase_of(premises, view.checkpoint) == "final":
+        raise Missing(f"the audit log {instance} is closed and has {size} records, so there is no record {index}")
+    raise Unavailable(f"the audit log {instance} has {size} records under a checkpoint, and not yet record {index}: try again")
 
 
 def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], None]) -> list[bytes]:

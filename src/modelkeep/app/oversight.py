@@ -7,9 +7,11 @@ import msgspec
 from modelkeep.access.accounts import ACCOUNT, parse_account, set_disabled
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
+from modelkeep.app.audits import prove_record
 from modelkeep.app.offline import check_logs
 from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
 from modelkeep.app.rows import release_row, statement_row
+from modelkeep.app.shelf import keep_shelf
 from modelkeep.app.suspects import trace_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
@@ -62,7 +64,7 @@ class OversightVerbs(Acts):
         """Check every log of this keep whole, from its static files. Raises NotTrusted, Missing, Unavailable."""
         here = self.premises
         head = kept_head(here.records, releases_origin(here.trust.origin))  # read before the log is: the log is never behind it
-        return check_logs(here.directory / "log", here.trust, [head] if head else [], own=True)
+        return check_logs(keep_shelf(here.directory / "log"), here.trust, [head] if head else [], own=True)
 
     @verb("log.read")
     def log_show(self, *, last: int = 20) -> tuple[StatementRow, ...]:
@@ -78,6 +80,27 @@ class OversightVerbs(Acts):
         """A proof that the release statement of ``ref`` is in the log, in the tlog-proof format. Raises Missing."""
         index = self.premises.registry().release(self.ref(ref)).index
         return self.premises.view().inclusion(index).encode()
+
+    @verb("log.read")
+    def log_prove_entry(self, *, entry: int) -> bytes:
+        """A proof that entry ``entry`` of the releases log is in it, whatever it says. Raises Missing."""
+        view = self.premises.view()
+        if not 0 <= entry < view.checkpoint.size:
+            raise Missing(f"the releases log has entries 0 to {view.checkpoint.size - 1}, and no entry {entry}")
+        return view.inclusion(entry).encode()
+
+    @verb("audit.read")
+    def log_prove_record(self, *, record: str) -> bytes:
+        """A proof that an audit record is in its log, by its receipt ``INSTANCE/INDEX`` from the header modelkeep-record.
+
+        Raises Missing, Invalid, Unavailable (it is in the journal, and not under a checkpoint yet).
+        """
+        return prove_record(self.premises, record)
+
+    @verb("log.read")
+    def log_prove_consistency(self, *, old: int) -> bytes:
+        """A proof that the releases log continues its first ``old`` entries, as C2SP tlog-witness has it. Raises Invalid."""
+        return self.premises.view().continuation(old).encode()
 
     @verb("quarantine")
     def integrity(self) -> IntegrityPass:

@@ -17,6 +17,7 @@ from modelkeep.ledger.kinds import short_type
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import AuditCheckpoint
 from modelkeep.ledger.statements import parse_statement, predicate_of
+from modelkeep.serving.journal import decode_entry
 
 _SHORT = 40
 
@@ -72,6 +73,12 @@ def statement_row(index: int, entry: bytes, names: Mapping[str, str]) -> Stateme
     kind = short_type(statement.predicate_type)
     when, by, about = at if isinstance(at, int) else 0, names.get(actor, actor), _about(statement)
     return StatementRow(index, kind, when, by, names.get(about, about), _summary(kind, said))
+
+
+def audit_row(index: int, entry: bytes) -> StatementRow:
+    """One entry of an audit log, by the pseudonyms that it has. Raises NotTrusted (it is no audit entry)."""
+    found = decode_entry(entry, index)
+    return StatementRow(index, f"audit {found.kind}", found.t, found.subject, found.release, found.outcome)
 
 
 def _about(statement: Statement) -> str:

@@ -5,7 +5,7 @@ Adapters implement them, one outside system per file; ``tests/ports`` runs one c
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from modelkeep.core.values import Digest
 
@@ -136,12 +136,20 @@ class Journal(Protocol):
         ...
 
 
-class LogFiles(Protocol):
-    """A folder of a log's files, by relative path such as ``tile/0/x001/067``."""
+class StaticFiles(Protocol):
+    """A log's files as whoever may read them finds them, such as on a web server, by relative path: ``tile/0/x001/067``.
+
+    They are not believed: every reader checks them against a signed checkpoint. They cannot be listed.
+    """
 
     def read(self, path: str) -> bytes:
-        """A whole file. Raises Missing, Unavailable."""
+        """A whole file. Raises Missing, Unavailable, Denied (not for this reader), Invalid (a path that leaves the log)."""
         ...
+
+
+@runtime_checkable
+class LogFiles(StaticFiles, Protocol):
+    """``StaticFiles`` in a folder, which can be listed, written and held."""
 
     def write(self, path: str, data: bytes) -> None:
         """Replace a file atomically and durably (temporary name, fsync, rename, fsync of the folder). Raises Unavailable."""

@@ -157,7 +157,10 @@ class App:
         else:
             self._gateway.permit(bearer(request.headers), request.address, "audit.read")
             data = self._audits(instance.decode()).read(path)
-        return Response(200, data, _TEXT if path == "checkpoint" else _BYTES)
+        scope = b"public" if instance is None else b"private"
+        if path == "checkpoint":
+            return Response(200, data, _TEXT, headers=((b"cache-control", b"no-cache"),))
+        return Response(200, data, _BYTES, headers=((b"cache-control", scope + b", max-age=31536000, immutable"),))
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str:

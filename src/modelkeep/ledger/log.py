@@ -6,26 +6,26 @@ them part of the log, last. Cut off before that, the log is the old one, and the
 
 from collections.abc import Callable, Sequence
 
-from modelkeep.core.ports import LogFiles
+from modelkeep.core.ports import LogFiles, StaticFiles
 from modelkeep.crypto.merkle import EMPTY_ROOT, consistency_path, inclusion_path
 from modelkeep.crypto.notes import Checkpoint, NoteSigner, open_checkpoint
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
-from modelkeep.ledger.proofs import Proof
+from modelkeep.ledger.proofs import Continuation, Proof
 from modelkeep.ledger.tiles import CHECKPOINT, Growth, Tile, TileFiles, TrustedTiles, check_entry, superseded
 
 
-def read_note(files: LogFiles, origin: str) -> bytes:
+def read_note(files: StaticFiles, origin: str) -> bytes:
     """The signed note of a log's checkpoint, not checked. Raises Missing (no log here), NotTrusted, Unavailable."""
     try:
         return files.read(CHECKPOINT)
     except Missing as cause:
-        if files.paths("tile/"):
+        if isinstance(files, LogFiles) and files.paths("tile/"):
             raise NotTrusted(f"the log {origin} has tiles but no checkpoint: it was deleted") from cause
         raise Missing(f"there is no log {origin} here") from cause
 
 
-def read_checkpoint(files: LogFiles, vkey: str, origin: str) -> Checkpoint:
-    """The checkpoint of a log folder, its signature checked. Raises Missing (no log here), NotTrusted, Unavailable."""
+def read_checkpoint(files: StaticFiles, vkey: str, origin: str) -> Checkpoint:
+    """The checkpoint of a log, its signature checked. Raises Missing (no log here), NotTrusted, Unavailable."""
     return open_checkpoint(read_note(files, origin), vkey, origin)
 
 
@@ -113,7 +113,7 @@ class LogView:
     One thread may ``refresh`` while others read: checkpoint and note change together, and each call works on one pair.
     """
 
-    def __init__(self, files: LogFiles, vkey: str, origin: str, known: Checkpoint | None = None) -> None:
+    def __init__(self, files: StaticFiles, vkey: str, origin: str, known: Checkpoint | None = None) -> None:
         """``known``: a checkpoint kept from earlier, which the log must continue. Nothing is read yet."""
         self._files = files
         self._vkey = vkey
@@ -172,6 +172,17 @@ class LogView:
         if new > tiles.checkpoint.size:
             raise Invalid(f"the log {self._origin} has {tiles.checkpoint.size} entries, not {new}")
         return consistency_path(old, new, tiles.node)
+
+    def continuation(self, old: int) -> Continuation:
+        """The proof that ``checkpoint`` continues the log's first ``old`` entries; from none, there is nothing to prove.
+
+        Raises Invalid (it has fewer entries), NotTrusted, Unavailable.
+        """
+        tiles, note = self._state
+        size = tiles.checkpoint.size
+        if not 0 <= old <= size:
+            raise Invalid(f"the log {self._origin} has {size} entries, not {old}")
+        return Continuation(old, tuple(consistency_path(old, size, tiles.node)) if old else (), note)
 
     def root_at(self, size: int) -> bytes:
         """The root that the log had at ``size`` entries. Raises Invalid, NotTrusted, Unavailable."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from modelkeep.core.ports import LogFiles
+from modelkeep.core.ports import LogFiles, StaticFiles
 from modelkeep.crypto.merkle import HASH_SIZE, leaf_hash, range_root, root_of
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.errors import Invalid, Missing, NotTrusted, TooLarge
@@ -113,7 +113,7 @@ def decode_hashes(data: bytes, width: int) -> list[bytes]:
     return [data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE)]
 
 
-def read_tile(files: LogFiles, tile: Tile) -> list[bytes]:
+def read_tile(files: StaticFiles, tile: Tile) -> list[bytes]:
     """The hashes (or entries) of ``tile``, from the partial tile or the full one that replaced it.
 
     Raises NotTrusted (both are missing, or malformed), Unavailable.
@@ -137,7 +137,7 @@ class TrustedTiles:
     and its root stands in the tile above it.
     """
 
-    files: LogFiles
+    files: StaticFiles
     checkpoint: Checkpoint
     _cache: OrderedDict[tuple[int, int], list[bytes]] = field(default_factory=OrderedDict, repr=False, compare=False)
 

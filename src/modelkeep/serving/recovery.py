@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.core.ports import Clock, LogFiles, StaticFiles
 from modelkeep.crypto.notes import Checkpoint, NoteSigner, open_checkpoint
 from modelkeep.errors import Missing, NotTrusted
 from modelkeep.ledger.log import read_checkpoint
 from modelkeep.ledger.tiles import CHECKPOINT, WIDTH, Growth, TileFiles, TrustedTiles, superseded
-from modelkeep.ledger.verify import verify_log
+from modelkeep.ledger.verify import Progress, silent, verify_log
 from modelkeep.serving.journal import (
     AuditEntry,
     JournalReader,
@@ -40,6 +40,8 @@ class AuditReport:
     closed: bool
     bodies: int
     absent: int
+    note: bytes = field(default=b"", repr=False, compare=False)
+    """The signed checkpoint, verbatim."""
 
 
 def recover_audit(files: TileFiles, signer: NoteSigner, origin: str, clock: Clock) -> AuditReport:
@@ -171,15 +173,15 @@ def read_bodies(files: LogFiles, vkey: str, origin: str) -> Iterator[tuple[int, 
     Each entry is proven against the checkpoint and each body against its entry. Records that a live log has not put under a
     checkpoint yet are left out. Raises NotTrusted, Missing (no log here), Unavailable.
     """
-    return _records(TrustedTiles(files, read_checkpoint(files, vkey, origin)))
+    return _records(files, TrustedTiles(files, read_checkpoint(files, vkey, origin)))
 
 
-def _records(tiles: TrustedTiles) -> Iterator[tuple[int, AuditEntry, bytes]]:
+def _records(files: LogFiles, tiles: TrustedTiles) -> Iterator[tuple[int, AuditEntry, bytes]]:
     origin, size = tiles.checkpoint.origin, tiles.checkpoint.size
     bundle, at = -1, -1
     entries: list[bytes] = []
-    for number in segments(tiles.files):
-        frames, _ = split_frames(tiles.files.read(segment_path(number)), origin, number)
+    for number in segments(files):
+        frames, _ = split_frames(files.read(segment_path(number)), origin, number)
         for frame in frames:
             for index, record in enumerate(frame.records, frame.first):
                 if index >= size:
@@ -195,13 +197,16 @@ def _records(tiles: TrustedTiles) -> Iterator[tuple[int, AuditEntry, bytes]]:
                 yield index, _checked(record, index), record[1]
 
 
-def verify_audit(files: LogFiles, vkey: str, origin: str, kept: Iterable[Checkpoint] = ()) -> AuditReport:
+def verify_audit(
+    files: StaticFiles, vkey: str, origin: str, kept: Iterable[Checkpoint] = (), progress: Progress = silent
+) -> AuditReport:
     """The whole-log check with the verifier key alone: tiles, every entry's order and time, and the bodies that are there.
 
-    ``kept``: checkpoints seen earlier (the releases log holds them), which the log must continue.
+    ``kept``: checkpoints seen earlier (the releases log holds them), which the log must continue. Files that cannot be listed
+    hold no bodies: all are absent. ``progress`` as in ``verify_log``.
     Raises NotTrusted with one line naming the first damage, Missing (no log here), Unavailable.
     """
-    report = verify_log(files, vkey, origin, kept)
+    report = verify_log(files, vkey, origin, kept, progress)
     tiles = TrustedTiles(files, Checkpoint(origin, report.size, report.root))
     named, last = 0, AuditEntry("")
     for index, data in enumerate(tiles.entries(0, report.size)):
@@ -211,5 +216,5 @@ def verify_audit(files: LogFiles, vkey: str, origin: str, kept: Iterable[Checkpo
         if last.kind == CLOSE:
             raise NotTrusted(f"the audit log {origin} goes on after its closing entry {index - 1}")
         named, last = named + bool(entry.body), entry
-    bodies = sum(1 for _, _, body in _records(tiles) if body)
-    return AuditReport(origin, report.size, report.root, last.kind == CLOSE, bodies, named - bodies)
+    bodies = sum(1 for _, _, body in _records(files, tiles) if body) if isinstance(files, LogFiles) else 0
+    return AuditReport(origin, report.size, report.root, last.kind == CLOSE, bodies, named - bodies, report.note)

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from modelkeep.core.ports import LogFiles
+from modelkeep.core.ports import LogFiles, StaticFiles
 from modelkeep.core.values import to_json
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.errors import Conflict, Missing, NotTrusted
@@ -152,7 +152,7 @@ def check_absent(report: AuditReport, said: Archived | None, *, own: bool) -> st
     return "no bodies in this copy"
 
 
-def check_pruned(files: LogFiles, vkey: str, origin: str, said: Archived, kept: list[Checkpoint]) -> str:
+def check_pruned(files: StaticFiles, vkey: str, origin: str, said: Archived, kept: list[Checkpoint]) -> str:
     """Judge a log of which at most the final checkpoint is here, in words. ``kept``: its checkpoints in the releases log.
 
     Raises NotTrusted: the checkpoint is not the one that was archived, or the releases log holds a later or another one.
