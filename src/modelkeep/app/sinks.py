@@ -6,10 +6,10 @@ import shutil
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-import modelkeep
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.sinks.disk import DiskSink
 from modelkeep.adapters.sinks.stream import Stream, client_context
@@ -83,7 +83,7 @@ def open_sink(url: str, settings: AuditSettings, keep: Path) -> Sink:
         options = _options(parts.query, ("ca", "cert"), url)
         tls = client_context(options.get("ca", ""), options.get("cert", ""))
         stream = Stream(parts.hostname, port or _SYSLOG, tls, seconds)
-        return SyslogSink(stream, hostname=socket.gethostname(), product=modelkeep.__version__)
+        return SyslogSink(stream, hostname=socket.gethostname(), product=version("modelkeep"))
     if parts.scheme in ("https", "http"):
         return _webhook(parts, port, seconds, url)
     raise Invalid(f"[audit] sinks: {parts.scheme[:20]!r} is none of disk:, syslog+tls:// and https://")
@@ -102,7 +102,7 @@ def _webhook(parts: SplitResult, port: int | None, seconds: float, url: str) -> 
     if not target.isascii() or any(c <= " " for c in target):
         raise Invalid("[audit] sinks: a webhook's path and query are ASCII without spaces")
     stream = Stream(host, port or (_HTTPS if tls else 80), tls, seconds)
-    return WebhookSink(stream, target, _secret(Path(options["secret"])), modelkeep.__version__)
+    return WebhookSink(stream, target, _secret(Path(options["secret"])), version("modelkeep"))
 
 
 def _secret(path: Path) -> Secret:

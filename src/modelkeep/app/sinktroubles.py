@@ -60,7 +60,6 @@ def log_break_glass(keep: Keep, glass: Glass, report: Callable[[str], None]) -> 
             raise Invalid(f"[audit] break_glass lasts at most 24 hours from now, and {wanted.text} is later")
         keep.act(BREAK_GLASS, wanted.text, reason=wanted.reason)
         glass.allow(now)
-    keep.raise_incident(
-        BREAK_GLASS, wanted.text, f"required audit sinks may be done without {glass() or 'no longer'}", again=False
-    )
-    report(f"BREAK-GLASS: required audit sinks may be done without, {glass() or 'but no longer: its 24 hours are over'}")
+    said = f"required audit sinks may be done without, {glass() or 'but no longer: its 24 hours are over'}"
+    keep.raise_incident(BREAK_GLASS, wanted.text, said, again=False)
+    report(f"BREAK-GLASS: {said}")

@@ -167,10 +167,10 @@ class Feed:
         """How the sink stands."""
         lag = now - self._since if self._since is not None else 0.0
         state, why = "ok", ""
-        if self._dead or self._why:
-            state, why = "down", self._why
-        elif self._busy is not None and now - self._busy > self._limits.slow:
+        if self._busy is not None and now - self._busy > self._limits.slow and not self._dead:
             state, why = "hung", f"it has not answered for {now - self._busy:.1f} s"
+        elif self._dead or self._why:
+            state, why = "down", self._why
         elif lag > self._limits.hang:
             state, why = "behind", f"it is {lag:.1f} s behind"
         accepted = self._now.accepted if self._now else 0

@@ -43,9 +43,7 @@ def parse_break_glass(setting: str) -> BreakGlass | None:
     except ValueError:
         until = None
     if not setting.startswith("until ") or until is None or until.tzinfo is None or not reason:
-        raise Invalid(
-            f"[audit] break_glass must be of the form {_FORM}, with a time zone and a reason: {setting[:80]!r} is not"
-        )
+        raise Invalid(f"[audit] break_glass has the form {_FORM}, with a time zone and a reason, unlike {setting[:80]!r}")
     if len(reason) > LONGEST_REASON or not reason.isprintable():
         raise Invalid(f"[audit] break_glass has a reason of more than {LONGEST_REASON} characters, or of more than one line")
     since = until.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
