@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import ssl
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -221,7 +223,7 @@ def test_a_certificate_that_is_none_is_refused(tmp_path):
 def test_messages_are_rfc_5424_with_ocsf_inside(tmp_path, authority, journal):
     place = Place("syslog", tmp_path, authority)
     place.sink.accept(journal[0])
-    denied = b'{"behind":0,"body":"","kind":"deny","outcome":"denied","release":"m@1","request":"","seq":9,"subject":"s","t":5,"v":1}'
+    denied = Stamps().encode(AuditEntry("deny", "s", "m@1", "", "denied"), b"", 9, 5)
     place.sink.accept(SinkBatch(ORIGIN, 9, (denied,), 0, 0, b""))
     place.sink.checkpoint(ORIGIN, b"note\n")
     place.wait(2)
@@ -236,6 +238,22 @@ def test_messages_are_rfc_5424_with_ocsf_inside(tmp_path, authority, journal):
 
 
 # -- webhook --
+
+
+def test_a_receiver_whose_process_is_stopped_is_noticed():
+    """The machine still takes connections for it, so only an answer shows that it lives."""
+    program = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        port = int(server.stdout.readline().split()[5])
+        sink = WebhookSink(Stream("127.0.0.1", port, None, 0.5), "/", Secret.parse(SECRET), "1")
+        sink.probe()
+        server.send_signal(signal.SIGSTOP)
+        with pytest.raises(Unavailable, match=r"in time|timed out"):
+            sink.probe()
+        server.send_signal(signal.SIGCONT)
+        sink.probe()
+        sink.close()
+        server.kill()
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def open_gateway(
         guard=lambda profile: Guard(profile, alpha=extraction.alpha),
     )
     alarms = _Alarms(here, loader)
-    troubles = SinkTroubles(here, instance, audit)
+    troubles = SinkTroubles(here, instance, audit, report)
 
     def watch_sinks() -> None:
         watch.catch_up(registry.view, registry.view.checkpoint.size)

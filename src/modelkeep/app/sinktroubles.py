@@ -14,10 +14,11 @@ _PATIENCE = 5.0
 
 
 class SinkTroubles:
-    """Opens an incident for every sink that stays in trouble, and for every use of a break-glass."""
+    """Reports when a sink gets into trouble or out of it, and opens an incident where it stays there, and for every use of a
+    break-glass."""
 
-    def __init__(self, premises: Premises, instance: str, audit: AuditLog) -> None:
-        self._keep, self._instance, self._audit = Keep(premises), instance, audit
+    def __init__(self, premises: Premises, instance: str, audit: AuditLog, report: Callable[[str], None]) -> None:
+        self._keep, self._instance, self._audit, self._report = Keep(premises), instance, audit, report
         self._monotonic = premises.clock.monotonic
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
@@ -27,9 +28,14 @@ class SinkTroubles:
         now = self._monotonic()
         for sink in self._audit.sinks():
             if sink.state == "ok":
-                self._since.pop(sink.name, None)
+                if self._since.pop(sink.name, None) is not None:
+                    self._report(f"the audit sink {sink.name} is well again")
                 self._told.discard(sink.name)
-            elif now - self._since.setdefault(sink.name, now) > _PATIENCE and sink.name not in self._told:
+                continue
+            if sink.name not in self._since:
+                self._since[sink.name] = now
+                self._report(f"the audit sink {sink.name} is {sink.state}: {sink.why}")
+            if now - self._since[sink.name] > _PATIENCE and sink.name not in self._told:
                 self._keep.raise_incident(AUDIT_SINK, sink.name, f"this audit sink is {sink.state}: {sink.why}")
                 self._told.add(sink.name)
         waiving = self._audit.waiving

@@ -439,7 +439,7 @@ class Sinks:
         return self._waiving
 
     def refusal(self) -> str:
-        """Why no record would count at this moment; empty when it would."""
+        """Why no record would count at this moment; empty when it would. Clients read it: it names no host and no path."""
         with self._turn:
             why = self._short(self._monotonic())
         return "" if not why or self._waived() else why
@@ -450,7 +450,7 @@ class Sinks:
         states = [feed.state(now) for feed in self._feeds]
         if sum(state.state == "ok" for state in states) >= self._limits.require:
             return ""
-        troubles = "; ".join(f"{state.name}: {state.why}" for state in states if state.state != "ok")
+        troubles = ", ".join(f"{state.name.partition(':')[0]}: {state.state}" for state in states if state.state != "ok")
         return f"{self._limits.require} of {len(states)} audit sinks must accept every record, and too few do ({troubles})"
 
     def states(self) -> list[SinkState]:
