@@ -125,7 +125,7 @@ class SyslogReceiver(Receiver):
         self.messages.append(message)
         header, text = message.split(b" - ", 2)[1:][0], message.split(b" - ", 2)[2]
         if header == b"checkpoint":
-            self.notes.append(text.removeprefix(b"- "))
+            self.notes.append(json.loads(text.removeprefix(b"- "))["checkpoint"].encode())
             return
         event = json.loads(text.removeprefix(b"- "))
         meta = event["metadata"]

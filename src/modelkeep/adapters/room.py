@@ -15,6 +15,11 @@ class FolderRoom:
         """Nothing is touched before ``prepare``."""
         self._folder, self._reserve = folder, reserve
 
+    @property
+    def held(self) -> bool:
+        """Whether a reserve is held there, by this process or one that is gone."""
+        return (self._folder / _RESERVE).exists()
+
     def prepare(self) -> None:
         """Take the reserve. Raises Unavailable."""
         self.check()
@@ -31,11 +36,8 @@ class FolderRoom:
 
     def check(self) -> None:
         """Look at the file system. Raises Unavailable when it is read-only, or has no more left than the reserve."""
-        place = self._folder
-        while not place.exists() and place != place.parent:
-            place = place.parent
         try:
-            found = os.statvfs(place)
+            found = self._statvfs()
         except OSError as cause:
             raise Unavailable(f"cannot look at the disk under {self._folder}: {cause.strerror}") from cause
         if found.f_flag & os.ST_RDONLY:
@@ -43,6 +45,15 @@ class FolderRoom:
         free = found.f_bavail * found.f_frsize
         if free < self._reserve or (found.f_files and not found.f_favail):
             raise Unavailable(f"the disk under {self._folder} is full ({free:,} bytes left): make room")
+
+    def _statvfs(self) -> os.statvfs_result:
+        """Of the folder, or of the next one above it that is there."""
+        for place in (self._folder, *self._folder.parents):
+            try:
+                return os.statvfs(place)
+            except FileNotFoundError:
+                continue
+        return os.statvfs("/")
 
     def release(self) -> None:
         """Give the reserve back."""

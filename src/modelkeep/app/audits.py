@@ -1,6 +1,7 @@
 """Audit logs of this keep's processes: a new one for each process, and the ones of dead processes finished."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from modelkeep.adapters.room import FolderRoom
 from modelkeep.app.premises import Premises
@@ -29,7 +30,7 @@ def new_audit(
     settings = premises.settings.audit
     limits = AuditLimits(records=settings.queue, hang=settings.hang_seconds)
     signer = keyring.note_signer(AUDIT_LOG, origin)
-    room = FolderRoom(premises.directory / "log" / "audit" / instance, settings.reserve)
+    room = FolderRoom(_folder(premises, instance), settings.reserve)
     backing = Backing(open_sinks(premises, instance, glass), room)
     files, clock = premises.audit_files(instance), premises.clock
     return instance, AuditLog(files, signer, origin, clock, deliver=deliver, limits=limits, backing=backing)
@@ -57,7 +58,7 @@ def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], No
     for instance in premises.audit_instances():
         origin, files = premises.audit_origin(instance), premises.audit_files(instance)
         signer = keyring.note_signer(AUDIT_LOG, origin)
-        _restore(premises, instance, signer.vkey, report)
+        _make_ready(premises, instance, signer.vkey, report)
         if origin in finished:
             continue
         try:
@@ -71,14 +72,21 @@ def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], No
     return notes
 
 
-def _restore(premises: Premises, instance: str, vkey: str, report: Callable[[str], None]) -> None:
-    """Make the tiles of a log anew that came back from a mirror, which has none; and give a dead process's reserve back."""
-    files = premises.audit_files(instance)
-    if files.paths("tile/") or not files.paths(CHECKPOINT):
+def _make_ready(premises: Premises, instance: str, vkey: str, report: Callable[[str], None]) -> None:
+    """Give a dead process's reserve back, and make the tiles anew of a log that came back from a mirror, which has none."""
+    files, folder = premises.audit_files(instance), _folder(premises, instance)
+    mirrored = not files.paths("tile/") and CHECKPOINT in files.paths(CHECKPOINT)
+    if not mirrored and not FolderRoom(folder, 0).held:
         return
     try:
         with files.lock(wait=False):
-            restore_tiles(files, vkey, premises.audit_origin(instance))
+            FolderRoom(folder, 0).release()
+            if mirrored:
+                restore_tiles(files, vkey, premises.audit_origin(instance))
+                report(f"made the tiles of the audit log {instance} anew from its journal")
     except Conflict:
-        return  # its process lives, and is about to write them
-    report(f"made the tiles of the audit log {instance} anew from its journal")
+        return  # its process lives
+
+
+def _folder(premises: Premises, instance: str) -> Path:
+    return premises.directory / "log" / "audit" / instance

@@ -5,6 +5,7 @@ batch that the journal lost with its power, are put beside it (``apart-…``) an
 """
 
 import hashlib
+import time
 from pathlib import Path
 
 from modelkeep.adapters.logfile import FileJournal, FolderLogFiles
@@ -13,6 +14,8 @@ from modelkeep.core.ports import SinkBatch, SinkPlace
 from modelkeep.errors import Invalid, Unavailable
 
 _CHECKPOINT = "checkpoint"
+_LOOK_SECONDS = 0.02
+"""A busy mirror looks at its root and its room this often; at its file, with every batch."""
 
 
 class DiskSink:
@@ -27,6 +30,7 @@ class DiskSink:
         self._root, self._room = root, FolderRoom(root, reserve)
         self._beside = beside
         self._identity: tuple[int, int] | None = None
+        self._looked = 0.0
         self._files = FolderLogFiles(root)
         self._journal: FileJournal | None = None
         self._open: tuple[str, int] = ("", -1)
@@ -40,7 +44,7 @@ class DiskSink:
     def resume(self, origin: str) -> SinkPlace | None:
         """How much of the journal is here."""
         self.close()
-        self._see_root()
+        self._look()
         self._files = FolderLogFiles(self._root / _instance(origin))
         numbers = sorted(int(path.removeprefix("journal/")) for path in self._files.paths("journal/"))
         if not numbers:
@@ -59,8 +63,8 @@ class DiskSink:
 
     def accept(self, batch: SinkBatch) -> None:
         """Append, fdatasync, and see that the file is still the one at its path."""
-        self._see_root()
-        self._room.check()
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._look()
         journal = self._at(batch)
         size = journal.size()
         if size < batch.offset:
@@ -102,10 +106,14 @@ class DiskSink:
 
     def probe(self) -> None:
         """See that root and journal are still there, writable and with room."""
-        self._see_root()
-        self._room.check()
+        self._look()
         if self._journal is not None:
             self._journal.check()
+
+    def _look(self) -> None:
+        self._see_root()
+        self._room.check()
+        self._looked = time.monotonic()
 
     def _see_root(self) -> None:
         try:
