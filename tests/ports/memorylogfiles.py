@@ -127,9 +127,7 @@ class MemoryJournal:
         self._check()
         self.folder.hang.wait()
         self.folder.syncs += 1
-        if self.folder.files.get(self.path) is not self.file:
-            self.broken = True
-            raise Unavailable("the journal's file was deleted or replaced")
+        self.check()
         try:
             torn = self.folder.step()
         except Unavailable:
@@ -137,6 +135,12 @@ class MemoryJournal:
             raise
         if torn >= 0:
             raise Killed
+
+    def check(self) -> None:
+        self._check()
+        if self.folder.files.get(self.path) is not self.file:
+            self.broken = True
+            raise Unavailable("the journal's file was deleted or replaced")
 
     def size(self) -> int:
         self._check()

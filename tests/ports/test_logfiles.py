@@ -106,6 +106,19 @@ def test_a_journal_whose_file_was_replaced_is_poisoned(files):
     journal.close()
 
 
+def test_a_journal_that_is_idle_sees_that_its_file_is_gone(files):
+    journal = files.journal("j")
+    journal.append(b"one")
+    journal.sync()
+    journal.check()
+    files.delete("j")
+    with pytest.raises(Unavailable, match="deleted"):
+        journal.check()
+    with pytest.raises(Unavailable):
+        journal.append(b"two")
+    journal.close()
+
+
 def test_truncate_cuts(files):
     files.write("j", b"0123456789")
     files.truncate("j", 4)

@@ -201,10 +201,18 @@ class FileJournal:
         self._size += len(data)
 
     def sync(self) -> None:
-        """fdatasync, then see that the path still names this file at this size. Raises Unavailable, and then it is poisoned."""
+        """fdatasync, then ``check``. Raises Unavailable, and then it is poisoned."""
         self._check()
         try:
             os.fdatasync(self._fd)
+        except OSError as cause:
+            raise self._poison(_why(cause)) from cause
+        self.check()
+
+    def check(self) -> None:
+        """See that the path still names this file at this size. Raises Unavailable, and then it is poisoned."""
+        self._check()
+        try:
             status = self._path.stat(follow_symlinks=False)
         except OSError as cause:
             gone = cause.errno in (errno.ENOENT, errno.ENOTDIR)

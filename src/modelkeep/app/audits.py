@@ -2,32 +2,41 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
+from modelkeep.adapters.room import FolderRoom
 from modelkeep.app.premises import Premises
+from modelkeep.app.sinks import open_sinks
 from modelkeep.crypto.notes import Checkpoint, encode_vkey
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_LOG
 from modelkeep.errors import Conflict, Invalid, Missing, Unavailable
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.tiles import CHECKPOINT
-from modelkeep.serving.audit import AuditLimits, AuditLog, Deliver, deliver_here
+from modelkeep.serving.audit import AuditLimits, AuditLog, Backing, Deliver, deliver_here
 from modelkeep.serving.journal import decode_entry
-from modelkeep.serving.recovery import CLOSE, recover_audit
+from modelkeep.serving.recovery import CLOSE, recover_audit, restore_tiles
+from modelkeep.workflows.breakglass import Glass
 
 _INDEX = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 
 
-def new_audit(premises: Premises, keyring: Keyring, role: str, deliver: Deliver = deliver_here) -> tuple[str, AuditLog]:
-    """Start an audit log for this process: its instance name and the log. Raises Conflict, Unavailable.
+def new_audit(
+    premises: Premises, keyring: Keyring, role: str, glass: Glass, deliver: Deliver = deliver_here
+) -> tuple[str, AuditLog]:
+    """Start an audit log for this process: its instance name and the log. Raises Conflict, Invalid (a sink), Unavailable.
 
-    The name begins with the time, so that names sort in the order of starting.
+    The name begins with the time, so that names sort in the order of starting. ``glass``: what waives required sinks.
     """
     instance = f"{premises.clock.now_ns():020d}-{role}-{premises.entropy.token(4).hex()}"
     origin = premises.audit_origin(instance)
     settings = premises.settings.audit
     limits = AuditLimits(records=settings.queue, hang=settings.hang_seconds)
     signer = keyring.note_signer(AUDIT_LOG, origin)
-    return instance, AuditLog(premises.audit_files(instance), signer, origin, premises.clock, deliver=deliver, limits=limits)
+    room = FolderRoom(_folder(premises, instance), settings.reserve)
+    backing = Backing(open_sinks(premises, instance, glass), room)
+    files, clock = premises.audit_files(instance), premises.clock
+    return instance, AuditLog(files, signer, origin, clock, deliver=deliver, limits=limits, backing=backing)
 
 
 def phase_of(premises: Premises, found: Checkpoint) -> str:
@@ -72,10 +81,12 @@ def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], No
     finished = {origin for origin, said in premises.registry().book.audits().items() if said.phase == "final"}
     for instance in premises.audit_instances():
         origin, files = premises.audit_origin(instance), premises.audit_files(instance)
+        signer = keyring.note_signer(AUDIT_LOG, origin)
+        _make_ready(premises, instance, signer.vkey, report)
         if origin in finished:
             continue
         try:
-            found = recover_audit(files, keyring.note_signer(AUDIT_LOG, origin), origin, premises.clock)
+            found = recover_audit(files, signer, origin, premises.clock)
         except Conflict:
             continue  # its process lives
         except Missing:
@@ -83,3 +94,23 @@ def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], No
         report(f"finished the audit log {instance} of a process that is gone: {found.size} records")
         notes.append(files.read(CHECKPOINT))
     return notes
+
+
+def _make_ready(premises: Premises, instance: str, vkey: str, report: Callable[[str], None]) -> None:
+    """Give a dead process's reserve back, and make the tiles anew of a log that came back from a mirror, which has none."""
+    files, folder = premises.audit_files(instance), _folder(premises, instance)
+    mirrored = not files.paths("tile/") and CHECKPOINT in files.paths(CHECKPOINT)
+    if not mirrored and not FolderRoom(folder, 0).held:
+        return
+    try:
+        with files.lock(wait=False):
+            FolderRoom(folder, 0).release()
+            if mirrored:
+                restore_tiles(files, vkey, premises.audit_origin(instance))
+                report(f"made the tiles of the audit log {instance} anew from its journal")
+    except Conflict:
+        return  # its process lives
+
+
+def _folder(premises: Premises, instance: str) -> Path:
+    return premises.directory / "log" / "audit" / instance

@@ -24,6 +24,7 @@ from modelkeep.app.handover import Opened
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
 from modelkeep.app.settings import Settings
+from modelkeep.app.sinktroubles import log_break_glass
 from modelkeep.app.verbs import Verb, call, table
 from modelkeep.core.values import Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
@@ -33,6 +34,7 @@ from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTruste
 from modelkeep.policy.engine import KEEP, model
 from modelkeep.serving.audit import AuditEntry, AuditLog
 from modelkeep.workflows.acts import log_audit_checkpoint
+from modelkeep.workflows.breakglass import Glass, parse_break_glass
 
 CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
 """Who acts when nobody asked: the integrity pass, and what is settled at start."""
@@ -268,7 +270,9 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
     rate, burst = limits.failures_rate, limits.failures_burst
     addresses = Limiter(clock.monotonic, rate=rate, burst=burst, what="logins from this address")
     failures = Limiter(clock.monotonic, rate=rate, burst=burst, what="bad credentials from this address")
-    instance, audit = new_audit(premises, keyring, "control")
+    glass = Glass(parse_break_glass(premises.settings.audit.break_glass), clock.now_ns)
+    recovered = recover_all(premises, keyring, report)
+    instance, audit = new_audit(premises, keyring, "control", glass)
     made = Control(
         keep=keep,
         audit=audit,
@@ -282,8 +286,9 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
         report=report,
     )
     made.settle()
-    for note in recover_all(premises, keyring, report):
+    for note in recovered:
         made.log_checkpoint(note)
+    log_break_glass(keep.acting_as(CONTROL), glass, report)
     keep.acting_as(CONTROL).commit_marks(keep.subjects())
     return made
 

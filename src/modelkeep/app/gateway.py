@@ -19,6 +19,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
+from modelkeep.app.sinktroubles import SinkTroubles
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keyring import Keyring
@@ -28,6 +29,7 @@ from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows.admitted import Admitted
+from modelkeep.workflows.breakglass import Glass, GlassWatch, parse_break_glass
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.follow import AdmissionFollower, AuditFolder, Authority, History, Loader, open_release
 from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
@@ -58,7 +60,10 @@ def open_gateway(
     keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, decisions.epochs())
     history = History(_folders(here), keys, decisions.cleared_at)
     delivery = Delivery()
-    instance, audit = new_audit(here, keyring, "gateway", delivery)
+    glass = Glass(parse_break_glass(settings.audit.break_glass), clock.now_ns)
+    watch = GlassWatch(glass, trust)
+    watch.catch_up(registry.view, registry.view.checkpoint.size)
+    instance, audit = new_audit(here, keyring, "gateway", glass, delivery)
     recorder = Recorder(audit, instance, clock)
     limits = settings.limits
     failures = Limiter(
@@ -89,6 +94,11 @@ def open_gateway(
         guard=lambda profile: Guard(profile, alpha=extraction.alpha),
     )
     alarms = _Alarms(here, loader)
+    troubles = SinkTroubles(here, instance, audit, report)
+
+    def watch_sinks() -> None:
+        watch.catch_up(registry.view, registry.view.checkpoint.size)
+        troubles.look()
 
     def admit(admitted: Admitted) -> None:
         gateway.admitted = admitted
@@ -98,7 +108,7 @@ def open_gateway(
         loader,
         clock,
         publish=admit,
-        also=(lambda: access.trust(here.trust.token_keys), access.refresh, quotas.refill, alarms.look),
+        also=(lambda: access.trust(here.trust.token_keys), access.refresh, quotas.refill, alarms.look, watch_sinks),
         only=only,
         report=report,
     )

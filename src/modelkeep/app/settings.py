@@ -17,6 +17,8 @@ from modelkeep.errors import Invalid, Missing, Unavailable
 
 FILE_NAME = "modelkeep.toml"
 PREFIX = "MODELKEEP_"
+LISTS = (("gateway", "names"), ("audit", "sinks"))
+"""Settings whose environment variable is a list, separated by commas."""
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -107,6 +109,14 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Records that may wait for the disk; one more is refused."""
     handover_seconds: Positive = 60.0
     """Pause between two handovers of a gateway's audit checkpoint to control."""
+    reserve: Count = 1 << 20
+    """Bytes of disk kept back for the end of an audit log; when no more are free, nothing is answered."""
+    sinks: tuple[str, ...] = ()
+    """Where audit records go besides the journal: disk:/PATH, syslog+tls://HOST:PORT, https://HOST/PATH."""
+    require: Annotated[int, Meta(ge=0, le=16)] = 0
+    """How many of the sinks must accept a record before it counts; 0 = they follow when they can."""
+    break_glass: str = ""
+    """Answer without required sinks for a while, as "until 2026-12-01T00:00Z: why"; at most 24 hours, and logged."""
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,7 +206,7 @@ def parse(table: dict[str, Any], environment: Mapping[str, str], where: str) -> 
     for section, field in all_settings():
         value = environment.get(variable(section, field))
         if value is not None:
-            merged.setdefault(section, {})[field] = value.split(",") if (section, field) == ("gateway", "names") else value
+            merged.setdefault(section, {})[field] = value.split(",") if (section, field) in LISTS else value
     try:
         return msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as cause:

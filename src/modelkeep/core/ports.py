@@ -127,6 +127,10 @@ class Journal(Protocol):
         Raises Unavailable (also when the file was deleted or replaced)."""
         ...
 
+    def check(self) -> None:
+        """See that the file is still the one at its path, as it was written. Raises Unavailable, and then it is poisoned."""
+        ...
+
     def size(self) -> int:
         """Bytes in the file."""
         ...
@@ -169,6 +173,83 @@ class LogFiles(StaticFiles, Protocol):
 
     def lock(self, *, wait: bool) -> AbstractContextManager[None]:
         """Hold this folder against every other process. Raises Conflict when it is held and ``wait`` is false."""
+        ...
+
+
+class Room(Protocol):
+    """The space that a log needs, with a reserve so that its end can be written when there is no other left."""
+
+    def prepare(self) -> None:
+        """Take the reserve. Raises Unavailable (there is no room for it, or the disk is read-only)."""
+        ...
+
+    def check(self) -> None:
+        """Raise Unavailable when nothing more should be written: as little is left as the reserve has, or read-only."""
+        ...
+
+    def release(self) -> None:
+        """Give the reserve back to the disk, for the last things that must be written. Never raises; idempotent."""
+        ...
+
+
+class SinkBatch(NamedTuple):
+    """Consecutive audit records of one log, on their way to a sink.
+
+    ``entries``: as logged, the first of index ``first``; ``data``: the bytes of the journal that hold them, whole frames with
+    the encrypted bodies, which stand in ``segment`` at byte ``offset``.
+    """
+
+    origin: str
+    first: int
+    entries: tuple[bytes, ...]
+    segment: int
+    offset: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """Index behind the last record."""
+        return self.first + len(self.entries)
+
+
+class SinkPlace(NamedTuple):
+    """How far a sink that mirrors the journal has come: ``size`` bytes of ``segment``."""
+
+    segment: int
+    size: int
+
+
+class Sink(Protocol):
+    """A second place for audit records, beside the journal. Called by one thread at a time; every call ends in bounded time.
+
+    After any error the caller calls ``resume`` before it goes on, so an adapter may drop what it holds open.
+    """
+
+    @property
+    def name(self) -> str:
+        """What operators call it, such as ``disk:/mnt/second``. Holds no secret."""
+        ...
+
+    def resume(self, origin: str) -> SinkPlace | None:
+        """Make ready for records of ``origin``. A mirror says how much it has of the journal; others return None, and are
+        given what they have not accepted yet. Raises Unavailable."""
+        ...
+
+    def accept(self, batch: SinkBatch) -> None:
+        """Return once the sink has accepted all of ``batch``, by its own word. Giving it again is harmless. Raises Unavailable:
+        some of it may have arrived, none of it counts."""
+        ...
+
+    def checkpoint(self, origin: str, note: bytes) -> None:
+        """Pass on the log's latest signed checkpoint. Raises Unavailable."""
+        ...
+
+    def probe(self) -> None:
+        """Raise Unavailable if the sink would not accept a batch now, as far as that can be seen without one."""
+        ...
+
+    def close(self) -> None:
+        """Release what is open; idempotent. Never raises."""
         ...
 
 

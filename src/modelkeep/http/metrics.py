@@ -5,7 +5,7 @@ series, updated on the hot path without locks (one thread writes each).
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 LATENCY = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 """Upper bounds of the latency buckets, seconds."""
@@ -64,6 +64,18 @@ class Gauge:
         return [*_head(self.name, self._words, self._kind), f"{self.name} {_number(self._read())}"]
 
 
+class Readings:
+    """Numbers by label values, read when they are asked for."""
+
+    def __init__(self, name: str, words: str, label: str, read: Callable[[], Iterable[tuple[str, float]]], kind: str) -> None:
+        self.name, self._words, self._label, self._read, self._kind = name, words, label, read, kind
+
+    def lines(self) -> list[str]:
+        """The series in text format."""
+        rows = [f'{self.name}{{{self._label}="{_escape(value)}"}} {_number(number)}' for value, number in self._read()]
+        return [*_head(self.name, self._words, self._kind), *rows] if rows else []
+
+
 class Metrics:
     """The gateway's series."""
 
@@ -71,11 +83,17 @@ class Metrics:
         self.requests = Counter("modelkeep_requests_total", "Inference requests by model and outcome.", ("model", "outcome"))
         self.latency = Histogram("modelkeep_request_seconds", "Time from a whole request to its answer.")
         self.audit = Histogram("modelkeep_audit_commit_seconds", "Time until an audit record was durable.")
-        self._series: list[Counter | Histogram | Gauge] = [self.requests, self.latency, self.audit]
+        self._series: list[Counter | Histogram | Gauge | Readings] = [self.requests, self.latency, self.audit]
 
     def gauge(self, name: str, words: str, read: Callable[[], float], *, counter: bool = False) -> None:
         """Add a number that is read when ``/metrics`` is."""
         self._series.append(Gauge(name, words, read, "counter" if counter else "gauge"))
+
+    def readings(
+        self, name: str, words: str, label: str, read: Callable[[], Iterable[tuple[str, float]]], *, counter: bool = False
+    ) -> None:
+        """Add numbers by ``label`` that are read when ``/metrics`` is; the series is left out while there are none."""
+        self._series.append(Readings(name, words, label, read, "counter" if counter else "gauge"))
 
     def text(self) -> bytes:
         """Everything, in the text format."""

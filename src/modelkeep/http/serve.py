@@ -18,6 +18,8 @@ from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import bad_request
 from modelkeep.http.protocol import HttpConnection, Place, Server
+from modelkeep.serving.audit import AuditLog
+from modelkeep.serving.sinks import SinkState
 from modelkeep.workflows.service import Listen, Service
 from modelkeep.workflows.watch import Watch, Watchers
 
@@ -99,7 +101,23 @@ def application(service: Service) -> App:
     )
     metrics.gauge("modelkeep_audit_records", "Durable records in this process's audit log.", lambda: service.audit.size)
     metrics.gauge("modelkeep_audit_refusing", "1 while no record can be written.", lambda: float(bool(service.audit.refusal)))
+    _sink_metrics(metrics, service.audit)
     return App(gateway, metrics, service.clock, releases=service.releases, audits=service.audits)
+
+
+def _sink_metrics(metrics: Metrics, audit: AuditLog) -> None:
+    def series(name: str, words: str, read: Callable[[SinkState], float], *, counter: bool = False) -> None:
+        rows = lambda: [(sink.name, float(read(sink))) for sink in audit.sinks()]  # noqa: E731
+        metrics.readings(f"modelkeep_audit_sink_{name}", words, "sink", rows, counter=counter)
+
+    series("accepted", "Records of this process's audit log that the sink has accepted.", lambda sink: sink.accepted)
+    series("failed_total", "Calls of the sink that failed.", lambda sink: sink.failed, counter=True)
+    series("lost_total", "Records of older logs that were gone before the sink had them.", lambda sink: sink.lost, counter=True)
+    series("lag_seconds", "Age of the oldest record that the sink has not accepted.", lambda sink: sink.lag)
+    series("up", "1 while the sink is well.", lambda sink: sink.state == "ok")
+    metrics.gauge(
+        "modelkeep_audit_break_glass", "1 while answers leave without required audit sinks.", lambda: float(bool(audit.waiving))
+    )
 
 
 def _hand_back(loop: asyncio.AbstractEventLoop, done: list[tuple[Watch, dict[str, int]]]) -> None:

@@ -3,26 +3,30 @@
 ``submit`` hands a record over and returns; the writer thread commits everything that waits in one frame and one fdatasync
 (group commit without a timer: at once when idle, a batch while a sync runs) and only then calls back. The publisher thread puts
 what is durable into tiles and under a signed checkpoint, at most every second. The watchdog thread gives up on records that a
-hung disk holds. Everything fails closed: after a failed write or sync nothing is taken any more.
+hung disk holds. Everything fails closed: after a failed write or sync nothing is taken any more; while a disk is all but full,
+or too few of the required sinks accept, nothing is taken for now. An idle log looks after its file, its disk and its sinks.
 """
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from modelkeep.core.ports import Clock
+from modelkeep.core.ports import Clock, Room, SinkBatch
 from modelkeep.crypto.notes import Checkpoint, NoteSigner
 from modelkeep.errors import Conflict, Invalid, ModelkeepError, TooLarge, Unavailable
 from modelkeep.ledger.tiles import CHECKPOINT, MAX_ENTRY, Growth, TileFiles, superseded
 from modelkeep.serving.journal import FOLDER, AuditEntry, JournalWriter, Record, Stamps, journal_key
 from modelkeep.serving.recovery import CLOSE, AuditReport, read_bodies, recover_audit, verify_audit
+from modelkeep.serving.sinks import Sinks, SinkState
 
 __all__ = [
     "AuditEntry",
     "AuditLimits",
     "AuditLog",
     "AuditReport",
+    "Backing",
     "Deliver",
     "Done",
     "deliver_here",
@@ -37,8 +41,17 @@ Done = Callable[[int | ModelkeepError], None]
 Deliver = Callable[[list[tuple[Done, int | ModelkeepError]]], None]
 """Takes the results of one commit to where they belong, such as one ``loop.call_soon_threadsafe``. Must not raise or block."""
 
+BREAK_GLASS = "break-glass"
+"""Kind of the entries that say when answers begin and end to leave without required sinks."""
+
 _SLOW = "the audit log does not keep up with its disk: try again shortly"
+_LOOK_SECONDS = 0.02
+"""A busy log looks at the room on its disk this often."""
 _Waiting = tuple[AuditEntry, bytes, Done, float]
+
+
+def _unheard(_result: int | ModelkeepError) -> None:
+    """For entries that nobody waits for."""
 
 
 def deliver_here(results: list[tuple[Done, int | ModelkeepError]]) -> None:
@@ -59,6 +72,13 @@ class AuditLimits:
     behind: float = 10.0
 
 
+class Backing(NamedTuple):
+    """``sinks``: where records go besides the journal; ``room``: of the disk under it."""
+
+    sinks: Sinks | None = None
+    room: Room | None = None
+
+
 class AuditLog:
     """One process's audit log, from its opening to its closing entry; the next process starts another."""
 
@@ -72,8 +92,11 @@ class AuditLog:
         deliver: Deliver = deliver_here,
         limits: AuditLimits | None = None,
         opening: str = "",
+        backing: Backing = Backing(),  # noqa: B008 - a tuple
     ) -> None:
         """Start a log in an empty folder and hold the folder. ``opening``: outcome of the opening entry, which is entry 0.
+
+        ``backing`` is this log's from here on.
 
         Raises Conflict (held by another process, or there is a log already), Invalid (``signer``'s name is not ``origin``),
         Unavailable.
@@ -91,6 +114,7 @@ class AuditLog:
         self._stamps = Stamps()
         self._journal = JournalWriter(files, journal_key(signer), origin)
         self._growth = Growth()
+        self._sinks, self._room = backing
         self._held = contextlib.ExitStack()
         self._prepare()
         self._begin(opening)
@@ -102,6 +126,9 @@ class AuditLog:
         self._refusal = ""  # why nothing more is taken, for good
         self._failed = self._stopping = self._stopped = False
         self._stuck = self._lagging = False  # why nothing is taken for now
+        self._full = self._short = ""  # and why, in words: the disk, the sinks
+        self._looking: float | None = None  # since when the writer looks after the disk
+        self._looked = self._monotonic()
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
         self._inflight: list[_Waiting] = []
@@ -120,12 +147,15 @@ class AuditLog:
         try:
             if self._files.paths(FOLDER) or self._files.paths("tile/") or self._files.paths(CHECKPOINT):
                 raise Conflict(f"there is an audit log in this folder already; {self.origin} was not started in it")
+            if self._room is not None:
+                self._room.prepare()
             self._journal.begin()
+            if self._sinks is not None:
+                self._sinks.begin(self.origin, self._files)
             self._record(AuditEntry("open", outcome=opening))
             self._publish()
         except ModelkeepError:
-            self._journal.close()
-            self._held.close()
+            self._release()
             raise
         loops = {"writer": self._write_loop, "publisher": self._publish_loop, "watchdog": self._watch_loop}
         self._threads = [threading.Thread(target=run, name=f"audit-{name}", daemon=True) for name, run in loops.items()]
@@ -141,7 +171,22 @@ class AuditLog:
     def refusal(self) -> str:
         """Why ``submit`` would refuse at this moment, for health checks; empty when it would not."""
         with self._lock:
-            return self._refusal or (_SLOW if self._stuck or self._lagging else "")
+            return self._refusal or self._full or (_SLOW if self._stuck or self._lagging else "") or self._sinks_refuse()
+
+    def _sinks_refuse(self) -> str:
+        """Look at the sinks now; the lock is held."""
+        if self._sinks is not None:
+            self._short = self._sinks.refusal()
+        return self._short
+
+    def sinks(self) -> list[SinkState]:
+        """How each sink stands."""
+        return self._sinks.states() if self._sinks is not None else []
+
+    @property
+    def waiving(self) -> str:
+        """Why answers leave without required sinks at this moment; empty when they do not."""
+        return self._sinks.waiving if self._sinks is not None else ""
 
     @property
     def failure(self) -> str:
@@ -167,11 +212,13 @@ class AuditLog:
                 self._refusal
                 or self._stuck
                 or self._lagging
+                or self._full
+                or (self._short and self._sinks_refuse())
                 or len(self._waiting) >= self._limits.records
                 or self._waiting_bytes > self._limits.size
                 or (oldest and now - oldest[0][3] > self._limits.hang)
             ):
-                raise Unavailable(self._refusal or _SLOW)
+                raise Unavailable(self._refusal or self._full or self._short or _SLOW)
             self._waiting.append((entry, body, done, now))
             self._waiting_bytes += len(body)
             wake, self._idle = self._idle, False
@@ -188,7 +235,28 @@ class AuditLog:
                 if self._stopping or self._failed:
                     return []
                 self._idle = True
-            self._wake.acquire()
+            if not self._wake.acquire(timeout=self._limits.hang / 4):
+                with self._lock:
+                    woken, self._idle = not self._idle, False
+                if woken:
+                    self._wake.acquire()
+                else:
+                    self._look()
+
+    def _look(self) -> None:
+        """See that the journal is there and its disk has room. Raises Unavailable when the journal is not."""
+        self._looking = self._looked = self._monotonic()
+        self._journal.check()
+        self._full = self._no_room()
+        self._looking = None
+
+    def _no_room(self) -> str:
+        try:
+            if self._room is not None:
+                self._room.check()
+        except Unavailable as cause:
+            return str(cause)
+        return ""
 
     def _write_loop(self) -> None:
         with self._failing_closed():
@@ -199,7 +267,7 @@ class AuditLog:
         records: list[Record] = []
         results: list[tuple[Done, int | ModelkeepError]] = []
         index, now = self._journal.index, self._clock.now_ns()
-        for entry, body, done, _ in batch:
+        for entry, body, done, _ in self._prefaced(batch):
             data = self._stamps.encode(entry, body, index, now)
             if len(data) > MAX_ENTRY:
                 results.append((done, TooLarge(f"an audit entry has at most {MAX_ENTRY} bytes, this one has {len(data)}")))
@@ -208,12 +276,43 @@ class AuditLog:
             results.append((done, index))
             index += 1
         if records:
-            self._journal.commit(records)
+            short = self._store(records)
+            if short is not None:
+                results = [(done, short if isinstance(result, int) else result) for done, result in results]
         with self._lock:
             abandoned, self._inflight, self._stuck = self._inflight is not batch, [], False
             self._keep([data for data, _ in records])
         if not abandoned:
             self._deliver(results)
+
+    def _prefaced(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """The batch, behind an entry that says so when answers begin or end to leave without required sinks."""
+        said = self._sinks.glass() if self._sinks is not None else ""
+        return [(AuditEntry(BREAK_GLASS, outcome=said), b"", _unheard, 0.0), *batch] if said else batch
+
+    def _store(self, records: list[Record]) -> Unavailable | None:
+        """Make records durable in the journal, and in the sinks where they must be; the error if they are not there.
+
+        Raises Unavailable: the journal failed.
+        """
+        if self._room is not None and self._monotonic() - self._looked > _LOOK_SECONDS:
+            self._looked = self._monotonic()
+            self._full = self._no_room()
+        sinks = self._sinks
+        if sinks is None:
+            self._journal.commit(records)
+        elif sinks.require:
+            self._journal.commit(records, sinks.offer)
+            try:
+                sinks.wait(self._journal.index)
+            except Unavailable as short:
+                self._short = str(short)
+                return short
+        else:
+            written: list[SinkBatch] = []
+            self._journal.commit(records, written.append)
+            sinks.offer(written[0])
+        return None
 
     def _keep(self, entries: Sequence[bytes]) -> None:
         """Hand durable entries to the publisher; the lock is held."""
@@ -224,7 +323,7 @@ class AuditLog:
     def _record(self, entry: AuditEntry) -> None:
         """Log an entry of the log's own while no writer thread runs. Raises Unavailable."""
         data = self._stamps.encode(entry, b"", self._journal.index, self._clock.now_ns())
-        self._journal.commit([(data, b"")])
+        self._store([(data, b"")])
         with self._lock:
             self._keep([data])
 
@@ -248,6 +347,8 @@ class AuditLog:
             self._note, self._covered = note, self._growth.size
             self._unsigned_since = self._monotonic() if self._durable else None
             self._published.notify_all()
+        if self._sinks is not None:
+            self._sinks.offer_note(note)
         for path in superseded(self._files, full):
             self._files.delete(path)
 
@@ -273,10 +374,13 @@ class AuditLog:
 
     def _give_up_on_stuck(self) -> None:
         """Answer for records that wait too long. They may still become durable: recorded, and not answered."""
-        now = self._monotonic()
+        now, looking = self._monotonic(), self._looking
         with self._lock:
             since = self._unsigned_since
             self._lagging = since is not None and now - since > self._limits.behind
+            self._sinks_refuse()
+            if looking is not None and looking == self._looking and now - looking > self._limits.hang / 2:
+                self._full = "the disk under the audit log does not answer"
             oldest = self._inflight or self._waiting
             if not oldest or now - oldest[0][3] <= self._limits.hang:
                 return
@@ -306,6 +410,8 @@ class AuditLog:
             self._published.notify_all()
         if wake:
             self._wake.release()
+        if self._room is not None:
+            self._room.release()
         self._deliver([(done, Unavailable(self._refusal)) for _, _, done, _ in stuck])
 
     def stop(self) -> bytes:
@@ -326,12 +432,21 @@ class AuditLog:
         try:
             if self._failed:
                 raise Unavailable(self._refusal)
+            if self._room is not None:
+                self._room.release()
             self._record(AuditEntry(CLOSE, outcome="stopped"))
             self._publish()
         finally:
-            self._journal.close()
-            self._held.close()
+            self._release()
         return self._note
+
+    def _release(self) -> None:
+        if self._room is not None:
+            self._room.release()
+        if self._sinks is not None:
+            self._sinks.close(self._limits.hang)
+        self._journal.close()
+        self._held.close()
 
     def _join(self) -> None:
         """Wait for the threads, the writer first. One that hangs keeps its files and the folder. Raises Unavailable."""

@@ -10,13 +10,13 @@ import hashlib
 import hmac
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
-from modelkeep.core.ports import Journal, LogFiles
+from modelkeep.core.ports import Journal, LogFiles, SinkBatch
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.errors import NotTrusted
 
@@ -185,6 +185,31 @@ def segments(files: LogFiles) -> list[int]:
     return sorted(numbers)
 
 
+def batches(files: LogFiles, origin: str, first: int) -> Iterator[SinkBatch]:
+    """What the journal has from record ``first`` on, a frame at a time; a frame that is not whole yet ends it.
+
+    The tags are not checked. Raises NotTrusted (damage), Missing, Unavailable.
+    """
+    numbers = segments(files)
+    while len(numbers) > 1 and _begins(files, numbers[-1]) > first:
+        numbers.pop()
+    for number in range(numbers[-1], segments(files)[-1] + 1) if numbers else ():
+        data, start = files.read(segment_path(number)), 0
+        for frame in split_frames(data, origin, number)[0]:
+            if not frame.records:
+                continue  # what opens the segment goes with the first records in it
+            if frame.first + len(frame.records) > first:
+                entries = tuple(entry for entry, _ in frame.records)
+                yield SinkBatch(origin, frame.first, entries, number, start, data[start : frame.end])
+            start = frame.end
+
+
+def _begins(files: LogFiles, number: int) -> int:
+    """Index of the first record of a segment, as its header says."""
+    data = files.read(segment_path(number))
+    return int(_HEADER.unpack_from(data)[2]) if len(data) >= _HEAD else 0
+
+
 @dataclass
 class JournalReader:
     """Reads a whole journal with its key, frame by frame, and ends knowing where the next frame belongs."""
@@ -241,6 +266,7 @@ class JournalWriter:
         self._tag = FIRST_TAG
         self._segment = 0
         self._size = 0
+        self._opening = b""  # the frame that began this segment, until records follow it
         self._journal: Journal | None = None
         self.index = 0
 
@@ -266,18 +292,29 @@ class JournalWriter:
         self._journal = self._files.journal(segment_path(number))
         frame, self._tag = _opening(self._key, self._tag, self.index, self._origin, number)
         self._journal.append(frame)
-        self._size = len(frame)
+        self._size, self._opening = len(frame), frame
 
-    def commit(self, records: Sequence[Record]) -> int:
-        """Make ``records`` durable in one frame; returns the index of the first. Raises Unavailable."""
+    def check(self) -> None:
+        """See that the journal's file is still there. Raises Unavailable."""
+        if self._journal is not None:
+            self._journal.check()
+
+    def commit(self, records: Sequence[Record], ahead: Callable[[SinkBatch], None] | None = None) -> int:
+        """Make ``records`` durable in one frame; returns the index of the first. Raises Unavailable.
+
+        ``ahead``: given what is about to be written, before the first byte of it is.
+        """
         if self._size >= SEGMENT_SIZE:
             self._roll(self._segment + 1)
         assert self._journal is not None
         first = self.index
         frame, tag = encode_frame(self._key, self._tag, first, records)
+        if ahead is not None:
+            start, entries = self._size - len(self._opening), tuple(entry for entry, _ in records)
+            ahead(SinkBatch(self._origin, first, entries, self._segment, start, self._opening + frame))
         self._journal.append(frame)
         self._journal.sync()
-        self._tag = tag
+        self._tag, self._opening = tag, b""
         self._size += len(frame)
         self.index += len(records)
         return first

@@ -8,7 +8,7 @@ from modelkeep.core.ports import Clock, LogFiles, StaticFiles
 from modelkeep.crypto.notes import Checkpoint, NoteSigner, open_checkpoint
 from modelkeep.errors import Missing, NotTrusted
 from modelkeep.ledger.log import read_checkpoint
-from modelkeep.ledger.tiles import CHECKPOINT, WIDTH, Growth, TileFiles, TrustedTiles, superseded
+from modelkeep.ledger.tiles import CHECKPOINT, WIDTH, Growth, TileFiles, TrustedTiles, superseded, tiles_of
 from modelkeep.ledger.verify import Progress, silent, verify_log
 from modelkeep.serving.journal import (
     AuditEntry,
@@ -16,6 +16,7 @@ from modelkeep.serving.journal import (
     JournalWriter,
     Record,
     Stamps,
+    batches,
     decode_entry,
     journal_key,
     segment_path,
@@ -54,6 +55,21 @@ def recover_audit(files: TileFiles, signer: NoteSigner, origin: str, clock: Cloc
         if not _is_closed(files, signer.vkey, origin):
             _Recovery(files, signer, origin).finish(clock.now_ns())
     return verify_audit(files, signer.vkey, origin)
+
+
+def restore_tiles(files: LogFiles, vkey: str, origin: str) -> None:
+    """Make the tiles of a log anew from its journal, which must lead to its checkpoint: for a copy that has only these two.
+
+    Raises NotTrusted (damage, or the journal is shorter than the checkpoint: nothing is written), Missing, Unavailable.
+    """
+    checkpoint = read_checkpoint(files, vkey, origin)
+    entries = [entry for batch in batches(files, origin, 0) for entry in batch.entries][: checkpoint.size]
+    growth, made = Growth(), dict[str, bytes]()
+    growth.grow(entries, made.__setitem__)
+    if growth.size != checkpoint.size or growth.root() != checkpoint.root:
+        raise NotTrusted(f"the audit journal of {origin} does not hold what its checkpoint covers")
+    for tile in tiles_of(checkpoint.size):
+        files.write(tile.path, made[tile.path])
 
 
 def _is_closed(files: LogFiles, vkey: str, origin: str) -> bool:
