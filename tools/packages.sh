@@ -6,6 +6,8 @@ for command in curl git openssl softhsm2-util; do
     command -v "$command" >/dev/null || missing="$missing ${command%-util}"
 done
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
+command -v gpg >/dev/null || missing="$missing gnupg"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing the missing Debian packages:$missing." >&2
