@@ -44,8 +44,8 @@ def run(command: Sequence[str], *, quiet: bool) -> Ended:
         waiting.pass_on_to(child)
         code = child.wait()
     if code >= 0:
-        return Ended(code, f"it ended with {code}")
-    return Ended(128 - code, f"{_name(-code)} ended it")
+        return Ended(code, f"the command ended with {code}")
+    return Ended(128 - code, f"{_name(-code)} ended the command")
 
 
 class _Signals:

@@ -46,7 +46,7 @@ class Watch:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         try:
-            self._inotify = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._inotify: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         except AttributeError as cause:
             raise Unavailable("this system has no inotify: declare the inputs with --input, without --data") from cause
         if self._inotify < 0:

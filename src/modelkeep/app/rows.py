@@ -108,6 +108,9 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
         return f"{said.get('classification')}, owner {str(said.get('owner'))[:_SHORT]}"
     if kind == "hold":
         return f"{said.get('verb')} {str(said.get('id'))[:8]}: {said.get('reason')}"[:120]
+    if kind == "training-run":
+        code = said.get("code") or {}
+        return f"{len(said.get('inputs', ()))} inputs, commit {str(code.get('commit'))[:12] or 'none'}"
     return "released" if kind == "release" else ""
 
 

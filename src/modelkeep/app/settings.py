@@ -148,6 +148,17 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "RecordSettings(url=…)"  # it may hold a password
 
 
+class ProvenanceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[provenance]"""
+
+    allowed_signers: str = ""
+    """File of ssh allowed signers whose signatures on commits of training code count; empty = nobody's do."""
+    gnupg_home: str = ""
+    """GnuPG home with the public keys whose signatures on commits count; empty = nobody's do."""
+    require_signed_code: bool = False
+    """A training run is recorded only when its code is one commit with a good signature, and nothing beside it."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -160,6 +171,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blobs: BlobSettings = BlobSettings()
     records: RecordSettings = RecordSettings()
     keys: KeySettings = KeySettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:

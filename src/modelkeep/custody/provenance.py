@@ -16,20 +16,19 @@ from msgspec import Meta
 
 from modelkeep.core.ports import ChangedFile
 from modelkeep.core.values import Digest, Resource, Statement, digest_hex, digest_of, parse_digest
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, TooLarge
 from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun
-from modelkeep.ledger.statements import make_statement
+from modelkeep.ledger.statements import encode_statement, make_statement
 
 MASK = "***"
 MAX_COMMAND = 8 << 10
 MAX_PARAMETERS = 200
-MAX_INPUTS = 200
-"""More inputs than this stand in the statement as one line a data set."""
-MAX_OUTPUTS = 64
-MAX_PACKAGES = 600
-"""More packages than this would not fit a log entry: then only their lock digest is said."""
+MAX_OUTPUTS = 200
+MAX_LINES = 1000
+"""More inputs than this are never said one by one."""
+MAX_PAYLOAD = 44_000
+"""Bytes of a statement that, in base64 and with two signatures, still fit a log entry."""
 MAX_NAME = 200
-DAY = 86_400 * 10**9
 
 Words = Annotated[str, Meta(max_length=2000)]
 
@@ -60,11 +59,10 @@ class DataReport(msgspec.Struct, frozen=True):
 
 
 class OutputReport(msgspec.Struct, frozen=True):
-    """A file that came out; a statement is about each that is a ``model``."""
+    """A model file that came out; there is a statement about each."""
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
     digest: Digest
-    model: bool
 
 
 class RunReport(msgspec.Struct, frozen=True):
@@ -88,9 +86,8 @@ class RunReport(msgspec.Struct, frozen=True):
             parse_file_name(name)
         if not 0 < self.started <= self.ended:
             raise Invalid("a run ends after it started")
-        models = [one for one in self.outputs if one.model]
-        if not models:
-            raise Invalid("a run with no model among its outputs has nothing to be said about")
+        if not self.outputs:
+            raise Invalid("a run without outputs has nothing to be said about")
         if len(self.outputs) > MAX_OUTPUTS:
             raise Invalid(f"a run has at most {MAX_OUTPUTS} outputs: name the models with --output")
         if len({one.name for one in self.outputs}) < len(self.outputs):
@@ -202,14 +199,10 @@ def manifest_digest(files: Iterable[tuple[str, Digest]]) -> Digest:
 
 
 def gathered(inputs: Sequence[DataReport]) -> tuple[DataReport, ...]:
-    """``inputs`` as they stand in a statement: one by one, or, when they are too many, one line a data set."""
-    if len(inputs) <= MAX_INPUTS:
-        return tuple(sorted(inputs, key=lambda one: one.name))
+    """``inputs`` with one line for each data set of which more than one file went in."""
     sets: dict[str, list[DataReport]] = {}
     for one in inputs:
         sets.setdefault(one.dataset, []).append(one)
-    if len(sets) > MAX_INPUTS:
-        raise Invalid(f"a run has inputs from at most {MAX_INPUTS} data sets: name a folder that holds them")
     return tuple(
         DataReport(f"{name}/", manifest_digest((one.name.partition("/")[2], one.digest) for one in found), len(found))
         if len(found) > 1
@@ -233,25 +226,34 @@ def run_statements(
 ) -> tuple[Statement, ...]:
     """What is said about each model that came out of a run. ``hide``: salts a digest; ``run``: 16 random bytes.
 
-    Raises Invalid.
+    What would not fit a log entry is said in fewer words: first the inputs, one line a data set, then the packages, of which
+    only the lock digest stays. Raises Invalid, TooLarge (it does not fit then either).
     """
     report.check()
     code, ran = report.code, report.environment
     environment = Environment.of(ran.python, ran.platform, ran.packages)  # so that the lock is that of the packages
-    if len(ran.packages) > MAX_PACKAGES:
-        environment = msgspec.structs.replace(environment, packages={})
-    said = TrainingRun(
-        actor=actor,
-        at=at,
-        run=run.hex(),
-        command=masked(report.command),
-        code=Code(public_url(code.repository), code.commit, bool(code.changes), found.signature, found.signer, code.changes),
-        environment=environment,
-        machine=report.machine,
-        started=report.started,
-        ended=report.ended,
-        parameters=masked_parameters(report.parameters),
-        inputs=tuple(Salted(one.name, hide(one), one.files) for one in gathered(report.inputs)),
-        outputs={one.name: one.digest for one in report.outputs},
-    )
-    return tuple(make_statement(said, Resource(one.name, one.digest)) for one in report.outputs if one.model)
+    lock_only = msgspec.structs.replace(environment, packages={})
+    one_by_one, by_set = sorted(report.inputs, key=lambda one: one.name), gathered(report.inputs)
+    for inputs, installed in ((one_by_one, environment), (by_set, environment), (by_set, lock_only)):
+        if len(inputs) > MAX_LINES:
+            continue
+        said = TrainingRun(
+            actor=actor,
+            at=at,
+            run=run.hex(),
+            command=masked(report.command),
+            code=Code(
+                public_url(code.repository), code.commit, bool(code.changes), found.signature, found.signer, code.changes
+            ),
+            environment=installed,
+            machine=report.machine,
+            started=report.started,
+            ended=report.ended,
+            parameters=masked_parameters(report.parameters),
+            inputs=tuple(Salted(one.name, hide(one), one.files) for one in inputs),
+            outputs={one.name: one.digest for one in report.outputs},
+        )
+        made = tuple(make_statement(said, Resource(one.name, one.digest)) for one in report.outputs)
+        if max(len(encode_statement(one)) for one in made) <= MAX_PAYLOAD:
+            return made
+    raise TooLarge("this run has too many inputs and outputs for a log entry: name fewer, or folders that hold them")

@@ -41,7 +41,10 @@ class DataSalts:
         self._records, self._keys, self._entropy, self._epochs = records, keys, entropy, epochs
 
     def salt(self, name: str) -> bytes:
-        """The salt of the data set ``name``, made and kept when there is none. Raises Invalid, NotTrusted, Denied, Unavailable."""
+        """The salt of the data set ``name``, made and kept when there is none.
+
+        Raises Invalid, NotTrusted, Denied, Unavailable.
+        """
         try:
             return self.existing(name)
         except Missing:

@@ -94,7 +94,7 @@ class TrainingRun(Attestation, frozen=True, kw_only=True):
     """The file came out of a training run. ``started`` and ``ended``: Unix nanoseconds; ``run``: 32 random hex digits.
 
     ``command``: as it was run, with secrets as ``***``; ``inputs``: data that was declared or opened; ``outputs``: names and
-    digests of every file that the run made, the subject among them. There is one statement for each file that is a model.
+    digests of every model file that the run made, the subject among them. There is one statement for each of them.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:training-run:v1"
