@@ -97,6 +97,11 @@ class PgpKey:
         made.gpg("--quick-generate-key", name, "ed25519", "sign", "never")
         return made
 
+    def close(self) -> None:
+        """End the agent that making the key has started."""
+        environment = {**os.environ, "GNUPGHOME": str(self.home)}
+        subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=environment, capture_output=True, check=False)
+
     def gpg(self, *arguments: str, given: bytes = b"") -> bytes:
         """Run gpg in this home."""
         done = subprocess.run(

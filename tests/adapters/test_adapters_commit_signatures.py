@@ -23,7 +23,9 @@ def ada(folder):
 
 @pytest.fixture(scope="module")
 def pgp(folder):
-    return PgpKey.new(folder / "gpg", "Ada <ada@acme.eu>")
+    made = PgpKey.new(folder / "gpg", "Ada <ada@acme.eu>")
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,9 @@ def test_two_signatures_are_bad(keys, by_ssh, by_pgp):
 
 
 def test_by_nobody_known_is_unknown(ada, pgp, by_ssh, by_pgp, tmp_path):
-    other = CommitSignatures(SshKey.new(tmp_path / "eve", "eve@acme.eu").signers, PgpKey.new(tmp_path / "g", "Eve").home)
+    eve = PgpKey.new(tmp_path / "g", "Eve")
+    eve.close()
+    other = CommitSignatures(SshKey.new(tmp_path / "eve", "eve@acme.eu").signers, eve.home)
     assert other.check(*by_ssh) == ("unknown", "")
     assert other.check(*by_pgp) == ("unknown", "")
     assert CommitSignatures().check(*by_ssh) == ("unknown", "")

@@ -101,7 +101,7 @@ _KEYS = {"api", "access", "private", "secret", "account", "auth", "encryption", 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 _SHAPES = re.compile(
     r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA|ya29\.|eyJ)[A-Za-z0-9_\-.]{8,}"  # issuers' own prefixes
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*)"
 )
 _USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
 _OPTION = re.compile(r"(?s)(-{0,2})([A-Za-z_][\w.-]*)(?:=(.*))?")
