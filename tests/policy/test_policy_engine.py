@@ -19,6 +19,7 @@ MATRIX = {
     "log.read": (KEEP, {D, M, A, X}),
     "publish": (model("m"), {D, M, X}),
     "export": (model("m"), {D, X}),
+    "run.record": (KEEP, {D, X}),
     "promote": (model("m"), {M, X}),
     "quarantine": (model("m"), {M, X}),
     "reinstate": (model("m"), {M, X}),
