@@ -9,6 +9,8 @@ done
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 command -v go >/dev/null || missing="$missing golang-go"
 [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb ] || missing="$missing golang-golang-x-mod-dev"
+command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
+command -v gpg >/dev/null || missing="$missing gnupg"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing the missing Debian packages:$missing." >&2

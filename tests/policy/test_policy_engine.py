@@ -23,6 +23,7 @@ MATRIX = {
     "approve": (model("m"), {D, M, X}),
     "publish": (model("m"), {D, M, X}),
     "export": (model("m"), {D, X}),
+    "run.record": (KEEP, {D, X}),
     "promote": (model("m"), {M, X}),
     "quarantine": (model("m"), {M, X}),
     "reinstate": (model("m"), {M, X}),

@@ -28,6 +28,11 @@ def harden() -> None:
     no_core_dumps()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    no_tracing()
+
+
+def no_tracing() -> None:
+    """From now on no process of the same user may look into this one's memory (Linux only); whatever it starts may be."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 

@@ -23,6 +23,7 @@ from modelkeep.app.omsverbs import OmsVerbs
 from modelkeep.app.people import PeopleVerbs
 from modelkeep.app.policyverbs import PolicyVerbs
 from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
+from modelkeep.app.provenanceverbs import ProvenanceVerbs
 from modelkeep.app.registry import RegistryVerbs
 from modelkeep.app.results import Initialised
 from modelkeep.app.settings import FILE_NAME, load, parse, template
@@ -41,7 +42,18 @@ from modelkeep.workflows.publish import settle
 FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
 
 
-class Keep(RegistryVerbs, CatalogueVerbs, PolicyVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs, LifeVerbs, WitnessVerbs):
+class Keep(
+    RegistryVerbs,
+    CatalogueVerbs,
+    PolicyVerbs,
+    PeopleVerbs,
+    KeyVerbs,
+    TrustVerbs,
+    OmsVerbs,
+    ProvenanceVerbs,
+    LifeVerbs,
+    WitnessVerbs,
+):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
     @classmethod

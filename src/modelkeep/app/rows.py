@@ -132,7 +132,8 @@ def _attested(kind: str, said: dict[str, Any]) -> str:
     if kind == "vulnerabilities":
         return f"{said.get('audited')} packages looked up, {len(said.get('advisories', ()))} advisories"
     if kind == "training-run":
-        return " ".join(map(str, said.get("command", ())))[:120]
+        code = said.get("code") or {}
+        return f"{len(said.get('inputs', ()))} inputs, commit {str(code.get('commit'))[:12] or 'none'}"
     words = (said.get("suite"), said.get("scheme"), said.get("name"), said.get("format"))
     return str(next((word for word in words if word), ""))[:120]
 

@@ -167,6 +167,17 @@ class WitnessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two rounds in which control asks witnesses that have not cosigned the newest checkpoint."""
 
 
+class ProvenanceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[provenance]"""
+
+    allowed_signers: str = ""
+    """File of ssh allowed signers whose signatures on commits of training code count; empty = nobody's do."""
+    gnupg_home: str = ""
+    """GnuPG home with the public keys whose signatures on commits count; empty = nobody's do."""
+    require_signed_code: bool = False
+    """A training run is recorded only when its code is one commit with a good signature, and nothing beside it."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -180,6 +191,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     records: RecordSettings = RecordSettings()
     keys: KeySettings = KeySettings()
     witness: WitnessSettings = WitnessSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -50,16 +50,14 @@ def _rooms() -> tuple[ModuleType, ...]:
         policy,
         redteam,
         releases,
+        run,
         server,
         setup,
         trust,
         witness,
     )
 
-    return (
-        *(setup, releases, catalogue, policy, accounts, keys, trust),
-        *(server, loglife, witness, operations, redteam),
-    )
+    return (setup, releases, run, catalogue, policy, accounts, keys, trust, server, loglife, witness, operations, redteam)
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -77,12 +75,19 @@ def cli(ctx: click.Context, directory: str, server: str, passphrase_file: str, a
     ctx.obj = Context(directory=directory, server=server, passphrase_file=passphrase_file, json=as_json)
 
 
+def _split(given: list[str]) -> tuple[list[str], list[str]]:
+    """What is said to modelkeep, and what stands after ``--`` and is another command's."""
+    at = given.index("--") if "--" in given else len(given)
+    return given[:at], given[at:]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 yes · 1 refused · 2 usage or invalid · 3 unavailable."""
     no_core_dumps()  # before any key is read: servers do more once they have their keys (adapters/process.harden)
     given = sys.argv[1:] if arguments is None else arguments
-    as_json = "--json" in given  # wherever it stands: it is the same option for every command
-    words = ["--json", *(word for word in given if word != "--json")] if as_json else list(given)
+    ours, others = _split(given)
+    as_json = "--json" in ours  # wherever it stands: it is the same option for every command
+    words = [*(["--json"] if as_json else []), *(word for word in ours if word != "--json"), *others]
     found = Context(directory=".", server="", passphrase_file="", json=as_json)
     try:
         code = cli.main(args=words, standalone_mode=False, prog_name="modelkeep")

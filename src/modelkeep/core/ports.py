@@ -3,7 +3,7 @@
 Adapters implement them, one outside system per file; ``tests/ports`` runs one conformance suite per port on every adapter.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -334,4 +334,38 @@ class WrappingKeys(Protocol):
 
     def cancel(self, version: int) -> KeyInfo:
         """Take a pending destruction back: the version is disabled again. Raises Missing, Conflict (its state)."""
+        ...
+
+
+class ChangedFile(NamedTuple):
+    """A file of a working tree that is not as the commit has it, or that the commit does not have (``tracked`` is false).
+
+    ``mode``: as git writes it (100644, 100755, 120000), 160000 for a repository in it, 000000 when the file is gone.
+    ``digest``: hex SHA-256 of the file or of where a link leads, zeros when it is gone; of a repository, its commit.
+    """
+
+    mode: str
+    digest: str
+    tracked: bool
+
+
+class CodeState(NamedTuple):
+    """What a working tree holds. ``commit``: hex, "" outside version control; ``raw``: the commit object itself, with its
+    signature; ``changes``: by path from the top; ``repository``: URL of where it came from, as configured, "" = nowhere.
+    """
+
+    repository: str
+    commit: str
+    raw: bytes
+    changes: Mapping[str, ChangedFile]
+
+
+class Checkout(Protocol):
+    """The code that a training run runs."""
+
+    def state(self, apart: Sequence[str] = ()) -> CodeState:
+        """The state of now. ``apart``: files and folders that are no code when the commit does not have them.
+
+        Raises Invalid (no commit yet), NotTrusted (forged), Unavailable.
+        """
         ...

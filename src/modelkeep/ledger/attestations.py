@@ -5,12 +5,26 @@ the evidence on a release of that name is looked at (custody/dossier). Of severa
 approvals, which add up. Shares and probabilities are 0 to 1, times Unix nanoseconds; docs/formats/statements.md has each field.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self
 
 import msgspec
+from msgspec import Meta
 
-from modelkeep.core.values import Digest
+from modelkeep.core.values import Digest, digest_of
 from modelkeep.ledger.predicates import Predicate
+
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Amount = Annotated[float, Meta(ge=0.0)]
+Count = Annotated[int, Meta(ge=0)]
+Hex16 = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Hex32 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Commit = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})?$")]
+MaybeHex32 = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
+Norm = Annotated[str, Meta(pattern="^(l1|l2|linf)?$")]
+Severity = Annotated[str, Meta(pattern="^(critical|high|medium|low|unknown)$")]
+SignatureFound = Annotated[str, Meta(pattern="^(good|bad|unknown|none)$")]
+Verdict = Annotated[str, Meta(pattern="^(approve|reject|withdraw)$")]
 
 
 class Attestation(Predicate, frozen=True, kw_only=True):
@@ -20,33 +34,38 @@ class Attestation(Predicate, frozen=True, kw_only=True):
 class Salted(msgspec.Struct, frozen=True):
     """Data, named so that nobody can confirm a guess at it: ``digest`` is the SHA-256 of a secret 32-byte salt and the SHA-256.
 
-    ``name``: what people call it, such as ``loans@3`` or ``train.csv``. Whoever is given the salt and the data can check it;
-    once the salt is dropped nobody can.
+    ``name``: what people call it, such as ``loans@3``; what stands before its first slash names the data set, and so the salt.
+    ``files``: 0 when the data is the bytes of one file; else how many files of a folder it is, and then what was salted is the
+    SHA-256 of the lines that ``sha256sum`` prints for them, sorted. Whoever is given the salt and the data can check it; once
+    the salt is dropped nobody can.
     """
 
     name: str
     digest: Digest
+    files: Count = 0
 
 
 class Code(msgspec.Struct, frozen=True):
-    """The state of a working tree. ``commit``: hex, "" outside version control; ``dirty``: it held changes that no commit has.
+    """The state of a working tree when the run began. ``commit``: hex, "" outside version control; ``dirty``: it held changes
+    that no commit has.
 
     ``signature``: ``good`` (verified against keys that were given), ``bad``, ``unknown`` (signed, by nobody known), ``none``;
-    ``signer``: who, as the verifier names him. ``changes``: SHA-256 of the uncommitted changes, "" when there are none.
+    ``signer``: who, as the verifier names him. ``changes``: SHA-256 of the uncommitted changes, hex, "" when there are none.
     """
 
     repository: str = ""
-    commit: str = ""
+    commit: Commit = ""
     dirty: bool = False
-    signature: str = "none"
+    signature: SignatureFound = "none"
     signer: str = ""
-    changes: str = ""
+    changes: MaybeHex32 = ""
 
 
 class Environment(msgspec.Struct, frozen=True):
     """What ran: Python, platform, and every installed package with its version.
 
-    ``lock``: SHA-256 of the lines ``name==version``, sorted, each ending in a newline.
+    ``lock``: SHA-256 of the lines ``name==version``, sorted, each ending in a newline. ``python`` is "" when the environment is
+    not known, because what ran was no Python; ``packages`` is empty then, and also when they are too many for a log entry.
     """
 
     python: str
@@ -54,26 +73,32 @@ class Environment(msgspec.Struct, frozen=True):
     lock: Digest
     packages: dict[str, str] = {}
 
+    @classmethod
+    def of(cls, python: str, platform: str, packages: Mapping[str, str]) -> Self:
+        """With the lock digest of ``packages``."""
+        lines = sorted(f"{name}=={version}\n" for name, version in packages.items())
+        return cls(python, platform, digest_of("".join(lines).encode()), dict(sorted(packages.items())))
+
 
 class Machine(msgspec.Struct, frozen=True):
     """Where it ran. ``memory``: bytes."""
 
     system: str
     processor: str = ""
-    cores: int = 0
-    memory: int = 0
+    cores: Count = 0
+    memory: Count = 0
     accelerators: tuple[str, ...] = ()
 
 
 class TrainingRun(Attestation, frozen=True, kw_only=True):
     """The file came out of a training run. ``started`` and ``ended``: Unix nanoseconds; ``run``: 32 random hex digits.
 
-    ``command``: as it was run; ``inputs``: data that was declared or opened; ``outputs``: names and digests of every file that
-    the run made, the subject among them.
+    ``command``: as it was run, with secrets as ``***``; ``inputs``: data that was declared or opened; ``outputs``: names and
+    digests of every model file that the run made, the subject among them. There is one statement for each of them.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:training-run:v1"
-    run: str
+    run: Hex16
     command: tuple[str, ...]
     code: Code
     environment: Environment
@@ -91,8 +116,8 @@ class Dataset(Attestation, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "urn:x-modelkeep:dataset:v1"
     name: str
     format: str
-    size: int
-    rows: int = 0
+    size: Count
+    rows: Count = 0
     licence: str = ""
     source: str = ""
     personal: bool = False
@@ -100,12 +125,14 @@ class Dataset(Attestation, frozen=True, kw_only=True):
 
 
 class Attack(msgspec.Struct, frozen=True):
-    """An attack that a model was measured under: ``name`` such as ``apgd-ce``; ``norm``: ``linf``, ``l2`` or ""."""
+    """An attack that a model was measured under: ``name`` such as ``apgd-ce``; ``norm``: ``linf``, ``l2``, ``l1`` or "";
+    ``epsilon``: its radius in that norm, in units of the input.
+    """
 
     name: str
-    norm: str = ""
-    epsilon: float = 0.0
-    steps: int = 0
+    norm: Norm = ""
+    epsilon: Amount = 0.0
+    steps: Count = 0
 
 
 class Measure(msgspec.Struct, frozen=True):
@@ -114,8 +141,8 @@ class Measure(msgspec.Struct, frozen=True):
     value: float
     low: float
     high: float
-    examples: int
-    confidence: float = 0.95
+    examples: Count
+    confidence: Share = 0.95
 
 
 class Evaluation(Attestation, frozen=True, kw_only=True):
@@ -143,17 +170,20 @@ class Hardening(Attestation, frozen=True, kw_only=True):
 
 
 class Privacy(Attestation, frozen=True, kw_only=True):
-    """The model was trained with (``epsilon``, ``delta``)-differential privacy, as ``accountant`` computed it."""
+    """The model was trained with (``epsilon``, ``delta``)-differential privacy, as ``accountant`` computed it.
+
+    ``unit``: what one neighbour more or less is: ``example``, or ``user`` when one person gave many.
+    """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:privacy:v1"
-    epsilon: float
-    delta: float
+    epsilon: Amount
+    delta: Share
     accountant: str
     mechanism: str = "dp-sgd"
-    noise_multiplier: float = 0.0
-    sample_rate: float = 0.0
-    steps: int = 0
-    max_grad_norm: float = 0.0
+    noise_multiplier: Amount = 0.0
+    sample_rate: Share = 0.0
+    steps: Count = 0
+    max_grad_norm: Amount = 0.0
     unit: str = "example"
 
 
@@ -162,7 +192,7 @@ class Watermark(Attestation, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:watermark:v1"
     scheme: str
-    commitment: str
+    commitment: Hex32
 
 
 class Approval(Attestation, frozen=True, kw_only=True):
@@ -173,8 +203,8 @@ class Approval(Attestation, frozen=True, kw_only=True):
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:approval:v1"
     release: str
-    verdict: str
-    id: str
+    verdict: Verdict
+    id: Hex16
     reason: str = ""
 
 
@@ -187,8 +217,8 @@ class Advisory(msgspec.Struct, frozen=True):
     id: str
     package: str
     version: str
-    severity: str
-    score: float = -1.0
+    severity: Severity
+    score: Annotated[float, Meta(ge=-1.0, le=10.0)] = -1.0
     fixed: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
@@ -205,7 +235,7 @@ class Vulnerabilities(Attestation, frozen=True, kw_only=True):
     snapshot: Digest
     snapshot_at: int
     lock: Digest
-    audited: int
+    audited: Count
     unaudited: tuple[str, ...] = ()
     advisories: tuple[Advisory, ...] = ()
 
@@ -216,7 +246,7 @@ class Bom(Attestation, frozen=True, kw_only=True):
     TYPE: ClassVar[str] = "urn:x-modelkeep:bom:v1"
     release: str
     format: str
-    components: int
+    components: Count
     serial: str
 
 

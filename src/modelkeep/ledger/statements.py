@@ -56,8 +56,10 @@ _STATEMENT, _PEEK = msgspec.json.Decoder(_Statement), msgspec.json.Decoder(_Peek
 
 
 def make_statement(predicate: Predicate, *subjects: Resource) -> Statement:
-    """A statement that says ``predicate`` about ``subjects``."""
-    return Statement(tuple(subjects), predicate.TYPE, msgspec.json.decode(to_json(predicate)))  # lists, not tuples
+    """A statement that says ``predicate`` about ``subjects``. Raises Invalid (a value that no reader would take)."""
+    said = Statement(tuple(subjects), predicate.TYPE, msgspec.json.decode(to_json(predicate)))  # lists, not tuples
+    predicate_of(said, type(predicate))
+    return said
 
 
 def encode_statement(statement: Statement) -> bytes:

@@ -1,0 +1,282 @@
+"""A training run, from the state of its code before to the digests of its outputs after: done where it runs, told to a keep.
+
+What cannot be known for sure is refused, never guessed: an input that changed meanwhile, a file that came and went, an event
+that was lost, an output that the command did not write.
+"""
+
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from modelkeep.adapters import child, datafiles, machine, python_env
+from modelkeep.adapters.clock import SystemClock
+from modelkeep.adapters.datafiles import Stamp
+from modelkeep.adapters.git import GitCheckout, NoCheckout
+from modelkeep.adapters.watching import Seen, Watch, walk
+from modelkeep.core.ports import Checkout, CodeState
+from modelkeep.core.values import Digest
+from modelkeep.custody.provenance import (
+    CodeReport,
+    DataReport,
+    OutputReport,
+    RunReport,
+    changes_digest,
+    check_words,
+    parse_file_name,
+)
+from modelkeep.errors import Conflict, Invalid, Missing
+from modelkeep.ledger.attestations import Environment, Machine
+
+MODEL_ENDINGS = re.compile(r"\.(bin|ckpt|gguf|h5|joblib|keras|np[yz]|onnx|pickle|pkl|pt|pth|safetensors|tflite)", re.IGNORECASE)
+"""A file in an output folder with one of these endings is a model; a file that was named is one in any case."""
+
+_SHOWN = 5
+_NOTHING = "nothing was recorded"
+
+
+class Named(NamedTuple):
+    """Data by what people call it, and where it is."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def parse(cls, text: str) -> "Named":
+        """``PATH``, which is called by its last part, or ``NAME=PATH``. Raises Missing, Invalid."""
+        name, equals, place = text.partition("=")
+        if Path(text).exists() or not equals:
+            name, place = Path(text).resolve().name, text
+        if not place or not Path(place).exists():
+            raise Missing(f"there is no {place or text}")
+        if "/" in name:
+            raise Invalid(f"{name[:80]!r} is no name of data: it has no slash")
+        return cls(parse_file_name(name), Path(place))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run and what to look at. ``python``: the interpreter to ask, "" = the command's own; ``quiet``: see ``child``.
+
+    ``apart``: files and folders in the working tree that are no code, besides data and outputs.
+    """
+
+    command: tuple[str, ...]
+    inputs: tuple[Named, ...] = ()
+    data: tuple[Named, ...] = ()
+    outputs: tuple[Path, ...] = ()
+    output_folders: tuple[Path, ...] = ()
+    parameters: dict[str, str] = field(default_factory=dict)
+    allow_dirty: bool = False
+    no_code: bool = False
+    python: str = ""
+    quiet: bool = False
+    apart: tuple[Path, ...] = ()
+
+    def check(self) -> None:
+        """Raises Invalid, Missing: all that can be known before anything runs."""
+        check_words(self.command, self.parameters)
+        if not self.outputs and not self.output_folders:
+            raise Invalid("a run is recorded for what comes out of it: name the model with --output")
+        names = [one.name for one in (*self.inputs, *self.data)]
+        for name in names:
+            if names.count(name) > 1:
+                raise Invalid(f"two inputs are called {name}: call one of them otherwise, as in --input OTHER=PATH")
+        for one in self.data:
+            if not one.path.is_dir():
+                raise Invalid(f"{one.path} is no folder: declare a file with --input")
+        produced = [_output_name(path) for path in self.outputs]
+        for name in produced:
+            if produced.count(name) > 1:
+                raise Invalid(f"two outputs are called {name}: write them below the folder that you run in")
+        for place in (*self.outputs, *self.output_folders):
+            for one in (*self.inputs, *self.data):
+                if _overlap(place, one.path):
+                    raise Invalid(f"{place} is an output and {one.path} an input: keep them in folders of their own")
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was before the run."""
+
+    code: CodeState
+    environment: Environment
+    machine: Machine
+    declared: dict[str, tuple[Path, Digest, Stamp]]
+    outputs: dict[Path, Stamp | None]
+    produced: dict[Path, Stamp]
+
+
+def record(plan: Plan, check: Callable[[CodeReport], object]) -> RunReport | child.Ended:
+    """Run the command of ``plan`` and report on it; only how it ended when it failed: then there is nothing to report.
+
+    ``check`` is told of the code before the run, and refuses it by raising. Raises Invalid, Missing, Conflict (something
+    changed, or may have gone unseen), Unavailable.
+    """
+    plan.check()
+    checkout = NoCheckout() if plan.no_code else GitCheckout(Path.cwd())
+    before, clock = _look(plan, checkout), SystemClock()
+    code = _code_report(plan, before.code)
+    check(code)
+    folders = [one.path for one in plan.data]
+    with Watch(folders) as watch:  # first, so that whatever happens after the survey is seen
+        data = datafiles.survey(folders)
+        for path in data:
+            parse_file_name(_name(plan.data, path))
+        watch.start()
+        started = clock.now_ns()
+        ended = child.run(plan.command, quiet=plan.quiet)
+        finished = max(started, clock.now_ns())
+        if ended.code:
+            return ended
+        seen = watch.finish()
+    outputs = tuple(_outputs(plan, before))
+    if not outputs:
+        raise Conflict(f"the command ended well and wrote no model into the output folders: {_NOTHING}")
+    _check_code(checkout.state(_apart(plan)), before.code)
+    return RunReport(
+        command=plan.command,
+        code=code,
+        environment=before.environment,
+        machine=before.machine,
+        started=started,
+        ended=finished,
+        parameters=plan.parameters,
+        inputs=(*_declared(plan, before), *_opened(plan, data, seen)),
+        outputs=outputs,
+    )
+
+
+# -- before --
+
+
+def _look(plan: Plan, checkout: Checkout) -> Before:
+    python = Path(plan.python) if plan.python else python_env.interpreter(plan.command, child.program(plan.command))
+    environment = Environment.of("", platform.platform(), {})
+    if python is not None:
+        found = python_env.installed(python)
+        environment = Environment.of(found.python, found.platform, found.packages)
+    return Before(
+        code=checkout.state(_apart(plan)),
+        environment=environment,
+        machine=Machine(machine.system(), machine.processor(), machine.cores(), machine.memory(), machine.accelerators()),
+        declared={name: (path, *datafiles.digest_file(path)) for name, path in _files(plan.inputs)},
+        outputs={path: datafiles.stamp(path) for path in plan.outputs},
+        produced=datafiles.survey([path for path in plan.output_folders if path.is_dir()]),
+    )
+
+
+def _apart(plan: Plan) -> list[str]:
+    """What lies in the working tree and is no code unless the commit has it."""
+    data = [one.path for one in (*plan.inputs, *plan.data)]
+    return [str(path) for path in (*plan.outputs, *plan.output_folders, *data, *plan.apart)]
+
+
+def _code_report(plan: Plan, state: CodeState) -> CodeReport:
+    if state.changes and not plan.allow_dirty:
+        raise Conflict(
+            f"the working tree has changes that no commit has: {_some(state.changes)}; commit them, "
+            "let .gitignore name what is no code, or say --allow-dirty to record their digest"
+        )
+    return CodeReport(state.repository, state.commit, state.raw, changes_digest(state.changes))
+
+
+def _files(named: Iterable[Named]) -> list[tuple[str, Path]]:
+    """Every file of what was named, by the name that it is recorded under."""
+    found = []
+    for one in named:
+        if one.path.is_dir():
+            found += [(_name([one], path), path) for path, _, _ in walk([one.path])]
+        else:
+            found.append((one.name, one.path))
+    return [(parse_file_name(name), path) for name, path in found]
+
+
+def _name(folders: Sequence[Named], path: Path) -> str:
+    """How a file in one of some folders is called: the folder's name, and its path in it."""
+    inside = next(one for one in folders if one.path in path.parents)
+    return f"{inside.name}/{path.relative_to(inside.path).as_posix()}"
+
+
+# -- after --
+
+
+def _declared(plan: Plan, before: Before) -> list[DataReport]:
+    found = []
+    now = dict(_files(plan.inputs))
+    if now.keys() != before.declared.keys():
+        raise Conflict(f"{_some(now.keys() ^ before.declared.keys())} came or went while the command ran: {_NOTHING}")
+    for name, (path, digest, stamp) in before.declared.items():
+        if datafiles.digest_file(path) != (digest, stamp):
+            raise Conflict(f"the input {path} changed while the command ran: {_NOTHING}")
+        found.append(DataReport(name, digest))
+    return found
+
+
+def _opened(plan: Plan, before: dict[Path, Stamp], seen: Seen) -> list[DataReport]:
+    """What was opened of the data folders, and all that is in folders which are new there."""
+    new = {path for folder in seen.new_folders if folder.is_dir() for path, _, _ in walk([folder])}
+    found = []
+    for path in sorted(seen.opened | new):
+        now = datafiles.stamp(path)
+        if now is None:
+            raise Conflict(f"{path} was opened and is gone: what was in it cannot be known, so {_NOTHING}")
+        if not path.is_file():
+            continue
+        digest, stamp = datafiles.digest_file(path)
+        if path in before and (stamp != before[path] or path in seen.written):
+            raise Conflict(f"{path} was opened and changed while the command ran: {_NOTHING}")
+        found.append(DataReport(parse_file_name(_name(plan.data, path)), digest))
+    return found
+
+
+def _outputs(plan: Plan, before: Before) -> Iterator[OutputReport]:
+    named = {path.resolve() for path in plan.outputs}
+    for path in plan.outputs:
+        now = datafiles.stamp(path)
+        if now is None:
+            raise Conflict(f"the command ended well and did not write {path}: {_NOTHING}")
+        if now == before.outputs[path]:
+            raise Conflict(f"{path} was there before and the command did not write it anew: {_NOTHING}")
+        yield OutputReport(_output_name(path), datafiles.digest_file(path)[0])
+    for folder in plan.output_folders:
+        for path, now in datafiles.survey([folder] if folder.is_dir() else []).items():
+            written = now != before.produced.get(path) and path.resolve() not in named
+            if written and MODEL_ENDINGS.fullmatch(path.suffix):
+                yield OutputReport(_output_name(path, folder), datafiles.digest_file(path)[0])
+
+
+def _output_name(path: Path, folder: Path | None = None) -> str:
+    """The path from here when it is below; else the file's own name, with the output folder's before it."""
+    whole, here = Path.cwd() / path, Path.cwd()
+    if ".." not in whole.parts and here in whole.parents:
+        return parse_file_name(whole.relative_to(here).as_posix())
+    return parse_file_name(path.name if folder is None else f"{folder.resolve().name}/{path.relative_to(folder).as_posix()}")
+
+
+def _check_code(now: CodeState, before: CodeState) -> None:
+    """Raise Conflict when code changed meanwhile. Files that the command itself left behind are none."""
+    changed = {
+        path
+        for path in {*now.changes, *before.changes}
+        if now.changes.get(path) != before.changes.get(path) and (path in before.changes or now.changes[path].tracked)
+    }
+    if now.commit != before.commit or changed:
+        what = _some(changed) if changed else f"HEAD is {now.commit[:12]} and was {before.commit[:12]}"
+        raise Conflict(
+            f"the code changed while the command ran ({what}): {_NOTHING}; run it in a working tree that nobody edits, "
+            "such as one of 'git worktree add'"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(names)
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    first, second = one.resolve(), other.resolve()
+    return first == second or first in second.parents or second in first.parents
