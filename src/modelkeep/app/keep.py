@@ -16,6 +16,7 @@ from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
+from modelkeep.app.bomverbs import BomVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.keyverbs import KeyVerbs
 from modelkeep.app.omsverbs import OmsVerbs
@@ -38,7 +39,7 @@ from modelkeep.workflows.publish import settle
 FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
 
 
-class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs):
+class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs, BomVerbs):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
     @classmethod

@@ -148,6 +148,15 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "RecordSettings(url=…)"  # it may hold a password
 
 
+class IntelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[intel]"""
+
+    max_age_days: Annotated[int, Meta(ge=1, le=3650)] = 14
+    """Dependencies count as audited only by an advisory snapshot whose newest record is at most this old, days."""
+    check_seconds: Positive = 60.0
+    """Pause between two looks of control whether releases must be checked against a new advisory snapshot."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -160,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blobs: BlobSettings = BlobSettings()
     records: RecordSettings = RecordSettings()
     keys: KeySettings = KeySettings()
+    intel: IntelSettings = IntelSettings()
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:

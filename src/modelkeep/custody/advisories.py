@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from modelkeep.core.values import Digest, to_json
-from modelkeep.custody.cvss import SEVERITIES, UNKNOWN
+from modelkeep.custody.cvss import rank
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.ledger.attestations import Advisory
 
@@ -204,7 +204,7 @@ def _tell(group: list[Advice], known: tuple[Advice, ...], name: str, version: st
     """One advisory for all ids of one vulnerability, with the worst severity that any database gives it."""
     ids = {each for one in group for each in (one.id, *one.aliases)}
     kin = [*group, *(one for one in known if ids & {one.id, *one.aliases})]
-    worst = max((one.severity for one in kin), key=_rank)
+    worst = max((one.severity for one in kin), key=rank)
     others = sorted(ids - {group[0].id})
     return Advisory(
         id=group[0].id,
@@ -215,10 +215,6 @@ def _tell(group: list[Advice], known: tuple[Advice, ...], name: str, version: st
         fixed=_mended(group, wanted)[:MAX_FIXED],
         aliases=tuple(others[:MAX_ALIASES]),
     )
-
-
-def _rank(severity: str) -> int:
-    return SEVERITIES.index(severity) if severity in SEVERITIES else SEVERITIES.index(UNKNOWN)
 
 
 def _mended(group: list[Advice], wanted: Version) -> tuple[str, ...]:

@@ -28,6 +28,11 @@ _WEIGHTS_3 = {
 _PRIVILEGES_3 = {"U": {"N": 0.85, "L": 0.62, "H": 0.27}, "C": {"N": 0.85, "L": 0.68, "H": 0.5}}
 
 
+def rank(severity: str) -> int:
+    """How bad a word for a severity is, from 0; a word that is none of ``SEVERITIES`` is as unknown as ``unknown``."""
+    return SEVERITIES.index(severity) if severity in SEVERITIES else SEVERITIES.index(UNKNOWN)
+
+
 def severity_of(score: float) -> str:
     """The word for a base score of 0 to 10; a score of 0 is ``low``. Source: CVSS v3.1, section 5, and v4.0, section 6."""
     for least, word in ((9.0, CRITICAL), (7.0, HIGH), (4.0, MEDIUM)):
