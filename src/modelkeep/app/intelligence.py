@@ -63,10 +63,12 @@ def put_in_force(premises: Premises, index: Digest, log_index: int) -> None:
 
     Raises Conflict (another import came first), Unavailable.
     """
-    before, revision = _in_force(premises)
-    premises.records.commit([Change(KIND, CURRENT, to_json(InForce(index, log_index)), revision)])
+    before = index
+    with contextlib.suppress(NotTrusted):  # a damaged record is mended here
+        before = in_force(premises) or index
+    premises.records.commit([Change(KIND, CURRENT, to_json(InForce(index, log_index)), _revision(premises))])
     folder = premises.directory / FOLDER
-    keep = {_path(folder, one) for one in (index, before.index if before else index)}
+    keep = {_path(folder, one) for one in (index, before)}
     with contextlib.suppress(OSError):  # what stays is only larger than it must be
         for path in folder.glob("osv-*.json"):
             if path not in keep:
@@ -78,7 +80,7 @@ def snapshot_in_force(premises: Premises) -> Snapshot | None:
 
     Raises NotTrusted (file, record and log do not agree), Missing (its file is gone), Unavailable.
     """
-    found, _ = _in_force(premises)
+    found = _in_force(premises)
     if found is None:
         return None
     act = _imported(premises, found)
@@ -90,19 +92,33 @@ def snapshot_in_force(premises: Premises) -> Snapshot | None:
 
 def in_force(premises: Premises) -> Digest | None:
     """The digest of the index file in force, by the record alone: good to see whether it is another one now."""
-    found, _ = _in_force(premises)
+    found = _in_force(premises)
     return found.index if found else None
 
 
-def _in_force(premises: Premises) -> tuple[InForce | None, int]:
+def newest_in_force(premises: Premises) -> int:
+    """When the newest record of the snapshot in force was changed, as the log has it; 0 when none is, or nobody can tell."""
+    with contextlib.suppress(NotTrusted):
+        found = _in_force(premises)
+        said = _imported(premises, found).detail.get("newest", "") if found else ""
+        return int(said) if said.isdecimal() else 0
+    return 0
+
+
+def _in_force(premises: Premises) -> InForce | None:
     try:
-        record = premises.records.get(KIND, CURRENT)
+        return msgspec.json.decode(premises.records.get(KIND, CURRENT).body or b"", type=InForce)
     except Missing:
-        return None, 0
-    try:
-        return msgspec.json.decode(record.body or b"", type=InForce), record.revision
+        return None
     except msgspec.MsgspecError as cause:
         raise NotTrusted("the record of the advisory snapshot is damaged: import the snapshot again") from cause
+
+
+def _revision(premises: Premises) -> int:
+    try:
+        return premises.records.get(KIND, CURRENT).revision
+    except Missing:
+        return 0
 
 
 def _imported(premises: Premises, found: InForce) -> Act:

@@ -1,13 +1,12 @@
 """Verbs about dependencies: import and show an advisory snapshot, hold packages against it, again when it changes."""
 
-import contextlib
-
 import msgspec
 
 from modelkeep.app.intelligence import (
     IMPORT,
     Snapshot,
     in_force,
+    newest_in_force,
     put_in_force,
     remember_lock,
     remembered_lock,
@@ -51,10 +50,8 @@ class IntelVerbs(OversightVerbs):
         ``older``: also one that is older than the one in force. Raises Invalid, TooLarge, Conflict (it is older), Unavailable.
         """
         index = read_snapshot(snapshot, source=SOURCE, now_ns=self.premises.clock.now_ns())
-        with contextlib.suppress(Missing):
-            current = snapshot_in_force(self.premises)
-            if current is not None and index.newest < current.index.newest and not older:
-                raise Conflict("this snapshot is older than the one in force: give --older to go back to it all the same")
+        if index.newest < newest_in_force(self.premises) and not older:
+            raise Conflict("this snapshot is older than the one in force: give --older to go back to it all the same")
         digest = save_index(self.premises, encode_index(index))
         said = {"index": str(digest), "newest": str(index.newest), "advisories": str(index.records)}
         put_in_force(self.premises, digest, self.act(IMPORT, index.snapshot, **said))

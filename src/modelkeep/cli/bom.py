@@ -30,7 +30,7 @@ def bom(ctx: Context, ref: str, out: str, record: bool, given: str) -> None:
         text = f"{out}: {made.components} components, {made.vulnerabilities} vulnerabilities, {made.digest} ({where})"
         ctx.out.show({"file": out, "digest": made.digest, "serial": made.serial, "log_index": made.log_index}, text)
     else:
-        click.echo(made.document, nl=False)
+        click.echo(made.document.decode(), nl=False)
 
 
 def _check(ctx: Context, ref: str, given: str) -> None:

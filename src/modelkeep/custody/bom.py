@@ -5,6 +5,7 @@ Source: ECMA-424 / CycloneDX 1.7 (cyclonedx.org/docs/1.7/json); docs/bom.md says
 """
 
 import datetime
+import json
 import shlex
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from modelkeep.core.values import Digest, digest_hex, digest_of, to_json
+from modelkeep.core.values import Digest, digest_hex, digest_of
 from modelkeep.custody.bomcard import DATA, data_reference, model_card, prop
 from modelkeep.custody.cvss import SEVERITIES, UNKNOWN, rank
 from modelkeep.custody.lockfiles import Packages, installed
@@ -71,7 +72,7 @@ def write_bill(found: Dossier, origin: str) -> Bill:
         document["vulnerabilities"] = vulnerabilities
     if found.run is not None:
         document["formulation"] = [_formula(found.run)]
-    text = msgspec.json.format(to_json(document), indent=2) + b"\n"
+    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"  # ASCII: any terminal bears it
     return Bill(text, serial, 1 + len(data) + len(libraries), len(vulnerabilities), through)
 
 

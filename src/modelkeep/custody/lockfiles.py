@@ -87,7 +87,7 @@ def _parse(name: str, text: bytes, files: Mapping[str, bytes]) -> list[tuple[str
     except (ValueError, RecursionError) as cause:  # neither UTF-8, JSON nor TOML
         raise Invalid(f"{name[:80]} cannot be read: {cause}") from cause
     except Invalid as cause:
-        raise Invalid(f"{name[:80]}: {cause}") from cause
+        raise type(cause)(f"{name[:80]}: {cause}") from cause
     except (TypeError, AttributeError, KeyError) as cause:  # a table where a word should be
         raise Invalid(f"{name[:80]} has not the shape of a lock file: {cause!r:.80}") from cause
 
