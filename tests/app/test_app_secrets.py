@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import datetime
 import faulthandler
 import gc
 import pickle
@@ -12,6 +13,7 @@ import click
 import msgspec
 import numpy as np
 import pytest
+from advisories import snapshot
 from canaries import Canaries, key_canaries, private_scalar
 from commandline import PASSPHRASE, Cli, copy_keep
 from rich.pretty import pretty_repr
@@ -272,6 +274,7 @@ def drive(run, desk, tmp_path, recovery):
     run("hold", "remove", next(value for name, value in held.items() if name in {"id", "hold"}), "--reason", "why")
     run("retire", "risk@2", "--reason", "why")
     run("collect", "--dry-run")
+    dependencies(run, work)
     people(run)
     keys(run, work)
     files(run, work, model)
@@ -281,6 +284,15 @@ def drive(run, desk, tmp_path, recovery):
     run("trust", "resign", "risk@1")
     run("keys", "recover", "--identity-file", str(work / "recovery"), "--new-passphrase-file", str(desk / "pass"))
     run("keys", "passwd", "--new-passphrase-file", str(work / "new"))
+
+
+def dependencies(run, work):
+    (work / "all.zip").write_bytes(snapshot(datetime.datetime.now(datetime.UTC).isoformat()))
+    (work / "lock.txt").write_text("numpy==2.1.0\n")
+    run("intel", "import", str(work / "all.zip"))
+    run("intel", "show")
+    run("intel", "check", "risk@1", "--lock", str(work / "lock.txt"))
+    run("bom", "risk@1", "--record")
 
 
 def people(run):

@@ -63,6 +63,7 @@ class Control:
     _logging: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _intel_done: str = ""
 
     @property
     def settings(self) -> Settings:
@@ -162,10 +163,11 @@ class Control:
                 log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.subject, phase=phase_of(here, found))
 
     def start(self) -> None:
-        """Begin the integrity pass, the handover of control's own checkpoint, and what is due with the keys."""
+        """Begin the integrity pass, the handover of control's own checkpoint, what is due with the keys, and new advisories."""
         settings = self.settings
         pauses = settings.control.integrity_seconds, settings.audit.handover_seconds, settings.keys.check_seconds
-        for work, pause in zip((self._pass, self._handover, self._keys), pauses, strict=True):
+        works = (self._pass, self._handover, self._keys, self._intel)
+        for work, pause in zip(works, (*pauses, settings.intel.check_seconds), strict=True):
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -226,6 +228,9 @@ class Control:
 
     def _keys(self) -> None:
         self.keep.acting_as(CONTROL).keys_due()
+
+    def _intel(self) -> None:
+        self._intel_done = self.keep.acting_as(CONTROL).intel_due(self._intel_done)
 
     def _handover(self) -> None:
         self.log_checkpoint(self.audit.publish())

@@ -16,6 +16,7 @@ from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
+from modelkeep.app.bomverbs import BomVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.keyverbs import KeyVerbs
 from modelkeep.app.lifeverbs import LifeVerbs
@@ -50,6 +51,7 @@ class Keep(
     KeyVerbs,
     TrustVerbs,
     OmsVerbs,
+    BomVerbs,
     ProvenanceVerbs,
     LifeVerbs,
     WitnessVerbs,

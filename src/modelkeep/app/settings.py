@@ -178,6 +178,15 @@ class ProvenanceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """A training run is recorded only when its code is one commit with a good signature, and nothing beside it."""
 
 
+class IntelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[intel]"""
+
+    max_age_days: Annotated[int, Meta(ge=1, le=3650)] = 14
+    """Dependencies count as audited only by an advisory snapshot whose newest record is at most this old, days."""
+    check_seconds: Positive = 60.0
+    """Pause between two looks of control whether releases must be checked against a new advisory snapshot."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -192,6 +201,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: KeySettings = KeySettings()
     witness: WitnessSettings = WitnessSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
+    intel: IntelSettings = IntelSettings()
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -43,7 +43,9 @@ class House(click.Group):
 def _rooms() -> tuple[ModuleType, ...]:
     from modelkeep.cli import (
         accounts,
+        bom,
         catalogue,
+        intel,
         keys,
         loglife,
         operations,
@@ -57,7 +59,23 @@ def _rooms() -> tuple[ModuleType, ...]:
         witness,
     )
 
-    return (setup, releases, run, catalogue, policy, accounts, keys, trust, server, loglife, witness, operations, redteam)
+    return (
+        setup,
+        releases,
+        run,
+        catalogue,
+        policy,
+        bom,
+        intel,
+        accounts,
+        keys,
+        trust,
+        server,
+        loglife,
+        witness,
+        operations,
+        redteam,
+    )
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

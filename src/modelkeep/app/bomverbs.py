@@ -1,0 +1,76 @@
+"""Verbs about bills of materials: write one, record it, and check one against the log."""
+
+import msgspec
+
+from modelkeep.app.intelresults import BomChecked, BomWritten
+from modelkeep.app.intelverbs import IntelVerbs
+from modelkeep.app.verbs import verb
+from modelkeep.core.values import ReleaseRef, Resource, digest_of
+from modelkeep.custody.bom import FORMAT, made_through, write_bill
+from modelkeep.errors import Conflict, NotTrusted
+from modelkeep.ledger.attestations import Bom
+from modelkeep.ledger.statements import make_statement
+from modelkeep.workflows.attested import bills_of, dossier_of
+
+FILE = "bom.json"
+
+
+class BomVerbs(IntelVerbs):
+    """bom."""
+
+    @verb("show")
+    def bom(self, *, ref: str) -> BomWritten:
+        """The bill of materials of a release, from the log alone. Raises Missing, NotTrusted."""
+        return self._written(self.ref(ref))
+
+    @verb("bom.record")
+    def bom_record(self, *, ref: str) -> BomWritten:
+        """The same, and a statement in the log that these bytes were written; once for the same bytes. Raises Missing."""
+        parsed = self.ref(ref)
+        written = self._written(parsed)
+        if written.log_index is not None:
+            return written
+        known = dossier_of(self.premises.registry(), parsed)
+        desk, release = self.premises.desk(), known.release
+        said = Bom(
+            actor=self.actor.subject,
+            at=self.premises.clock.now_ns(),
+            release=str(parsed),
+            format=FORMAT,
+            components=written.components,
+            serial=written.serial,
+        )
+        subjects = Resource(release.said.filename, release.about), Resource(FILE, digest_of(written.document))
+        (index,) = desk.log_statements([make_statement(said, *subjects)])
+        return msgspec.structs.replace(written, log_index=index)
+
+    @verb("show")
+    def bom_check(self, *, ref: str, document: bytes) -> BomChecked:
+        """Check that ``document`` is what the log said of a release when it was made.
+
+        Raises NotTrusted (it is not), Conflict (it was made from entries that are not there yet), Invalid, Missing.
+        """
+        parsed, through = self.ref(ref), made_through(document)
+        registry = self.premises.registry()
+        if through > registry.view.checkpoint.size:
+            raise Conflict(f"this bill of materials was made from {through} log entries, and there are fewer here")
+        bill = write_bill(dossier_of(registry, parsed, through), self.premises.trust.origin)
+        if bill.document != document:
+            raise NotTrusted(f"this bill of materials is not what the first {through} log entries say of {parsed}")
+        later = sum(one.index >= through for one in dossier_of(registry, parsed).everything())
+        return BomChecked(str(parsed), bill.digest, through, later, tuple(bills_of(registry, parsed, bill.digest)))
+
+    def _written(self, ref: ReleaseRef) -> BomWritten:
+        registry = self.premises.registry()
+        bill = write_bill(dossier_of(registry, ref), self.premises.trust.origin)
+        recorded = list(bills_of(registry, ref, bill.digest))
+        return BomWritten(
+            ref=str(ref),
+            document=bill.document,
+            digest=bill.digest,
+            serial=bill.serial,
+            components=bill.components,
+            vulnerabilities=bill.vulnerabilities,
+            through=bill.through,
+            log_index=recorded[-1] if recorded else None,
+        )
