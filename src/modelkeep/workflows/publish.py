@@ -16,7 +16,7 @@ from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, digest_of, parse_name
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
 from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
-from modelkeep.custody.scan import ScanVerdict, scan
+from modelkeep.custody.scan import ScanVerdict, refusal, scan
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.formats.safetensors import dump
@@ -162,9 +162,9 @@ def _carry_out(
 
 def _scan(data: memoryview, filename: str) -> ScanVerdict:
     verdict = scan(data, filename)
-    if not verdict.clean:
+    first = refusal(verdict, filename)
+    if first is not None:
         more = f" (and {len(verdict.findings) - 1} more)" if len(verdict.findings) > 1 else ""
-        first = verdict.findings[0]
         raise NotTrusted(f"the scan refuses {filename}: {first.message} [{first.rule} at {first.where}]{more}")
     return verdict
 
