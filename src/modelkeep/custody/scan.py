@@ -10,11 +10,16 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from modelkeep.core.values import ModelSignature
+from modelkeep.custody.scanning.arrays import scan_npy, scan_npz
+from modelkeep.custody.scanning.gguf import scan_gguf
+from modelkeep.custody.scanning.joblib import scan_joblib, scan_pickled
 from modelkeep.custody.scanning.onnx import scan_onnx
 from modelkeep.custody.scanning.rules import RULES, RULES_VERSION, Report
+from modelkeep.custody.scanning.torch import scan_torch_legacy, scan_torch_zip
 from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.detect import Format, detect
 from modelkeep.formats.safetensors import head_length, parse_head
+from modelkeep.formats.zip import ends_as_zip
 from modelkeep.ledger.predicates import Finding
 
 __all__ = ["RULES", "RULES_VERSION", "SCANNED_FORMATS", "SCANNER", "SERVED_FORMATS", "ScanVerdict", "refusal", "scan"]
@@ -46,6 +51,8 @@ def scan(data: bytes | bytearray | memoryview, filename: str) -> ScanVerdict:
     found, report = detect(view), Report()
     if not _PLAIN_NAME.match(filename) or filename in {".", ".."}:
         report.add("file-name", filename, "the file name is not a plain name: give it without folders and control characters")
+    if found not in _ZIPS and ends_as_zip(view):
+        report.add("polyglot", filename, "the file ends as a zip archive, and readers of those would find one in it")
     judge = _JUDGES.get(found)
     signature = None
     try:
@@ -68,6 +75,9 @@ def refusal(verdict: ScanVerdict, filename: str) -> Finding | None:
     return verdict.findings[0] if verdict.findings else None
 
 
+_ZIPS = frozenset({Format.TORCH_ZIP, Format.KERAS_ZIP, Format.NPZ, Format.ZIP})
+
+
 def _scan_safetensors(data: memoryview, _report: Report) -> None:
     parse_head(bytes(data[: head_length(data[:8], data.nbytes)]), data.nbytes)
 
@@ -75,6 +85,13 @@ def _scan_safetensors(data: memoryview, _report: Report) -> None:
 _JUDGES: Mapping[Format, Callable[[memoryview, Report], ModelSignature | None]] = {
     Format.ONNX: scan_onnx,
     Format.SAFETENSORS: _scan_safetensors,
+    Format.PICKLE: scan_pickled,
+    Format.JOBLIB: scan_joblib,
+    Format.TORCH_ZIP: scan_torch_zip,
+    Format.TORCH_LEGACY: scan_torch_legacy,
+    Format.NPY: scan_npy,
+    Format.NPZ: scan_npz,
+    Format.GGUF: scan_gguf,
 }
 
 SCANNED_FORMATS = tuple(sorted(found.id for found in _JUDGES))
