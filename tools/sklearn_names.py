@@ -82,7 +82,9 @@ def main() -> None:
             kind = "classes" if "class" in uses else "calls" if "call" in uses else "values"
             kinds[kind][module].add(name)
     out = sys.stdout
-    out.write(f'"""What pickles of scikit-learn {sklearn.__version__} name. Made by ``tools/sklearn_names.py``: do not edit."""\n')
+    out.write(
+        f'"""What pickles of scikit-learn {sklearn.__version__} name. Made by ``tools/sklearn_names.py``: do not edit."""\n'
+    )
     for kind, modules in kinds.items():
         out.write(f'\n{kind.upper()} = """\n')
         for module in sorted(modules):

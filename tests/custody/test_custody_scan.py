@@ -145,7 +145,7 @@ def test_a_pickle_is_never_run(tmp_path):
             return (Path.touch, (tmp_path / "ran",))
 
     for protocol in (0, 2, 4):
-        assert rules(pickle.dumps(Bomb(), protocol=protocol)) == {"format"}
+        assert "pickle-global" in rules(pickle.dumps(Bomb(), protocol=protocol))
     assert not (tmp_path / "ran").exists()
 
 

@@ -13,6 +13,7 @@ from modelkeep.core.values import ModelSignature
 from modelkeep.custody.scanning.arrays import scan_npy, scan_npz
 from modelkeep.custody.scanning.gguf import scan_gguf
 from modelkeep.custody.scanning.joblib import scan_joblib, scan_pickled
+from modelkeep.custody.scanning.keras import scan_hdf5, scan_keras_zip
 from modelkeep.custody.scanning.onnx import scan_onnx
 from modelkeep.custody.scanning.rules import RULES, RULES_VERSION, Report
 from modelkeep.custody.scanning.torch import scan_torch_legacy, scan_torch_zip
@@ -92,6 +93,8 @@ _JUDGES: Mapping[Format, Callable[[memoryview, Report], ModelSignature | None]] 
     Format.NPY: scan_npy,
     Format.NPZ: scan_npz,
     Format.GGUF: scan_gguf,
+    Format.KERAS_ZIP: scan_keras_zip,
+    Format.HDF5: scan_hdf5,
 }
 
 SCANNED_FORMATS = tuple(sorted(found.id for found in _JUDGES))

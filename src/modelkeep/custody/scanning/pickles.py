@@ -85,7 +85,7 @@ class PickleJudge:
 
     # -- the judge of a machine
 
-    def find(self, module: str, name: str, at: int) -> Any:
+    def find(self, module: str, name: str, at: int) -> Any:  # noqa: ARG002 - the port has it
         """A global must be on a list."""
         key = _RENAMED.get(module, "numpy._core" + module[10:] if module.startswith("numpy.core.") else module), name
         known = key in self._calls or key in CLASSES or key in VALUES
@@ -127,7 +127,7 @@ class PickleJudge:
         else:
             self.add("pickle-call", at, "items are added to something that is no list, dict or set")
 
-    def persistent(self, pid: Any, at: int) -> Any:
+    def persistent(self, pid: Any, at: int) -> Any:  # noqa: ARG002 - the port has it
         """Nothing is outside of a plain pickle."""
         self.add("pickle-extension", at, "an object is taken from outside the file by its persistent id")
         return Made(None)
