@@ -1,7 +1,7 @@
 """Write ``custody/scanning/sklearn_names.py``: what the pickles of fitted scikit-learn estimators name, and how they use it.
 
 Every estimator of the installed scikit-learn is fitted on small data, pickled, and read by our own reader; nothing is guessed.
-Run it again with a newer scikit-learn and add up: ``python tools/sklearn_names.py > src/modelkeep/custody/scanning/sklearn_names.py``.
+Run it again with a newer scikit-learn: ``python tools/sklearn_names.py > src/modelkeep/custody/scanning/sklearn_names.py``.
 """
 
 import contextlib

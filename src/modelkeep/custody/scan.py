@@ -26,6 +26,8 @@ from modelkeep.ledger.predicates import Finding
 __all__ = ["RULES", "RULES_VERSION", "SCANNED_FORMATS", "SCANNER", "SERVED_FORMATS", "ScanVerdict", "refusal", "scan"]
 
 SCANNER = "modelkeep"
+MAX_KEYS = 200_000
+"""Keys of a safetensors header, four a tensor: its values take far more memory than its text."""
 SERVED_FORMATS = frozenset({Format.ONNX.id, Format.SAFETENSORS.id})
 """Stable names of the formats that can be published; others are only scanned."""
 
@@ -80,7 +82,10 @@ _ZIPS = frozenset({Format.TORCH_ZIP, Format.KERAS_ZIP, Format.NPZ, Format.ZIP})
 
 
 def _scan_safetensors(data: memoryview, _report: Report) -> None:
-    parse_head(bytes(data[: head_length(data[:8], data.nbytes)]), data.nbytes)
+    head = bytes(data[: head_length(data[:8], data.nbytes)])
+    if head.count(b":") > MAX_KEYS or head.count(b",") + head.count(b"[") + head.count(b"{") > 4 * MAX_KEYS:
+        raise TooLarge(f"the safetensors header names more than about {MAX_KEYS // 4} tensors")
+    parse_head(head, data.nbytes)
 
 
 _JUDGES: Mapping[Format, Callable[[memoryview, Report], ModelSignature | None]] = {

@@ -51,7 +51,10 @@ class Hdf5:
 
 def read_hdf5(data: memoryview) -> Hdf5:
     """Walk a whole file from its root. Raises Invalid (malformed, cut off), TooLarge (more objects than are read)."""
-    return _Reader(data).read()
+    try:
+        return _Reader(data).read()
+    except IndexError as cause:
+        raise Invalid("the HDF5 file is cut off within a part") from cause
 
 
 class _Reader:

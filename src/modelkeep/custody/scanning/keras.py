@@ -1,7 +1,7 @@
 """What Keras files may hold: a configuration of classes that Keras itself brings, and weights in plain HDF5.
 
-Source: ``keras.saving.serialization_lib`` and ``keras.src.saving.saving_lib``. Keras imports the ``module`` and ``class_name`` of a
-configuration, so each must be one of a list; those that hold code, or read a file that the configuration names, are not.
+Source: ``keras.saving.serialization_lib`` and ``keras.src.saving.saving_lib``. Keras imports the module and class of
+a configuration, so each must be one of a list; those that hold code, or read a file that the configuration names, are not.
 """
 
 import json

@@ -27,6 +27,7 @@ from modelkeep.formats.pickle import MAX_OPS, Bag, Blob, Machine, Table
 Key = tuple[str, str]
 Call = Callable[["PickleJudge", tuple[Any, ...]], Any]
 
+_GENERATOR = ("numpy.random._pickle", "__bit_generator_ctor")
 _SEED = ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence")
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
@@ -43,12 +44,10 @@ _NUMBERS = (
     "bool_ bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 longdouble complex64 complex128 "
     "intc uintc longlong ulonglong str_ bytes_ datetime64 timedelta64 float128"
 )
+_TYPES = ("object", "int", "float", "str", "bool", "list", "dict", "set", "tuple", "bytes", "complex", "frozenset")
 VALUES = (
     _listed(sklearn_names.VALUES)
-    | {
-        ("builtins", name)
-        for name in ["object", "int", "float", "str", "bool", "list", "dict", "set", "tuple", "bytes", "complex", "frozenset"]
-    }
+    | {("builtins", name) for name in _TYPES}
     | {("numpy", name) for name in ("ndarray", *_NUMBERS.split())}
     | {("numpy.random.bit_generator", "SeedSequence")}
     | {(f"numpy.random._{module}", name) for module, name in (("mt19937", "MT19937"), ("pcg64", "PCG64"))}
@@ -159,7 +158,7 @@ class PickleJudge:
                 _check_tree(self, target)
         elif target.key == _SEED and isinstance(state, tuple):
             return
-        elif target.key == ("numpy.random._pickle", "__bit_generator_ctor"):
+        elif target.key == _GENERATOR:
             inner = state[0] if isinstance(state, tuple) and len(state) == 2 else state
             self._check_state(inner, None)
         else:
@@ -297,14 +296,11 @@ def _frombuffer(judge: PickleJudge, args: tuple[Any, ...]) -> Array:
 def _bit_generator(_judge: PickleJudge, args: tuple[Any, ...]) -> Made:
     """By name, or by the class; other callables would be called."""
     for value in args:
-        plain = isinstance(value, Global) and (
-            value.key in VALUES or value.key == ("numpy.random._pickle", "__bit_generator_ctor")
-        )
-        if not plain and value not in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"):
-            if isinstance(value, Made) and value.key == ("numpy.random._pickle", "__bit_generator_ctor"):
-                continue
+        of_class = isinstance(value, Global) and (value.key in VALUES or value.key == _GENERATOR)
+        made = isinstance(value, Made) and value.key == _GENERATOR
+        if not of_class and not made and value not in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"):
             raise UnlikeAny("it makes something else than a random generator")
-    return Made(("numpy.random._pickle", "__bit_generator_ctor"))
+    return Made(_GENERATOR)
 
 
 def _random_state(judge: PickleJudge, args: tuple[Any, ...]) -> Made:
@@ -393,7 +389,7 @@ CALLS: Mapping[Key, Call] = {
     ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     _SEED: _seed,
-    ("numpy.random._pickle", "__bit_generator_ctor"): _bit_generator,
+    _GENERATOR: _bit_generator,
     ("numpy.random._pickle", "__randomstate_ctor"): _random_state,
     ("numpy.random._pickle", "__generator_ctor"): _bit_generator,
     **{key: _native(key[1]) for key in _listed(sklearn_names.CALLS)},
