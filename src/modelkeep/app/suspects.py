@@ -10,7 +10,7 @@ from modelkeep.app.results import Accusation
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK, WATERMARK
-from modelkeep.custody.scan import scan
+from modelkeep.custody.scan import refusal, scan
 from modelkeep.custody.signing import interface_of
 from modelkeep.errors import Invalid, Missing, NotTrusted
 from modelkeep.extraction.profile import Profile
@@ -43,8 +43,9 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
     model = registry.open_body(evidence.body, evidence.model, MODEL).read_source()
     victim = Predictor(bytes(model), evidence.interface, probes)
     verdict = scan(suspect, "suspect")
-    if not verdict.clean:
-        raise NotTrusted(f"the suspect is not run, because it is not clean: {verdict.findings[0].message}")
+    reason = refusal(verdict, "suspect")
+    if reason is not None:
+        raise NotTrusted(f"the suspect is not run, because it is not clean: {reason.message}")
     thief = Predictor(suspect, interface_of(verdict), probes)
     epochs = decisions_of(registry.view, premises.trust).epochs()
     keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)

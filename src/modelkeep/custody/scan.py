@@ -1,27 +1,35 @@
 """The built-in scanner: reads a model file without running it, and calls it clean only if everything in it was understood.
 
-Whatever a format allows beyond what a gateway serves is a finding: a false alarm costs a question, a miss costs the house.
+Whatever a format allows beyond what models need is a finding: a false alarm costs a question, a miss costs the house.
+Clean is not servable: a harmless pickle is clean, and a gateway still serves no pickles.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from modelkeep.core.values import ModelSignature
+from modelkeep.custody.scanning.arrays import scan_npy, scan_npz
+from modelkeep.custody.scanning.gguf import scan_gguf
+from modelkeep.custody.scanning.joblib import scan_joblib, scan_pickled
+from modelkeep.custody.scanning.keras import scan_hdf5, scan_keras_zip
+from modelkeep.custody.scanning.onnx import scan_onnx
+from modelkeep.custody.scanning.rules import RULES, RULES_VERSION, Report
+from modelkeep.custody.scanning.torch import scan_torch_legacy, scan_torch_zip
 from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.detect import Format, detect
-from modelkeep.formats.onnx import OnnxModel, parse_onnx
 from modelkeep.formats.safetensors import head_length, parse_head
+from modelkeep.formats.zip import ends_as_zip
 from modelkeep.ledger.predicates import Finding
 
+__all__ = ["RULES", "RULES_VERSION", "SCANNED_FORMATS", "SCANNER", "SERVED_FORMATS", "ScanVerdict", "refusal", "scan"]
+
 SCANNER = "modelkeep"
-RULES_VERSION = "2"
-DOMAINS = frozenset({"", "ai.onnx.ml"})
-"""Operator domains of the ONNX standard; ``ai.onnx`` is read as the empty one."""
-MAX_IR_VERSION = 14
-UNBOUNDED = frozenset({"Loop"})
-"""Standard operators whose number of rounds the file or the input decides without a bound (Scan's is the input's length)."""
+MAX_KEYS = 200_000
+"""Keys of a safetensors header, four a tensor: its values take far more memory than its text."""
+SERVED_FORMATS = frozenset({Format.ONNX.id, Format.SAFETENSORS.id})
+"""Stable names of the formats that can be published; others are only scanned."""
 
 _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}\Z")
 
@@ -42,76 +50,57 @@ class ScanVerdict(msgspec.Struct, frozen=True):
 
 def scan(data: bytes | bytearray | memoryview, filename: str) -> ScanVerdict:
     """Scan a whole file called ``filename``. Malformed input is a finding, never an error."""
-    found = detect(data)
-    findings = list(_check_name(filename))
+    view = memoryview(data).cast("B").toreadonly()
+    found, report = detect(view), Report()
+    if not _PLAIN_NAME.match(filename) or filename in {".", ".."}:
+        report.add("file-name", filename, "the file name is not a plain name: give it without folders and control characters")
+    if found not in _ZIPS and ends_as_zip(view):
+        report.add("polyglot", filename, "the file ends as a zip archive, and readers of those would find one in it")
+    judge = _JUDGES.get(found)
     signature = None
     try:
-        if found is Format.ONNX:
-            model = parse_onnx(data)
-            findings += _judge(model)
-            signature = None if model.untyped else model.signature()
-        elif found is Format.SAFETENSORS:
-            view = memoryview(data).cast("B")
-            parse_head(bytes(view[: head_length(view[:8], view.nbytes)]), view.nbytes)
+        if judge is None:
+            report.add("format", filename, f"{found.article} is not understood: {found.convert}")
         else:
-            findings.append(Finding("format", filename[:255], f"{found.article} is not accepted: {found.convert}"))
+            signature = judge(view, report)
     except TooLarge as cause:
-        findings.append(Finding("too-large", filename[:255], str(cause)))
+        report.add("too-large", filename, str(cause))
     except Invalid as cause:
-        findings.append(Finding("malformed", filename[:255], str(cause)))
-    return ScanVerdict(not findings, found.id, tuple(findings), signature=signature)
+        report.add("malformed", filename, str(cause))
+    return ScanVerdict(not report.findings, found.id, report.findings, signature=signature)
 
 
-def _check_name(filename: str) -> Iterator[Finding]:
-    if not _PLAIN_NAME.match(filename) or filename in {".", ".."}:
-        yield Finding(
-            "file-name", filename[:255], "the file name is not a plain name: give it without folders and control characters"
-        )
+def refusal(verdict: ScanVerdict, filename: str) -> Finding | None:
+    """Why a file with this verdict is not served: its format, or the first finding. None when it may be."""
+    if verdict.format not in SERVED_FORMATS:
+        found = next(each for each in Format if each.id == verdict.format)
+        return Finding("format", filename[:255], f"{found.article} is not accepted: {found.convert}")
+    return verdict.findings[0] if verdict.findings else None
 
 
-def _judge_operators(model: OnnxModel) -> Iterator[Finding]:
-    for operator in model.operators:
-        if operator.domain not in DOMAINS or not operator.op_type.isidentifier():
-            name = f"{operator.domain}:{operator.op_type}"[:160]
-            yield Finding("custom-operator", name, "the operator is not of the ONNX standard, and may run any code")
-        elif operator.op_type in UNBOUNDED:
-            yield Finding("unbounded", operator.op_type, "it may run for ever on one request: unroll it, or export without it")
+_ZIPS = frozenset({Format.TORCH_ZIP, Format.KERAS_ZIP, Format.NPZ, Format.ZIP})
 
 
-def _judge(model: OnnxModel) -> Iterator[Finding]:
-    """Everything in a well-formed ONNX model that is not allowed."""
-    if not 1 <= model.ir_version <= MAX_IR_VERSION:
-        yield Finding(
-            "ir-version", "model", f"IR version {model.ir_version} is not known: export it for {MAX_IR_VERSION} or below"
-        )
-    yield from _judge_operators(model)
-    for location in model.external:
-        yield Finding("external-data", location[:255], "tensor data lies outside the file: save the model as one file")
-    for function in model.functions:
-        yield Finding(
-            "local-function", function, "the model brings its own functions: inline them (onnx.inliner.inline_local_functions)"
-        )
-    for what in model.oversized:
-        yield Finding(
-            "size", what[:255], "the model claims more memory than the file backs, or the claims contradict each other"
-        )
-    for what in model.untyped:
-        yield Finding(
-            "interface",
-            what[:255],
-            "it is not a tensor of a known type: export with tensor ends (skl2onnx: options={'zipmap': False})",
-        )
-    if not model.inputs or not model.outputs:
-        yield Finding("interface", "graph", "the model has no tensor input, or no tensor output: it cannot be served")
-    if model.sparse:
-        yield Finding("sparse-tensor", "graph", "sparse tensors are not understood: export the model with dense ones")
-    if model.training:
-        yield Finding("training-info", "model", "the file holds training graphs: export it for inference")
-    for what in model.unknown:
-        yield Finding(
-            "unknown-field", what[:255], "onnx.proto has no such field: hidden data, trailing bytes, or a newer format"
-        )
-    for what in model.doubled:
-        yield Finding(
-            "ambiguous", what[:255], "the field occurs twice where one belongs: readers would disagree about the model"
-        )
+def _scan_safetensors(data: memoryview, _report: Report) -> None:
+    head = bytes(data[: head_length(data[:8], data.nbytes)])
+    if head.count(b":") > MAX_KEYS or head.count(b",") + head.count(b"[") + head.count(b"{") > 4 * MAX_KEYS:
+        raise TooLarge(f"the safetensors header names more than about {MAX_KEYS // 4} tensors")
+    parse_head(head, data.nbytes)
+
+
+_JUDGES: Mapping[Format, Callable[[memoryview, Report], ModelSignature | None]] = {
+    Format.ONNX: scan_onnx,
+    Format.SAFETENSORS: _scan_safetensors,
+    Format.PICKLE: scan_pickled,
+    Format.JOBLIB: scan_joblib,
+    Format.TORCH_ZIP: scan_torch_zip,
+    Format.TORCH_LEGACY: scan_torch_legacy,
+    Format.NPY: scan_npy,
+    Format.NPZ: scan_npz,
+    Format.GGUF: scan_gguf,
+    Format.KERAS_ZIP: scan_keras_zip,
+    Format.HDF5: scan_hdf5,
+}
+
+SCANNED_FORMATS = tuple(sorted(found.id for found in _JUDGES))
+"""Stable names of the formats that are understood; a file of any other is not clean."""

@@ -15,6 +15,8 @@ from modelkeep.errors import Invalid, TooLarge
 MAX_DEPTH = 48
 MAX_FIELDS = 2_000_000
 MAX_VALUES = 1 << 16
+MAX_TEXT = 32 << 20
+"""Bytes that all strings of a model take in memory; its tensors are no strings."""
 MAX_REPORTS = 64
 FEW = 64
 
@@ -49,6 +51,7 @@ class Walker:
         self._schema = schema
         self._handlers = handlers
         self._left = MAX_FIELDS
+        self._text_left = MAX_TEXT
         self.unknown: dict[str, None] = {}
         self.doubled: dict[str, None] = {}
 
@@ -93,7 +96,7 @@ class Walker:
         if field.kind == "int":
             held.extend(self._packed_ints(start, at))
         elif field.kind == "text":
-            held.append(_text(self._data[start:at]))
+            held.append(self._text(start, at))
         elif field.kind == "blob":
             held.append(self._data[start:at])
         else:
@@ -101,6 +104,18 @@ class Walker:
             if kept is not None:
                 held.append(kept)
         return at
+
+    def _text(self, at: int, end: int) -> str:
+        self._text_left -= end - at
+        if self._text_left < 0:
+            raise TooLarge(f"the strings of the model are longer than {MAX_TEXT} bytes")
+        try:
+            text = str(self._data[at:end], "utf-8")
+        except UnicodeDecodeError as cause:
+            raise Invalid("the model is malformed: a string in it is not UTF-8") from cause
+        if not text.isascii():
+            self._text_left -= 3 * (end - at)
+        return text
 
     def _count(self, field: Field, tag: int, start: int, at: int, end: int, values: Fields) -> int:
         """Count array elements; runs of unpacked ones go by at the speed of a compiled pattern."""
@@ -209,13 +224,6 @@ _WIRES = {
     "count:double": (_FIXED64, _BYTES),
     "count:payload": (_BYTES,),
 }
-
-
-def _text(raw: memoryview) -> str:
-    try:
-        return bytes(raw).decode()
-    except UnicodeDecodeError as cause:
-        raise Invalid("the model is malformed: a string in it is not UTF-8") from cause
 
 
 def _packed_count(kind: str, raw: memoryview) -> int:

@@ -17,7 +17,7 @@ from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseSta
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
-from modelkeep.custody.scan import ScanVerdict, scan
+from modelkeep.custody.scan import ScanVerdict, refusal, scan
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.formats.safetensors import dump
@@ -163,9 +163,9 @@ def _carry_out(
 
 def _scan(data: memoryview, filename: str) -> ScanVerdict:
     verdict = scan(data, filename)
-    if not verdict.clean:
+    first = refusal(verdict, filename)
+    if first is not None:
         more = f" (and {len(verdict.findings) - 1} more)" if len(verdict.findings) > 1 else ""
-        first = verdict.findings[0]
         raise NotTrusted(f"the scan refuses {filename}: {first.message} [{first.rule} at {first.where}]{more}")
     return verdict
 

@@ -1,0 +1,125 @@
+"""What a joblib file may hold: a pickle with the bytes of its arrays in between, compressed or not.
+
+Source: ``joblib.numpy_pickle``: after the state of a ``NumpyArrayWrapper`` come a padding length, the padding and the bytes of
+the array; an array of objects is a pickle of its own in that place. The same file may be given to ``pickle.load``, which reads
+those bytes as opcodes: so it is read that way too.
+"""
+
+import math
+from typing import Any
+
+from modelkeep.custody.scanning.pickles import PickleJudge
+from modelkeep.custody.scanning.rules import Report
+from modelkeep.custody.scanning.symbols import Array, DType, Global, UnlikeAny, check_shape, set_array, whole
+from modelkeep.errors import Invalid, TooLarge
+from modelkeep.formats.compressed import unpack
+from modelkeep.formats.pickle import Blob, Table
+
+WRAPPER = ("joblib.numpy_pickle", "NumpyArrayWrapper")
+MAX_ALIGNMENT = 255
+
+
+class JoblibJudge(PickleJudge):
+    """Knows the wrapper. ``reader``: joblib, which steps over the bytes of arrays, or pickle, which does not."""
+
+    def __init__(self, data: memoryview, report: Report, joblib: bool) -> None:
+        super().__init__(data, report)
+        self._joblib = joblib
+        self._spent = [0]
+        self.wrappers = 0
+
+    def judge(self) -> int:
+        """Where the pickle ends. Raises Invalid, TooLarge."""
+        return self.read(0, self._spent)[1]
+
+    def find(self, module: str, name: str, at: int) -> Any:
+        """The wrapper too."""
+        if (module, name) == WRAPPER:
+            return Global(module, name, True)
+        return super().find(module, name, at)
+
+    def call(self, target: Any, args: tuple[Any, ...], new: bool, at: int) -> Any:
+        """A wrapper is made without arguments."""
+        if isinstance(target, Global) and target.key == WRAPPER and new and not args:
+            return Array()
+        return super().call(target, args, new, at)
+
+    def odd(self, rule: str, at: int, why: str) -> None:
+        """Bytes of arrays make odd opcodes; they are looked at for what they reach."""
+        if self._joblib or not self.wrappers or rule != "pickle-opcode":
+            super().odd(rule, at, why)
+
+    def build(self, target: Any, state: Any, at: int) -> int:
+        """Where the bytes of the array end, for joblib."""
+        if not isinstance(target, Array) or not isinstance(state, Table):
+            if self.wrappers and not self._joblib and isinstance(target, Array):
+                return self._misread(target, state, at)
+            return super().build(target, state, at)
+        self.wrappers += 1
+        try:
+            return self._array(target, state, at) if self._joblib else at
+        except UnlikeAny as cause:
+            self.add(cause.rule, at, str(cause))
+            raise Invalid("the bytes after an array cannot be read") from cause
+
+    def _misread(self, target: Array, state: Any, at: int) -> int:
+        """pickle takes the pickle of an array of objects for its own, with another memo: numpy refuses what does not fit."""
+        try:
+            set_array(target, state, self.length(state[-1]) if isinstance(state, tuple) and state else None)
+        except UnlikeAny as cause:
+            raise Invalid("the bytes after an array are no pickle") from cause
+        return at
+
+    def _array(self, array: Array, state: Table, at: int) -> int:
+        found = dict(pair for pair in state.pairs[:16] if isinstance(pair[0], str))
+        cls, dtype, alignment = found.get("subclass"), found.get("dtype"), found.get("numpy_array_alignment_bytes")
+        of_arrays = isinstance(cls, Global) and cls.key == ("numpy", "ndarray")
+        if not of_arrays or not isinstance(dtype, DType) or len(found) != len(state.pairs) or array.dtype is not None:
+            raise UnlikeAny("an array of joblib is of an unknown form", "pickle-state")
+        shape = check_shape(found.get("shape"))
+        array.dtype, array.shape = dtype, shape
+        if dtype.kind == "O":
+            return self._objects(array, at)
+        if alignment is not None:
+            if not whole(alignment) or not 0 < alignment <= MAX_ALIGNMENT or at >= len(self.data):
+                raise UnlikeAny("an array of joblib has an alignment that joblib does not write", "pickle-state")
+            padding = self.data[at]
+            if padding > alignment or bytes(self.data[at + 1 : at + 1 + padding]) != b"\xff" * padding:
+                raise UnlikeAny("the padding before an array is not what joblib writes", "pickle-state")
+            at += 1 + padding
+        return self._bytes(array, at)
+
+    def _bytes(self, array: Array, at: int) -> int:
+        size = math.prod(array.shape) * (array.dtype.size if array.dtype else 0)
+        if size > len(self.data) - at:
+            raise UnlikeAny("an array does not have as many bytes as its shape needs", "size")
+        array.data = Blob("bytes", at, size)
+        return at + size
+
+    def _objects(self, array: Array, at: int) -> int:
+        """joblib hands the file to pickle, which reads an array of its own."""
+        inner = PickleJudge(self.data, self.report)
+        value, end = inner.read(at, self._spent)
+        if not isinstance(value, Array) or value.shape != array.shape:
+            raise UnlikeAny("the pickle of an array of objects holds something else", "pickle-state")
+        return end
+
+
+def scan_joblib(data: memoryview, report: Report) -> None:
+    """Judge a compressed joblib file. Raises Invalid, TooLarge."""
+    scan_pickled(memoryview(unpack(data)).toreadonly(), report)
+
+
+def scan_pickled(data: memoryview, report: Report) -> None:
+    """Judge a pickle, which joblib may have written. Raises Invalid, TooLarge."""
+    plain = JoblibJudge(data, report, joblib=False)
+    try:
+        end = plain.judge()
+    except (Invalid, TooLarge):
+        if not plain.wrappers:
+            raise
+        end = -1
+    if plain.wrappers:
+        end = JoblibJudge(data, report, joblib=True).judge()
+    if end != len(data):
+        report.add("trailing-data", f"byte {end}", "bytes follow the end of the pickle: another pickle, or something hidden")

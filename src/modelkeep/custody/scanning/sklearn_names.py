@@ -1,0 +1,137 @@
+"""What pickles of scikit-learn 1.9.1 name. Made by ``tools/sklearn_names.py``: do not edit."""
+
+CLASSES = """
+_loss.link: IdentityLink Interval LogLink LogitLink
+_loss.loss: HalfBinomialLoss HalfGammaLoss HalfPoissonLoss HalfSquaredError HalfTweedieLossIdentity
+calibration: CalibratedClassifierCV _CalibratedClassifier _SigmoidCalibration
+cluster._affinity_propagation: AffinityPropagation
+cluster._agglomerative: AgglomerativeClustering FeatureAgglomeration
+cluster._bicluster: SpectralBiclustering SpectralCoclustering
+cluster._birch: Birch _CFNode _CFSubcluster
+cluster._bisect_k_means: BisectingKMeans _BisectingTree
+cluster._dbscan: DBSCAN
+cluster._hdbscan.hdbscan: HDBSCAN
+cluster._kmeans: KMeans MiniBatchKMeans
+cluster._mean_shift: MeanShift
+cluster._optics: OPTICS
+cluster._spectral: SpectralClustering
+compose._column_transformer: ColumnTransformer
+compose._target: TransformedTargetRegressor
+covariance._elliptic_envelope: EllipticEnvelope
+covariance._empirical_covariance: EmpiricalCovariance
+covariance._graph_lasso: GraphicalLasso GraphicalLassoCV
+covariance._robust_covariance: MinCovDet
+covariance._shrunk_covariance: LedoitWolf OAS ShrunkCovariance
+cross_decomposition._pls: CCA PLSCanonical PLSRegression PLSSVD
+decomposition._dict_learning: DictionaryLearning MiniBatchDictionaryLearning SparseCoder
+decomposition._factor_analysis: FactorAnalysis
+decomposition._fastica: FastICA
+decomposition._incremental_pca: IncrementalPCA
+decomposition._kernel_pca: KernelPCA
+decomposition._lda: LatentDirichletAllocation
+decomposition._nmf: MiniBatchNMF NMF
+decomposition._pca: PCA
+decomposition._sparse_pca: MiniBatchSparsePCA SparsePCA
+decomposition._truncated_svd: TruncatedSVD
+discriminant_analysis: LinearDiscriminantAnalysis QuadraticDiscriminantAnalysis
+dummy: DummyClassifier DummyRegressor
+ensemble._bagging: BaggingClassifier BaggingRegressor
+ensemble._forest: ExtraTreesClassifier ExtraTreesRegressor RandomForestClassifier RandomForestRegressor
+ensemble._forest: RandomTreesEmbedding
+ensemble._gb: GradientBoostingClassifier GradientBoostingRegressor
+ensemble._hist_gradient_boosting.binning: _BinMapper
+ensemble._hist_gradient_boosting.gradient_boosting: HistGradientBoostingClassifier HistGradientBoostingRegressor
+ensemble._hist_gradient_boosting.predictor: TreePredictor
+ensemble._iforest: IsolationForest
+ensemble._stacking: StackingClassifier StackingRegressor
+ensemble._voting: VotingClassifier VotingRegressor
+ensemble._weight_boosting: AdaBoostClassifier AdaBoostRegressor
+feature_extraction._dict_vectorizer: DictVectorizer
+feature_extraction._hash: FeatureHasher
+feature_extraction.image: PatchExtractor
+feature_extraction.text: CountVectorizer HashingVectorizer TfidfTransformer TfidfVectorizer
+feature_selection._from_model: SelectFromModel
+feature_selection._rfe: RFE RFECV
+feature_selection._sequential: SequentialFeatureSelector
+feature_selection._univariate_selection: GenericUnivariateSelect SelectFdr SelectFpr SelectFwe SelectKBest
+feature_selection._univariate_selection: SelectPercentile
+feature_selection._variance_threshold: VarianceThreshold
+frozen._frozen: FrozenEstimator
+gaussian_process._gpc: GaussianProcessClassifier _BinaryGaussianProcessClassifierLaplace
+gaussian_process._gpr: GaussianProcessRegressor
+gaussian_process.kernels: ConstantKernel Product RBF
+impute._base: MissingIndicator SimpleImputer
+impute._knn: KNNImputer
+isotonic: IsotonicRegression
+kernel_approximation: AdditiveChi2Sampler Nystroem PolynomialCountSketch RBFSampler SkewedChi2Sampler
+kernel_ridge: KernelRidge
+linear_model._base: LinearRegression
+linear_model._bayes: ARDRegression BayesianRidge
+linear_model._coordinate_descent: ElasticNet ElasticNetCV Lasso LassoCV MultiTaskElasticNet MultiTaskElasticNetCV
+linear_model._coordinate_descent: MultiTaskLasso MultiTaskLassoCV
+linear_model._glm.glm: GammaRegressor PoissonRegressor TweedieRegressor
+linear_model._huber: HuberRegressor
+linear_model._least_angle: Lars LarsCV LassoLars LassoLarsCV LassoLarsIC
+linear_model._logistic: LogisticRegression LogisticRegressionCV
+linear_model._omp: OrthogonalMatchingPursuit OrthogonalMatchingPursuitCV
+linear_model._passive_aggressive: PassiveAggressiveClassifier PassiveAggressiveRegressor
+linear_model._perceptron: Perceptron
+linear_model._quantile: QuantileRegressor
+linear_model._ransac: RANSACRegressor
+linear_model._ridge: Ridge RidgeCV RidgeClassifier RidgeClassifierCV
+linear_model._stochastic_gradient: SGDClassifier SGDOneClassSVM SGDRegressor
+linear_model._theil_sen: TheilSenRegressor
+manifold._classical_mds: ClassicalMDS
+manifold._isomap: Isomap
+manifold._locally_linear: LocallyLinearEmbedding
+manifold._mds: MDS
+manifold._spectral_embedding: SpectralEmbedding
+manifold._t_sne: TSNE
+metrics._scorer: _CurveScorer _Scorer
+mixture._bayesian_mixture: BayesianGaussianMixture
+mixture._gaussian_mixture: GaussianMixture
+model_selection._classification_threshold: FixedThresholdClassifier TunedThresholdClassifierCV
+model_selection._search: GridSearchCV RandomizedSearchCV
+multiclass: OneVsOneClassifier OneVsRestClassifier OutputCodeClassifier _ConstantPredictor
+multioutput: ClassifierChain MultiOutputClassifier MultiOutputRegressor RegressorChain
+naive_bayes: BernoulliNB CategoricalNB ComplementNB GaussianNB MultinomialNB
+neighbors._classification: KNeighborsClassifier RadiusNeighborsClassifier
+neighbors._graph: KNeighborsTransformer RadiusNeighborsTransformer
+neighbors._kde: KernelDensity
+neighbors._lof: LocalOutlierFactor
+neighbors._nca: NeighborhoodComponentsAnalysis
+neighbors._nearest_centroid: NearestCentroid
+neighbors._regression: KNeighborsRegressor RadiusNeighborsRegressor
+neighbors._unsupervised: NearestNeighbors
+neural_network._multilayer_perceptron: MLPClassifier MLPRegressor
+neural_network._rbm: BernoulliRBM
+neural_network._stochastic_optimizers: AdamOptimizer
+pipeline: FeatureUnion Pipeline
+preprocessing._data: Binarizer KernelCenterer MaxAbsScaler MinMaxScaler Normalizer PowerTransformer QuantileTransformer
+preprocessing._data: RobustScaler StandardScaler
+preprocessing._discretization: KBinsDiscretizer
+preprocessing._encoders: OneHotEncoder OrdinalEncoder
+preprocessing._label: LabelBinarizer LabelEncoder MultiLabelBinarizer
+preprocessing._polynomial: PolynomialFeatures SplineTransformer
+preprocessing._target_encoder: TargetEncoder
+random_projection: GaussianRandomProjection SparseRandomProjection
+semi_supervised._label_propagation: LabelPropagation LabelSpreading
+semi_supervised._self_training: SelfTrainingClassifier
+svm._classes: LinearSVC LinearSVR NuSVC NuSVR OneClassSVM SVC SVR
+tree._classes: DecisionTreeClassifier DecisionTreeRegressor ExtraTreeClassifier ExtraTreeRegressor
+utils._bunch: Bunch
+utils._metadata_requests: MetadataRequest MethodMetadataRequest
+"""
+
+CALLS = """
+_loss._loss: CyHalfBinomialLoss CyHalfGammaLoss CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLossIdentity
+linear_model._sgd_fast: Hinge
+tree._tree: Tree
+"""
+
+VALUES = """
+cluster._kmeans: _kmeans_single_lloyd
+feature_selection._univariate_selection: f_classif
+metrics._classification: balanced_accuracy_score
+metrics._dist_metrics: EuclideanDistance64
+"""
