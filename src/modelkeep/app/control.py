@@ -160,10 +160,15 @@ class Control:
                 log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.subject, phase=phase_of(here, found))
 
     def start(self) -> None:
-        """Begin the integrity pass, the handover of control's own checkpoint, and what is due with the keys."""
+        """Begin the integrity pass, the handover of control's own checkpoint, what is due with keys, and scans by new rules."""
         settings = self.settings
-        pauses = settings.control.integrity_seconds, settings.audit.handover_seconds, settings.keys.check_seconds
-        for work, pause in zip((self._pass, self._handover, self._keys), pauses, strict=True):
+        due = (
+            (self._pass, settings.control.integrity_seconds),
+            (self._handover, settings.audit.handover_seconds),
+            (self._keys, settings.keys.check_seconds),
+            (self._rescan, settings.control.rescan_seconds),
+        )
+        for work, pause in due:
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -203,6 +208,9 @@ class Control:
 
     def _keys(self) -> None:
         self.keep.acting_as(CONTROL).keys_due()
+
+    def _rescan(self) -> None:
+        self.keep.acting_as(CONTROL).rescan_stale()
 
     def _handover(self) -> None:
         self.log_checkpoint(self.audit.publish())

@@ -23,6 +23,7 @@ from modelkeep.app.people import PeopleVerbs
 from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
 from modelkeep.app.registry import RegistryVerbs
 from modelkeep.app.results import Initialised
+from modelkeep.app.scanverbs import ScanVerbs
 from modelkeep.app.settings import FILE_NAME, load, parse, template
 from modelkeep.app.stores import create_blobs, create_records, upgrade_records
 from modelkeep.app.trustverbs import TrustVerbs
@@ -38,7 +39,7 @@ from modelkeep.workflows.publish import settle
 FOLDERS = ("keys", "blobs", "log", "log/releases", "log/audit", "tls", "run")
 
 
-class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs):
+class Keep(RegistryVerbs, CatalogueVerbs, PeopleVerbs, KeyVerbs, TrustVerbs, OmsVerbs, ScanVerbs):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
     @classmethod

@@ -41,9 +41,9 @@ class House(click.Group):
 
 
 def _rooms() -> tuple[ModuleType, ...]:
-    from modelkeep.cli import accounts, catalogue, keys, logs, operations, redteam, releases, server, setup, trust
+    from modelkeep.cli import accounts, catalogue, keys, logs, operations, redteam, releases, scanning, server, setup, trust
 
-    return (setup, releases, catalogue, accounts, keys, trust, server, logs, operations, redteam)
+    return (setup, releases, catalogue, accounts, keys, trust, server, logs, operations, redteam, scanning)
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from modelkeep.core.values import ModelSignature
+from modelkeep.core.values import ModelSignature, Opinion
 from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.detect import Format, detect
 from modelkeep.formats.onnx import OnnxModel, parse_onnx
@@ -30,6 +30,7 @@ class ScanVerdict(msgspec.Struct, frozen=True):
     """What the scanner says of one file.
 
     ``format``: stable name; ``signature``: what an ONNX model takes and gives, None when an end of it is not a plain tensor.
+    ``opinions``: what other scanners said (custody/opinions.py).
     """
 
     clean: bool
@@ -38,6 +39,7 @@ class ScanVerdict(msgspec.Struct, frozen=True):
     scanner: str = SCANNER
     rules_version: str = RULES_VERSION
     signature: ModelSignature | None = None
+    opinions: tuple[Opinion, ...] = ()
 
 
 def scan(data: bytes | bytearray | memoryview, filename: str) -> ScanVerdict:

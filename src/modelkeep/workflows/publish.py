@@ -16,7 +16,7 @@ from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, digest_of, parse_name
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
 from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
-from modelkeep.custody.scan import ScanVerdict, scan
+from modelkeep.custody.scan import ScanVerdict
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.formats.safetensors import dump
@@ -73,7 +73,7 @@ def publish(
     """
     name, filename = parse_name(name, "model name"), file_name(model.filename)
     data = memoryview(model.data).cast("B")
-    verdict = _scan(data, filename)
+    verdict = _scan(desk, data, filename)
     profile = dump(calibration.fit(data, interface_of(verdict))) if calibration else None
     claim = desk.entropy.token(16).hex()
     with desk.claims.hold(claim):
@@ -160,8 +160,8 @@ def _carry_out(
     return evidence
 
 
-def _scan(data: memoryview, filename: str) -> ScanVerdict:
-    verdict = scan(data, filename)
+def _scan(desk: Desk, data: memoryview, filename: str) -> ScanVerdict:
+    verdict = desk.scanner.judge(data, filename)
     if not verdict.clean:
         more = f" (and {len(verdict.findings) - 1} more)" if len(verdict.findings) > 1 else ""
         first = verdict.findings[0]

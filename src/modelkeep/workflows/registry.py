@@ -21,6 +21,7 @@ from modelkeep.crypto.notes import Checkpoint
 from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody.admission import EvidenceBook, ReleaseEvidence
 from modelkeep.custody.oms import BundleSigner
+from modelkeep.custody.opinions import Scanner
 from modelkeep.custody.releases import RECIPIENTS, SealedBody
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
@@ -124,7 +125,7 @@ class Desk:
     """Whoever may change releases.
 
     ``keys``: where data keys are wrapped now; ``lease``: seconds for which a gateway may still act on what it last read;
-    ``bundles``: opens the key of OpenSSF signatures, None to make none.
+    ``bundles``: opens the key of OpenSSF signatures, None to make none; ``scanner``: judges model files.
     """
 
     registry: Registry
@@ -136,6 +137,7 @@ class Desk:
     entropy: Entropy
     lease: float = 1.0
     bundles: Callable[[], BundleSigner] | None = None
+    scanner: Scanner = field(default_factory=Scanner)
 
     @property
     def wrapper(self) -> Wrapper:
