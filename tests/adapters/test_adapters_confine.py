@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def said(code, limits=SMALL):
 
 
 def test_it_reads_the_bytes_and_nothing_else_is_there():
-    code = "import os; print(open('/run/model.pkl', 'rb').read() == %r, os.getcwd(), os.listdir('.'))" % SECRET
+    code = f"import os; print(open('/run/model.pkl', 'rb').read() == {SECRET!r}, os.getcwd(), os.listdir('.'))"
     assert said(code) == "True /run ['model.pkl']\n"
     assert inside("model.pkl") == "/run/model.pkl"
 
@@ -45,7 +46,7 @@ def test_the_environment_is_a_constant(monkeypatch):
 
 
 def test_no_disk_can_be_written(tmp_path):
-    places = [str(tmp_path), "/tmp", "/var/tmp", "/dev/shm", "/dev", "/proc", "/root", "/", os.getcwd()]
+    places = [str(tmp_path), "/tmp", "/var/tmp", "/dev/shm", "/dev", "/proc", "/root", "/", str(Path.cwd())]
     code = f"""
 import os
 for place in {places!r}:
@@ -63,7 +64,7 @@ open("/run/scratch", "w").write("memory is there")
 """
     (tmp_path / "mine").write_text("mine")
     assert said(code) == ""
-    assert (tmp_path / "mine").read_text() == "mine" and not os.path.exists("/run/scratch")
+    assert (tmp_path / "mine").read_text() == "mine" and not Path("/run/scratch").exists()
 
 
 def test_no_network_and_no_socket_that_is_a_file(tmp_path):
@@ -97,7 +98,7 @@ def test_no_privilege_is_left_and_none_can_be_had():
     code = """
 import ctypes, os
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
-print(os.getuid(), int(status["CapEff"], 16), int(status["CapPrm"], 16), status["NoNewPrivs"].strip(), status["Seccomp"].strip())
+print(os.getuid(), *(int(status[name], 16) for name in ("CapEff", "CapPrm", "NoNewPrivs", "Seccomp")))
 libc = ctypes.CDLL(None, use_errno=True)
 libc.unshare(0x10020000)
 for place in (b"/", b"/run", b"/proc"):
@@ -183,15 +184,13 @@ try:
 except Unavailable as refusal:
     print(refusal)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.startswith("the kernel does not let another program be confined: unshare: "), done.stderr
 
 
 def test_a_machine_whose_system_calls_are_not_known_runs_nothing(monkeypatch):
     """The program that locks itself in is this file: a copy of it that knows no machine refuses."""
-    source = confine.__file__
-    with open(source) as file:
-
+    text = Path(confine.__file__).read_text("utf-8").replace('"x86_64"', '"none"').replace('"aarch64"', '"neither"')
     copy = os.memfd_create("copy")
     os.write(copy, text.encode())
     os.set_inheritable(copy, True)
