@@ -23,6 +23,7 @@ from modelkeep.app.audits import new_audit, phase_of, recover_all
 from modelkeep.app.handover import Opened
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
+from modelkeep.app.scanresults import CLEAN
 from modelkeep.app.settings import Settings
 from modelkeep.app.verbs import Verb, call, table
 from modelkeep.core.values import Principal, Role
@@ -210,7 +211,10 @@ class Control:
         self.keep.acting_as(CONTROL).keys_due()
 
     def _rescan(self) -> None:
-        self.keep.acting_as(CONTROL).rescan_stale()
+        for done in self.keep.acting_as(CONTROL).rescan_stale():
+            if done.outcome != CLEAN:
+                why = done.problem or f"{done.outcome}: {done.findings[0].message}"
+                self.report(f"control judged {done.ref} again: {why}")
 
     def _handover(self) -> None:
         self.log_checkpoint(self.audit.publish())

@@ -84,7 +84,7 @@ def _about(statement: Statement) -> str:
 
 def _summary(kind: str, said: dict[str, Any]) -> str:
     if kind == "scan":
-        return "clean" if said.get("clean") else f"not clean: {len(said.get('findings', ()))} findings"
+        return _verdict(said)
     if kind in ("sealing", "profile"):
         return f"sealed as {str(said.get('sealed', ''))[:19]}"
     if kind == "state":
@@ -109,6 +109,14 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
     if kind == "hold":
         return f"{said.get('verb')} {str(said.get('id'))[:8]}: {said.get('reason')}"[:120]
     return "released" if kind == "release" else ""
+
+
+def _verdict(said: dict[str, Any]) -> str:
+    findings, opinions = (found if isinstance(found := said.get(name), list) else [] for name in ("findings", "opinions"))
+    if not said.get("clean"):
+        return f"not clean: {len(findings)} findings"
+    others = ", ".join(f"{one.get('tool')} {one.get('version')}" for one in opinions if isinstance(one, dict))
+    return f"clean, as {others[:80]} says too" if others else "clean"
 
 
 def all_audit_checkpoints(signatories: Signatories, view: LogView) -> list[AuditCheckpoint]:
