@@ -168,3 +168,13 @@ def test_bad_logins_do_not_keep_a_gateway_from_handing_over(admin):
     spend(admin, "203.0.113.9")
     assert admin.post("/gateway/v1/checkpoint", admin.control.audit.publish(), address="203.0.113.9")[0] == 200
     assert admin.post("/gateway/v1/checkpoint", b"nonsense", address="203.0.113.9")[0] == 423
+
+
+def test_models_are_judged_again_through_the_admin_api(admin):
+    member, analyst = admin.member("mel", Role.ML_ENGINEER), admin.member("abe", Role.ANALYST)
+    for verb in ("stale_scans", "rescan_stale"):
+        status, body = admin.post(f"/admin/v1/{verb}", pack(), member)
+        assert (status, msgspec.msgpack.decode(body)) == (200, [])
+    assert admin.post("/admin/v1/rescan", pack(ref="nothing@1"), member)[0] == 404
+    assert admin.post("/admin/v1/rescan_stale", pack(), analyst)[0] == 403
+    assert admin.post("/admin/v1/rescan", pack(ref="nothing@1"), analyst)[0] == 403

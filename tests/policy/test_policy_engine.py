@@ -29,6 +29,7 @@ MATRIX = {
     "reinstate": (model("m"), {M, X}),
     "retire": (model("m"), {M, X}),
     "alias": (model("m"), {M, X}),
+    "scan": (model("m"), {M, X}),
     "metadata": (model("m"), {D, M, X}),
     "card.read": (model("m"), {D, M, X}),
     "hold": (model("m"), {X}),

@@ -23,6 +23,7 @@ from modelkeep.app.audits import new_audit, phase_of, recover_all
 from modelkeep.app.handover import Opened
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
+from modelkeep.app.scanresults import CLEAN
 from modelkeep.app.settings import Settings
 from modelkeep.app.sinktroubles import log_break_glass
 from modelkeep.app.verbs import Verb, call, table
@@ -163,11 +164,16 @@ class Control:
                 log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.subject, phase=phase_of(here, found))
 
     def start(self) -> None:
-        """Begin the integrity pass, the handover of control's own checkpoint, what is due with the keys, and new advisories."""
+        """Begin what control does by itself: integrity, handover of its checkpoint, keys, advisories, scans by new rules."""
         settings = self.settings
-        pauses = settings.control.integrity_seconds, settings.audit.handover_seconds, settings.keys.check_seconds
-        works = (self._pass, self._handover, self._keys, self._intel)
-        for work, pause in zip(works, (*pauses, settings.intel.check_seconds), strict=True):
+        due = (
+            (self._pass, settings.control.integrity_seconds),
+            (self._handover, settings.audit.handover_seconds),
+            (self._keys, settings.keys.check_seconds),
+            (self._intel, settings.intel.check_seconds),
+            (self._rescan, settings.control.rescan_seconds),
+        )
+        for work, pause in due:
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -231,6 +237,12 @@ class Control:
 
     def _intel(self) -> None:
         self._intel_done = self.keep.acting_as(CONTROL).intel_due(self._intel_done)
+
+    def _rescan(self) -> None:
+        for done in self.keep.acting_as(CONTROL).rescan_stale():
+            if done.outcome != CLEAN:
+                why = done.problem or f"{done.outcome}: {done.findings[0].message}"
+                self.report(f"control judged {done.ref} again: {why}")
 
     def _handover(self) -> None:
         self.log_checkpoint(self.audit.publish())

@@ -27,6 +27,7 @@ from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, 
 from modelkeep.app.provenanceverbs import ProvenanceVerbs
 from modelkeep.app.registry import RegistryVerbs
 from modelkeep.app.results import Initialised
+from modelkeep.app.scanverbs import ScanVerbs
 from modelkeep.app.settings import FILE_NAME, load, parse, template
 from modelkeep.app.stores import create_blobs, create_records, upgrade_records
 from modelkeep.app.trustverbs import TrustVerbs
@@ -51,6 +52,7 @@ class Keep(
     KeyVerbs,
     TrustVerbs,
     OmsVerbs,
+    ScanVerbs,
     BomVerbs,
     ProvenanceVerbs,
     LifeVerbs,

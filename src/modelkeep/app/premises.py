@@ -18,6 +18,7 @@ from modelkeep.adapters.keys.uri import open_keys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import Identity, issue
+from modelkeep.app.scanning import open_scanner
 from modelkeep.app.settings import FILE_NAME, Settings, load
 from modelkeep.app.stores import RECORDS_FILE, open_blobs, open_records
 from modelkeep.app.tokens import open_token_identity
@@ -29,6 +30,7 @@ from modelkeep.crypto.signatures import Ed25519Signing
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word, releases_origin
 from modelkeep.custody.keys import AUDIT_SUBJECT, LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
+from modelkeep.custody.opinions import Scanner
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
 from modelkeep.custody.salting import DataSalts
 from modelkeep.custody.trust import TrustRoot
@@ -77,7 +79,7 @@ class Premises:
 
     What was opened is opened again when the key ring on disk is another (a rotation by another process); a process that was
     handed its compartments and no way to open more has those, until it is handed others. ``moving``: model keys are on their
-    way to the place that the settings name, so nobody asks whether they are there.
+    way to the place that the settings name, so nobody asks whether they are there. ``scanner``: judges model files.
     """
 
     directory: Path
@@ -91,6 +93,7 @@ class Premises:
     access_in_force: AccessInForce = field(default_factory=lambda: AccessInForce(Engine()))
     _keyring: Keyring | None = None
     moving: bool = False
+    scanner: Scanner = field(default_factory=Scanner)
     _unlocked: Unlocked | None = None
     _stamp: object = None
     _providers: dict[str, WrappingKeys] = field(default_factory=dict)
@@ -127,6 +130,7 @@ class Premises:
             blobs=open_blobs(directory, settings, trust.origin),
             trust=trust,
             passphrase=passphrase,
+            scanner=open_scanner(settings.scan),
             _unlocked=unlocked,
         )
         if keyring is not None:
@@ -356,6 +360,7 @@ class Premises:
             lease=LEASE_SECONDS,
             bundles=lambda: self.keyring([OMS_SIGNING]).bundle_signer(),
             logged=self.logged.set,
+            scanner=self.scanner,
         )
 
     def token_halves(self, uri: str) -> tuple[Ed25519Signing, Wrapper]:

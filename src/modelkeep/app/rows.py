@@ -91,7 +91,7 @@ def _about(statement: Statement) -> str:
 
 def _summary(kind: str, said: dict[str, Any]) -> str:
     if kind == "scan":
-        return "clean" if said.get("clean") else f"not clean: {len(said.get('findings', ()))} findings"
+        return _verdict(said)
     if kind in ("sealing", "profile"):
         return f"sealed as {str(said.get('sealed', ''))[:19]}"
     if kind == "state":
@@ -136,6 +136,14 @@ def _attested(kind: str, said: dict[str, Any]) -> str:
         return f"{len(said.get('inputs', ()))} inputs, commit {str(code.get('commit'))[:12] or 'none'}"
     words = (said.get("suite"), said.get("scheme"), said.get("name"), said.get("format"))
     return str(next((word for word in words if word), ""))[:120]
+
+
+def _verdict(said: dict[str, Any]) -> str:
+    findings, opinions = (found if isinstance(found := said.get(name), list) else [] for name in ("findings", "opinions"))
+    if not said.get("clean"):
+        return f"not clean: {len(findings)} findings"
+    others = ", ".join(f"{one.get('tool')} {one.get('version')}" for one in opinions if isinstance(one, dict))
+    return f"clean, as {others[:80]} says too" if others else "clean"
 
 
 def all_audit_checkpoints(signatories: Signatories, view: LogView) -> list[AuditCheckpoint]:

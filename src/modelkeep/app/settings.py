@@ -66,6 +66,8 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Port to listen on; 0 takes a free one."""
     integrity_seconds: Positive = 60.0
     """Pause between two integrity passes over the sealed blobs."""
+    rescan_seconds: Positive = 3600.0
+    """Pause between two looks for releases that were scanned by older rules."""
     max_upload: Count = 4 << 30
     """Largest request of the admin API (a model to publish), bytes."""
 
@@ -141,6 +143,19 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return int(self.ttl[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[self.ttl[-1]] * 10**9
 
 
+class ScanSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[scan]"""
+
+    opinions: Literal["auto", "off", "require"] = "auto"
+    """Whether other scanners that are installed are asked, or must be."""
+    python: str = ""
+    """The Python interpreter that they are installed in; empty = the one that modelkeep runs in."""
+    opinion_seconds: Positive = 120.0
+    """How long one of them may take for one file."""
+    opinion_memory: Annotated[int, Meta(ge=256 << 20)] = 4 << 30
+    """Memory that one of them may use, beside three times the file's size, bytes."""
+
+
 class BlobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[blobs]"""
 
@@ -202,6 +217,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     witness: WitnessSettings = WitnessSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     intel: IntelSettings = IntelSettings()
+    scan: ScanSettings = ScanSettings()
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -53,29 +53,15 @@ def _rooms() -> tuple[ModuleType, ...]:
         redteam,
         releases,
         run,
+        scanning,
         server,
         setup,
         trust,
         witness,
     )
 
-    return (
-        setup,
-        releases,
-        run,
-        catalogue,
-        policy,
-        bom,
-        intel,
-        accounts,
-        keys,
-        trust,
-        server,
-        loglife,
-        witness,
-        operations,
-        redteam,
-    )
+    models = (setup, releases, run, scanning, catalogue, policy, bom, intel)
+    return (*models, accounts, keys, trust, server, loglife, witness, operations, redteam)
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from modelkeep.core.values import Digest
+from modelkeep.core.values import Digest, Opinion
 
 
 class Clock(Protocol):
@@ -367,5 +367,20 @@ class Checkout(Protocol):
         """The state of now. ``apart``: files and folders that are no code when the commit does not have them.
 
         Raises Invalid (no commit yet), NotTrusted (forged), Unavailable.
+        """
+        ...
+
+
+class SecondOpinions(Protocol):
+    """Scanners of others that are at hand. They are asked about the formats that they know, and never believed to be right."""
+
+    def tools(self, format_id: str) -> tuple[tuple[str, str], ...]:
+        """Name and version of each that would be asked about a file of this format now, in the order in which they are."""
+        ...
+
+    def opinions(self, data: memoryview, format_id: str) -> tuple[Opinion, ...]:
+        """What each of ``tools`` says of a file, in the same order. Nothing is raised: one that fails says so in its opinion.
+
+        The bytes are not written to any disk, and whoever reads them can send them nowhere.
         """
         ...

@@ -145,6 +145,23 @@ class Statement(msgspec.Struct, frozen=True):
     predicate: dict[str, Any]
 
 
+class OpinionVerdict(StrEnum):
+    """What another scanner says of a model file. ``FAILED``: nothing that can be relied on, and so not that it is clean."""
+
+    CLEAN = "clean"
+    UNCLEAN = "not-clean"
+    FAILED = "failed"
+
+
+class Opinion(msgspec.Struct, frozen=True):
+    """What another scanner, ``tool`` in ``version``, says of a model file. ``detail``: why, in a line; "" when it is clean."""
+
+    tool: str
+    version: str
+    verdict: OpinionVerdict
+    detail: str = ""
+
+
 class Event(msgspec.Struct, frozen=True):
     """Something that happened, for sinks and incidents. ``at``: Unix time in nanoseconds."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from modelkeep.core.values import ModelSignature
+from modelkeep.core.values import ModelSignature, Opinion
 from modelkeep.custody.scanning.arrays import scan_npy, scan_npz
 from modelkeep.custody.scanning.gguf import scan_gguf
 from modelkeep.custody.scanning.joblib import scan_joblib, scan_pickled
@@ -38,6 +38,7 @@ class ScanVerdict(msgspec.Struct, frozen=True):
     """What the scanner says of one file.
 
     ``format``: stable name; ``signature``: what an ONNX model takes and gives, None when an end of it is not a plain tensor.
+    ``opinions``: what other scanners said (custody/opinions.py).
     """
 
     clean: bool
@@ -46,6 +47,7 @@ class ScanVerdict(msgspec.Struct, frozen=True):
     scanner: str = SCANNER
     rules_version: str = RULES_VERSION
     signature: ModelSignature | None = None
+    opinions: tuple[Opinion, ...] = ()
 
 
 def scan(data: bytes | bytearray | memoryview, filename: str) -> ScanVerdict:

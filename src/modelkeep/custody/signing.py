@@ -2,13 +2,16 @@
 
 import msgspec
 
-from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, Resource, Statement
+from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, Resource, Statement, to_json
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import SealedBody
 from modelkeep.custody.scan import ScanVerdict
 from modelkeep.errors import Invalid
-from modelkeep.ledger.predicates import Profile, Release, Scan, Sealing, State
+from modelkeep.ledger.predicates import Finding, Profile, Release, Scan, Sealing, State
 from modelkeep.ledger.statements import make_statement, statement_id
+
+MOST_OF_FINDINGS = 24 << 10
+"""Bytes of the findings in a scan statement, as JSON: an entry has room for twice as many."""
 
 
 class SealedProfile(msgspec.Struct, frozen=True):
@@ -51,19 +54,10 @@ def interface_of(verdict: ScanVerdict) -> ModelSignature:
 def release_statements(facts: ReleaseFacts) -> tuple[Statement, ...]:
     """Scan, sealing, profile (when there is one) and release: the last one names the others by their payload's SHA-256."""
     model, actor, at, ref = facts.resource, facts.actor, facts.at, str(facts.ref)
-    scan = Scan(
-        actor=actor,
-        at=at,
-        scanner=facts.scan.scanner,
-        rules_version=facts.scan.rules_version,
-        format=facts.scan.format,
-        size=facts.size,
-        clean=facts.scan.clean,
-        findings=facts.scan.findings,
-    )
     body = facts.body
     sealing = Sealing(actor=actor, at=at, release=ref, sealed=body.sealed, root=body.root, header=body.header, size=body.size)
-    evidence = {"scan": make_statement(scan, model), "sealing": make_statement(sealing, model)}
+    scanned = scan_statement(model, facts.scan, size=facts.size, actor=actor, at=at)
+    evidence = {"scan": scanned, "sealing": make_statement(sealing, model)}
     if facts.profile is not None:
         evidence["profile"] = _profile_statement(facts, facts.profile)
     release = Release(
@@ -79,6 +73,32 @@ def release_statements(facts: ReleaseFacts) -> tuple[Statement, ...]:
         bundle=facts.bundle,
     )
     return (*evidence.values(), make_statement(release, model))
+
+
+def scan_statement(model: Resource, verdict: ScanVerdict, *, size: int, actor: str, at: int) -> Statement:
+    """What was seen in the model file, of ``size`` bytes. Of very many findings the first are kept, and how many there were."""
+    said = Scan(
+        actor=actor,
+        at=at,
+        scanner=verdict.scanner,
+        rules_version=verdict.rules_version,
+        format=verdict.format,
+        size=size,
+        clean=verdict.clean,
+        findings=_some(verdict.findings),
+        opinions=verdict.opinions,
+    )
+    return make_statement(said, model)
+
+
+def _some(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """As many as surely fit a log entry."""
+    room = MOST_OF_FINDINGS
+    for at, finding in enumerate(findings):
+        room -= len(to_json(finding))
+        if room < 0:
+            return (*findings[:at], Finding("more", "model", f"{len(findings) - at} more findings"))
+    return findings
 
 
 def resealing_statements(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
-from modelkeep.core.values import Digest, ModelSignature, ReleaseRef
+from modelkeep.core.values import Digest, ModelSignature, Opinion, ReleaseRef
 from modelkeep.crypto.signatures import PublicIdentity
 
 
@@ -37,7 +37,10 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Scan(Predicate, frozen=True, kw_only=True):
-    """The model file was read, without running it, by ``scanner``. Subject: the model file."""
+    """The model file was read, without running it, by ``scanner``. Subject: the model file.
+
+    ``opinions``: what other scanners said; ``clean`` holds only if each of them agrees.
+    """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:scan:v1"
     scanner: str
@@ -46,6 +49,7 @@ class Scan(Predicate, frozen=True, kw_only=True):
     size: int
     clean: bool
     findings: tuple[Finding, ...] = ()
+    opinions: tuple[Opinion, ...] = ()
 
 
 class Sealing(Predicate, frozen=True, kw_only=True):

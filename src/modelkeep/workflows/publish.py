@@ -17,7 +17,7 @@ from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseSta
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
-from modelkeep.custody.scan import ScanVerdict, refusal, scan
+from modelkeep.custody.scan import ScanVerdict, refusal
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.formats.safetensors import dump
@@ -74,7 +74,7 @@ def publish(
     """
     name, filename = parse_name(name, "model name"), file_name(model.filename)
     data = memoryview(model.data).cast("B")
-    verdict = _scan(data, filename)
+    verdict = _scan(desk, data, filename)
     profile = dump(calibration.fit(data, interface_of(verdict))) if calibration else None
     claim = desk.entropy.token(16).hex()
     with desk.claims.hold(claim):
@@ -161,8 +161,8 @@ def _carry_out(
     return evidence
 
 
-def _scan(data: memoryview, filename: str) -> ScanVerdict:
-    verdict = scan(data, filename)
+def _scan(desk: Desk, data: memoryview, filename: str) -> ScanVerdict:
+    verdict = desk.scanner.judge(data, filename)
     first = refusal(verdict, filename)
     if first is not None:
         more = f" (and {len(verdict.findings) - 1} more)" if len(verdict.findings) > 1 else ""

@@ -22,6 +22,7 @@ from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.oms import BundleSigner
+from modelkeep.custody.opinions import Scanner
 from modelkeep.custody.releases import RECIPIENTS, SealedBody
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
@@ -138,7 +139,8 @@ class Desk:
     """Whoever may change releases.
 
     ``keys``: where data keys are wrapped now; ``lease``: seconds for which a gateway may still act on what it last read;
-    ``bundles``: opens the key of OpenSSF signatures, None to make none; ``logged``: told after every append.
+    ``bundles``: opens the key of OpenSSF signatures, None to make none; ``logged``: told after every append; ``scanner``:
+    judges model files.
     """
 
     registry: Registry
@@ -151,6 +153,7 @@ class Desk:
     lease: float = 1.0
     bundles: Callable[[], BundleSigner] | None = None
     logged: Callable[[], None] = lambda: None
+    scanner: Scanner = field(default_factory=Scanner)
 
     @property
     def wrapper(self) -> Wrapper:

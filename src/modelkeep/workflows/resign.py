@@ -13,7 +13,7 @@ from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef, Resource, Statement
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import QUARANTINE, RELEASE, RETIRE, Release
-from modelkeep.custody.scan import refusal, scan
+from modelkeep.custody.scan import refusal
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements, state_statement
 from modelkeep.errors import Conflict, Missing, NotTrusted
 from modelkeep.workflows.oms import sign_model
@@ -56,7 +56,7 @@ def _proven(desk: Desk, claimed: ReleaseEvidence, actor: str) -> ReleaseFacts:
     opened = desk.registry.open_body(claimed.body, claimed.model, MODEL)
     opened.check_model_digest()
     data = opened.read_source()
-    verdict = scan(data, claimed.filename)
+    verdict = desk.scanner.judge(data, claimed.filename)
     if refusal(verdict, claimed.filename) or (verdict.format, interface_of(verdict)) != (claimed.format, claimed.interface):
         raise NotTrusted(f"the model of {claimed.ref} is not what was said of it: publish it again from a copy that you trust")
     return ReleaseFacts(
