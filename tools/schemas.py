@@ -26,7 +26,7 @@ def schema_of(kind: type[Predicate]) -> dict[str, Any]:
     """The schema of one predicate, with everything that it refers to."""
     (_,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     found = {struct.__name__: struct for struct in _structs(kind)}
-    described = {name: _described(schema, found[name]) for name, schema in components.items()}
+    described = {name: _described(schema, found[name]) if name in found else schema for name, schema in components.items()}
     own = described.pop(kind.__name__)
     head = {"$schema": DIALECT, "$id": kind.TYPE, **own}
     return {**head, "$defs": dict(sorted(described.items()))} if described else head

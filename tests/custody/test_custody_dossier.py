@@ -1,14 +1,12 @@
 """The dossier of a release: what counts of what was attested, and what does not."""
 
-from typing import NamedTuple
-
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_custody_admission import EVIL, KEEP, MODEL, PLAIN, REF, SCANNER, STRANGER, TRUST, Log, facts
 
-from modelkeep.core.values import ReleaseRef, Resource, digest_of
+from modelkeep.core.values import ReleaseRef, Resource, Statement, digest_of, to_json
 from modelkeep.custody.admission import attributes
 from modelkeep.custody.dossier import check_attestation
 from modelkeep.custody.signing import release_statements
@@ -16,6 +14,7 @@ from modelkeep.errors import Invalid
 from modelkeep.ledger import attestations as a
 from modelkeep.ledger import predicates as p
 from modelkeep.ledger import statements as s
+from modelkeep.ledger.cosigned import Witnessed
 from modelkeep.policy.admission import AdmissionPolicy
 
 BY = {"actor": "ada", "at": 10**18}
@@ -52,7 +51,8 @@ def training(**code):
 
 
 def say(log, *said, model=MODEL, signer=KEEP):
-    return log.add(*(s.make_statement(one, Resource("m", model)) for one in said), signer=signer)
+    about = (Resource("m", model),)
+    return log.add(*(Statement(about, one.TYPE, msgspec.json.decode(to_json(one))) for one in said), signer=signer)
 
 
 def later(ref):
@@ -172,20 +172,15 @@ def test_an_old_clean_scan_does_not_hide_a_newer_finding():
     assert log.book.release(REF).scan == bad and not seen(log)["scan_clean"]
 
 
-class Quorum(NamedTuple):
-    size: int
-    names: tuple[str, ...]
-
-
 def test_what_no_quorum_covers_is_not_logged(log):
     log.state("promote")  # entry 4
     for size, logged in ((0, False), (4, False), (5, True)):
-        found = attributes(log.book, REF, Quorum(size, ("w1", "w2")))
+        found = attributes(log.book, REF, Witnessed(size, ("w1", "w2")))
         assert (found["logged"], found["witnesses"]) == (logged, 2 if logged else 0)
     log.state("quarantine").state("reinstate").state("promote")  # entry 7: the promotion in force must be covered
-    assert not attributes(log.book, REF, Quorum(7, ("w1",)))["logged"]
+    assert not attributes(log.book, REF, Witnessed(7, ("w1",)))["logged"]
     say(log, approval("bo"))  # what is said later may wait for its witnesses
-    assert attributes(log.book, REF, Quorum(8, ("w1",)))["logged"]
+    assert attributes(log.book, REF, Witnessed(8, ("w1",)))["logged"]
 
 
 BAD = {

@@ -26,6 +26,9 @@ class Follow:
     def refresh(self):
         return self.registry.refresh(), []
 
+    def witnessed(self):
+        return None
+
     def judge(self, found):
         if found.state is not ReleaseState.PROMOTED:
             raise NotAdmitted(f"{found.ref} is {found.state}")

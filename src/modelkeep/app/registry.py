@@ -175,7 +175,7 @@ class RegistryVerbs(Acts):
     def _not_admitted(self, found: ReleaseEvidence) -> str:
         """Why the log and the policy in force do not let a release be served; "" when they do. Raises Unavailable."""
         try:
-            judge(self._policy, self.premises.registry().book, found.ref)
+            judge(self._policy, self.premises.registry(), found.ref)
         except (NotAdmitted, Quarantined) as reason:
             return str(reason)
         return ""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import msgspec
 
@@ -12,6 +11,7 @@ from modelkeep.custody.dossier import Dossier
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import PROMOTE
 from modelkeep.ledger.attestations import Advisory
+from modelkeep.ledger.cosigned import Witnessed
 
 NANOSECONDS_A_DAY = 86_400 * 10**9
 _LARGEST = 922_337_203_685_477.0
@@ -25,17 +25,7 @@ class Admission(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
-class Cosigned(Protocol):
-    """How far the quorum of witnesses that the keep asks for reaches: the first ``size`` entries of the log, by ``names``."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-
-def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Cosigned | None = None) -> dict[str, object]:
+def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None = None) -> dict[str, object]:
     """What the admission policy sees of a release: plain values, each of them signed and logged.
 
     ``witnessed``: None = this keep asks for no witnesses. Decimals are text with four digits, rounded to the side on which less
@@ -116,7 +106,7 @@ def admit(
     book: EvidenceBook,
     ref: ReleaseRef,
     decide: Callable[[Mapping[str, object]], tuple[str, ...]],
-    witnessed: Cosigned | None = None,
+    witnessed: Witnessed | None = None,
 ) -> Admission:
     """Decide that a release may be served: the log says promoted, and the policy accepts its evidence.
 

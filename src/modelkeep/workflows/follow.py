@@ -22,6 +22,7 @@ from modelkeep.errors import Missing, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
 from modelkeep.formats.safetensors import load
+from modelkeep.ledger.cosigned import Witnessed
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import model as model_target
 from modelkeep.serving.audit import AuditEntry, read_bodies
@@ -86,15 +87,21 @@ class Authority(msgspec.Struct, frozen=True):
         self.admission.of(book)  # one that cannot be read ends the lease
         return book, decided
 
+    def witnessed(self) -> Witnessed | None:
+        """What a quorum of witnesses has cosigned; None = no policy asks. Raises as ``Registry.witnessed``."""
+        return self.registry.witnessed()
+
     def judge(self, found: ReleaseEvidence) -> None:
         """Return if ``found`` may be served. Raises Quarantined, NotAdmitted, Unavailable."""
-        book = self.registry.book
-        judge(self.admission.of(book), book, found.ref)
+        judge(self.admission.of(self.registry.book), self.registry, found.ref)
 
 
-def judge(policy: AdmissionPolicy, book: EvidenceBook, ref: ReleaseRef) -> None:
-    """Return if the log and the admission policy let a release be served. Raises Quarantined, NotAdmitted, Missing."""
-    admit(book, ref, policy.decide)
+def judge(policy: AdmissionPolicy, registry: Registry, ref: ReleaseRef) -> None:
+    """Return if the log, its witnesses and the admission policy let a release be served. The registry is not refreshed.
+
+    Raises Quarantined, NotAdmitted, Missing, and of the witnesses NotTrusted, Invalid, Unavailable.
+    """
+    admit(registry.book, ref, policy.decide, registry.witnessed())
 
 
 def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:
@@ -306,6 +313,7 @@ class AdmissionFollower:
         self._pool = ThreadPoolExecutor(1, "modelkeep-load")
         self._failed: dict[ReleaseRef, _Failed] = {}
         self._seen = -1
+        self._quorum: Witnessed | None = None
         self._again = False
         self._last = Admitted({}, {}, {}, 0.0)
         self._stop = threading.Event()
@@ -350,9 +358,9 @@ class AdmissionFollower:
             self._again = False
             self._failed.clear()
             self._seen = -1
-        size = book.size
-        if size != self._seen or self._loading or self._failed:
-            self._seen = size
+        quorum = self._authority.witnessed()
+        if (book.size, quorum) != (self._seen, self._quorum) or self._loading or self._failed:
+            self._seen, self._quorum = book.size, quorum
             self._last = self._sort(book)
         self._last = msgspec.structs.replace(self._last, until=began + LEASE)
         self._publish(self._last)
