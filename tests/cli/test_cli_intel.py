@@ -3,13 +3,15 @@
 import json
 import sys
 
+import msgspec
 import pytest
 from advisories import affected, archive, events, record, snapshot
 
 from modelkeep.app.control import CONTROL
 from modelkeep.app.keep import Keep
+from modelkeep.app.verbs import call, table
 from modelkeep.core.values import Principal, Resource, Role, digest_of
-from modelkeep.errors import Denied
+from modelkeep.errors import Conflict, Denied, Missing, NotTrusted
 from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun, Vulnerabilities
 from modelkeep.ledger.statements import make_statement, predicate_of
 from modelkeep.workflows.attested import attested, dossier_of
@@ -225,6 +227,30 @@ def test_who_may(house):
     assert not as_(Role.ANALYST).intel_audit(locks={"r.txt": b"numpy==1"}).clean
     assert as_(Role.ANALYST).bom(ref="risk@1").components == 1
     assert as_(Role.DATA_SCIENTIST).intel_check(ref="risk@1", locks={"r.txt": b"numpy==1"}).log_index is None
+
+
+def test_the_verbs_travel(house):
+    keep, verbs = opened(house), table(Keep)
+
+    def ask(name, **arguments):
+        return msgspec.msgpack.decode(call(verbs, keep, name, msgspec.msgpack.encode(arguments)), type=verbs[name].result)
+
+    assert ask("intel_import", snapshot=snapshot()) == ask("intel_show")
+    locks = {"r.txt": b"torch==2.1.0"}
+    found = ask("intel_audit", locks=locks)
+    assert found == msgspec.structs.replace(
+        ask("intel_check", ref="risk@1", locks=locks), ref="", log_index=None, new_critical=()
+    )
+    assert [one.id for one in found.advisories] == ["GHSA-aaaa-bbbb-cccc"]
+    assert ask("intel_check_all")[0].advisories == found.advisories
+    made = ask("bom", ref="risk@1")
+    assert ask("bom_check", ref="risk@1", digest=made.digest, through=made.through).digest == digest_of(made.document)
+    for digest, through in ((digest_of(b"x"), made.through), (made.digest, made.through - 1), (made.digest, made.through + 1)):
+        with pytest.raises((NotTrusted, Conflict)):
+            keep.bom_check(ref="risk@1", digest=digest, through=through)
+    for through in (0, -5):
+        with pytest.raises(Missing):
+            keep.bom_check(ref="risk@1", digest=made.digest, through=through)
 
 
 def test_a_bill_of_materials_can_be_made_again_and_compared(house, zips, tmp_path):
