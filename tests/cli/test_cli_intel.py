@@ -7,14 +7,16 @@ import msgspec
 import pytest
 from advisories import affected, archive, events, record, snapshot
 
-from modelkeep.app.control import CONTROL
+from modelkeep.app.control import CONTROL, open_control
+from modelkeep.app.handover import open_for
 from modelkeep.app.keep import Keep
 from modelkeep.app.verbs import call, table
 from modelkeep.core.values import Principal, Resource, Role, digest_of
+from modelkeep.custody.keys import FAMILIES
 from modelkeep.errors import Conflict, Denied, Missing, NotTrusted
-from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun, Vulnerabilities
-from modelkeep.ledger.statements import make_statement, predicate_of
-from modelkeep.workflows.attested import attested, dossier_of
+from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun
+from modelkeep.ledger.statements import make_statement
+from modelkeep.workflows.attested import dossier_of
 
 ALLOWED = {"MODELKEEP_INTEL_MAX_AGE_DAYS": "3650"}
 """The records of these tests have fixed dates, and the days go by."""
@@ -54,8 +56,11 @@ def looked_up(cli):
     """Every statement about vulnerabilities of risk@1."""
     registry = opened(cli).premises.registry()
     ref = opened(cli).ref("risk@1")
-    told = (one.statement for one in attested(registry, registry.book, ref, registry.book.size))
-    return [predicate_of(one, Vulnerabilities) for one in told if one.predicate_type == Vulnerabilities.TYPE]
+    seen = [
+        dossier_of(registry, ref, until).vulnerabilities
+        for until in range(registry.release(ref).index + 1, registry.book.size + 1)
+    ]
+    return [told.said for told in {told.index: told for told in seen if told is not None}.values()]
 
 
 def test_a_snapshot_is_imported_and_shown(house, zips):
@@ -203,6 +208,17 @@ def test_releases_are_checked_again_when_a_snapshot_is_imported(house, zips):
     assert not house("--json", "intel", "check", "--all", code=1).json[0]["clean"]
     house("retire", "risk@1", "--reason", "vulnerable", code=0)
     assert house("--json", "intel", "check", "--all", code=0).json == []
+
+
+def test_control_checks_again_with_the_keys_that_it_was_handed(house, zips):
+    train(house, {"torch": "2.1.0"})
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    control = open_control(house.keep, open_for(opened(house).premises, FAMILIES), lambda _text: None)
+    control._intel()
+    control._intel()
+    (said,) = looked_up(house)
+    assert (said.actor, [one.id for one in said.advisories]) == ("control@local", ["GHSA-aaaa-bbbb-cccc"])
+    control.stop()
 
 
 def test_usage(house, zips):

@@ -30,7 +30,7 @@ from modelkeep.custody.lockfiles import Packages, installed, parse_locks
 from modelkeep.custody.materials import Dossier
 from modelkeep.custody.osv import read_snapshot
 from modelkeep.errors import Conflict, Missing
-from modelkeep.workflows.attested import dossier_of
+from modelkeep.workflows.attested import dossier_of, dossiers_of
 
 SOURCE = "OSV PyPI"
 VULNERABILITY = "vulnerability"
@@ -84,7 +84,7 @@ class IntelVerbs(OversightVerbs):
     def intel_check_all(self) -> tuple[DependenciesChecked, ...]:
         """``intel_check`` of every release that is neither retired nor collected."""
         found = snapshot_in_force(self.premises)
-        dossiers = (dossier_of(self.premises.registry(), ref) for ref in self._standing())
+        dossiers = dossiers_of(self.premises.registry(), self._standing())
         return tuple(self._hold_against(known, self._packages_of(known), found) for known in dossiers)
 
     def intel_due(self, done: str) -> str:
@@ -96,8 +96,7 @@ class IntelVerbs(OversightVerbs):
         current = in_force(self.premises) or ""
         if current == done or (found := snapshot_in_force(self.premises)) is None:
             return current
-        for ref in self._standing():
-            known = dossier_of(self.premises.registry(), ref)
+        for known in dossiers_of(self.premises.registry(), self._standing()):
             last, packages = known.vulnerabilities, self._packages_of(known)
             if packages is not None and (last is None or last.said.snapshot != found.index.snapshot):
                 self._hold_against(known, packages, found)

@@ -108,6 +108,11 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
         return f"{said.get('classification')}, owner {str(said.get('owner'))[:_SHORT]}"
     if kind == "hold":
         return f"{said.get('verb')} {str(said.get('id'))[:8]}: {said.get('reason')}"[:120]
+    if kind == "vulnerabilities":
+        told = f"{len(said.get('advisories', ()))} advisories, {said.get('audited')} packages audited"
+        return f"{told}, {len(said.get('unaudited', ()))} not"[:120]
+    if kind == "bom":
+        return f"{said.get('format')}, {said.get('components')} components"[:120]
     return "released" if kind == "release" else ""
 
 

@@ -60,8 +60,8 @@ def _snapshot(one: SnapshotRow) -> str:
             f"  newest record  {moment(one.newest)}",
             f"  imported       {moment(one.imported)} (log entry {one.log_index})",
             f"  digest         {one.snapshot}",
-            f"  advisories     {one.advisories} about {one.packages} packages, {one.withdrawn} of them withdrawn",
-            f"  passed over    {one.others} of other ecosystems",
+            f"  advisories     {one.advisories} ({one.withdrawn} withdrawn), on packages: {one.packages}",
+            f"  passed over    {one.others} (other ecosystems)",
         )
     )
 
