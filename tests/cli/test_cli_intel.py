@@ -210,6 +210,18 @@ def test_releases_are_checked_again_when_a_snapshot_is_imported(house, zips):
     assert house("--json", "intel", "check", "--all", code=0).json == []
 
 
+def test_a_lock_file_that_said_more_is_asked_about_again_until_the_model_is_trained_anew(house, zips):
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    train(house, {"numpy": "2.1.0"})
+    house("intel", "check", "risk@1", "--lock", zips("all.txt", b"numpy==2.1.0\ntorch==2.1.0\n"), code=1)
+    again = house("--json", "intel", "check", "--all", code=1).json[0]
+    assert (again["packages"], again["new_critical"]) == (2, [])
+    train(house, {"NumPy": "2.1.0"}, at=2)
+    assert house("--json", "intel", "check", "--all", code=0).json[0]["packages"] == 1
+    assert looked_up(house)[-1].lock == digest_of(b"NumPy==2.1.0\n")  # as the run has it
+    assert house("--json", "intel", "check", "--all", code=0).json[0]["packages"] == 1
+
+
 def test_control_checks_again_with_the_keys_that_it_was_handed(house, zips):
     train(house, {"torch": "2.1.0"})
     house("intel", "import", zips("all.zip", snapshot()), code=0)
