@@ -3,16 +3,20 @@
 import json
 import sys
 
+import msgspec
 import pytest
 from advisories import affected, archive, events, record, snapshot
 
-from modelkeep.app.control import CONTROL
+from modelkeep.app.control import CONTROL, open_control
+from modelkeep.app.handover import open_for
 from modelkeep.app.keep import Keep
+from modelkeep.app.verbs import call, table
 from modelkeep.core.values import Principal, Resource, Role, digest_of
-from modelkeep.errors import Denied
-from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun, Vulnerabilities
-from modelkeep.ledger.statements import make_statement, predicate_of
-from modelkeep.workflows.attested import attested, dossier_of
+from modelkeep.custody.keys import FAMILIES
+from modelkeep.errors import Conflict, Denied, Missing, NotTrusted
+from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun
+from modelkeep.ledger.statements import make_statement
+from modelkeep.workflows.attested import dossier_of
 
 ALLOWED = {"MODELKEEP_INTEL_MAX_AGE_DAYS": "3650"}
 """The records of these tests have fixed dates, and the days go by."""
@@ -52,8 +56,11 @@ def looked_up(cli):
     """Every statement about vulnerabilities of risk@1."""
     registry = opened(cli).premises.registry()
     ref = opened(cli).ref("risk@1")
-    told = (one.statement for one in attested(registry, registry.book, ref, registry.book.size))
-    return [predicate_of(one, Vulnerabilities) for one in told if one.predicate_type == Vulnerabilities.TYPE]
+    seen = [
+        dossier_of(registry, ref, until).vulnerabilities
+        for until in range(registry.release(ref).index + 1, registry.book.size + 1)
+    ]
+    return [told.said for told in {told.index: told for told in seen if told is not None}.values()]
 
 
 def test_a_snapshot_is_imported_and_shown(house, zips):
@@ -203,6 +210,29 @@ def test_releases_are_checked_again_when_a_snapshot_is_imported(house, zips):
     assert house("--json", "intel", "check", "--all", code=0).json == []
 
 
+def test_a_lock_file_that_said_more_is_asked_about_again_until_the_model_is_trained_anew(house, zips):
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    train(house, {"numpy": "2.1.0"})
+    house("intel", "check", "risk@1", "--lock", zips("all.txt", b"numpy==2.1.0\ntorch==2.1.0\n"), code=1)
+    again = house("--json", "intel", "check", "--all", code=1).json[0]
+    assert (again["packages"], again["new_critical"]) == (2, [])
+    train(house, {"NumPy": "2.1.0"}, at=2)
+    assert house("--json", "intel", "check", "--all", code=0).json[0]["packages"] == 1
+    assert looked_up(house)[-1].lock == digest_of(b"NumPy==2.1.0\n")  # as the run has it
+    assert house("--json", "intel", "check", "--all", code=0).json[0]["packages"] == 1
+
+
+def test_control_checks_again_with_the_keys_that_it_was_handed(house, zips):
+    train(house, {"torch": "2.1.0"})
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    control = open_control(house.keep, open_for(opened(house).premises, FAMILIES), lambda _text: None)
+    control._intel()
+    control._intel()
+    (said,) = looked_up(house)
+    assert (said.actor, [one.id for one in said.advisories]) == ("control@local", ["GHSA-aaaa-bbbb-cccc"])
+    control.stop()
+
+
 def test_usage(house, zips):
     lock = zips("r.txt", b"numpy==1")
     for words in (("--all", "risk@1"), ("--all", "--lock", lock), (), ("risk@7",), ("risk@1", "--lock", "nowhere"), ("risk",)):
@@ -225,6 +255,30 @@ def test_who_may(house):
     assert not as_(Role.ANALYST).intel_audit(locks={"r.txt": b"numpy==1"}).clean
     assert as_(Role.ANALYST).bom(ref="risk@1").components == 1
     assert as_(Role.DATA_SCIENTIST).intel_check(ref="risk@1", locks={"r.txt": b"numpy==1"}).log_index is None
+
+
+def test_the_verbs_travel(house):
+    keep, verbs = opened(house), table(Keep)
+
+    def ask(name, **arguments):
+        return msgspec.msgpack.decode(call(verbs, keep, name, msgspec.msgpack.encode(arguments)), type=verbs[name].result)
+
+    assert ask("intel_import", snapshot=snapshot()) == ask("intel_show")
+    locks = {"r.txt": b"torch==2.1.0"}
+    found = ask("intel_audit", locks=locks)
+    assert found == msgspec.structs.replace(
+        ask("intel_check", ref="risk@1", locks=locks), ref="", log_index=None, new_critical=()
+    )
+    assert [one.id for one in found.advisories] == ["GHSA-aaaa-bbbb-cccc"]
+    assert ask("intel_check_all")[0].advisories == found.advisories
+    made = ask("bom", ref="risk@1")
+    assert ask("bom_check", ref="risk@1", digest=made.digest, through=made.through).digest == digest_of(made.document)
+    for digest, through in ((digest_of(b"x"), made.through), (made.digest, made.through - 1), (made.digest, made.through + 1)):
+        with pytest.raises((NotTrusted, Conflict)):
+            keep.bom_check(ref="risk@1", digest=digest, through=through)
+    for through in (0, -5):
+        with pytest.raises(Missing):
+            keep.bom_check(ref="risk@1", digest=made.digest, through=through)
 
 
 def test_a_bill_of_materials_can_be_made_again_and_compared(house, zips, tmp_path):

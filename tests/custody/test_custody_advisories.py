@@ -283,6 +283,11 @@ def test_bombs_are_refused_before_they_go_off():
             read_snapshot(data, source="test", now_ns=NOW)
 
 
+def test_a_list_of_versions_has_an_end():
+    with pytest.raises(TooLarge, match="lists 20,001 versions"):
+        index(record("X-1", affected("p", versions=["1"] * 20_001)))
+
+
 def test_a_directory_that_lies_about_sizes_is_refused():
     data = bytearray(packed([("bomb.json", b"\0" * (4 << 20))]))
     directory = data.rindex(b"PK\x01\x02")

@@ -213,6 +213,7 @@ def test_a_release_of_which_everything_is_known(check):
     assert workflow["steps"][0]["commands"] == [{"executed": """python train.py --name 'it'"'"'s'"""}]
     assert (workflow["timeStart"], workflow["uid"]) == ("2027-01-15T07:43:20Z", "ab" * 16)
     assert {"name": "modelkeep:code:commit", "value": "cd" * 20} in workflow["properties"]
+    assert "'bad name!'" in next(one["value"] for one in workflow["properties"] if one["name"].endswith(":unlisted"))
     kinds = [one["comment"].split(" ")[0] for one in model["externalReferences"]]
     assert kinds == [
         "release",

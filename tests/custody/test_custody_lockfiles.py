@@ -102,7 +102,10 @@ def test_every_kind_of_lock_file(name, text):
 def test_the_lock_is_the_digest_that_training_runs_have():
     said = parse_locks({"r.txt": REQUIREMENTS})
     assert said.lock == "sha256:" + hashlib.sha256(b"numpy==2.1.0\ntorch==2.1.0+cu118\n").hexdigest()
-    assert installed({"torch": "2.1.0+cu118", "NumPy": "2.1.0"}) == said
+    assert installed({"torch": "2.1.0+cu118", "numpy": "2.1.0"}).lock == said.lock
+    trained = installed({"torch": "2.1.0+cu118", "NumPy": "2.1"})  # spelt in another way, and told as it was spelt
+    assert trained.lock == "sha256:" + hashlib.sha256(b"NumPy==2.1\ntorch==2.1.0+cu118\n").hexdigest()
+    assert trained.pins == (("numpy", "2.1"), ("torch", "2.1.0+cu118"))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +150,8 @@ def test_the_lock_is_the_digest_that_training_runs_have():
             "p",
         ),
         ("i.json", b'{"installed": [{"metadata": {"name": "p", "version": "not one"}}]}', "p"),
+        ("i.json", b'{"installed": [{"metadata": {"name": null, "version": null}}]}', "without a name"),
+        ("i.json", b'{"installed": [{"metadata": {"name": "p", "version": null}}]}', "no version"),
     ],
 )
 def test_what_cannot_be_looked_up_is_told(name, text, about):

@@ -5,8 +5,8 @@ import msgspec
 from modelkeep.app.intelresults import BomChecked, BomWritten
 from modelkeep.app.intelverbs import IntelVerbs
 from modelkeep.app.verbs import verb
-from modelkeep.core.values import ReleaseRef, Resource, digest_of
-from modelkeep.custody.bom import FORMAT, made_through, write_bill
+from modelkeep.core.values import ReleaseRef, Resource, digest_of, parse_digest
+from modelkeep.custody.bom import FORMAT, write_bill
 from modelkeep.errors import Conflict, NotTrusted
 from modelkeep.ledger.attestations import Bom
 from modelkeep.ledger.statements import make_statement
@@ -45,17 +45,18 @@ class BomVerbs(IntelVerbs):
         return msgspec.structs.replace(written, log_index=index)
 
     @verb("show")
-    def bom_check(self, *, ref: str, document: bytes) -> BomChecked:
-        """Check that ``document`` is what the log said of a release when it was made.
+    def bom_check(self, *, ref: str, digest: str, through: int) -> BomChecked:
+        """Check that the document with this SHA-256 is what the first ``through`` entries of the log say of a release.
 
-        Raises NotTrusted (it is not), Conflict (it was made from entries that are not there yet), Invalid, Missing.
+        ``through``: as the document itself says (``custody.bom.made_through``). Raises NotTrusted (it is not), Conflict (there
+        are fewer entries), Invalid, Missing.
         """
-        parsed, through = self.ref(ref), made_through(document)
+        parsed, wanted = self.ref(ref), parse_digest(digest)
         registry = self.premises.registry()
         if through > registry.view.checkpoint.size:
             raise Conflict(f"this bill of materials was made from {through} log entries, and there are fewer here")
         bill = write_bill(dossier_of(registry, parsed, through), self.premises.trust.origin)
-        if bill.document != document:
+        if bill.digest != wanted or bill.through != through:
             raise NotTrusted(f"this bill of materials is not what the first {through} log entries say of {parsed}")
         later = sum(one.index >= through for one in dossier_of(registry, parsed).everything())
         return BomChecked(str(parsed), bill.digest, through, later, tuple(bills_of(registry, parsed, bill.digest)))

@@ -30,7 +30,7 @@ from modelkeep.custody.lockfiles import Packages, installed, parse_locks
 from modelkeep.custody.materials import Dossier
 from modelkeep.custody.osv import read_snapshot
 from modelkeep.errors import Conflict, Missing
-from modelkeep.workflows.attested import dossier_of
+from modelkeep.workflows.attested import dossier_of, dossiers_of
 
 SOURCE = "OSV PyPI"
 VULNERABILITY = "vulnerability"
@@ -77,15 +77,18 @@ class IntelVerbs(OversightVerbs):
         """
         parsed = self.ref(ref)
         known = dossier_of(self.premises.registry(), parsed)
-        packages = parse_locks(locks) if locks else self._packages_of(known)
+        packages = parse_locks(locks) if locks else _trained(known) or self._looked_up(known)
         return self._hold_against(known, packages, snapshot_in_force(self.premises))
 
     @verb("intel.check")
     def intel_check_all(self) -> tuple[DependenciesChecked, ...]:
-        """``intel_check`` of every release that is neither retired nor collected."""
+        """Check every release that is neither retired nor collected, with the packages that it was checked with last.
+
+        A release that was never checked, or trained since: with those of its training run. Raises NotTrusted, Unavailable.
+        """
         found = snapshot_in_force(self.premises)
-        dossiers = (dossier_of(self.premises.registry(), ref) for ref in self._standing())
-        return tuple(self._hold_against(known, self._packages_of(known), found) for known in dossiers)
+        dossiers = dossiers_of(self.premises.registry(), self._standing())
+        return tuple(self._hold_against(known, self._looked_up(known), found) for known in dossiers)
 
     def intel_due(self, done: str) -> str:
         """Check releases again that were checked against another snapshot than the one in force, unless that is ``done``.
@@ -96,9 +99,8 @@ class IntelVerbs(OversightVerbs):
         current = in_force(self.premises) or ""
         if current == done or (found := snapshot_in_force(self.premises)) is None:
             return current
-        for ref in self._standing():
-            known = dossier_of(self.premises.registry(), ref)
-            last, packages = known.vulnerabilities, self._packages_of(known)
+        for known in dossiers_of(self.premises.registry(), self._standing()):
+            last, packages = known.vulnerabilities, self._looked_up(known)
             if packages is not None and (last is None or last.said.snapshot != found.index.snapshot):
                 self._hold_against(known, packages, found)
         return current
@@ -106,15 +108,19 @@ class IntelVerbs(OversightVerbs):
     def _standing(self) -> list[ReleaseRef]:
         return [known.ref for known in self.premises.registry().book.releases() if known.state not in _ENDED]
 
-    def _packages_of(self, known: Dossier) -> Packages | None:
-        """Those of the training run, else those that were looked up last; None when nobody knows any."""
-        if known.run is not None:
-            return installed(known.run.said.environment.packages)
-        if known.vulnerabilities is None:
-            return None
-        said = known.vulnerabilities.said
+    def _looked_up(self, known: Dossier) -> Packages | None:
+        """The packages that a release was last held against, or those of a training run that came later; None when unknown.
+
+        A lock file may say more than the training run, so a new snapshot must not be asked about less.
+        """
+        last, run = known.vulnerabilities, known.run
+        if last is None or (run is not None and run.index > last.index):
+            return _trained(known)
+        trained = _trained(known)
+        if trained is not None and trained.lock == last.said.lock:
+            return trained
         try:
-            return remembered(remembered_lock(self.premises, said.lock), said)
+            return remembered(remembered_lock(self.premises, last.said.lock), last.said)
         except Missing:
             return None
 
@@ -133,7 +139,8 @@ class IntelVerbs(OversightVerbs):
         desk, model = self.premises.desk(), Resource(known.release.said.filename, known.release.about)
         at, actor = self.premises.clock.now_ns(), self.actor.subject
         statement = vulnerabilities_statement(model, packages, checked, found.index, actor=actor, at=at)
-        remember_lock(self.premises, packages.lock, packages.pins)
+        if packages.said is None:
+            remember_lock(self.premises, packages.lock, packages.pins)
         (index,) = desk.log_statements([statement])
         before = {one.id for one in known.vulnerabilities.said.advisories} if known.vulnerabilities else set()
         fresh = [one for one in checked.advisories if one.severity == CRITICAL and one.id not in before]
@@ -164,6 +171,11 @@ class IntelVerbs(OversightVerbs):
             packages=len(index.packages),
             log_index=found.log_index,
         )
+
+
+def _trained(known: Dossier) -> Packages | None:
+    """The packages of the training run, when there is one."""
+    return installed(known.run.said.environment.packages) if known.run else None
 
 
 def _told(ref: str, packages: Packages, found: Snapshot | None, checked: Checked) -> DependenciesChecked:

@@ -130,7 +130,8 @@ def _attested(kind: str, said: dict[str, Any]) -> str:
         robust = said.get("robust")
         return f"{said.get('method')}: robust accuracy {robust.get('value') if isinstance(robust, dict) else '?'}"[:120]
     if kind == "vulnerabilities":
-        return f"{said.get('audited')} packages looked up, {len(said.get('advisories', ()))} advisories"
+        told = f"{len(said.get('advisories', ()))} advisories, {said.get('audited')} packages audited"
+        return f"{told}, {len(said.get('unaudited', ()))} not"[:120]
     if kind == "training-run":
         code = said.get("code") or {}
         return f"{len(said.get('inputs', ()))} inputs, commit {str(code.get('commit'))[:12] or 'none'}"

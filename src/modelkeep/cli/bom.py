@@ -4,6 +4,8 @@ import click
 
 from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, read_file, write_file
+from modelkeep.core.values import digest_of
+from modelkeep.custody.bom import made_through
 from modelkeep.errors import Invalid
 
 
@@ -34,7 +36,8 @@ def bom(ctx: Context, ref: str, out: str, record: bool, given: str) -> None:
 
 
 def _check(ctx: Context, ref: str, given: str) -> None:
-    found = ctx.call(Keep.bom_check, ref=ref, document=read_file(given))
+    document = read_file(given)
+    found = ctx.call(Keep.bom_check, ref=ref, digest=digest_of(document), through=made_through(document))
     statements = "statement" if found.later == 1 else "statements"
     later = f"{found.later} later {statements} would be in a new one" if found.later else "nothing was said since"
     where = ", ".join(map(str, found.recorded)) or "nowhere"

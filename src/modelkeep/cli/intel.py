@@ -16,12 +16,12 @@ from modelkeep.errors import Invalid, Missing, Unavailable
 ENVIRONMENT = "installed.json"
 _LONGEST = 120
 _LIST = """
-import importlib.metadata as m, json
-def direct(d):
-    t = d.read_text("direct_url.json")
-    return json.loads(t) if t else None
-print(json.dumps({"installed": [{"metadata": {"name": d.metadata["Name"], "version": d.version}, "direct_url": direct(d)}
-                                for d in m.distributions()]}))
+import importlib.metadata, json
+def one(found):
+    about, direct = found.metadata, found.read_text("direct_url.json")
+    name, version = (about["Name"], about["Version"]) if about else (None, None)
+    return {"metadata": {"name": name, "version": version}, "direct_url": json.loads(direct) if direct else None}
+print(json.dumps({"installed": [one(found) for found in importlib.metadata.distributions()]}))
 """
 """What ``pip inspect`` reports, in short, for an environment that may have no pip."""
 
@@ -60,8 +60,8 @@ def _snapshot(one: SnapshotRow) -> str:
             f"  newest record  {moment(one.newest)}",
             f"  imported       {moment(one.imported)} (log entry {one.log_index})",
             f"  digest         {one.snapshot}",
-            f"  advisories     {one.advisories} about {one.packages} packages, {one.withdrawn} of them withdrawn",
-            f"  passed over    {one.others} of other ecosystems",
+            f"  advisories     {one.advisories} ({one.withdrawn} withdrawn), on packages: {one.packages}",
+            f"  passed over    {one.others} (other ecosystems)",
         )
     )
 
@@ -134,7 +134,7 @@ def list_packages(python: str) -> bytes:
         raise Unavailable(f"{python} could not be asked for its packages: {cause}") from cause
     try:
         json.loads(ran.stdout)
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise Invalid(f"{python} is no Python interpreter that can list its packages") from cause
     return ran.stdout
 

@@ -128,7 +128,8 @@ def judge(index: Index, name: str, version: str) -> Judgement:
             doubts.append(one.id)
         elif verdict:
             affecting.append(one)
-    told = tuple(_tell(group, known, name, version, wanted) for group in _groups(affecting))
+    kin = _by_id(known)
+    told = tuple(_tell(group, kin, name, version, wanted) for group in _groups(affecting))
     said = {told_id for one in told for told_id in (one.id, *one.aliases)}
     open_doubts = [doubt for doubt in doubts if doubt not in said]
     why = f"{', '.join(open_doubts[:3])} cannot be compared with a version" if open_doubts else ""
@@ -187,30 +188,41 @@ def _inside(events: tuple[Event, ...], wanted: Version) -> bool | None:
     return inside
 
 
+def _by_id(advice: Iterable[Advice]) -> dict[str, list[Advice]]:
+    """Who goes by each id: as its own, or as an alias."""
+    found: dict[str, list[Advice]] = {}
+    for one in advice:
+        for name in {one.id, *one.aliases}:
+            found.setdefault(name, []).append(one)
+    return found
+
+
 def _groups(found: list[Advice]) -> Iterator[list[Advice]]:
     """The advice in groups of one vulnerability each: aliases are symmetric and transitive (OSV schema, ``aliases``)."""
-    left = sorted(found, key=lambda one: one.id)
-    while left:
-        group, ids = [left.pop(0)], set[str]()
-        ids |= {group[0].id, *group[0].aliases}
-        while same := [one for one in left if ids & {one.id, *one.aliases}]:
-            group += same
-            left = [one for one in left if one not in same]
-            ids |= {each for one in same for each in (one.id, *one.aliases)}
-        yield group
+    kin, seen = _by_id(found), set[str]()
+    for first in found:
+        if first.id in seen:
+            continue
+        group, names = list[Advice](), [first.id]
+        while names:
+            name = names.pop()
+            if name not in seen:
+                seen.add(name)
+                group += [one for one in kin.get(name, ()) if one.id == name]
+                names += [each for one in kin.get(name, ()) for each in (one.id, *one.aliases)]
+        yield sorted(group, key=lambda one: one.id)
 
 
-def _tell(group: list[Advice], known: tuple[Advice, ...], name: str, version: str, wanted: Version) -> Advisory:
+def _tell(group: list[Advice], known: dict[str, list[Advice]], name: str, version: str, wanted: Version) -> Advisory:
     """One advisory for all ids of one vulnerability, with the worst severity that any database gives it."""
     ids = {each for one in group for each in (one.id, *one.aliases)}
-    kin = [*group, *(one for one in known if ids & {one.id, *one.aliases})]
-    worst = max((one.severity for one in kin), key=rank)
+    kin = [*group, *(one for each in ids for one in known.get(each, ()))]
     others = sorted(ids - {group[0].id})
     return Advisory(
         id=group[0].id,
         package=name,
         version=version,
-        severity=worst,
+        severity=max((one.severity for one in kin), key=rank),
         score=max(one.score for one in kin),
         fixed=_mended(group, wanted)[:MAX_FIXED],
         aliases=tuple(others[:MAX_ALIASES]),

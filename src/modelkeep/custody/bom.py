@@ -235,6 +235,7 @@ def _formula(told: Told[TrainingRun]) -> dict[str, Any]:
     """How the model was made."""
     run = told.said
     outputs = [prop(f"modelkeep:output:{name}", digest) for name, digest in sorted(run.outputs.items())]
+    unlisted = [prop("modelkeep:environment:unlisted", one) for one in installed(run.environment.packages).beyond]
     workflow: dict[str, Any] = {
         "bom-ref": RUN,
         "uid": run.run or "unknown",
@@ -242,7 +243,7 @@ def _formula(told: Told[TrainingRun]) -> dict[str, Any]:
         "taskTypes": ["build"],
         "steps": [{"name": "train", "commands": [{"executed": shlex.join(run.command)}]}],
         "outputs": [{"type": "artifact", "resource": {"ref": MODEL}}],
-        "properties": [*(prop(name, value) for name, value in _circumstances(run)), *outputs],
+        "properties": [*(prop(name, value) for name, value in _circumstances(run)), *outputs, *unlisted],
     }
     inputs: list[dict[str, Any]] = [{"resource": {"ref": ref}} for ref in _once(data_reference(one) for one in run.inputs)]
     if run.parameters:

@@ -33,20 +33,28 @@ _UNKNOWN = "somewhere that is not known here"
 
 
 class Packages(msgspec.Struct, frozen=True):
-    """``pins``: (normalised name, version), each once, sorted; ``beyond``: what cannot be looked up, as ``what: why``."""
+    """``pins``: (normalised name, version), each once, sorted; ``beyond``: what cannot be looked up, as ``what: why``.
+
+    ``said``: the lock of a training run, which spells names and versions its own way; None for lock files.
+    """
 
     pins: tuple[tuple[str, str], ...]
     beyond: tuple[str, ...] = ()
+    said: Digest | None = None
 
     @property
     def lock(self) -> Digest:
-        """The SHA-256 of the lines ``name==version``, as training-run statements have it."""
-        return digest_of("".join(f"{name}=={version}\n" for name, version in self.pins).encode())
+        """The SHA-256 of the lines ``name==version``, sorted, as training-run statements have it."""
+        return self.said or _lock(self.pins)
+
+
+def _lock(pins: Iterable[tuple[str, str]]) -> Digest:
+    return digest_of("".join(sorted(f"{name}=={version}\n" for name, version in pins)).encode())
 
 
 def installed(packages: Mapping[str, str]) -> Packages:
     """The packages of a training run. What is no package of a version becomes ``beyond``."""
-    return _collect((name, version) for name, version in packages.items())
+    return msgspec.structs.replace(_collect(packages.items()), said=_lock(packages.items()))
 
 
 def parse_locks(files: Mapping[str, bytes]) -> Packages:
@@ -96,7 +104,10 @@ def _json(document: dict[str, Any]) -> Iterator[tuple[str, str] | str]:
     if "installed" in document:  # pip inspect
         for one in document["installed"]:
             about = one["metadata"]
-            yield _placed(about["name"], about["version"], _direct(one.get("direct_url")))
+            if about["name"] is None:
+                yield "a distribution without a name: nobody knows what it is"
+            else:
+                yield _placed(about["name"], about["version"], _direct(one.get("direct_url")))
     elif "_meta" in document:  # Pipfile.lock
         for section in (value for key, value in document.items() if key != "_meta"):
             for name, one in section.items():

@@ -26,6 +26,8 @@ MAX_ARCHIVE, MAX_RECORD, MAX_TOTAL = 256 << 20, 8 << 20, 2 << 30
 """Bytes of an archive, of one record, and of all of them unpacked."""
 MAX_RECORDS, MAX_RATIO, RATIO_SLACK = 400_000, 100, 16 << 20
 """Members of an archive; how often larger it may be unpacked, beyond the slack in bytes."""
+MAX_VERSIONS = 20_000
+"""Versions that one record lists; the longest list of a real package has a tenth of that."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,79}\Z")
 _LABELS = {"CRITICAL": CRITICAL, "HIGH": HIGH, "MODERATE": MEDIUM, "MEDIUM": MEDIUM, "LOW": LOW}
 _MALICIOUS = "MAL-"
@@ -174,6 +176,8 @@ def _advice(record: _Record, affected: _Affected) -> Advice:
     ranges = affected.ranges or ()
     judged = tuple(_events(one) for one in ranges if one.type == "ECOSYSTEM")
     versions = affected.versions or ()
+    if len(versions) > MAX_VERSIONS:
+        raise TooLarge(f"the advisory {record.id} lists {len(versions):,} versions, more than {MAX_VERSIONS:,}")
     unjudged = {one.type[:20] for one in ranges if one.type not in ("ECOSYSTEM", "GIT")}
     if not judged and not versions:  # a GIT range beside versions says the same of commits (schema, affected[].ranges[].type)
         unjudged |= {one.type for one in ranges if one.type == "GIT"} or {"no"}

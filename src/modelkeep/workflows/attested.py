@@ -1,7 +1,7 @@
 """The statements that count for one release, read from the log: what ``custody/materials`` makes a dossier of."""
 
 import contextlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -15,22 +15,31 @@ from modelkeep.ledger.kinds import short_type
 from modelkeep.ledger.statements import parse_statement, peek_type, predicate_of, statement_id
 from modelkeep.workflows.registry import Registry
 
+Peeked = tuple[int, Envelope, Statement]
+"""An entry that is not verified yet: its log index, its envelope, and what it claims to say."""
+
 
 def dossier_of(registry: Registry, ref: ReleaseRef, until: int | None = None) -> Dossier:
     """What the log says about how ``ref`` came to be; ``until``: by its first so many entries.
 
     Raises Missing (no such release, or not by then), NotTrusted, Unavailable.
     """
+    (found,) = dossiers_of(registry, [ref], until)
+    return found
+
+
+def dossiers_of(registry: Registry, refs: Iterable[ReleaseRef], until: int | None = None) -> Iterator[Dossier]:
+    """The same of several releases; the log is read once."""
     book = registry.refresh()
     size = min(book.size, registry.view.checkpoint.size)
-    return dossier(ref, attested(registry, book, ref, size if until is None else min(size, until)))
+    peeked = list(_peek(registry, size if until is None else min(size, until), KINDS))
+    return (dossier(ref, _counting(book, ref, peeked)) for ref in refs)
 
 
-def attested(registry: Registry, book: EvidenceBook, ref: ReleaseRef, until: int) -> Iterator[Attested]:
-    """The statements of the first ``until`` entries that count for ``ref``, in the order of the log."""
+def _counting(book: EvidenceBook, ref: ReleaseRef, peeked: Sequence[Peeked]) -> Iterator[Attested]:
+    """The statements among ``peeked`` that count for ``ref``, in the order of the log."""
     known = book.release(ref)
     own = {known.index, known.entries.get("scan", known.index), *(found.index for found in book.catalogue.metadata(ref))}
-    peeked = list(_peek(registry, until, KINDS))
     about = {known.model} | {digest for _, _, said in peeked for digest in _data(said, known.model)}
     seen: set[Digest] = set()
     for index, envelope, said in peeked:
@@ -64,7 +73,7 @@ def _checked(book: EvidenceBook, ref: ReleaseRef, index: int, envelope: Envelope
     return Attested(index, statement, signer.name)
 
 
-def _peek(registry: Registry, until: int, kinds: Container[str]) -> Iterator[tuple[int, Envelope, Statement]]:
+def _peek(registry: Registry, until: int, kinds: Container[str]) -> Iterator[Peeked]:
     """Entries of these types, not verified yet."""
     for start in range(0, until, 256):
         for index, entry in enumerate(registry.view.entries(start, min(until, start + 256)), start):
