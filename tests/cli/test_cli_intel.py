@@ -16,7 +16,6 @@ from modelkeep.custody.keys import FAMILIES
 from modelkeep.errors import Conflict, Denied, Missing, NotTrusted
 from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun
 from modelkeep.ledger.statements import make_statement
-from modelkeep.workflows.attested import dossier_of
 
 ALLOWED = {"MODELKEEP_INTEL_MAX_AGE_DAYS": "3650"}
 """The records of these tests have fixed dates, and the days go by."""
@@ -57,7 +56,7 @@ def looked_up(cli):
     registry = opened(cli).premises.registry()
     ref = opened(cli).ref("risk@1")
     seen = [
-        dossier_of(registry, ref, until).vulnerabilities
+        registry.book.dossier(ref, until).vulnerabilities
         for until in range(registry.release(ref).index + 1, registry.book.size + 1)
     ]
     return [told.said for told in {told.index: told for told in seen if told is not None}.values()]
@@ -303,7 +302,7 @@ def test_a_bill_of_materials_can_be_made_again_and_compared(house, zips, tmp_pat
     model = json.loads(document)["metadata"]["component"]
     assert (
         model["hashes"][0]["content"]
-        == dossier_of(opened(house).premises.registry(), opened(house).ref("risk@1")).release.about[7:]
+        == opened(house).premises.registry().book.dossier(opened(house).ref("risk@1")).release.about[7:]
     )
     for changed in (
         document.replace(b"torch", b"tarch"),

@@ -5,12 +5,12 @@ import msgspec
 from modelkeep.app.intelresults import BomChecked, BomWritten
 from modelkeep.app.intelverbs import IntelVerbs
 from modelkeep.app.verbs import verb
-from modelkeep.core.values import ReleaseRef, Resource, digest_of, parse_digest
+from modelkeep.core.values import Digest, ReleaseRef, Resource, digest_of, parse_digest
 from modelkeep.custody.bom import FORMAT, write_bill
+from modelkeep.custody.dossier import Dossier
 from modelkeep.errors import Conflict, NotTrusted
 from modelkeep.ledger.attestations import Bom
 from modelkeep.ledger.statements import make_statement
-from modelkeep.workflows.attested import bills_of, dossier_of
 
 FILE = "bom.json"
 
@@ -30,7 +30,7 @@ class BomVerbs(IntelVerbs):
         written = self._written(parsed)
         if written.log_index is not None:
             return written
-        known = dossier_of(self.premises.registry(), parsed)
+        known = self.premises.registry().book.dossier(parsed)
         desk, release = self.premises.desk(), known.release
         said = Bom(
             actor=self.actor.subject,
@@ -55,16 +55,18 @@ class BomVerbs(IntelVerbs):
         registry = self.premises.registry()
         if through > registry.view.checkpoint.size:
             raise Conflict(f"this bill of materials was made from {through} log entries, and there are fewer here")
-        bill = write_bill(dossier_of(registry, parsed, through), self.premises.trust.origin)
+        book = registry.book
+        bill = write_bill(book.dossier(parsed, through), self.premises.trust.origin)
         if bill.digest != wanted or bill.through != through:
             raise NotTrusted(f"this bill of materials is not what the first {through} log entries say of {parsed}")
-        later = sum(one.index >= through for one in dossier_of(registry, parsed).everything())
-        return BomChecked(str(parsed), bill.digest, through, later, tuple(bills_of(registry, parsed, bill.digest)))
+        known = book.dossier(parsed)
+        later = sum(one.index >= through for one in known.everything())
+        return BomChecked(str(parsed), bill.digest, through, later, _recorded(known, bill.digest))
 
     def _written(self, ref: ReleaseRef) -> BomWritten:
-        registry = self.premises.registry()
-        bill = write_bill(dossier_of(registry, ref), self.premises.trust.origin)
-        recorded = list(bills_of(registry, ref, bill.digest))
+        known = self.premises.registry().book.dossier(ref)
+        bill = write_bill(known, self.premises.trust.origin)
+        recorded = _recorded(known, bill.digest)
         return BomWritten(
             ref=str(ref),
             document=bill.document,
@@ -75,3 +77,8 @@ class BomVerbs(IntelVerbs):
             through=bill.through,
             log_index=recorded[-1] if recorded else None,
         )
+
+
+def _recorded(known: Dossier, digest: Digest) -> tuple[int, ...]:
+    """Log indexes of the statements that record these bytes."""
+    return tuple(one.index for one in known.bills if one.second == digest)

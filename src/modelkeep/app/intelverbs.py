@@ -16,7 +16,7 @@ from modelkeep.app.intelligence import (
 from modelkeep.app.intelresults import DependenciesChecked, SnapshotRow
 from modelkeep.app.oversight import OversightVerbs
 from modelkeep.app.verbs import verb
-from modelkeep.core.values import ReleaseRef, ReleaseState, Resource
+from modelkeep.core.values import ReleaseState, Resource
 from modelkeep.custody.advisories import encode_index
 from modelkeep.custody.cvss import CRITICAL
 from modelkeep.custody.dependencies import (
@@ -26,11 +26,10 @@ from modelkeep.custody.dependencies import (
     remembered,
     vulnerabilities_statement,
 )
+from modelkeep.custody.dossier import Dossier
 from modelkeep.custody.lockfiles import Packages, installed, parse_locks
-from modelkeep.custody.materials import Dossier
 from modelkeep.custody.osv import read_snapshot
 from modelkeep.errors import Conflict, Missing
-from modelkeep.workflows.attested import dossier_of, dossiers_of
 
 SOURCE = "OSV PyPI"
 VULNERABILITY = "vulnerability"
@@ -76,7 +75,7 @@ class IntelVerbs(OversightVerbs):
         without packages, nothing is logged. Raises Missing (no such release), Invalid, TooLarge, NotTrusted.
         """
         parsed = self.ref(ref)
-        known = dossier_of(self.premises.registry(), parsed)
+        known = self.premises.registry().book.dossier(parsed)
         packages = parse_locks(locks) if locks else _trained(known) or self._looked_up(known)
         return self._hold_against(known, packages, snapshot_in_force(self.premises))
 
@@ -87,8 +86,7 @@ class IntelVerbs(OversightVerbs):
         A release that was never checked, or trained since: with those of its training run. Raises NotTrusted, Unavailable.
         """
         found = snapshot_in_force(self.premises)
-        dossiers = dossiers_of(self.premises.registry(), self._standing())
-        return tuple(self._hold_against(known, self._looked_up(known), found) for known in dossiers)
+        return tuple(self._hold_against(known, self._looked_up(known), found) for known in self._standing())
 
     def intel_due(self, done: str) -> str:
         """Check releases again that were checked against another snapshot than the one in force, unless that is ``done``.
@@ -99,14 +97,15 @@ class IntelVerbs(OversightVerbs):
         current = in_force(self.premises) or ""
         if current == done or (found := snapshot_in_force(self.premises)) is None:
             return current
-        for known in dossiers_of(self.premises.registry(), self._standing()):
+        for known in self._standing():
             last, packages = known.vulnerabilities, self._looked_up(known)
             if packages is not None and (last is None or last.said.snapshot != found.index.snapshot):
                 self._hold_against(known, packages, found)
         return current
 
-    def _standing(self) -> list[ReleaseRef]:
-        return [known.ref for known in self.premises.registry().book.releases() if known.state not in _ENDED]
+    def _standing(self) -> list[Dossier]:
+        book = self.premises.registry().book
+        return [book.dossier(known.ref) for known in book.releases() if known.state not in _ENDED]
 
     def _looked_up(self, known: Dossier) -> Packages | None:
         """The packages that a release was last held against, or those of a training run that came later; None when unknown.

@@ -104,7 +104,8 @@ class RegistryVerbs(Acts):
         book = self.premises.registry().book
         found, catalogue, view = book.release(self.ref(ref)), book.catalogue, self.premises.view()
         said = {each.index for each in catalogue.metadata(found.ref)} | {hold.index for hold in catalogue.holds_on(found.ref)}
-        said |= set(book.dossier(found.ref).indexes)
+        dossier = book.dossier(found.ref)
+        said |= {*(one.index for one in dossier.everything()), *(one.index for one in dossier.bills)}
         indexes = sorted({*found.entries.values(), *(event.index for event in found.history), *said})
         names, described = self.names(), catalogue.described(found.ref)
         statements = tuple(statement_row(index, view.entries(index, index + 1)[0], names) for index in indexes)

@@ -63,7 +63,9 @@ def last_index(evidence: ReleaseEvidence) -> int:
 
 
 def _attested(dossier: Dossier) -> dict[str, object]:
-    training, privacy, audit = dossier.training, dossier.privacy, dossier.vulnerabilities
+    training = dossier.run.said if dossier.run else None
+    privacy = dossier.privacy.said if dossier.privacy else None
+    audit = dossier.vulnerabilities.said if dossier.vulnerabilities else None
     return {
         "approvals": len(set(dossier.approved_by)),
         "rejections": len(set(dossier.rejected_by)),
@@ -78,7 +80,7 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "epsilon": at_least(privacy.epsilon) if privacy else at_least(_LARGEST),
         "delta_ppb": math.ceil(privacy.delta * 1e9) if privacy else 10**9,
         "watermark": dossier.watermark is not None,
-        "bom": dossier.bom is not None,
+        "bom": bool(dossier.bills),
         "audited": audit is not None,
         "unaudited": len(audit.unaudited) if audit else 0,
         "critical": _severe(audit.advisories, "critical") if audit else 0,

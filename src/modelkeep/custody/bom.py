@@ -17,8 +17,8 @@ import msgspec
 from modelkeep.core.values import Digest, digest_hex, digest_of
 from modelkeep.custody.bomcard import DATA, data_reference, model_card, prop
 from modelkeep.custody.cvss import SEVERITIES, UNKNOWN, rank
+from modelkeep.custody.dossier import Dossier, Told
 from modelkeep.custody.lockfiles import Packages, installed
-from modelkeep.custody.materials import Dossier, Told
 from modelkeep.errors import Invalid
 from modelkeep.ledger.attestations import Advisory, Dataset, Salted, TrainingRun, Vulnerabilities
 from modelkeep.ledger.kinds import short_type

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from modelkeep.core.values import TensorSpec, digest_hex
-from modelkeep.custody.materials import Dossier, Told
+from modelkeep.custody.dossier import Dossier, Told
 from modelkeep.ledger.attestations import Attack, Evaluation, Hardening, Measure, Privacy, Salted
 
 DATA = "data"

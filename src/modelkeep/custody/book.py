@@ -13,7 +13,7 @@ import msgspec
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState, Statement, digest_of
 from modelkeep.crypto.dsse import Envelope, parse_envelope
 from modelkeep.custody.catalogue import Catalogue
-from modelkeep.custody.dossier import Attestations, Dossier
+from modelkeep.custody.dossier import Attestations, Dossier, Told, compile_dossier, told_at
 from modelkeep.custody.evidence import Event, Found, Problem, ReleaseEvidence, sealed_body
 from modelkeep.custody.policies import Policies
 from modelkeep.custody.releases import COLLECT, PUBLISH, QUARANTINE, RETIRE, SealedBody, next_state
@@ -28,6 +28,7 @@ from modelkeep.ledger.predicates import (
     Hold,
     Metadata,
     Policy,
+    Predicate,
     Profile,
     Release,
     Scan,
@@ -67,6 +68,7 @@ class EvidenceBook:
         self._releases: dict[ReleaseRef, ReleaseEvidence] = {}
         self._scans: dict[Digest, tuple[Found, Scan]] = {}
         self._scans_of: dict[Digest, list[tuple[Found, Scan]]] = {}  # by model, in the order of the log
+        self._told: dict[ReleaseRef, list[Told[Predicate]]] = {}  # what was said of a release, and not of its file alone
         self._sealings: dict[Digest, tuple[Found, Sealing]] = {}
         self._profiles: dict[Digest, tuple[Found, Profile]] = {}
         self._audits: dict[str, AuditCheckpoint] = {}
@@ -222,9 +224,14 @@ class EvidenceBook:
                 known, state=ReleaseState.QUARANTINED, history=(*known.history, event)
             )
 
-    def dossier(self, ref: ReleaseRef) -> Dossier:
-        """What was attested about the file of a release. Raises Missing (no such release)."""
-        return self.attestations.of(self.release(ref))
+    def dossier(self, ref: ReleaseRef, until: int | None = None) -> Dossier:
+        """What counts about a release; ``until``: of the first so many entries. Raises Missing (no such release, by then)."""
+        evidence = self.release(ref)
+        told: list[Told[Predicate]] = [*self._told[ref]]
+        told += [told_at(*each) for each in self._scans_of.get(evidence.model, ()) if self._may_scan(each[0], ref.name)]
+        told += self.attestations.of(evidence)
+        kept = [one for one in told if until is None or one.index < until]
+        return compile_dossier(ref, sorted(kept, key=lambda one: one.index))
 
     def marked(self, ref: ReleaseRef) -> bool:
         """Whether the watermark key of any account is committed for ``ref``."""
@@ -297,6 +304,7 @@ class EvidenceBook:
         entries |= {"scan": scanned[0].index} if scanned else {}
         entries |= {"profile": profiled[0].index} if profiled else {}
         self._take(found, ref, *(sealed_body(each) for each in (sealing, profiled[1] if profiled else None) if each))
+        self._told[ref] = [told_at(found, said)]
         self._releases[ref] = ReleaseEvidence(
             ref=ref,
             state=next_state(ReleaseState.PENDING, PUBLISH),
@@ -340,6 +348,7 @@ class EvidenceBook:
         if said.card is not None:
             self._check_own(found, said.card.sealed)
         card = self.catalogue.fold_metadata(found, statement).card
+        self._told[ReleaseRef.parse(said.release)].append(told_at(found, said))
         if card is not None:
             self._take(found, ReleaseRef.parse(said.release), card)
 

@@ -2,24 +2,24 @@
 
 Attestations are about bytes. They are folded in as they come, before or after the release; that their signer may speak about
 the name is asked when the dossier of a release of that name is opened. Of each type the last one counts, of evaluations the
-last of each suite and attack; approvals are the last word of each person, but of the publisher and of the keep itself.
+last of each suite, data set and attack; approvals are the last word of each person, but of the publisher and the keep itself.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from typing import TypeVar
-
-import msgspec
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from modelkeep.core.values import Digest, ReleaseRef, Statement
 from modelkeep.custody.evidence import Found, ReleaseEvidence
-from modelkeep.errors import Conflict, Invalid, NotTrusted
+from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 from modelkeep.ledger.attestations import (
     ATTESTATIONS,
     Approval,
     Attestation,
     Bom,
+    Dataset,
     Evaluation,
     Hardening,
     Measure,
@@ -29,9 +29,11 @@ from modelkeep.ledger.attestations import (
     Watermark,
 )
 from modelkeep.ledger.kinds import short_type
+from modelkeep.ledger.predicates import Metadata, Predicate, Release, Scan
 from modelkeep.ledger.statements import predicate_of
 
-A = TypeVar("A", bound=Attestation)
+P = TypeVar("P", bound=Predicate)
+P_co = TypeVar("P_co", bound=Predicate, covariant=True)
 APPROVE, REJECT, WITHDRAW = "approve", "reject", "withdraw"
 VERDICTS = (APPROVE, REJECT, WITHDRAW)
 MAX_ATTESTATIONS = 10_000
@@ -43,49 +45,135 @@ _ID = re.compile(r"[0-9a-f]{32}\Z")
 _SEVERITIES = ("critical", "high", "medium", "low", "unknown")
 
 
-class Attested(msgspec.Struct, frozen=True):
-    """One attestation at its place in the log, and the identity that signed it."""
+@dataclass(frozen=True)
+class Told(Generic[P_co]):
+    """A statement that counts: ``index`` in the log, ``id`` = SHA-256 of its payload, ``signer``: name of the identity.
+
+    ``about``: digest of its first subject; ``second``: of the other one, None when there is none.
+    """
 
     index: int
+    id: Digest
     signer: str
-    said: Attestation
+    about: Digest
+    second: Digest | None
+    said: P_co
 
 
-class Dossier(msgspec.Struct, frozen=True):
-    """What counts about one release. ``evaluations``, ``approvals``: oldest first; ``entries``: log index by short type."""
+def told_at(found: Found, said: P) -> Told[P]:
+    """What was ``said`` at its place in the log."""
+    return Told(found.index, found.id, found.signer, found.model, found.second, said)
 
-    training: TrainingRun | None = None
-    evaluations: tuple[Evaluation, ...] = ()
-    hardening: Hardening | None = None
-    privacy: Privacy | None = None
-    watermark: Watermark | None = None
-    vulnerabilities: Vulnerabilities | None = None
-    bom: Bom | None = None
-    approvals: tuple[Approval, ...] = ()
-    indexes: tuple[int, ...] = ()
+
+@dataclass(frozen=True)
+class Dossier:
+    """Everything that counts about one release. ``datasets`` by salted digest; ``bills``: bills of materials, oldest first.
+
+    ``approvals``: the last word of each person who may have one, unless it was withdrawn.
+    """
+
+    ref: ReleaseRef
+    release: Told[Release]
+    scan: Told[Scan] | None
+    metadata: Told[Metadata] | None
+    run: Told[TrainingRun] | None
+    datasets: dict[Digest, Told[Dataset]]
+    evaluations: tuple[Told[Evaluation], ...]
+    hardening: Told[Hardening] | None
+    privacy: Told[Privacy] | None
+    watermark: Told[Watermark] | None
+    approvals: tuple[Told[Approval], ...]
+    vulnerabilities: Told[Vulnerabilities] | None
+    bills: tuple[Told[Bom], ...]
+
+    def everything(self) -> list[Told[Predicate]]:
+        """Every statement that stands, in the order of the log. A bill of materials says nothing new, and is not among them."""
+        single = (self.release, self.scan, self.metadata, self.run, self.hardening, self.privacy, self.watermark)
+        found: list[Told[Predicate]] = [one for one in (*single, self.vulnerabilities) if one is not None]
+        several = (*self.datasets.values(), *self.evaluations, *self.approvals)
+        return sorted([*found, *several], key=lambda one: one.index)
 
     @property
     def approved_by(self) -> tuple[str, ...]:
         """Persons whose last word is an approval."""
-        return tuple(each.actor for each in self.approvals if each.verdict == APPROVE)
+        return tuple(one.said.actor for one in self.approvals if one.said.verdict == APPROVE)
 
     @property
     def rejected_by(self) -> tuple[str, ...]:
         """Persons whose last word is a rejection."""
-        return tuple(each.actor for each in self.approvals if each.verdict == REJECT)
+        return tuple(one.said.actor for one in self.approvals if one.said.verdict == REJECT)
 
     @property
     def robust_accuracy(self) -> float:
         """The lowest lower bound of any accuracy under attack that stands; 0 when none was measured."""
-        measured = [self.hardening.robust.low] if self.hardening else []
-        measured += [each.metrics["accuracy"].low for each in self.evaluations if each.attack and "accuracy" in each.metrics]
-        return min(measured, default=0.0)
+        measured = [self.hardening.said.robust.low] if self.hardening else []
+        return min((*measured, *self._accuracies(attacked=True)), default=0.0)
 
     @property
     def accuracy(self) -> float:
         """The lowest lower bound of any accuracy without an attack that stands; 0 when none was measured."""
-        measured = [each.metrics["accuracy"].low for each in self.evaluations if not each.attack and "accuracy" in each.metrics]
-        return min(measured, default=0.0)
+        return min(self._accuracies(attacked=False), default=0.0)
+
+    def _accuracies(self, *, attacked: bool) -> Iterator[float]:
+        for one in self.evaluations:
+            if (one.said.attack is not None) is attacked and "accuracy" in one.said.metrics:
+                yield one.said.metrics["accuracy"].low
+
+
+def compile_dossier(ref: ReleaseRef, told: Iterable[Told[Predicate]]) -> Dossier:
+    """Put together what ``told``, in the order of the log and each of it proven to count, says about a release.
+
+    Raises Missing (no release statement among it).
+    """
+    found: dict[type[Predicate], dict[object, Told[Predicate]]] = {}
+    for one in told:
+        found.setdefault(type(one.said), {})[_thing(one)] = one
+    releases = _of(found, Release)
+    if not releases:
+        raise Missing(f"the releases log has no release {ref}")
+    return Dossier(
+        ref=ref,
+        release=releases[-1],
+        scan=_last(found, Scan),
+        metadata=_last(found, Metadata),
+        run=_last(found, TrainingRun),
+        datasets={one.about: one for one in _of(found, Dataset)},
+        evaluations=_of(found, Evaluation),
+        hardening=_last(found, Hardening),
+        privacy=_last(found, Privacy),
+        watermark=_last(found, Watermark),
+        approvals=tuple(one for one in _of(found, Approval) if _counts(one.said, releases[-1].said)),
+        vulnerabilities=_last(found, Vulnerabilities),
+        bills=tuple(one for one in _of(found, Bom) if one.said.release == str(ref)),
+    )
+
+
+def _thing(one: Told[Predicate]) -> object:
+    """What a later statement about the same takes the place of."""
+    said = one.said
+    if isinstance(said, Dataset):
+        return one.about
+    if isinstance(said, Evaluation):
+        return said.suite, said.dataset, said.attack
+    if isinstance(said, Bom):
+        return one.index
+    return (said.actor, said.release) if isinstance(said, Approval) else None
+
+
+def _of(found: dict[type[Predicate], dict[object, Told[Predicate]]], kind: type[P]) -> tuple[Told[P], ...]:
+    told = sorted(found.get(kind, {}).values(), key=lambda one: one.index)
+    return tuple(told)  # type: ignore[arg-type]  # each is filed under its own type
+
+
+def _last(found: dict[type[Predicate], dict[object, Told[Predicate]]], kind: type[P]) -> Told[P] | None:
+    told = _of(found, kind)
+    return told[-1] if told else None
+
+
+def _counts(said: Approval, released: Release) -> bool:
+    """Whether a word on a release is one on this release, by a person who may have one, and was not withdrawn."""
+    somebody = not _NOBODY.search(said.actor) and said.actor != released.actor
+    return said.release == f"{released.name}@{released.version}" and said.verdict != WITHDRAW and somebody
 
 
 class Attestations:
@@ -97,7 +185,7 @@ class Attestations:
         """``release``: what the log says of one so far, raises Missing; ``may_speak``: an identity, at a log index, in a type,
         about a model name; raises NotTrusted, Conflict."""
         self._release, self._may_speak = release, may_speak
-        self._about: dict[Digest, list[Attested]] = {}
+        self._about: dict[Digest, list[Told[Attestation]]] = {}
 
     def fold(self, found: Found, statement: Statement) -> None:
         """Take one in. Raises Invalid (malformed, or beyond a bound), NotTrusted (about another model), Missing, Conflict."""
@@ -111,35 +199,32 @@ class Attestations:
         pool = self._about.setdefault(found.model, [])
         if len(pool) >= MAX_ATTESTATIONS:
             raise Invalid(f"there are {MAX_ATTESTATIONS:,} attestations of this file already: this one does not count")
-        pool.append(Attested(found.index, found.signer, said))
+        pool.append(told_at(found, said))
 
-    def about(self, digest: Digest, name: str) -> list[Attested]:
+    def about(self, digest: Digest, name: str) -> list[Told[Attestation]]:
         """Those about a file, oldest first, whose signer may speak about the model name ``name``."""
-        return [each for each in tuple(self._about.get(digest, ())) if self._counts(each, name)]
+        return [one for one in tuple(self._about.get(digest, ())) if self._counts(one, name)]
 
-    def of(self, evidence: ReleaseEvidence) -> Dossier:
-        """The dossier of a release."""
-        mine = [each for each in self.about(evidence.model, evidence.ref.name) if _meant(each.said, evidence.ref)]
-        evaluations = {(said.suite, said.attack): said for said in _all(mine, Evaluation)}
-        approvals = {said.actor: said for said in _all(mine, Approval) if _may_approve(said.actor, evidence)}
-        return Dossier(
-            training=_last(mine, TrainingRun),
-            evaluations=tuple(evaluations.values()),
-            hardening=_last(mine, Hardening),
-            privacy=_last(mine, Privacy),
-            watermark=_last(mine, Watermark),
-            vulnerabilities=_last(mine, Vulnerabilities),
-            bom=_last(mine, Bom),
-            approvals=tuple(each for each in approvals.values() if each.verdict != WITHDRAW),
-            indexes=tuple(each.index for each in mine),
-        )
+    def of(self, evidence: ReleaseEvidence) -> list[Told[Attestation]]:
+        """Those about the file of a release, and about the data that they name."""
+        mine = self.about(evidence.model, evidence.ref.name)
+        data = {digest for one in mine for digest in _data(one.said)}
+        return [*mine, *(one for digest in sorted(data) for one in self.about(digest, evidence.ref.name))]
 
-    def _counts(self, each: Attested, name: str) -> bool:
+    def _counts(self, one: Told[Attestation], name: str) -> bool:
         try:
-            self._may_speak(each.signer, each.index, short_type(each.said.TYPE), name)
+            self._may_speak(one.signer, one.index, short_type(one.said.TYPE), name)
         except (NotTrusted, Conflict):
             return False
         return True
+
+
+def _data(said: Attestation) -> Iterator[Digest]:
+    """The data that an attestation about a model names."""
+    if isinstance(said, TrainingRun):
+        yield from (data.digest for data in said.inputs)
+    elif isinstance(said, Evaluation) and said.dataset is not None:
+        yield said.dataset.digest
 
 
 def check_attestation(said: Attestation) -> None:
@@ -181,21 +266,3 @@ def _measures(said: Attestation) -> Iterable[Measure]:
     if isinstance(said, Evaluation):
         return said.metrics.values()
     return (said.robust, said.clean) if isinstance(said, Hardening) else ()
-
-
-def _meant(said: Attestation, ref: ReleaseRef) -> bool:
-    """Whether what names a release names this one; the same file may be released twice."""
-    return not isinstance(said, Approval | Bom) or said.release == str(ref)
-
-
-def _may_approve(actor: str, evidence: ReleaseEvidence) -> bool:
-    return not _NOBODY.search(actor) and actor != evidence.history[0].actor
-
-
-def _all(mine: Iterable[Attested], kind: type[A]) -> list[A]:
-    return [each.said for each in mine if isinstance(each.said, kind)]
-
-
-def _last(mine: Iterable[Attested], kind: type[A]) -> A | None:
-    found = _all(mine, kind)
-    return found[-1] if found else None

@@ -1,4 +1,4 @@
-"""Which statements make a dossier: those that count, said by somebody who may, about this model, each once."""
+"""The dossier from a real log: those that count, said by somebody who may, about this model, each once."""
 
 import msgspec
 import pytest
@@ -10,7 +10,6 @@ from modelkeep.custody.trust import Rights
 from modelkeep.errors import Missing
 from modelkeep.ledger import attestations as a
 from modelkeep.ledger.statements import make_statement, sign_statement
-from modelkeep.workflows.attested import bills_of, dossier_of
 from modelkeep.workflows.publish import publish
 from modelkeep.workflows.trust_changes import add_identity
 
@@ -40,7 +39,7 @@ def log(office, said, *subjects, signer=None):
 
 
 def found(office, **until):
-    return dossier_of(office.house.registry(), FIRST, **until)
+    return office.house.registry().refresh().dossier(FIRST, **until)
 
 
 def test_the_last_word_of_those_who_may_speak(office):
@@ -91,5 +90,6 @@ def test_recorded_bills_are_found(office):
     log(office, msgspec.structs.replace(said, release="credit@2"), about(office), Resource("bom.json", digest))
     log(office, msgspec.structs.replace(said, at=2), about(office), Resource("bom.json", digest_of(b"another")))
     log(office, msgspec.structs.replace(said, at=3), about(office), Resource("b", digest), signer=STRANGER)
-    assert list(bills_of(office.house.registry(), FIRST, digest)) == [3]
+    bills = found(office).bills
+    assert [(one.index, one.second == digest) for one in bills] == [(3, True), (5, False)]
     assert found(office).everything()[-1].index == 2  # it says nothing new about the model
