@@ -90,7 +90,7 @@ URLS = {
     "ssh://git@git.acme.eu/m.git": "ssh://git@git.acme.eu/m.git",
     "ssh://ada:pw@git.acme.eu/m.git": "ssh://git.acme.eu/m.git",
     "git@git.acme.eu:team/m.git": "git@git.acme.eu:team/m.git",
-    "/home/ada/code": "",
+    "/srv/ada/code": "",
     "file:///srv/code": "",
     "ext::sh -c evil": "",
     "https://[broken": "",
