@@ -4,6 +4,7 @@ What cannot be known for sure is refused, never guessed: an input that changed m
 that was lost, an output that the command did not write.
 """
 
+import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -216,19 +217,25 @@ def _declared(plan: Plan, before: Before) -> list[DataReport]:
 
 
 def _opened(plan: Plan, before: dict[Path, Stamp], seen: Seen) -> list[DataReport]:
-    """What was opened of the data folders, and all that is in folders which are new there."""
-    new = {path for folder in seen.new_folders if folder.is_dir() for path, _, _ in walk([folder])}
+    """What was opened of the data folders, and all that is new there; every file that was there has to be as it was.
+
+    Also one that nobody was seen to open: a second name that it got, or a place that it was moved to and back from, would let
+    it be opened unseen, and either leaves its mark on the stamp.
+    """
+    now = datafiles.survey([one.path for one in plan.data])
+    for path, stamp in before.items():
+        if now.get(path) != stamp or path in seen.written:
+            raise Conflict(f"{path} changed while the command ran: {_NOTHING}; let nobody write to data that is trained on")
+    new = {path for path in now if not seen.new.isdisjoint((path, *path.parents))}
     found = []
-    for path in sorted(seen.opened | new):
-        now = datafiles.stamp(path)
-        if now is None:
-            raise Conflict(f"{path} was opened and is gone: what was in it cannot be known, so {_NOTHING}")
-        if not path.is_file():
-            continue
-        digest, stamp = datafiles.digest_file(path)
-        if path in before and (stamp != before[path] or path in seen.written):
-            raise Conflict(f"{path} was opened and changed while the command ran: {_NOTHING}")
-        found.append(DataReport(parse_file_name(_name(plan.data, path)), digest))
+    for path in sorted(seen.opened | {path for path in seen.new if not path.is_dir()} | new):
+        if not os.path.lexists(path):
+            raise Conflict(f"{path} came and went: what was in it cannot be known, so {_NOTHING}; keep scratch files elsewhere")
+        if path in now:
+            digest, stamp = datafiles.digest_file(path)
+            if stamp != now[path]:
+                raise Conflict(f"{path} still changes: {_NOTHING}; let nothing that the command started outlive it")
+            found.append(DataReport(parse_file_name(_name(plan.data, path)), digest))
     return found
 
 
@@ -272,7 +279,7 @@ def _check_code(now: CodeState, before: CodeState) -> None:
 
 
 def _some(names: Iterable[str]) -> str:
-    found = sorted(names)
+    found = sorted(name.encode("utf-8", "backslashreplace").decode() for name in names)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(found[:_SHOWN]) + more
 
