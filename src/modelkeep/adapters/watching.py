@@ -42,6 +42,9 @@ class Seen(NamedTuple):
     new: frozenset[Path]
 
 
+NOTHING_SEEN = Seen(frozenset(), frozenset(), frozenset())
+
+
 class Watch:
     """Watches ``folders`` from when it is made until ``finish``. Use it as a context, so that it is closed in any case.
 
@@ -49,9 +52,13 @@ class Watch:
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
+        self._inotify = -1
+        self._thread: threading.Thread | None = None
+        if not folders:
+            return
         self._libc = ctypes.CDLL(None, use_errno=True)
         try:
-            self._inotify: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._inotify = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         except AttributeError as cause:
             raise Unavailable("this system has no inotify: declare the inputs with --input, without --data") from cause
         if self._inotify < 0:
@@ -63,7 +70,6 @@ class Watch:
         self._new: set[Path] = set()
         self._problem = ""
         self._wake_reader, self._wake = os.pipe()
-        self._thread: threading.Thread | None = None
         try:
             for path, _, second in walk(folders, self._add_folder):
                 if second:
@@ -74,11 +80,15 @@ class Watch:
 
     def start(self) -> None:
         """Read what happens from now on in a thread; what happened since the watch was made is read first."""
+        if self._inotify < 0:
+            return
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
         self._thread.start()
 
     def finish(self) -> Seen:
         """What was seen. Raises Conflict (something may have gone unseen)."""
+        if self._inotify < 0:
+            return NOTHING_SEEN
         if self._thread is not None:
             os.write(self._wake, b"x")
             self._thread.join()

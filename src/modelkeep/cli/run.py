@@ -1,5 +1,6 @@
 """run."""
 
+import contextlib
 import secrets
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
             quiet=ctx.out.json,
             apart=_keep_folder(ctx),
         )
-        found = record(plan, lambda code: ctx.call(Keep.run_check, code=code))
+        with contextlib.ExitStack() as after:
+            reading = ctx.out.busy("Reading what went in and what came out")
+            found = record(plan, lambda code: ctx.call(Keep.run_check, code=code), lambda: after.enter_context(reading))
         if isinstance(found, Ended):
             ctx.out.fail(Refused(f"{found.why}: nothing was recorded"))
             return found.code
