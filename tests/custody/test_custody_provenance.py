@@ -53,11 +53,16 @@ HIDDEN = [
     ["--url", "postgresql://ada:" + SECRET + "@db/x"], ["https://" + SECRET + "@git.acme.eu/x"], ["--privateKey", SECRET],
     ["--x", "hf_" + SECRET.replace("-", "")], ["ghp_" + SECRET], ["sk-" + SECRET], ["--key", "AKIA" + SECRET.upper()],
     ["-c", "-----BEGIN RSA PRIVATE KEY-----\n" + SECRET], ["--credentials=a b " + SECRET + "\nnext"], ["password=" + SECRET],
+    ["sh", "-c", "export HF_TOKEN=" + SECRET + "; python train.py"],
+    ["+wandb.api_key=" + SECRET],
+    ["sh", "-c", "python train.py --password " + SECRET + " --lr 1"], ['{"apiKey": "' + SECRET + '", "lr": 1}'],
+    ["--header", "Authorization: Bearer " + SECRET], ["https://host/x?lr=1&access_token=" + SECRET],
 ]  # fmt: skip
 SHOWN = [
     ["python", "train.py", "--lr", "0.1"], ["--tokenizer", "bert-base"], ["--max-tokens", "100"], ["--keys=a,b"],
     ["--monkey", "see"], ["--passes", "3"], ["git@host:m.git"], ["https://host/@scope/x"], ["--token", "--lr", "0.1"],
-    ["--secretary", "ann"], ["--key", "x"], ["token"],
+    ["--secretary", "ann"], ["sh", "-c", "lr=0.1 python --tokenizer bert 'a: b'"], ["https://host/x?lr=1&y=2"],
+    ["--key", "x"], ["token"],
 ]  # fmt: skip
 
 
@@ -90,7 +95,7 @@ URLS = {
     "ssh://git@git.acme.eu/m.git": "ssh://git@git.acme.eu/m.git",
     "ssh://ada:pw@git.acme.eu/m.git": "ssh://git.acme.eu/m.git",
     "git@git.acme.eu:team/m.git": "git@git.acme.eu:team/m.git",
-    "/home/ada/code": "",
+    "/srv/ada/code": "",
     "file:///srv/code": "",
     "ext::sh -c evil": "",
     "https://[broken": "",

@@ -36,7 +36,7 @@ _POINTER = 1024
 def clean_environment(**more: str) -> dict[str, str]:
     """What git gets of the environment: where programs are, and that no configuration of user or machine is read."""
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": os.pathsep.join(os.get_exec_path()),
         "HOME": os.devnull,
         "LC_ALL": "C",
         "GIT_CONFIG_NOSYSTEM": "1",

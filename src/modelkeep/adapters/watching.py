@@ -1,9 +1,9 @@
 """Which files under some folders are opened while a command runs, by whichever process: inotify(7), which needs no privilege.
 
 Every folder is watched, and so is every file that has a second name (a hard link, or the target of a symbolic link that leads
-out), whose opening under that name the folder would not tell. A folder that is new is not watched; whoever asks afterwards gets
-its name and has to take everything in it for opened. What cannot be seen: files that were open before, and what other machines
-do to a network file system.
+out), whose opening under that name the folder would not tell. A folder or a link that is new is not watched; whoever asks
+afterwards gets its name and has to take everything there for opened. What cannot be seen: files that were open before, what
+other machines do to a network file system, and whoever exchanges a folder above the watched ones and puts it back.
 """
 
 import ctypes
@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 from modelkeep.errors import Conflict, Invalid, Unavailable
 
-_MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE_SELF, _MOVE_SELF, _OPEN = 0x2, 0x40, 0x80, 0x100, 0x400, 0x800, 0x20
+_MODIFY, _OPEN, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x20, 0x40, 0x80, 0x100, 0x200
+_DELETE_SELF, _MOVE_SELF = 0x400, 0x800
 _UNMOUNT, _OVERFLOW, _IS_FOLDER = 0x2000, 0x4000, 0x40000000
-_FOLDER_MASK = _OPEN | _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE_SELF | _MOVE_SELF
+_FOLDER_MASK = _OPEN | _MODIFY | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
 _FILE_MASK = _OPEN | _MODIFY
+_NAMES = _CREATE | _MOVED_TO | _MOVED_FROM | _DELETE
 _EVENT = struct.Struct("iIII")
 _BUFFER = 1 << 18
 MAX_FILES = 2_000_000
@@ -30,11 +32,17 @@ _LIMITS = "raise fs.inotify.max_user_watches and max_user_instances, or name sma
 
 
 class Seen(NamedTuple):
-    """What happened while a watch stood: files opened, files written to or moved away, and folders that are new."""
+    """What happened while a watch stood: names of files that were opened, of files written to or taken away, and new names.
+
+    A new name may be that of a file, a folder or a link to anything; what was done below it was not seen.
+    """
 
     opened: frozenset[Path]
     written: frozenset[Path]
-    new_folders: frozenset[Path]
+    new: frozenset[Path]
+
+
+NOTHING_SEEN = Seen(frozenset(), frozenset(), frozenset())
 
 
 class Watch:
@@ -44,20 +52,24 @@ class Watch:
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
+        self._inotify = -1
+        self._thread: threading.Thread | None = None
+        if not folders:
+            return
         self._libc = ctypes.CDLL(None, use_errno=True)
         try:
-            self._inotify: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._inotify = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         except AttributeError as cause:
             raise Unavailable("this system has no inotify: declare the inputs with --input, without --data") from cause
         if self._inotify < 0:
             raise Unavailable(f"cannot watch the data folders: {os.strerror(ctypes.get_errno())}; {_LIMITS}")
         self._places: dict[int, set[Path]] = {}
+        self._folders: dict[Path, tuple[int, int]] = {}
         self._opened: set[Path] = set()
         self._written: set[Path] = set()
         self._new: set[Path] = set()
         self._problem = ""
         self._wake_reader, self._wake = os.pipe()
-        self._thread: threading.Thread | None = None
         try:
             for path, _, second in walk(folders, self._add_folder):
                 if second:
@@ -68,16 +80,23 @@ class Watch:
 
     def start(self) -> None:
         """Read what happens from now on in a thread; what happened since the watch was made is read first."""
+        if self._inotify < 0:
+            return
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
         self._thread.start()
 
     def finish(self) -> Seen:
         """What was seen. Raises Conflict (something may have gone unseen)."""
+        if self._inotify < 0:
+            return NOTHING_SEEN
         if self._thread is not None:
             os.write(self._wake, b"x")
             self._thread.join()
             self._thread = None
         self._read()  # whatever the command did stands in the queue once it has ended
+        for path, known in self._folders.items():
+            if _identity(path) != known:
+                self._problem = self._problem or _exchanged(path)
         if self._problem:
             raise Conflict(self._problem)
         return Seen(frozenset(self._opened), frozenset(self._written), frozenset(self._new))
@@ -101,6 +120,7 @@ class Watch:
         self.close()
 
     def _add_folder(self, path: Path) -> None:
+        self._folders[path] = _identity(path)
         self._add(path, _FOLDER_MASK)
 
     def _add(self, path: Path, mask: int) -> None:
@@ -140,15 +160,28 @@ class Watch:
             )
         for place in self._places.get(watch, ()):
             path = place / name if name else place
-            if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT):
-                self._problem = self._problem or f"{path} was moved or removed while the command ran"
+            if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT) or (mask & _NAMES and path in self._folders):
+                self._problem = self._problem or _exchanged(path)
+            elif mask & (_CREATE | _MOVED_TO):
+                self._new.add(path)
             elif mask & _IS_FOLDER:
-                if mask & (_CREATE | _MOVED_TO):
-                    self._new.add(path)
+                continue
             elif mask & _OPEN:
                 self._opened.add(path)
-            elif mask & (_MODIFY | _MOVED_FROM):
+            elif mask & (_MODIFY | _MOVED_FROM | _DELETE):
                 self._written.add(path)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return found.st_dev, found.st_ino
+
+
+def _exchanged(path: Path) -> str:
+    return f"the folder {path} was moved, removed or exchanged while the command ran: nothing was recorded"
 
 
 def walk(

@@ -4,6 +4,7 @@ What cannot be known for sure is refused, never guessed: an input that changed m
 that was lost, an output that the command did not write.
 """
 
+import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from modelkeep.adapters import child, datafiles, machine, python_env
 from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.datafiles import Stamp
 from modelkeep.adapters.git import GitCheckout, NoCheckout
-from modelkeep.adapters.watching import Seen, Watch, walk
+from modelkeep.adapters.watching import NOTHING_SEEN, Seen, Watch, walk
 from modelkeep.core.ports import Checkout, CodeState
 from modelkeep.core.values import Digest
 from modelkeep.custody.provenance import (
@@ -109,18 +110,51 @@ class Before:
     produced: dict[Path, Stamp]
 
 
-def record(plan: Plan, check: Callable[[CodeReport], object]) -> RunReport | child.Ended:
+class During(NamedTuple):
+    """The run itself, in Unix nanoseconds. ``data``: what was in the data folders before; ``seen``: what happened there."""
+
+    ended: child.Ended
+    started: int
+    finished: int
+    data: dict[Path, Stamp]
+    seen: Seen
+
+
+def record(
+    plan: Plan, check: Callable[[CodeReport], object], ended_well: Callable[[], object] = lambda: None
+) -> RunReport | child.Ended:
     """Run the command of ``plan`` and report on it; only how it ended when it failed: then there is nothing to report.
 
-    ``check`` is told of the code before the run, and refuses it by raising. Raises Invalid, Missing, Conflict (something
+    ``check`` is told of the code before the run, and refuses it by raising; ``ended_well`` is told that the command has, for to
+    read what went in may take a while. Raises Invalid, Missing, Conflict (something
     changed, or may have gone unseen), Unavailable.
     """
     plan.check()
     checkout = NoCheckout() if plan.no_code else GitCheckout(Path.cwd())
-    before, clock = _look(plan, checkout), SystemClock()
+    before = _look(plan, checkout)
     code = _code_report(plan, before.code)
     check(code)
-    folders = [one.path for one in plan.data]
+    during = _run(plan)
+    if during.ended.code:
+        return during.ended
+    ended_well()
+    outputs = tuple(_outputs(plan, before))
+    _check_code(checkout.state(_apart(plan)), before.code)
+    return RunReport(
+        command=plan.command,
+        code=code,
+        environment=before.environment,
+        machine=before.machine,
+        started=during.started,
+        ended=during.finished,
+        parameters=plan.parameters,
+        inputs=(*_declared(plan, before), *_opened(plan, during)),
+        outputs=outputs,
+    )
+
+
+def _run(plan: Plan) -> "During":
+    folders, clock = [one.path for one in plan.data], SystemClock()
     with Watch(folders) as watch:  # first, so that whatever happens after the survey is seen
         data = datafiles.survey(folders)
         for path in data:
@@ -129,24 +163,7 @@ def record(plan: Plan, check: Callable[[CodeReport], object]) -> RunReport | chi
         started = clock.now_ns()
         ended = child.run(plan.command, quiet=plan.quiet)
         finished = max(started, clock.now_ns())
-        if ended.code:
-            return ended
-        seen = watch.finish()
-    outputs = tuple(_outputs(plan, before))
-    if not outputs:
-        raise Conflict(f"the command ended well and wrote no model into the output folders: {_NOTHING}")
-    _check_code(checkout.state(_apart(plan)), before.code)
-    return RunReport(
-        command=plan.command,
-        code=code,
-        environment=before.environment,
-        machine=before.machine,
-        started=started,
-        ended=finished,
-        parameters=plan.parameters,
-        inputs=(*_declared(plan, before), *_opened(plan, data, seen)),
-        outputs=outputs,
-    )
+        return During(ended, started, finished, data, NOTHING_SEEN if ended.code else watch.finish())
 
 
 # -- before --
@@ -215,25 +232,31 @@ def _declared(plan: Plan, before: Before) -> list[DataReport]:
     return found
 
 
-def _opened(plan: Plan, before: dict[Path, Stamp], seen: Seen) -> list[DataReport]:
-    """What was opened of the data folders, and all that is in folders which are new there."""
-    new = {path for folder in seen.new_folders if folder.is_dir() for path, _, _ in walk([folder])}
+def _opened(plan: Plan, during: During) -> list[DataReport]:
+    """What was opened of the data folders, and all that is new there; every file that was there has to be as it was.
+
+    Also one that nobody was seen to open: a second name that it got, or a place that it was moved to and back from, would let
+    it be opened unseen, and either leaves its mark on the stamp.
+    """
+    now, seen = datafiles.survey([one.path for one in plan.data]), during.seen
+    for path, stamp in during.data.items():
+        if now.get(path) != stamp or path in seen.written:
+            raise Conflict(f"{path} changed while the command ran: {_NOTHING}; let nobody write to data that is trained on")
+    new = {path for path in now if not seen.new.isdisjoint((path, *path.parents))}
     found = []
-    for path in sorted(seen.opened | new):
-        now = datafiles.stamp(path)
-        if now is None:
-            raise Conflict(f"{path} was opened and is gone: what was in it cannot be known, so {_NOTHING}")
-        if not path.is_file():
-            continue
-        digest, stamp = datafiles.digest_file(path)
-        if path in before and (stamp != before[path] or path in seen.written):
-            raise Conflict(f"{path} was opened and changed while the command ran: {_NOTHING}")
-        found.append(DataReport(parse_file_name(_name(plan.data, path)), digest))
+    for path in sorted(seen.opened | {path for path in seen.new if not path.is_dir()} | new):
+        if not os.path.lexists(path):
+            raise Conflict(f"{path} came and went: what was in it cannot be known, so {_NOTHING}; keep scratch files elsewhere")
+        if path in now:
+            digest, stamp = datafiles.digest_file(path)
+            if stamp != now[path]:
+                raise Conflict(f"{path} still changes: {_NOTHING}; let nothing that the command started outlive it")
+            found.append(DataReport(parse_file_name(_name(plan.data, path)), digest))
     return found
 
 
 def _outputs(plan: Plan, before: Before) -> Iterator[OutputReport]:
-    named = {path.resolve() for path in plan.outputs}
+    named, count = {path.resolve() for path in plan.outputs}, len(plan.outputs)
     for path in plan.outputs:
         now = datafiles.stamp(path)
         if now is None:
@@ -245,7 +268,10 @@ def _outputs(plan: Plan, before: Before) -> Iterator[OutputReport]:
         for path, now in datafiles.survey([folder] if folder.is_dir() else []).items():
             written = now != before.produced.get(path) and path.resolve() not in named
             if written and MODEL_ENDINGS.fullmatch(path.suffix):
+                count += 1
                 yield OutputReport(_output_name(path, folder), datafiles.digest_file(path)[0])
+    if not count:
+        raise Conflict(f"the command ended well and wrote no model into the output folders: {_NOTHING}")
 
 
 def _output_name(path: Path, folder: Path | None = None) -> str:
@@ -272,7 +298,7 @@ def _check_code(now: CodeState, before: CodeState) -> None:
 
 
 def _some(names: Iterable[str]) -> str:
-    found = sorted(names)
+    found = sorted(name.encode("utf-8", "backslashreplace").decode() for name in names)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(found[:_SHOWN]) + more
 

@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     no_core_dumps()  # before any key is read: servers do more once they have their keys (adapters/process.harden)
     given = sys.argv[1:] if arguments is None else arguments
     ours, others = _split(given)
-    as_json = "--json" in ours  # wherever it stands: it is the same option for every command
+    as_json = "--json" in ours  # wherever it stands there: it is the same option for every command
     words = [*(["--json"] if as_json else []), *(word for word in ours if word != "--json"), *others]
     found = Context(directory=".", server="", passphrase_file="", json=as_json)
     try:

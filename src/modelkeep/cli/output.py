@@ -78,7 +78,8 @@ class Output:
     def fail(self, error: ModelkeepError) -> int:
         """Print one clear line (or a JSON document, on standard error) and return the exit code."""
         if self.json:
-            document = {"code": error.code, "message": str(error)}
+            words = str(error).encode("utf-8", "backslashreplace").decode()  # file names need not be text
+            document = {"code": error.code, "message": words}
             sys.stderr.write(msgspec.json.encode(document).decode() + "\n")
         else:
             word = "refused" if isinstance(error, Refused) else "error"

@@ -1,5 +1,6 @@
 """run."""
 
+import contextlib
 import secrets
 from pathlib import Path
 
@@ -70,9 +71,11 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
             no_code=no_code,
             python=python,
             quiet=ctx.out.json,
-            apart=() if ctx.server else (ctx.directory,),
+            apart=_keep_folder(ctx),
         )
-        found = record(plan, lambda code: ctx.call(Keep.run_check, code=code))
+        with contextlib.ExitStack() as after:
+            reading = ctx.out.busy("Reading what went in and what came out")
+            found = record(plan, lambda code: ctx.call(Keep.run_check, code=code), lambda: after.enter_context(reading))
         if isinstance(found, Ended):
             ctx.out.fail(Refused(f"{found.why}: nothing was recorded"))
             return found.code
@@ -113,6 +116,12 @@ def _say(ctx: Context, done: RunRecorded, report: RunReport, out: str) -> None:
     ]
     models = [{"name": one.name, "digest": one.digest, "log_index": one.log_index} for one in done.models]
     ctx.out.show({**msgspec.structs.asdict(done), "models": models, "file": out}, "\n".join(lines))
+
+
+def _keep_folder(ctx: Context) -> tuple[Path, ...]:
+    """The keep, when it lies in the working tree; not when the tree lies in the keep, for then nothing would be code."""
+    keep = ctx.directory.resolve()
+    return () if ctx.server or keep in (Path.cwd(), *Path.cwd().parents) else (keep,)
 
 
 def _parameters(given: tuple[str, ...]) -> dict[str, str]:

@@ -103,6 +103,9 @@ _SHAPES = re.compile(
     r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA|ya29\.|eyJ)[A-Za-z0-9_\-.]{8,}"  # issuers' own prefixes
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*)"
 )
+_AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9_\-.~+/=]{6,}", re.IGNORECASE)
+_INSIDE = re.compile(r"""([A-Za-z_][\w.-]*)(["']?\s*[:=]\s*["']?)([^\s"',;&{}]+)""")
+_INSIDE_OPTION = re.compile(r"(--?[A-Za-z][\w.-]*)(\s+)([^\s\-\"'][^\s\"']*)")
 _USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
 _OPTION = re.compile(r"(?s)(-{0,2})([A-Za-z_][\w.-]*)(?:=(.*))?")
 
@@ -139,7 +142,13 @@ def masked_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    return _SHAPES.sub(MASK, _USERINFO.sub(rf"\1{MASK}@", text))
+    """A word without the secrets that stand in it, as in a script given to ``sh -c``."""
+    text = _AUTHORIZATION.sub(rf"\1 {MASK}", _SHAPES.sub(MASK, _USERINFO.sub(rf"\1{MASK}@", text)))
+    return _INSIDE_OPTION.sub(_hidden, _INSIDE.sub(_hidden, text))
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}{MASK}" if names_secret(found[1]) else found[0]
 
 
 def public_url(url: str) -> str:
