@@ -14,7 +14,7 @@ from modelkeep.core.ports import SinkBatch, SinkPlace
 from modelkeep.errors import Invalid, Unavailable
 
 _CHECKPOINT = "checkpoint"
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS = 0.002
 """A busy mirror looks at its root and its room this often; at its file, with every batch."""
 
 
