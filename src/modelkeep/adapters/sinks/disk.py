@@ -111,6 +111,7 @@ class DiskSink:
             self._journal.check()
 
     def _look(self) -> None:
+        self._looked = 0.0  # what was bad is looked at again
         self._see_root()
         self._room.check()
         self._looked = time.monotonic()
