@@ -351,6 +351,18 @@ def test_a_mirror_that_somebody_touched_is_noticed_while_idle(mirror, journal, h
         mirror.sink.accept(journal[1])
 
 
+def test_a_root_that_is_another_folder_is_not_the_mirror(mirror, journal):
+    """As when its disk is unmounted, and the folder below shows."""
+    mirror.sink.resume(ORIGIN)
+    mirror.sink.accept(journal[0])
+    mirror.root.rename(mirror.root.with_name("unmounted"))
+    mirror.root.mkdir()
+    for call in (mirror.sink.probe, lambda: mirror.sink.accept(journal[1]), lambda: mirror.sink.resume(ORIGIN)):
+        with pytest.raises(Unavailable, match="another folder"):
+            call()
+    assert not list(mirror.root.iterdir())
+
+
 def test_a_batch_torn_by_a_crash_is_completed(mirror, journal):
     mirror.sink.resume(ORIGIN)
     mirror.sink.accept(journal[0])
