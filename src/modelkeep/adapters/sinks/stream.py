@@ -151,11 +151,11 @@ class _Naming:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError | UnicodeError):  # the latter from a host name that none can be
             return
         self.stream.close()
         if isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate does not hold: {error.verify_message}"
         else:
-            why = error.strerror or str(error) or type(error).__name__
+            why = getattr(error, "strerror", "") or str(error) or type(error).__name__
         raise Unavailable(f"{self.stream.host}:{self.stream.port} {self.what}: {why}") from error
