@@ -263,6 +263,7 @@ def test_a_receiver_whose_process_is_stopped_is_noticed():
         b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 410 Gone\r\nconnection: close\r\n\r\n",
         b"HTTP/1.1 999999\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
         b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/1.1 500 x\r\nx: " + b"a" * 100_000 + b"\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n",
@@ -297,6 +298,15 @@ def test_the_same_batch_has_the_same_id_and_every_request_its_signature(tmp_path
     place.sink._secret = Secret.parse(b"whsec_" + b"QUFB" * 10)
     place.sink.accept(journal[3])
     assert len(place.receiver.bad) == 1
+    place.close()
+
+
+def test_a_long_batch_goes_in_parts(tmp_path, authority):
+    place, stamps = Place("webhook", tmp_path, authority), Stamps()
+    entries = tuple(stamps.encode(AuditEntry("predict"), b"", index, 7) for index in range(1_100))
+    place.sink.accept(SinkBatch(ORIGIN, 0, entries, 0, 0, b""))
+    assert place.records() == {(ORIGIN, index): entry for index, entry in enumerate(entries)}
+    assert len(place.receiver.requests) == 3
     place.close()
 
 
@@ -349,6 +359,26 @@ def test_a_mirror_that_somebody_touched_is_noticed_while_idle(mirror, journal, h
         mirror.sink.probe()
     with pytest.raises(Unavailable):
         mirror.sink.accept(journal[1])
+
+
+def test_a_root_that_is_another_folder_is_not_the_mirror(mirror, journal):
+    """As when its disk is unmounted, and the folder below shows."""
+    mirror.sink.resume(ORIGIN)
+    mirror.sink.accept(journal[0])
+    mirror.root.rename(mirror.root.with_name("unmounted"))
+    mirror.root.mkdir()
+    for call in (mirror.sink.probe, lambda: mirror.sink.accept(journal[1]), lambda: mirror.sink.resume(ORIGIN)):
+        with pytest.raises(Unavailable, match="another folder"):
+            call()
+    assert not list(mirror.root.iterdir())
+
+
+def test_a_foreign_file_in_a_mirror_is_named(mirror, journal):
+    mirror.sink.resume(ORIGIN)
+    mirror.sink.accept(journal[0])
+    (folder(mirror) / "journal" / "notes").write_text("mine")
+    with pytest.raises(Unavailable, match="'notes'"):
+        mirror.sink.resume(ORIGIN)
 
 
 def test_a_batch_torn_by_a_crash_is_completed(mirror, journal):

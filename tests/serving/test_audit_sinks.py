@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.room import FolderRoom
 from modelkeep.adapters.sinks.disk import DiskSink
-from modelkeep.crypto.notes import NoteSigner
+from modelkeep.crypto.notes import NoteSigner, open_checkpoint
 from modelkeep.errors import NotTrusted, Unavailable
 from modelkeep.serving.audit import AuditEntry, AuditLimits, AuditLog, Backing, read_bodies, recover_audit, verify_audit
 from modelkeep.serving.recovery import restore_tiles
@@ -389,6 +390,33 @@ def test_a_disk_that_fills_up_refuses_before_it_is_full_and_comes_back():
     tank.full = "full again"
     keep.log.stop()  # the reserve is for this
     assert not tank.reserved and verify_audit(keep.files, SIGNER.vkey, ORIGIN).closed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB, as root may mount it."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(where)], check=True)
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def test_a_full_disk_takes_no_log_down(small_disk):
+    keep = Keep(files=FolderLogFiles(small_disk / "log"), room=FolderRoom(small_disk / "log", 131_072))
+    assert keep.ask("a") == 1
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+    eventually(lambda: "is full" in keep.log.refusal, 1.0)
+    assert isinstance(keep.ask("b"), Unavailable)
+    assert open_checkpoint(keep.log.publish(), SIGNER.vkey, ORIGIN).size == 2, "what is durable is published all the same"
+    ballast.unlink()
+    keep.ready()
+    assert isinstance(keep.ask("c"), int) and (small_disk / "log" / ".reserve").exists()
+    keep.log.stop()
+    assert verify_audit(keep.files, SIGNER.vkey, ORIGIN).closed and not (small_disk / "log" / ".reserve").exists()
 
 
 def test_a_disk_that_hangs_under_an_idle_log_is_noticed():

@@ -14,6 +14,7 @@ class FolderRoom:
     def __init__(self, folder: Path, reserve: int) -> None:
         """Nothing is touched before ``prepare``."""
         self._folder, self._reserve = folder, reserve
+        self._released = False
 
     @property
     def held(self) -> bool:
@@ -22,7 +23,10 @@ class FolderRoom:
 
     def prepare(self) -> None:
         """Take the reserve. Raises Unavailable."""
-        self.check()
+        self._see(2 * self._reserve)
+        self._take()
+
+    def _take(self) -> None:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self._folder / _RESERVE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -33,9 +37,18 @@ class FolderRoom:
         except OSError as cause:
             self.release()
             raise Unavailable(f"cannot keep {self._reserve:,} bytes back in {self._folder}: {cause.strerror}") from cause
+        self._released = False
 
     def check(self) -> None:
-        """Look at the file system. Raises Unavailable when it is read-only, or has no more left than the reserve."""
+        """Look at the file system. Raises Unavailable when it is read-only, or has no more left than the reserve.
+
+        A reserve that was given back is taken again once there is room for it besides.
+        """
+        self._see(2 * self._reserve if self._released else self._reserve)
+        if self._released:
+            self._take()
+
+    def _see(self, wanted: int) -> None:
         try:
             found = self._statvfs()
         except OSError as cause:
@@ -43,7 +56,7 @@ class FolderRoom:
         if found.f_flag & os.ST_RDONLY:
             raise Unavailable(f"the disk under {self._folder} is read-only: make it writable again")
         free = found.f_bavail * found.f_frsize
-        if free < self._reserve or (found.f_files and not found.f_favail):
+        if free < wanted or (found.f_files and not found.f_favail):
             raise Unavailable(f"the disk under {self._folder} is full ({free:,} bytes left): make room")
 
     def _statvfs(self) -> os.statvfs_result:
@@ -57,6 +70,7 @@ class FolderRoom:
 
     def release(self) -> None:
         """Give the reserve back."""
+        self._released = True
         try:
             (self._folder / _RESERVE).unlink(missing_ok=True)
         except OSError:  # a disk that is gone has nothing to give back

@@ -77,6 +77,8 @@ def open_sink(url: str, settings: AuditSettings, keep: Path) -> Sink:
         if parts.netloc or not root.is_absolute():
             raise Invalid(f"[audit] sinks: {url!r} must be disk: and an absolute path")
         return DiskSink(root, beside=None if options.get("same-disk") == "yes" else keep, reserve=settings.reserve)
+    if not (parts.hostname or "").isascii():
+        raise Invalid("[audit] sinks: a host is named in ASCII; write an international name as 'xn--…'")
     if not parts.hostname:
         raise Invalid(f"[audit] sinks: {url.partition('?')[0][:80]!r} names no host")
     if parts.scheme == "syslog+tls":

@@ -45,7 +45,7 @@ BREAK_GLASS = "break-glass"
 """Kind of the entries that say when answers begin and end to leave without required sinks."""
 
 _SLOW = "the audit log does not keep up with its disk: try again shortly"
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS = 0.002
 """A busy log looks at the room on its disk this often."""
 _Waiting = tuple[AuditEntry, bytes, Done, float]
 
@@ -255,6 +255,8 @@ class AuditLog:
             if self._room is not None:
                 self._room.check()
         except Unavailable as cause:
+            if self._durable:
+                self._urgent.set()
             return str(cause)
         return ""
 
@@ -332,7 +334,15 @@ class AuditLog:
             while not self._halt.is_set():
                 self._urgent.wait(self._limits.publish)
                 self._urgent.clear()
+                self._make_room()
                 self._publish()
+
+    def _make_room(self) -> None:
+        """On a full disk, give the reserve back for the tiles of what is durable; nothing is taken until it is held again."""
+        if self._room is not None and self._durable:
+            self._full = self._full or self._no_room()
+            if self._full:
+                self._room.release()
 
     def _publish(self) -> None:
         """Tiles first, the checkpoint that makes them part of the log last. Raises Unavailable."""
@@ -410,8 +420,6 @@ class AuditLog:
             self._published.notify_all()
         if wake:
             self._wake.release()
-        if self._room is not None:
-            self._room.release()
         self._deliver([(done, Unavailable(self._refusal)) for _, _, done, _ in stuck])
 
     def stop(self) -> bytes:
@@ -441,7 +449,7 @@ class AuditLog:
         return self._note
 
     def _release(self) -> None:
-        if self._room is not None:
+        if self._room is not None and not self._failed:  # else whoever recovers the log gives it back, and needs it
             self._room.release()
         if self._sinks is not None:
             self._sinks.close(self._limits.hang)

@@ -14,7 +14,7 @@ from modelkeep.core.ports import SinkBatch, SinkPlace
 from modelkeep.errors import Invalid, Unavailable
 
 _CHECKPOINT = "checkpoint"
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS = 0.002
 """A busy mirror looks at its root and its room this often; at its file, with every batch."""
 
 
@@ -35,10 +35,10 @@ class DiskSink:
         self._journal: FileJournal | None = None
         self._open: tuple[str, int] = ("", -1)
         if beside is not None and root.is_dir():
-            self._check_apart(root.stat().st_dev)
+            self._see_root()
 
-    def _check_apart(self, device: int) -> None:
-        if self._beside is not None and self._beside.stat().st_dev == device:
+    def _check_apart(self, device: int, keeps: int) -> None:
+        if device == keeps:
             raise Invalid(f"{self._root} is on the same disk as the keep: mount another there, or say '?same-disk=yes'")
 
     def resume(self, origin: str) -> SinkPlace | None:
@@ -46,7 +46,10 @@ class DiskSink:
         self.close()
         self._look()
         self._files = FolderLogFiles(self._root / _instance(origin))
-        numbers = sorted(int(path.removeprefix("journal/")) for path in self._files.paths("journal/"))
+        names = [path.removeprefix("journal/") for path in self._files.paths("journal/")]
+        if strange := [name for name in names if not name.isdecimal()]:
+            raise Unavailable(f"{self.name} holds {strange[0][:40]!r}, which is no segment of a journal: take it away")
+        numbers = sorted(map(int, names))
         if not numbers:
             return SinkPlace(0, 0)
         for number, expected in enumerate(numbers):
@@ -111,6 +114,7 @@ class DiskSink:
             self._journal.check()
 
     def _look(self) -> None:
+        self._looked = 0.0  # what was bad is looked at again
         self._see_root()
         self._room.check()
         self._looked = time.monotonic()
@@ -118,11 +122,12 @@ class DiskSink:
     def _see_root(self) -> None:
         try:
             found = self._root.stat()
+            keeps = self._beside.stat().st_dev if self._beside is not None else -1
         except OSError as cause:
             raise Unavailable(f"{self.name} is not there: {cause.strerror}") from cause
         identity = (found.st_dev, found.st_ino)
         if self._identity is None:
-            self._check_apart(found.st_dev)
+            self._check_apart(found.st_dev, keeps)
             self._identity = identity
         if identity != self._identity:
             raise Unavailable(f"{self.name} is another folder than it was: mount the disk again, or start this process again")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from modelkeep.errors import Invalid, Unavailable
 
 _READ = 16 << 10
-_POLL = 0.001
+_SHORTEST, _LONGEST = 0.00005, 0.005
+"""Pauses between two looks at what is not acknowledged yet, seconds."""
 
 
 def client_context(authority: str, certificate: str, protocol: str = "") -> ssl.SSLContext:
@@ -101,14 +102,14 @@ class Stream:
     def drain(self) -> None:
         """Wait until the other machine has acknowledged every byte, and see that it has not closed. Raises Unavailable."""
         with self._naming("does not acknowledge"):
-            link, unsent = self._link(), array.array("i", [0])
+            link, unsent, pause = self._link(), array.array("i", [0]), _SHORTEST
             while True:
                 self._see_open(link)
                 fcntl.ioctl(link.fileno(), termios.TIOCOUTQ, unsent)  # SIOCOUTQ: bytes that TCP has not seen acknowledged
                 if not unsent[0]:
                     return
-                self._rest()
-                time.sleep(_POLL)
+                time.sleep(min(pause, self._rest()))
+                pause = min(2 * pause, _LONGEST)
 
     def _see_open(self, link: socket.socket) -> None:
         link.settimeout(0.0)
@@ -150,11 +151,11 @@ class _Naming:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, OSError):
+        if not isinstance(error, OSError | UnicodeError):  # the latter from a host name that none can be
             return
         self.stream.close()
         if isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate does not hold: {error.verify_message}"
         else:
-            why = error.strerror or str(error) or type(error).__name__
+            why = getattr(error, "strerror", "") or str(error) or type(error).__name__
         raise Unavailable(f"{self.stream.host}:{self.stream.port} {self.what}: {why}") from error

@@ -22,6 +22,8 @@ from modelkeep.errors import Invalid, Unavailable
 RECORDS, CHECKPOINT = "modelkeep.audit.records", "modelkeep.audit.checkpoint"
 _ENCODER = msgspec.json.Encoder()
 _LONGEST_ANSWER = 64 << 10
+_LONGEST_PART = 512
+"""Entries in one request."""
 
 
 class Records(msgspec.Struct, frozen=True):
@@ -92,10 +94,12 @@ class WebhookSink:
         return None
 
     def accept(self, batch: SinkBatch) -> None:
-        """Post the batch; 2xx is yes."""
-        at = msgspec.json.decode(batch.entries[0], type=_Stamped).t
-        records = Records(batch.origin, batch.first, tuple(msgspec.Raw(entry) for entry in batch.entries))
-        self._post(_ENCODER.encode(Event(RECORDS, moment(at), records)))
+        """Post the batch, in parts where it is long; 2xx is yes."""
+        for at in range(0, len(batch.entries), _LONGEST_PART):
+            part = batch.entries[at : at + _LONGEST_PART]
+            records = Records(batch.origin, batch.first + at, tuple(map(msgspec.Raw, part)))
+            begins = msgspec.json.decode(part[0], type=_Stamped).t
+            self._post(_ENCODER.encode(Event(RECORDS, moment(begins), records)))
 
     def checkpoint(self, origin: str, note: bytes) -> None:
         """Post the signed checkpoint."""
@@ -144,7 +148,7 @@ class WebhookSink:
                 raise Unavailable(f"{self.name} closed the connection before it had answered, or says too much")
             try:
                 parser.feed_data(data)
-            except httptools.HttpParserError as cause:
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as cause:
                 self._stream.close()
                 raise Unavailable(f"{self.name} does not speak HTTP: {cause}") from cause
             answer.status = parser.get_status_code()
