@@ -146,8 +146,6 @@ def _objection(node: nodes.Node) -> str:
         return _by_name(node)
     if isinstance(node, nodes.Call):
         return _call(node)
-    if isinstance(node, nodes.Mod) and not isinstance(node.right, nodes.Const):
-        return ""
     if isinstance(node, nodes.Mod) and isinstance(node.left, nodes.Const) and isinstance(node.left.value, str):
         return "the template builds text from a pattern"
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Concat | nodes.Add) and _has_text(node.arg):

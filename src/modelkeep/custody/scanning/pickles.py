@@ -336,15 +336,11 @@ def _native(name: str) -> Call:
 
 def _check_tree(judge: PickleJudge, tree: Made) -> None:
     """The C code of a tree follows its child indices unchecked: each must be a later node, or none."""
-    state = dict(tree.state.pairs[:64]) if tree.state else {}
+    pairs = tree.state.pairs if tree.state else []
+    state = dict(pairs[:16])
     nodes, features = state.get("nodes"), tree.args[0] if tree.args else None
-    if (
-        not isinstance(nodes, Array)
-        or nodes.dtype is None
-        or nodes.data is None
-        or not nodes.dtype.fields
-        or not whole(features)
-    ):
+    plain = isinstance(nodes, Array) and nodes.dtype is not None and nodes.data is not None and len(state) == len(pairs)
+    if not plain or not isinstance(nodes, Array) or not whole(features):
         raise UnlikeAny("a tree has no nodes", "pickle-state")
     count = nodes.shape[0] if len(nodes.shape) == 1 else -1
     if state.get("node_count") != count:
