@@ -61,11 +61,11 @@ def _row(case: str, verdicts: dict[str, str], seconds: float) -> Row:
         "attacks": bad,
         "flagged": counts["bad", "flagged"],
         "not_read": counts["bad", "skipped"],
-        "called_clean": counts["bad", "clean"],
+        "missed": counts["bad", "clean"],
         "harmless": good,
         "clean": counts["good", "clean"],
-        "not_read_": counts["good", "skipped"],
-        "false_alarms": counts["good", "flagged"],
+        "unread": counts["good", "skipped"],
+        "alarms": counts["good", "flagged"],
         "seconds": round(seconds, 1),
     }
 

@@ -17,6 +17,7 @@ MAX_TENSORS = 65_536
 MAX_TEXTS = 1_000_000
 MAX_KEPT = 1 << 20
 MAX_DEPTH = 2
+MAX_NESTED = 4096
 MAX_DIMS = 4
 
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -52,6 +53,7 @@ class _Reader:
         self._at = 0
         self._texts = MAX_TEXTS
         self._kept = MAX_KEPT
+        self._nested = MAX_NESTED
 
     def read(self) -> GgufModel:
         if self._take(4) != b"GGUF":
@@ -120,7 +122,8 @@ class _Reader:
     def _array(self, depth: int) -> None:
         kind, count = self._int(4), self._int(8)
         if kind == _ARRAY:
-            if depth >= MAX_DEPTH or count > 1024:
+            self._nested -= count
+            if depth >= MAX_DEPTH or self._nested < 0:
                 raise TooLarge("the GGUF file nests arrays deeper than is read")
             for _ in range(count):
                 self._array(depth + 1)
