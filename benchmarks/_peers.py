@@ -1,4 +1,4 @@
-"""The peers of the sealed container that are programs and packages of others: age, cryptotensors, tensorizer.
+"""The peers that are programs and packages of others: age, cryptotensors, tensorizer; picklescan, modelscan, modelaudit.
 
 Packages live in virtual environments of their own below ``.venv-peers/``, which are made on first use.
 """
@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"  # the other builds bring gigabytes of CUDA
 PACKAGES = {
     "cryptotensors": ["cryptotensors==0.2.3", "numpy"],
+    "picklescan": ["picklescan==1.0.5"],
+    "modelscan": ["modelscan==0.8.8"],
+    "modelaudit": ["modelaudit==0.2.54"],
     "tensorizer": ["tensorizer==2.12.1", "numpy", "torch", "--extra-index-url", CPU_TORCH],
 }
 INSTALL_SECONDS = 900
@@ -43,7 +46,7 @@ class NoPeer(Exception):
 def measure(peer: str, source: Path, folder: Path, tensor: str, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """(wall, cpu) seconds to load all of ``source`` and one ``tensor`` of it, as ``peer`` has encrypted it. Raises NoPeer."""
     child = Path(__file__).with_name("_peer_child.py")
-    command = [_python(peer), str(child), peer, str(source), str(folder), tensor, str(rounds)]
+    command = [python_of(peer), str(child), peer, str(source), str(folder), tensor, str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (folder / peer).unlink(missing_ok=True)
     if done.returncode:
@@ -51,8 +54,8 @@ def measure(peer: str, source: Path, folder: Path, tensor: str, rounds: int) -> 
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _python(peer: str) -> str:
-    """The interpreter of the peer's environment, which is made when it is missing."""
+def python_of(peer: str) -> str:
+    """The interpreter of the peer's environment, which is made when it is missing. Raises NoPeer."""
     place = ROOT / ".venv-peers" / peer
     python, done = place / "bin" / "python", place / "installed"
     if done.exists():

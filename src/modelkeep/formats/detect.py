@@ -1,5 +1,6 @@
 """Tell model formats apart by their first bytes. Nothing is run, nothing is decompressed."""
 
+import re
 from enum import Enum
 from typing import NamedTuple
 
@@ -80,6 +81,8 @@ _OLD_PICKLE = (
     b"csklearn",
     b"cnumpy",
 )
+_PICKLED = re.compile(rb"[}\])]q\x00|\(?[ci][A-Za-z_][\w.]{0,200}\n[A-Za-z_]|\(X.\x00\x00\x00|P[\w.]{1,200}\n\.", re.DOTALL)
+"""How pickles of protocols 0 and 1 begin: a container and its memo entry, a mark and a text, or a global."""
 
 
 def detect(data: bytes | bytearray | memoryview) -> Format:
@@ -99,7 +102,7 @@ def detect(data: bytes | bytearray | memoryview) -> Format:
         return Format.JOBLIB
     if prefix[4:8] == b"TFL3":
         return Format.TFLITE
-    if prefix.startswith(_OLD_PICKLE):
+    if prefix.startswith(_OLD_PICKLE) or _PICKLED.match(prefix):
         return Format.PICKLE
     return Format.ONNX if looks_like_onnx(view) else Format.UNKNOWN
 

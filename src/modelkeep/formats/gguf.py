@@ -17,6 +17,7 @@ MAX_TENSORS = 65_536
 MAX_TEXTS = 1_000_000
 MAX_KEPT = 1 << 20
 MAX_DEPTH = 2
+MAX_NESTED = 4096
 MAX_DIMS = 4
 
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -25,7 +26,7 @@ _BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40), 10: (256, 84),
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98),
     19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
-    28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17),
+    28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
 }  # fmt: skip
 """Elements and bytes of a block, by ggml type."""
 _KEY = re.compile(rb"[A-Za-z0-9_.\-/]{1,256}\Z")
@@ -52,6 +53,7 @@ class _Reader:
         self._at = 0
         self._texts = MAX_TEXTS
         self._kept = MAX_KEPT
+        self._nested = MAX_NESTED
 
     def read(self) -> GgufModel:
         if self._take(4) != b"GGUF":
@@ -120,7 +122,8 @@ class _Reader:
     def _array(self, depth: int) -> None:
         kind, count = self._int(4), self._int(8)
         if kind == _ARRAY:
-            if depth >= MAX_DEPTH or count > 1024:
+            self._nested -= count
+            if depth >= MAX_DEPTH or self._nested < 0:
                 raise TooLarge("the GGUF file nests arrays deeper than is read")
             for _ in range(count):
                 self._array(depth + 1)

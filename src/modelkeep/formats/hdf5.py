@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 
 from modelkeep.errors import Invalid, TooLarge
 
-MAX_OBJECTS = 50_000
-MAX_MESSAGES = 200_000
-MAX_TEXT = 8 << 20
+MAX_OBJECTS = 20_000
+MAX_MESSAGES = 100_000
+MAX_TEXT = 4 << 20
 MAX_RANK = 32
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -204,7 +204,7 @@ class _Reader:
         except UnicodeDecodeError as cause:
             raise Invalid("a name in the HDF5 file is not text") from cause
         full = f"{path}/{text}"
-        if len(full) > 2048:
+        if len(full) > 512:
             raise TooLarge("the HDF5 file nests groups deeper than is read")
         self._todo.append((full, target))
 

@@ -13,7 +13,7 @@ import msgspec
 from modelkeep.errors import Invalid, TooLarge
 
 MAX_OPS = 400_000
-MAX_TEXT = 1024
+MAX_TEXT = 256
 MAX_INTEGER = 1024
 MAX_LINE = 1 << 24
 

@@ -13,7 +13,7 @@ import numpy as np
 from modelkeep.errors import Invalid, TooLarge
 
 MAX_DEPTH = 48
-MAX_FIELDS = 2_000_000
+MAX_FIELDS = 500_000
 MAX_VALUES = 1 << 16
 MAX_TEXT = 32 << 20
 """Bytes that all strings of a model take in memory; its tensors are no strings."""

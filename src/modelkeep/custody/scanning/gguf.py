@@ -8,6 +8,7 @@ import jinja2
 from jinja2 import nodes
 
 from modelkeep.custody.scanning.rules import Report
+from modelkeep.errors import TooLarge
 from modelkeep.formats.gguf import read_gguf
 
 MAX_TEMPLATE = 1 << 16
@@ -104,21 +105,20 @@ _METHODS = frozenset(
 def scan_gguf(data: memoryview, report: Report) -> None:
     """Judge a whole file. Raises Invalid, TooLarge."""
     model = read_gguf(data)
-    for key, text in model.texts.items():
-        if "template" in key:
-            judge_template(key, text, report)
+    templates = {key: text for key, text in model.texts.items() if "template" in key}
+    if sum(map(len, templates.values())) > MAX_TEMPLATE:
+        raise TooLarge(f"the chat templates are longer than {MAX_TEMPLATE} characters")
+    for key, text in templates.items():
+        judge_template(key, text, report)
 
 
 def judge_template(key: str, text: str, report: Report) -> None:
     """Report every part of a Jinja template that no chat template needs."""
-    if len(text) > MAX_TEMPLATE:
-        report.add("too-large", key, f"the chat template is longer than {MAX_TEMPLATE} characters")
-        return
     try:
         tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"]).parse(text)  # noqa: S701 - not rendered
         for node in tree.find_all(nodes.Node):
             _judge(key, node, report)
-    except (jinja2.TemplateError, RecursionError, ValueError, OverflowError) as cause:
+    except (jinja2.TemplateError, RecursionError, ValueError, OverflowError, SyntaxError) as cause:
         report.add("malformed", key, f"the chat template is not understood ({str(cause)[:80]})")
 
 
@@ -146,8 +146,6 @@ def _objection(node: nodes.Node) -> str:
         return _by_name(node)
     if isinstance(node, nodes.Call):
         return _call(node)
-    if isinstance(node, nodes.Mod) and not isinstance(node.right, nodes.Const):
-        return ""
     if isinstance(node, nodes.Mod) and isinstance(node.left, nodes.Const) and isinstance(node.left.value, str):
         return "the template builds text from a pattern"
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Concat | nodes.Add) and _has_text(node.arg):

@@ -17,6 +17,7 @@ from modelkeep.formats.hdf5 import read_hdf5
 from modelkeep.formats.zip import Member
 
 MAX_CONFIG = 2 << 20
+MAX_VALUES = 300_000
 MAX_WEIGHTS = 32 << 20
 
 CLASSES = frozenset(
@@ -87,8 +88,10 @@ def _judge_hdf5(data: memoryview, where: str, report: Report) -> None:
 
 def judge_config(raw: bytes, size: int, where: str, report: Report) -> None:
     """Report what a JSON configuration names that Keras does not bring."""
-    if size > MAX_CONFIG:
-        report.add("too-large", where, f"the configuration is longer than {MAX_CONFIG} bytes")
+    if size > MAX_CONFIG or sum(raw.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
+        report.add(
+            "too-large", where, f"the configuration is longer than {MAX_CONFIG} bytes, or has more than {MAX_VALUES} values"
+        )
         return
     try:
         config = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_number)

@@ -71,6 +71,19 @@ class PickleJudge:
         self.where = where
         self._calls = CALLS if calls is None else calls
         self._work = MAX_OPS
+        self._byte_budget = 4 * len(data) + (16 << 20)
+        self._lengths: dict[int, int] = {}
+
+    def spend(self, work: int) -> None:
+        """Count items looked at: a pickle can show the same list a thousand times. Raises TooLarge."""
+        self._work -= work
+        if self._work < 0:
+            raise TooLarge("the pickle shows the same values over and over")
+
+    def _spend_bytes(self, size: int) -> None:
+        self._byte_budget -= size
+        if self._byte_budget < 0:
+            raise TooLarge("the pickle shows the same bytes over and over")
 
     def read(self, at: int, spent: list[int]) -> tuple[Any, int]:
         """The value of the pickle at ``at``, and where it ends. Raises Invalid, TooLarge."""
@@ -99,6 +112,7 @@ class PickleJudge:
             return Made(None)
         if not target.known:
             return Made(None)  # its name is a finding already
+        self.spend(len(args) + sum(len(value) for value in args[:8] if isinstance(value, list | tuple)))
         name = f"{target.module}.{target.name}"
         if new or target.key not in self._calls:
             if new and target.key in CLASSES and not args:
@@ -138,6 +152,7 @@ class PickleJudge:
     # --
 
     def _build(self, target: Any, state: Any) -> None:
+        self.spend(sum(len(_items(value)) for value in state) if isinstance(state, tuple) and len(state) < 10 else 0)
         if isinstance(target, DType):
             set_dtype(target, state)
         elif isinstance(target, Array):
@@ -167,9 +182,7 @@ class PickleJudge:
     def _check_state(self, state: Any, only: frozenset[str] | None) -> None:
         if not isinstance(state, Table):
             raise UnlikeAny("the attributes of an object are not a dict", "pickle-state")
-        self._work -= len(state.pairs)
-        if self._work < 0:
-            raise TooLarge("the pickle sets too many attributes")
+        self.spend(len(state.pairs))
         for name, value in state.pairs:
             if not isinstance(name, str) or name.startswith("__") or (only is not None and name not in only):
                 raise UnlikeAny(f"the attribute {str(name)[:40]!r} is set, which no library does", "pickle-state")
@@ -184,6 +197,11 @@ class PickleJudge:
             return None
         if value.kind == "bytes":
             return value.length
+        if value.begin not in self._lengths:
+            self._lengths[value.begin] = self._characters(value)
+        return self._lengths[value.begin]
+
+    def _characters(self, value: Blob) -> int:
         if value.kind == "escaped":
             return len(self.content(value))
         raw = np.frombuffer(self.data[value.begin : value.begin + value.length], np.uint8)
@@ -192,6 +210,7 @@ class PickleJudge:
 
     def content(self, value: Blob | str) -> bytes | memoryview:
         """The bytes that a value stands for. Raises UnlikeAny: it is text that is not latin-1."""
+        self._spend_bytes(value.length if isinstance(value, Blob) else len(value))
         if isinstance(value, Blob):
             raw = self.data[value.begin : value.begin + value.length]
             if value.kind == "bytes":
@@ -201,6 +220,10 @@ class PickleJudge:
             return text.encode("latin-1")
         except UnicodeError as cause:
             raise UnlikeAny("bytes are written as a string that is not latin-1", "pickle-state") from cause
+
+
+def _items(value: Any) -> Any:
+    return value.pairs if isinstance(value, Table) else value if isinstance(value, tuple) else ()
 
 
 def _ordered(_judge: PickleJudge, args: tuple[Any, ...]) -> Made:
@@ -336,15 +359,11 @@ def _native(name: str) -> Call:
 
 def _check_tree(judge: PickleJudge, tree: Made) -> None:
     """The C code of a tree follows its child indices unchecked: each must be a later node, or none."""
-    state = dict(tree.state.pairs[:64]) if tree.state else {}
+    pairs = tree.state.pairs if tree.state else []
+    state = dict(pairs[:16])
     nodes, features = state.get("nodes"), tree.args[0] if tree.args else None
-    if (
-        not isinstance(nodes, Array)
-        or nodes.dtype is None
-        or nodes.data is None
-        or not nodes.dtype.fields
-        or not whole(features)
-    ):
+    plain = isinstance(nodes, Array) and nodes.dtype is not None and nodes.data is not None and len(state) == len(pairs)
+    if not plain or not isinstance(nodes, Array) or not whole(features):
         raise UnlikeAny("a tree has no nodes", "pickle-state")
     count = nodes.shape[0] if len(nodes.shape) == 1 else -1
     if state.get("node_count") != count:
