@@ -150,6 +150,34 @@ print("done")
     assert said(code) == "done\n"
 
 
+def test_it_ends_with_whoever_started_it():
+    """After kill -9 nobody is left to stop it."""
+    mark = f"mark-{os.getpid()}"
+    code = f"""
+import sys
+from modelkeep.adapters.confine import *
+run_confined([sys.executable, "-I", "-c", "import time; time.sleep(1000)", {mark!r}], memoryview(b"x"), "model.pkl", Limits())
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as starter:
+        while len(those_with(mark)) < 4:  # the starter, what it started, the namespace's first process, and the program
+            assert starter.poll() is None
+        starter.kill()
+    while those_with(mark):
+        pass
+
+
+def those_with(mark):
+    """Processes in whose command line ``mark`` stands."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.append(path)
+        except OSError:
+            continue
+    return found
+
+
 def test_one_that_talks_without_end_is_stopped():
     done = ran("import os\nwhile True: os.write(1, bytes(65536))")
     assert len(done.output) == MAX_OUTPUT + 1

@@ -114,6 +114,17 @@ def test_bad_usage(bare, folder, arguments, says):
     assert says in bare("scan", *(text.format(folder=folder) for text in arguments), code=2).line()
 
 
+def test_names_that_are_no_text_and_folders_that_never_end(bare, tmp_path):
+    deep = tmp_path
+    for _ in range(1200):
+        deep /= "d"
+        deep.mkdir()
+    Path(os.fsdecode(b"%s/\xff\xfe.onnx" % os.fsencode(tmp_path))).write_bytes(b"x")
+    for arguments in (("--json", "scan"), ("scan", "--sarif"), ("scan",)):
+        ran = bare(*arguments, str(tmp_path), code=1)
+        assert "xff" in ran.out
+
+
 def test_names_that_would_steer_a_terminal(bare, tmp_path):
     (tmp_path / "a\x1b[2J\nb.onnx").write_bytes(b"x")
     ran = bare("scan", str(tmp_path), code=1)

@@ -97,7 +97,7 @@ def said(*opinions, scanner=SCANNER, rules_version=RULES_VERSION):
     ],
 )
 def test_when_a_judgement_is_out_of_date(known, now, stale):
-    assert now.is_stale(known) is stale
+    assert now.staleness()(known) is stale
 
 
 def test_every_rule_has_words():

@@ -82,7 +82,7 @@ def _artifact(file: FileScan) -> dict[str, Any]:
 
 def _identity(file: FileScan) -> str:
     """The hex digits of a file's digest; of its path where it was not opened."""
-    return file.digest.removeprefix("sha256:") or hashlib.sha256(file.path.encode("utf-8", "surrogateescape")).hexdigest()
+    return file.digest.removeprefix("sha256:") or hashlib.sha256(file.path.encode()).hexdigest()
 
 
 def _opinion(opinion: Opinion) -> dict[str, str]:
@@ -99,14 +99,14 @@ def _result(file: FileScan, finding: Finding, at: int, rule: int) -> dict[str, A
         "level": "error",
         "message": {"text": finding.message},
         "locations": [{"physicalLocation": place, "logicalLocations": [{"name": finding.where, "kind": "member"}]}],
-        "partialFingerprints": {FINGERPRINT: hashlib.sha256(same.encode("utf-8", "surrogatepass")).hexdigest()},
+        "partialFingerprints": {FINGERPRINT: hashlib.sha256(same.encode()).hexdigest()},
     }
 
 
 def _place(file: FileScan) -> dict[str, Any]:
-    """Where a file is: relative as it was named, or an absolute file: URI (RFC 3986; bytes that are no UTF-8 are escaped)."""
+    """Where a file is: relative as it was named, or an absolute file: URI (RFC 3986)."""
     path = Path(file.path)
-    escaped = quote(path.as_posix().encode("utf-8", "surrogateescape"))
+    escaped = quote(path.as_posix())
     return {"artifactLocation": {"uri": f"file://{escaped}" if path.is_absolute() else escaped}}
 
 

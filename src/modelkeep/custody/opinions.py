@@ -4,6 +4,7 @@ A scanner of others that errs, hangs, is killed, says what nobody understands, o
 file is not. What it said is in the verdict either way, so that a disagreement is on record.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -57,13 +58,20 @@ class Scanner:
         found = self.rules(view, filename)
         return weigh(found, self.others.opinions(view, found.format), required=self.required)
 
-    def is_stale(self, said: Scan | None) -> bool:
-        """Whether a file was judged by other rules or scanners than would judge it now. An opinion of a tool that is no longer
-        here still stands."""
-        if said is None or said.scanner != self.name or _older(said.rules_version, self.rules_version):
-            return True
-        heard = {(opinion.tool, opinion.version) for opinion in said.opinions}
-        return not heard.issuperset(self.others.tools(said.format))
+    def staleness(self) -> Callable[[Scan | None], bool]:
+        """Tells whether a file was judged by other rules or scanners than would judge it now, of any number of files.
+
+        An opinion of a tool that is no longer here still stands. What is installed is looked up once for each format.
+        """
+        tools = functools.cache(self.others.tools)
+
+        def is_stale(said: Scan | None) -> bool:
+            if said is None or said.scanner != self.name or _older(said.rules_version, self.rules_version):
+                return True
+            heard = {(opinion.tool, opinion.version) for opinion in said.opinions}
+            return not heard.issuperset(tools(said.format))
+
+        return is_stale
 
 
 def weigh(verdict: ScanVerdict, opinions: tuple[Opinion, ...], *, required: bool) -> ScanVerdict:
