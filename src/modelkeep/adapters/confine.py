@@ -191,6 +191,7 @@ def _main(order: str) -> None:
     os.set_inheritable(tell, False)  # closed when the program begins: until then, what stands in it is a refusal
     try:
         _die_with(parent)
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")  # where memory ends, it ends for this one first
         _leave_the_host()
         child = _fork()
         if child:
