@@ -216,6 +216,25 @@ except Unavailable as refusal:
     assert done.stdout.startswith("the kernel does not let another program be confined: unshare: "), done.stderr
 
 
+def test_where_parts_of_proc_are_masked_it_sees_none_of_it():
+    """As in most containers: there the kernel lets nobody mount a fresh one, and the host's is not shown instead."""
+    code = f"""
+import ctypes, os, sys
+from modelkeep.adapters.confine import *
+libc, user, group = ctypes.CDLL(None, use_errno=True), os.geteuid(), os.getegid()
+assert libc.unshare(0x10020000) == 0
+open("/proc/self/setgroups", "w").write("deny")
+open("/proc/self/uid_map", "w").write(f"0 {{user}} 1")
+open("/proc/self/gid_map", "w").write(f"0 {{group}} 1")
+assert libc.mount(b"none", b"/", None, ctypes.c_ulong(16384 | 1 << 18), None) == 0
+assert libc.mount(b"none", b"/proc/fs", b"tmpfs", ctypes.c_ulong(1), None) == 0
+code = "import os; print(open('/run/model.pkl').read(), os.listdir('/proc'))"
+print(run_confined([sys.executable, "-I", "-c", code], memoryview(b"it"), "model.pkl", {SMALL!r}).output)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stdout == "b'it []\\n'\n", done.stderr
+
+
 def test_a_machine_whose_system_calls_are_not_known_runs_nothing(monkeypatch):
     """The program that locks itself in is this file: a copy of it that knows no machine refuses."""
     text = Path(confine.__file__).read_text("utf-8").replace('"x86_64"', '"none"').replace('"aarch64"', '"neither"')

@@ -81,9 +81,9 @@ class Finished(NamedTuple):
 
 
 def run_confined(command: list[str], data: memoryview, filename: str, limits: Limits) -> Finished:
-    """Run ``command`` where ``data`` is the only file to write over, named by ``inside(filename)``.
+    """Run ``command`` (the absolute path of a program, and its arguments) with ``data`` in a file at ``inside(filename)``.
 
-    The bytes are handed over in memory. Nothing that it started lives on when this returns.
+    The bytes are handed over in memory, and memory is all that it can write to. What it started is killed with it.
     Raises Unavailable when the kernel refuses to confine it: then nothing was run.
     """
     refusals, tell = _pipe()
