@@ -14,14 +14,14 @@ from modelkeep.adapters.scanners import OtherScanners
 from modelkeep.app.scanresults import CLEAN, UNCLEAN, UNREADABLE, FileScan, ScanReport
 from modelkeep.app.settings import ScanSettings
 from modelkeep.core.values import digest_of
-from modelkeep.custody.opinions import Scanner
+from modelkeep.custody.opinions import Rule, Scanner
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.ledger.predicates import Finding
 
 NOT_A_FILE, LINK = "not-a-file", "link"
 RULES = {
-    LINK: "a symbolic link is not followed",
-    NOT_A_FILE: "a device, socket or pipe is not read",
+    LINK: Rule("medium", "A symbolic link is not followed."),
+    NOT_A_FILE: Rule("medium", "A device, socket or pipe is not read."),
 }
 _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 _MAPPED_FROM = 16 << 20
@@ -96,7 +96,7 @@ def _special(path: Path) -> Finding | None:
     except OSError as cause:
         raise Unavailable(f"cannot look at {_text(path)}: {cause.strerror}") from cause
     if stat.S_ISLNK(mode):
-        return Finding(LINK, _text(path.name)[:255], f"{RULES[LINK]}: scan what it points to")
+        return Finding(LINK, _text(path.name)[:255], "a symbolic link is not followed: scan what it points to")
     kind = next((what for found, what in _KINDS if found(mode)), None)
     return Finding(NOT_A_FILE, _text(path.name)[:255], f"{kind} is not read: write it to a file first") if kind else None
 

@@ -11,12 +11,15 @@ from modelkeep import __version__
 from modelkeep.app.scanning import RULES
 from modelkeep.app.scanresults import UNREADABLE, FileScan, ScanReport
 from modelkeep.core.values import Opinion
-from modelkeep.custody.opinions import rule_text
+from modelkeep.custody.opinions import rule_of
 from modelkeep.ledger.predicates import Finding
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 FINGERPRINT = "modelkeep/finding/v1"
 """A finding is the same in another run when rule, place in the file and the file's bytes are."""
+
+_SEVERITIES = {"critical": "9.5", "high": "8.0", "medium": "5.5"}
+"""As code hosts grade them: within the bounds that CVSS 3.1 gives these words (section 5)."""
 
 
 def sarif(report: ScanReport) -> dict[str, Any]:
@@ -43,10 +46,12 @@ def sarif(report: ScanReport) -> dict[str, Any]:
 
 
 def _rule(rule: str) -> dict[str, Any]:
+    known = RULES.get(rule) or rule_of(rule)
     return {
         "id": rule,
-        "shortDescription": {"text": RULES.get(rule) or rule_text(rule)},
+        "shortDescription": {"text": known.text},
         "defaultConfiguration": {"level": "error"},
+        "properties": {"security-severity": _SEVERITIES[known.severity], "tags": ["security"]},
     }
 
 
