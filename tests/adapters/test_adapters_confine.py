@@ -150,6 +150,34 @@ print("done")
     assert said(code) == "done\n"
 
 
+def test_it_ends_with_whoever_started_it():
+    """After kill -9 nobody is left to stop it."""
+    mark = f"mark-{os.getpid()}"
+    code = f"""
+import sys
+from modelkeep.adapters.confine import *
+run_confined([sys.executable, "-I", "-c", "import time; time.sleep(1000)", {mark!r}], memoryview(b"x"), "model.pkl", Limits())
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as starter:
+        while len(those_with(mark)) < 4:  # the starter, what it started, the namespace's first process, and the program
+            assert starter.poll() is None
+        starter.kill()
+    while those_with(mark):
+        pass
+
+
+def those_with(mark):
+    """Processes in whose command line ``mark`` stands."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.append(path)
+        except OSError:
+            continue
+    return found
+
+
 def test_one_that_talks_without_end_is_stopped():
     done = ran("import os\nwhile True: os.write(1, bytes(65536))")
     assert len(done.output) == MAX_OUTPUT + 1
@@ -186,6 +214,25 @@ except Unavailable as refusal:
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.startswith("the kernel does not let another program be confined: unshare: "), done.stderr
+
+
+def test_where_parts_of_proc_are_masked_it_sees_none_of_it():
+    """As in most containers: there the kernel lets nobody mount a fresh one, and the host's is not shown instead."""
+    code = f"""
+import ctypes, os, sys
+from modelkeep.adapters.confine import *
+libc, user, group = ctypes.CDLL(None, use_errno=True), os.geteuid(), os.getegid()
+assert libc.unshare(0x10020000) == 0
+open("/proc/self/setgroups", "w").write("deny")
+open("/proc/self/uid_map", "w").write(f"0 {{user}} 1")
+open("/proc/self/gid_map", "w").write(f"0 {{group}} 1")
+assert libc.mount(b"none", b"/", None, ctypes.c_ulong(16384 | 1 << 18), None) == 0
+assert libc.mount(b"none", b"/proc/fs", b"tmpfs", ctypes.c_ulong(1), None) == 0
+code = "import os; print(open('/run/model.pkl').read(), os.listdir('/proc'))"
+print(run_confined([sys.executable, "-I", "-c", code], memoryview(b"it"), "model.pkl", {SMALL!r}).output)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stdout == "b'it []\\n'\n", done.stderr
 
 
 def test_a_machine_whose_system_calls_are_not_known_runs_nothing(monkeypatch):

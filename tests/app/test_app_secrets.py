@@ -262,6 +262,8 @@ def drive(run, desk, tmp_path, recovery):
     run("verify", "risk@2")
     run("verify", str(work / "model.onnx"), "--oms", str(work / "model.onnx.sig"))
     run("export", "risk@2", "--out", str(work / "again.onnx"))
+    run("scan", str(work / "model.onnx"))
+    run("scan", "--release", "risk@2")
     for words in ("list", "show risk@1", "promote risk@2", "quarantine risk@2 --reason why", "reinstate risk@2 --reason why"):
         run(*words.split())
     for words in ("alias set risk champion 1", "alias list risk", "alias history risk champion", "alias remove risk champion"):
@@ -363,7 +365,7 @@ BREAKS = (
     "modelkeep.custody.keyring.SetPassphrase.unwrap",
     "modelkeep.custody.oms.BundleSigner.sign",
     "modelkeep.crypto.signatures.StatementSigner.sign",
-    "modelkeep.workflows.publish.scan",
+    "modelkeep.custody.opinions.weigh",
     "modelkeep.ledger.log.ReleasesLog.append",
 )
 

@@ -77,6 +77,18 @@ def test_with_both_scanners_of_another_environment(bare, folder):
     assert "second-opinion-missing" in bare("scan", str(folder / "good.onnx"), "--opinions", "require", code=1).out
 
 
+def test_the_settings_of_a_downloaded_folder_are_not_read(bare, folder, monkeypatch):
+    """They name a program to run, and ``--dir`` is the working folder unless told otherwise."""
+    trap = folder / "trap"
+    trap.write_text(f"#!/bin/sh\ntouch {folder}/sprung\n")
+    trap.chmod(0o755)
+    (folder / "modelkeep.toml").write_text(f'[scan]\npython = "{trap}"\n')
+    monkeypatch.chdir(folder)
+    for arguments in (("scan", "."), ("--dir", ".", "scan", "."), ("--dir", str(folder), "scan", "good.onnx")):
+        bare(*arguments)
+    assert not (folder / "sprung").exists()
+
+
 @pytest.mark.parametrize("size", [0, 1, 17 << 20])
 def test_files_of_no_format_of_any_size(bare, tmp_path, size):
     """Large ones are mapped."""
@@ -112,6 +124,29 @@ def test_what_is_no_file_is_not_opened(bare, tmp_path):
 def test_bad_usage(bare, folder, arguments, says):
     (folder / "empty").mkdir()
     assert says in bare("scan", *(text.format(folder=folder) for text in arguments), code=2).line()
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A folder with 1,200 folders in each other, which go away whatever happens: pytest itself cannot remove so many."""
+    made = tmp_path / "deep"
+    made.mkdir()
+    at = made
+    for _ in range(1200):
+        at /= "d"
+        at.mkdir()
+    yield made
+    while at != tmp_path:
+        for path in at.iterdir():
+            path.unlink()
+        at.rmdir()
+        at = at.parent
+
+
+def test_names_that_are_no_text_in_folders_that_hardly_end(bare, deep):
+    Path(os.fsdecode(b"%s/\xff\xfe.onnx" % os.fsencode(deep))).write_bytes(b"x")
+    for arguments in (("--json", "scan"), ("scan", "--sarif"), ("scan",)):
+        assert "xff" in bare(*arguments, str(deep), code=1).out
 
 
 def test_names_that_would_steer_a_terminal(bare, tmp_path):
@@ -322,3 +357,12 @@ def test_no_plaintext_reaches_a_disk_while_others_look_at_it(cli, subject, tmp_p
     kept = [path for path in cli.keep.rglob("*") if path.is_file()]
     assert [path for path in kept for window in subject.windows if window in path.read_bytes()] == []
     assert not Path("/run/model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PYTHON", "python3"), ("PYTHON", "./python"), ("OPINIONS", "maybe"), ("OPINION_SECONDS", "0"), ("OPINION_MEMORY", "1")],
+)
+def test_settings_that_make_no_sense(bare, folder, name, value):
+    ran = bare.with_environment(**{f"MODELKEEP_SCAN_{name}": value})("scan", str(folder / "good.onnx"), code=2)
+    assert f"scan.{name.lower()}" in ran.line()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelkeep.core.values import Opinion, OpinionVerdict
-from modelkeep.custody.opinions import Nobody, Scanner, rule_text, undecided, weigh
+from modelkeep.custody.opinions import Nobody, Scanner, rule_of, undecided, weigh
 from modelkeep.custody.scan import RULES_VERSION, SCANNER, ScanVerdict
 from modelkeep.ledger.predicates import Finding, Scan
 
@@ -97,10 +97,10 @@ def said(*opinions, scanner=SCANNER, rules_version=RULES_VERSION):
     ],
 )
 def test_when_a_judgement_is_out_of_date(known, now, stale):
-    assert now.is_stale(known) is stale
+    assert now.staleness()(known) is stale
 
 
 def test_every_rule_has_words():
     for rule in ("second-opinion", "second-opinion-failed", "second-opinion-missing"):
-        assert " " in rule_text(rule)
-    assert rule_text("a-rule-of-tomorrow") == "a rule of tomorrow"
+        assert rule_of(rule).severity in ("high", "medium") and rule_of(rule).text.endswith(".")
+    assert rule_of("a-rule-of-tomorrow") == ("medium", "A rule of tomorrow.")

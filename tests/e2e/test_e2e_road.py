@@ -214,6 +214,18 @@ def test_roles_through_the_admin_api(story, tmp_path):
     assert "not logged in" in story.server("list", code=1).line()
 
 
+def test_models_are_judged_again_from_afar(story):
+    story.log_in("bob")
+    assert "rules and scanners of now" in story.server("scan", "--stale").out
+    (done,) = story.server("--json", "scan", "--release", "risk@1").json
+    assert (done["outcome"], done["quarantined"]) == ("clean", [])
+    (row,) = [row for row in story.cli("--json", "log", "show", code=0).json if row["index"] == done["log_index"]]
+    assert (row["type"], row["actor"], row["summary"]) == ("scan", "bob", "clean")
+    story.log_in("alice")
+    assert "may not" in story.server("scan", "--release", "risk@1", code=1).line()
+    assert "no release risk@7" in story.cli("scan", "--release", "risk@7", code=2).line()
+
+
 def test_an_accused_account_waits_for_its_review(story, subject):
     rng, seen = np.random.default_rng(3), []
     low, high = subject.fresh.min(axis=0), subject.fresh.max(axis=0)

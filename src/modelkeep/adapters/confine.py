@@ -11,6 +11,8 @@ Linux only. Sources: namespaces(7), user_namespaces(7), mount_setattr(2), seccom
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -20,6 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -78,33 +81,19 @@ class Finished(NamedTuple):
 
 
 def run_confined(command: list[str], data: memoryview, filename: str, limits: Limits) -> Finished:
-    """Run ``command`` where ``data`` is the only file to write over, named by ``inside(filename)``.
+    """Run ``command`` (the absolute path of a program, and its arguments) with ``data`` in a file at ``inside(filename)``.
 
-    The bytes are handed over in memory. Nothing that it started lives on when this returns.
+    The bytes are handed over in memory, and memory is all that it can write to. What it started is killed with it.
     Raises Unavailable when the kernel refuses to confine it: then nothing was run.
     """
-    memory = _in_memory(data)
-    told, tell = os.pipe()
-    order = json.dumps([command, filename, len(data), limits.memory, limits.seconds, memory, tell])
-    try:
-        process = subprocess.Popen(  # noqa: S603  # ourselves
-            [sys.executable, "-I", "-S", "-B", __file__, order],
-            pass_fds=(memory, tell),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as cause:
-        os.close(told)
-        raise Unavailable(f"cannot start another process: {cause.strerror}") from cause
-    finally:
-        os.close(memory)
-        os.close(tell)
-    finished = _attend(process, limits.seconds)
-    with os.fdopen(told, "rb") as refusals:
+    refusals, tell = _pipe()
+    with refusals:
+        with contextlib.ExitStack() as theirs:  # what is theirs alone once they are started
+            theirs.callback(os.close, tell)
+            memory = _in_memory(data, theirs)
+            order = json.dumps([command, filename, len(data), limits, memory, tell, os.getpid()])
+            process = _start(order, (memory, tell))
+        finished = _attend(process, limits.seconds)
         refusal = refusals.read().decode("utf-8", "replace")
     if refusal:
         raise Unavailable(f"the kernel does not let another program be confined: {refusal}")
@@ -116,12 +105,20 @@ def inside(filename: str) -> str:
     return f"{SCRATCH}/{filename}"
 
 
-def _in_memory(data: memoryview) -> int:
-    """A descriptor of ``data`` in anonymous memory, which nobody can change any more. Raises Unavailable."""
-    import fcntl
+def _pipe() -> tuple[IO[bytes], int]:
+    """One to read from, and a descriptor to write to. Raises Unavailable."""
+    try:
+        told, tell = os.pipe()
+    except OSError as cause:
+        raise Unavailable(f"cannot talk to another process: {cause.strerror}") from cause
+    return os.fdopen(told, "rb"), tell
 
+
+def _in_memory(data: memoryview, theirs: contextlib.ExitStack) -> int:
+    """A descriptor of ``data`` in anonymous memory, which nobody can change; ``theirs`` closes it. Raises Unavailable."""
     try:
         descriptor = os.memfd_create("modelkeep-scan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        theirs.callback(os.close, descriptor)
         view = data.cast("B")
         while view:
             view = view[os.write(descriptor, view) :]
@@ -129,6 +126,23 @@ def _in_memory(data: memoryview) -> int:
     except OSError as cause:
         raise Unavailable(f"cannot hold a model in memory for another process: {cause.strerror}") from cause
     return descriptor
+
+
+def _start(order: str, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that locks itself in. Raises Unavailable."""
+    try:
+        return subprocess.Popen(  # noqa: S603  # ourselves
+            [sys.executable, "-I", "-S", "-B", __file__, order],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as cause:
+        raise Unavailable(f"cannot start another process: {cause.strerror}") from cause
 
 
 def _attend(process: subprocess.Popen[bytes], seconds: float) -> Finished:
@@ -143,16 +157,19 @@ def _attend(process: subprocess.Popen[bytes], seconds: float) -> Finished:
 
     timer, errors = threading.Timer(seconds, stop), [b""]
     drain = threading.Thread(target=_keep_tail, args=(process.stderr, errors), daemon=True)
-    timer.start()
-    drain.start()
-    with process.stdout:
+    try:
+        timer.start()
+        drain.start()
         output = process.stdout.read(MAX_OUTPUT + 1)
-        if len(output) > MAX_OUTPUT:
-            process.kill()
-    code = process.wait()
-    timer.cancel()
-    drain.join()
-    process.stderr.close()
+        if len(output) <= MAX_OUTPUT:
+            process.wait()
+    finally:  # also when somebody interrupts us
+        timer.cancel()
+        process.kill()
+        code = process.wait()
+        drain.join()
+        process.stdout.close()
+        process.stderr.close()
     problem = ""
     if late.is_set():
         problem = f"it did not end within {seconds:g} seconds"
@@ -170,9 +187,11 @@ def _keep_tail(stream: IO[bytes], into: list[bytes]) -> None:
 
 
 def _main(order: str) -> None:
-    command, filename, size, memory, seconds, source, tell = json.loads(order)
+    command, filename, size, (memory, seconds), source, tell, parent = json.loads(order)
     os.set_inheritable(tell, False)  # closed when the program begins: until then, what stands in it is a refusal
     try:
+        _die_with(parent)
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")  # where memory ends, it ends for this one first
         _leave_the_host()
         child = _fork()
         if child:
@@ -209,10 +228,14 @@ def _fork() -> int:
     """Fork; the child dies with its parent."""
     parent, child = os.getpid(), os.fork()
     if not child:
-        _call("prctl", ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-        if os.getppid() not in (parent, 0):  # 0: it is in another process namespace
-            os._exit(126)
+        _die_with(parent)
     return child
+
+
+def _die_with(parent: int) -> None:
+    _call("prctl", ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    if os.getppid() not in (parent, 0):  # it is dead already; 0: it is in another process namespace
+        os._exit(126)
 
 
 def _exit_like(child: int) -> None:
@@ -238,7 +261,10 @@ def _furnish(filename: str, source: int, size: int, memory: int) -> None:
     with Path(SCRATCH, filename).open("wb") as made:
         at = 0
         while at < size:
-            at += os.sendfile(made.fileno(), source, at, size - at)
+            done = os.sendfile(made.fileno(), source, at, size - at)
+            if not done:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), filename)
+            at += done
     os.close(source)
     os.chdir(SCRATCH)
 

@@ -14,14 +14,14 @@ from modelkeep.adapters.scanners import OtherScanners
 from modelkeep.app.scanresults import CLEAN, UNCLEAN, UNREADABLE, FileScan, ScanReport
 from modelkeep.app.settings import ScanSettings
 from modelkeep.core.values import digest_of
-from modelkeep.custody.opinions import Scanner
+from modelkeep.custody.opinions import Rule, Scanner
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.ledger.predicates import Finding
 
 NOT_A_FILE, LINK = "not-a-file", "link"
 RULES = {
-    LINK: "a symbolic link is not followed",
-    NOT_A_FILE: "a device, socket or pipe is not read",
+    LINK: Rule("medium", "A symbolic link is not followed."),
+    NOT_A_FILE: Rule("medium", "A device, socket or pipe is not read."),
 }
 _KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 _MAPPED_FROM = 16 << 20
@@ -46,7 +46,7 @@ def scan_paths(paths: Iterable[str], scanner: Scanner, watch: Callable[[str], ob
     started, found = clock.now_ns(), []
     for path in paths:
         for each in _below(Path(path)):
-            watch(str(each))
+            watch(_text(each))
             found.append(_scan_one(each, scanner))
     if not found:
         raise Invalid("there is no file in these folders: name some, or a file")
@@ -56,31 +56,37 @@ def scan_paths(paths: Iterable[str], scanner: Scanner, watch: Callable[[str], ob
 def _below(path: Path) -> Iterator[Path]:
     """The path itself, or everything in the folder that it is, in order."""
     if not os.path.lexists(path):
-        raise Missing(f"there is no file or folder {path}")
-    if path.is_symlink() or not path.is_dir():
-        yield path
-        return
-    try:
-        inside = sorted(path.iterdir())
-    except OSError as cause:
-        raise Unavailable(f"cannot look into {path}: {cause.strerror}") from cause
-    for each in inside:
-        yield from _below(each)
+        raise Missing(f"there is no file or folder {_text(path)}")
+    waiting = [path]
+    while waiting:
+        each = waiting.pop()
+        if each.is_symlink() or not each.is_dir():
+            yield each
+            continue
+        try:
+            waiting += sorted(each.iterdir(), reverse=True)
+        except OSError as cause:
+            raise Unavailable(f"cannot look into {_text(each)}: {cause.strerror}") from cause
+
+
+def _text(path: Path | str) -> str:
+    """A path as text: names are bytes, and need not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _scan_one(path: Path, scanner: Scanner) -> FileScan:
     try:
         special = _special(path)
         if special is not None:
-            return FileScan(str(path), UNCLEAN, "special", findings=(special,))
+            return FileScan(_text(path), UNCLEAN, "special", findings=(special,))
         with SourceFile(path) as source, _mapped(source) as data:
             digest, size = digest_of(data), data.nbytes
-            verdict = scanner.judge(data, path.name)
+            verdict = scanner.judge(data, _text(path.name))
             source.check_unchanged()
     except ModelkeepError as problem:
-        return FileScan(str(path), UNREADABLE, problem=str(problem))
+        return FileScan(_text(path), UNREADABLE, problem=_text(str(problem)))
     said = CLEAN if verdict.clean else UNCLEAN
-    return FileScan(str(path), said, verdict.format, size, digest, verdict.findings, verdict.opinions)
+    return FileScan(_text(path), said, verdict.format, size, digest, verdict.findings, verdict.opinions)
 
 
 def _special(path: Path) -> Finding | None:
@@ -88,11 +94,11 @@ def _special(path: Path) -> Finding | None:
     try:
         mode = path.lstat().st_mode
     except OSError as cause:
-        raise Unavailable(f"cannot look at {path}: {cause.strerror}") from cause
+        raise Unavailable(f"cannot look at {_text(path)}: {cause.strerror}") from cause
     if stat.S_ISLNK(mode):
-        return Finding(LINK, path.name[:255], f"{RULES[LINK]}: scan what it points to")
+        return Finding(LINK, _text(path.name)[:255], "a symbolic link is not followed: scan what it points to")
     kind = next((what for found, what in _KINDS if found(mode)), None)
-    return Finding(NOT_A_FILE, path.name[:255], f"{kind} is not read: write it to a file first") if kind else None
+    return Finding(NOT_A_FILE, _text(path.name)[:255], f"{kind} is not read: write it to a file first") if kind else None
 
 
 @contextmanager
@@ -106,6 +112,6 @@ def _mapped(source: SourceFile) -> Iterator[memoryview]:
     try:
         mapping = mmap.mmap(source.fileno(), source.size, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as cause:
-        raise Unavailable(f"cannot map {source.path}: {cause}") from cause
+        raise Unavailable(f"cannot map {_text(source.path)}: {cause}") from cause
     with mapping, memoryview(mapping) as view:
         yield view

@@ -148,8 +148,8 @@ class ScanSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     opinions: Literal["auto", "off", "require"] = "auto"
     """Whether other scanners that are installed are asked, or must be."""
-    python: str = ""
-    """The Python interpreter that they are installed in; empty = the one that modelkeep runs in."""
+    python: Annotated[str, Meta(pattern=r"^(/.+)?$")] = ""
+    """Absolute path of the Python interpreter that they are installed in; empty = the one that modelkeep runs in."""
     opinion_seconds: Positive = 120.0
     """How long one of them may take for one file."""
     opinion_memory: Annotated[int, Meta(ge=256 << 20)] = 4 << 30

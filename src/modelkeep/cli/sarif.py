@@ -11,12 +11,15 @@ from modelkeep import __version__
 from modelkeep.app.scanning import RULES
 from modelkeep.app.scanresults import UNREADABLE, FileScan, ScanReport
 from modelkeep.core.values import Opinion
-from modelkeep.custody.opinions import rule_text
+from modelkeep.custody.opinions import rule_of
 from modelkeep.ledger.predicates import Finding
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 FINGERPRINT = "modelkeep/finding/v1"
 """A finding is the same in another run when rule, place in the file and the file's bytes are."""
+
+_SEVERITIES = {"critical": "9.5", "high": "8.0", "medium": "5.5"}
+"""As code hosts grade them: within the bounds that CVSS 3.1 gives these words (section 5)."""
 
 
 def sarif(report: ScanReport) -> dict[str, Any]:
@@ -43,10 +46,12 @@ def sarif(report: ScanReport) -> dict[str, Any]:
 
 
 def _rule(rule: str) -> dict[str, Any]:
+    known = RULES.get(rule) or rule_of(rule)
     return {
         "id": rule,
-        "shortDescription": {"text": RULES.get(rule) or rule_text(rule)},
+        "shortDescription": {"text": known.text},
         "defaultConfiguration": {"level": "error"},
+        "properties": {"security-severity": _SEVERITIES[known.severity], "tags": ["security"]},
     }
 
 
@@ -82,7 +87,7 @@ def _artifact(file: FileScan) -> dict[str, Any]:
 
 def _identity(file: FileScan) -> str:
     """The hex digits of a file's digest; of its path where it was not opened."""
-    return file.digest.removeprefix("sha256:") or hashlib.sha256(file.path.encode("utf-8", "surrogateescape")).hexdigest()
+    return file.digest.removeprefix("sha256:") or hashlib.sha256(file.path.encode()).hexdigest()
 
 
 def _opinion(opinion: Opinion) -> dict[str, str]:
@@ -99,14 +104,14 @@ def _result(file: FileScan, finding: Finding, at: int, rule: int) -> dict[str, A
         "level": "error",
         "message": {"text": finding.message},
         "locations": [{"physicalLocation": place, "logicalLocations": [{"name": finding.where, "kind": "member"}]}],
-        "partialFingerprints": {FINGERPRINT: hashlib.sha256(same.encode("utf-8", "surrogatepass")).hexdigest()},
+        "partialFingerprints": {FINGERPRINT: hashlib.sha256(same.encode()).hexdigest()},
     }
 
 
 def _place(file: FileScan) -> dict[str, Any]:
-    """Where a file is: relative as it was named, or an absolute file: URI (RFC 3986; bytes that are no UTF-8 are escaped)."""
+    """Where a file is: relative as it was named, or an absolute file: URI (RFC 3986)."""
     path = Path(file.path)
-    escaped = quote(path.as_posix().encode("utf-8", "surrogateescape"))
+    escaped = quote(path.as_posix())
     return {"artifactLocation": {"uri": f"file://{escaped}" if path.is_absolute() else escaped}}
 
 

@@ -12,13 +12,13 @@ from rich.table import Table
 from modelkeep.app.keep import Keep
 from modelkeep.app.scanning import open_scanner, scan_paths
 from modelkeep.app.scanresults import CLEAN, UNCLEAN, UNREADABLE, FileScan, Rescanned, ScanReport, StaleScan
-from modelkeep.app.settings import load, parse
+from modelkeep.app.settings import parse
 from modelkeep.cli.context import Context
 from modelkeep.cli.output import EXIT_REFUSED, EXIT_UNAVAILABLE, plain
 from modelkeep.cli.progress import bar
 from modelkeep.cli.sarif import sarif as as_sarif
 from modelkeep.core.values import Opinion
-from modelkeep.errors import Invalid, Missing, ModelkeepError
+from modelkeep.errors import Invalid, ModelkeepError
 from modelkeep.ledger.predicates import Finding
 
 _SHOWN = 20
@@ -32,7 +32,7 @@ _SHOWN = 20
     "--opinions",
     type=click.Choice(["auto", "off", "require"]),
     default=None,
-    help="As scan.opinions of the settings, for PATHS.",
+    help="As the setting scan.opinions, for PATHS.",
 )
 @click.option(
     "--release", "releases", multiple=True, metavar="NAME@VERSION", help="Judge this release's model again; repeatable."
@@ -57,10 +57,8 @@ def scan(ctx: Context, paths: Sequence[str], sarif: bool, opinions: str | None, 
 
 
 def _scan_files(ctx: Context, paths: Sequence[str], opinions: str | None, *, sarif: bool) -> None:
-    try:
-        settings = load(ctx.directory).scan
-    except Missing:
-        settings = parse({}, os.environ, "the environment").scan
+    # Never the settings of a folder: it may be the very one that was downloaded, and they name an interpreter to run.
+    settings = parse({}, os.environ, "the environment").scan
     if opinions:
         settings = msgspec.convert({**msgspec.structs.asdict(settings), "opinions": opinions}, type(settings))
     with _telling(ctx) as watch:

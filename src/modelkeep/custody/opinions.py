@@ -4,8 +4,10 @@ A scanner of others that errs, hangs, is killed, says what nobody understands, o
 file is not. What it said is in the verdict either way, so that a disagreement is on record.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,10 +18,19 @@ from modelkeep.custody.scan import RULES_VERSION, SCANNER, ScanVerdict, scan
 from modelkeep.ledger.predicates import Finding, Scan
 
 SECOND_OPINION, FAILED_OPINION, NO_OPINION = "second-opinion", "second-opinion-failed", "second-opinion-missing"
+
+
+class Rule(NamedTuple):
+    """What a finding is about. ``severity``: critical, high or medium."""
+
+    severity: str
+    text: str
+
+
 RULES = {
-    SECOND_OPINION: "another scanner does not call the file clean",
-    FAILED_OPINION: "another scanner could not be asked, or gave no answer that can be relied on",
-    NO_OPINION: "the settings want a second opinion, and no scanner at hand gave one",
+    SECOND_OPINION: Rule("high", "Another scanner does not call the file clean."),
+    FAILED_OPINION: Rule("medium", "Another scanner could not be asked, or gave no answer that can be relied on."),
+    NO_OPINION: Rule("medium", "The settings want a second opinion, and no scanner at hand gave one."),
 }
 
 Rules = Callable[[memoryview, str], ScanVerdict]
@@ -57,13 +68,20 @@ class Scanner:
         found = self.rules(view, filename)
         return weigh(found, self.others.opinions(view, found.format), required=self.required)
 
-    def is_stale(self, said: Scan | None) -> bool:
-        """Whether a file was judged by other rules or scanners than would judge it now. An opinion of a tool that is no longer
-        here still stands."""
-        if said is None or said.scanner != self.name or _older(said.rules_version, self.rules_version):
-            return True
-        heard = {(opinion.tool, opinion.version) for opinion in said.opinions}
-        return not heard.issuperset(self.others.tools(said.format))
+    def staleness(self) -> Callable[[Scan | None], bool]:
+        """Tells whether a file was judged by other rules or scanners than would judge it now, of any number of files.
+
+        An opinion of a tool that is no longer here still stands. What is installed is looked up once for each format.
+        """
+        tools = functools.cache(self.others.tools)
+
+        def is_stale(said: Scan | None) -> bool:
+            if said is None or said.scanner != self.name or _older(said.rules_version, self.rules_version):
+                return True
+            heard = {(opinion.tool, opinion.version) for opinion in said.opinions}
+            return not heard.issuperset(tools(said.format))
+
+        return is_stale
 
 
 def weigh(verdict: ScanVerdict, opinions: tuple[Opinion, ...], *, required: bool) -> ScanVerdict:
@@ -78,7 +96,13 @@ def weigh(verdict: ScanVerdict, opinions: tuple[Opinion, ...], *, required: bool
         if opinion.verdict is not OpinionVerdict.CLEAN
     ]
     if required and all(opinion.verdict is OpinionVerdict.FAILED for opinion in opinions):
-        findings.append(Finding(NO_OPINION, verdict.format, f"{RULES[NO_OPINION]}: install one that knows the format"))
+        findings.append(
+            Finding(
+                NO_OPINION,
+                verdict.format,
+                "no second opinion was had, and the settings want one: install a scanner that knows the format",
+            )
+        )
     all_findings = (*verdict.findings, *findings)
     return msgspec.structs.replace(verdict, clean=verdict.clean and not all_findings, findings=all_findings, opinions=opinions)
 
@@ -89,10 +113,10 @@ def undecided(verdict: ScanVerdict) -> bool:
     return not verdict.clean and all(finding.rule in failures for finding in verdict.findings)
 
 
-def rule_text(rule: str) -> str:
-    """What a rule is about, in a few words; its id when nobody described it."""
-    described: dict[str, str] = {**getattr(builtin, "RULES", {}), **RULES}
-    return described.get(rule, rule.replace("-", " "))
+def rule_of(rule: str) -> Rule:
+    """How grave a rule is and what it means, by its id; of one that nobody described, a guess."""
+    described: dict[str, tuple[str, str]] = {**getattr(builtin, "RULES", {}), **RULES}
+    return Rule(*described.get(rule, ("medium", rule.replace("-", " ").capitalize() + ".")))
 
 
 def _older(said: str, now: str) -> bool:

@@ -33,9 +33,9 @@ class Judged(msgspec.Struct, frozen=True):
 
 def stale(registry: Registry, scanner: Scanner) -> tuple[ReleaseEvidence, ...]:
     """One release of each model that stands and was judged by older rules or scanners than those of now. Raises NotTrusted."""
-    found: dict[Digest, ReleaseEvidence] = {}
+    is_stale, found = scanner.staleness(), dict[Digest, ReleaseEvidence]()
     for evidence in registry.refresh().releases():
-        if evidence.state in STANDING and scanner.is_stale(evidence.scan):
+        if evidence.state in STANDING and is_stale(evidence.scan):
             found.setdefault(evidence.model, evidence)
     return tuple(found.values())
 
