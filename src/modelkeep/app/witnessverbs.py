@@ -51,7 +51,9 @@ class WitnessVerbs(OversightVerbs):
         rows = []
         for witness in policy.witnesses if policy else ():
             one = told[witness.name]
-            rows.append(WitnessRow(witness.name, witness.verifier.name, witness.url, one.size, one.at, one.problem))
+            rows.append(
+                WitnessRow(witness.name, witness.verifier.name, witness.url, one.size, one.at, one.problem, one.contradicts)
+            )
         return WitnessReport(
             origin=releases_origin(self.premises.trust.origin),
             vkey=self.premises.trust.releases_log,

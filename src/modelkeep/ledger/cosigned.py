@@ -62,7 +62,7 @@ class Cosigned:
                 self._best = Witnessed(0, ())
             found = [self._best, *(self._count(note, policy, view) for note in (kept, view.note) if note)]
             self._best = max(found, key=lambda one: (one.size, len(one.names)))
-            self._seen = (policy, view.note, kept)
+            self._seen = seen
         return self._best
 
     def _kept(self) -> bytes:
