@@ -15,6 +15,9 @@ from commandline import Cli, copy_keep
 
 from modelkeep.app.keep import Keep
 from modelkeep.errors import Missing, NotTrusted
+from modelkeep.ledger.cosigned import cosigners
+from modelkeep.ledger.proofs import Proof
+from modelkeep.ledger.quorum import parse_policy
 
 SECONDS = 30
 
@@ -224,6 +227,13 @@ def test_a_registry_says_what_is_witnessed(cli, tmp_path):
         cli("user", "add", "ann", "--role", "analyst", code=0)
         assert registry.refresh().size > size
         assert registry.witnessed() == (size, ("w",))
+        # what is witnessed is proven under what the witnesses signed, also when the newest checkpoint has no cosignature yet
+        policy = parse_policy((cli.keep / "witness.policy").read_bytes())
+        proof = tmp_path / "proof"
+        cli("log", "prove", "risk@1", "--out", str(proof), code=0)
+        assert cosigners(Proof.parse(proof.read_bytes()).checkpoint, policy) == ("w",)
+        cli("log", "check", str(proof), "--trust", str(cli.keep / "trust.toml"), code=0)
+        assert cosigners(registry.prove(registry.book.size - 1).checkpoint, policy) == ()
         note = cli.keep / "log" / "releases" / "checkpoint.witnessed"
         note.write_bytes(note.read_bytes()[:-30])
         with pytest.raises(NotTrusted):

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ports"))
 from memorylogfiles import MemoryLogFiles
 
 from modelkeep.adapters.clock import SystemClock
-from modelkeep.adapters.witnesses import HttpWitnesses
+from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key, server_context
+from modelkeep.adapters.witnesses import HttpWitnesses, trust_of
 from modelkeep.crypto.cosignatures import ED25519, ML_DSA_44, Cosigner, cosignatures
 from modelkeep.crypto.merkle import leaf_hash, root_of
 from modelkeep.crypto.notes import Checkpoint, NoteSigner, NoteVerifier
@@ -189,7 +190,27 @@ def test_the_client_reads_no_endless_answer(stage):
 
 def test_the_client_does_not_wait_for_ever(stage):
     with pytest.raises(Unavailable, match="cannot be reached"):
-        HttpWitnesses(0.2).add_checkpoint(f"http://127.0.0.1:{stage.server.port}/slow", b"")
+        HttpWitnesses(seconds=0.2).add_checkpoint(f"http://127.0.0.1:{stage.server.port}/slow", b"")
+
+
+def test_the_client_believes_the_authorities_it_is_given(tmp_path):
+    key = make_authority_key()
+    now = SystemClock().now_ns()
+    authority = authority_certificate(key, "witness.example", now)
+    ours, public = tmp_path / "ca.pem", tmp_path / "none.pem"
+    ours.write_bytes(authority)
+    public.write_text("nothing")
+    server = Running(Stage(), tls=server_context(issue(key, authority, ["127.0.0.1"], now)), drain_seconds=0.1)
+    try:
+        url = f"https://127.0.0.1:{server.port}"
+        assert HttpWitnesses(trust_of(ours)).add_checkpoint(url, b"")[0] == 200
+        with pytest.raises(Unavailable, match="certificate"):
+            HttpWitnesses().add_checkpoint(url, b"")
+        for path in (public, tmp_path / "missing.pem"):
+            with pytest.raises(Invalid, match="no certificates"):
+                trust_of(path)
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Requests to witnesses over HTTP."""
 
+import ssl
 import time
+from pathlib import Path
 
 import httpx
 
@@ -14,8 +16,9 @@ MAX_ANSWER = 64 << 10
 class HttpWitnesses:
     """``Calls`` of ``workflows/cosign.py`` with httpx. No redirect is followed and no proxy is taken from the environment."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self, trust: ssl.SSLContext | None = None, seconds: float = SECONDS) -> None:
+        """``trust``: whose certificates are believed, None = those of public authorities."""
+        self._seconds, self._trust = seconds, trust
 
     def add_checkpoint(self, url: str, body: bytes) -> tuple[int, str, bytes]:
         """Ask the witness whose submission prefix is ``url``. Raises Unavailable, Invalid (the URL)."""
@@ -25,7 +28,7 @@ class HttpWitnesses:
         headers = {"content-type": "text/plain; charset=utf-8"}
         try:
             with (
-                httpx.Client(timeout=self._seconds, trust_env=False) as client,
+                httpx.Client(timeout=self._seconds, trust_env=False, verify=self._trust or True) as client,
                 client.stream("POST", address, content=body, headers=headers) as response,
             ):
                 for chunk in response.iter_raw(4096):
@@ -35,6 +38,14 @@ class HttpWitnesses:
                 return response.status_code, response.headers.get("content-type", ""), bytes(answer)
         except httpx.HTTPError as cause:
             raise Unavailable(f"{address} cannot be reached: {str(cause) or type(cause).__name__}") from cause
+
+
+def trust_of(path: Path) -> ssl.SSLContext:
+    """Trust in the authorities of a PEM file and nobody else. Raises Invalid."""
+    try:
+        return ssl.create_default_context(cafile=str(path))
+    except (OSError, ssl.SSLError) as cause:  # SSLError is an OSError: named, because it is the usual one
+        raise Invalid(f"{path} holds no certificates in PEM form, or cannot be read: {cause}") from cause
 
 
 def _address(url: str) -> str:
