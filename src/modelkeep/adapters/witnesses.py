@@ -36,6 +36,8 @@ class HttpWitnesses:
                     if len(answer) > MAX_ANSWER or time.monotonic() > ends:
                         raise Unavailable(f"the answer of {address} is too long or too slow")
                 return response.status_code, response.headers.get("content-type", ""), bytes(answer)
+        except UnicodeError as cause:
+            raise Invalid(f"{url[:120]!r} is not the address of a witness: its host cannot be looked up") from cause
         except httpx.HTTPError as cause:
             raise Unavailable(f"{address} cannot be reached: {str(cause) or type(cause).__name__}") from cause
 
@@ -51,8 +53,9 @@ def trust_of(path: Path) -> ssl.SSLContext:
 def _address(url: str) -> str:
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as cause:
+        plain = bool(parsed.host) and not (parsed.userinfo or parsed.query or parsed.fragment or (parsed.port or 0) > 65535)
+    except (httpx.InvalidURL, UnicodeError) as cause:
         raise Invalid(f"{url[:120]!r} is not an address: {cause}") from cause
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
+    if parsed.scheme not in ("http", "https") or not plain:
         raise Invalid(f"{url[:120]!r} is not the address of a witness: expected https://HOST[:PORT][/PREFIX]")
     return str(parsed).rstrip("/") + "/add-checkpoint"
