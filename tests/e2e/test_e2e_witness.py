@@ -223,6 +223,7 @@ def test_a_registry_says_what_is_witnessed(cli, tmp_path):
         cli("witness", "ask", code=0)
         assert registry.witnessed() == (registry.refresh().size, ("w",))
         size = registry.book.size
+        assert "proven to be in the log, cosigned by w" in cli("verify", "risk@1", code=0).out
         org.witness.end()
         cli("user", "add", "ann", "--role", "analyst", code=0)
         assert registry.refresh().size > size

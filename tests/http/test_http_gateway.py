@@ -156,6 +156,10 @@ def test_metadata_health_metrics_and_the_static_log(gateway, keep, alice):
         assert 'modelkeep_requests_total{model="iris",outcome="ok"}' in metrics and "modelkeep_lease_seconds" in metrics
         note = client.get("/log/checkpoint").content
         assert note == keep.premises.releases_files().read("checkpoint")
+        assert client.get("/log/checkpoint.witnessed").status_code == 404  # no witness is asked for
+        keep.premises.releases_files().write("checkpoint.witnessed", note)
+        assert client.get("/log/checkpoint.witnessed").content == note
+        keep.premises.releases_files().delete("checkpoint.witnessed")
         assert client.get(f"/audit/{gateway.instance}/checkpoint").status_code == 403
         assert client.get("/log/../records.db").status_code == 404 and client.get("/log/journal/000000").status_code == 404
         assert client.get("/nothing").status_code == 404 and client.delete(INFER).status_code == 405

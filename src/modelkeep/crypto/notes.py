@@ -24,6 +24,7 @@ ED25519 = b"\x01"
 MAX_NOTE = 1 << 20
 MAX_SIGNATURES = 100
 _NAME = re.compile(r"[^\s+\x00-\x1f\x7f]{1,255}\Z")
+MAX_SIZE = (1 << 63) - 1
 _SIZE = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
@@ -231,4 +232,6 @@ def parse_checkpoint(text: str) -> Checkpoint:
         raise NotTrusted("the root in the checkpoint is not base64") from cause
     if len(root) != HASH_SIZE:
         raise NotTrusted("the root in the checkpoint does not have 32 bytes")
+    if int(lines[1]) > MAX_SIZE:  # where every other implementation ends, so that none sees another tree than we do
+        raise NotTrusted("the size in the checkpoint is larger than any log")
     return Checkpoint(lines[0], int(lines[1]), root)
