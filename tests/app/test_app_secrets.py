@@ -27,6 +27,8 @@ from modelkeep.cli.main import cli as root
 from modelkeep.cli.remote import Session
 from modelkeep.container.recipients import Passphrase
 from modelkeep.core.values import Role
+from modelkeep.crypto.cosignatures import KINDS, Cosigner
+from modelkeep.crypto.notes import unbase64
 from modelkeep.custody.keyring import Keyring, SetPassphrase, Unlocked
 from modelkeep.custody.keys import FAMILIES, GATEWAY_FAMILIES, Compartment
 from modelkeep.custody.oms import BundleSigner
@@ -75,7 +77,12 @@ def alive(template, tmp_path_factory):
     ring.create()
     canaries.word("ring's passphrase", "the passphrase of a ring")
     canaries.key("ring key", ring.secret(1, ("primary",), "wrap"))
+    witnesses = [Cosigner("witness.example/w", keep.premises.entropy.token(32), kind) for kind in KINDS.values()]
+    for witness in witnesses:
+        canaries.word("witness key", witness.secret())
+        canaries.key("seed of a witness", unbase64(witness.secret().split("+", 4)[4])[1:])
     held = [
+        *witnesses,
         ring,
         ring.wrapper(),
         Passphrase(PASSPHRASE.encode()),
@@ -182,7 +189,7 @@ def test_the_same_words_are_found_when_they_do_show(alive):
 
 # -- the command line --
 
-ELSEWHERE = {"up", "control", "serve", "login", "logout", "attack", "keys move"}
+ELSEWHERE = {"up", "control", "serve", "login", "logout", "attack", "keys move", "witness run"}
 """Verbs that need a running server or a key provider: tests/e2e and the tests of the providers look at those."""
 
 
@@ -250,6 +257,13 @@ def test_no_verb_says_a_secret(template, desk, tmp_path):
 
 def drive(run, desk, tmp_path, recovery):
     """Every verb at least once as it is meant, in an order that works."""
+    run("witness", "init", str(tmp_path / "witness"), "--name", "witness.example/w")
+    for line in (tmp_path / "witness" / "witness.key").read_text().splitlines()[1:]:
+        run.canaries.word("witness key", line)
+        run.canaries.word("seed of a witness", line.split("+", 4)[4])
+    run("witness", "show", str(tmp_path / "witness"))
+    run("witness", "status")
+    run("witness", "ask")
     model, reference, work = str(desk / "model.onnx"), str(desk / "ref.npz"), tmp_path / "work"
     work.mkdir()
     (work / "model.onnx").write_bytes((desk / "model.onnx").read_bytes())

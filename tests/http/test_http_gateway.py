@@ -164,6 +164,10 @@ def test_metadata_health_metrics_and_the_static_log(gateway, keep, alice):
         assert found.content == keep.premises.releases_files().read(tile)
         assert found.headers["content-type"] == "application/octet-stream"
         assert found.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert client.get("/log/checkpoint.witnessed").status_code == 404  # no witness is asked for
+        keep.premises.releases_files().write("checkpoint.witnessed", note.content)
+        assert client.get("/log/checkpoint.witnessed").content == note.content
+        keep.premises.releases_files().delete("checkpoint.witnessed")
         assert client.get(f"/audit/{gateway.instance}/checkpoint").status_code == 403
         assert client.get("/log/../records.db").status_code == 404 and client.get("/log/journal/000000").status_code == 404
         assert client.get("/nothing").status_code == 404 and client.delete(INFER).status_code == 405

@@ -119,6 +119,7 @@ def test_which_logs_it_is_for():
         ("quorum\x0bnone\n", "control"),
         ("quorum none\n\x7f", "control"),
         ("quorums none\n", "expected"),
+        (lines(*(f"w{number}" for number in range(65))) + "quorum w0\n", "line 65.*at most 64"),
         ("#\n" * 1001 + "quorum none\n", "lines"),
         ("#" * (257 << 10) + "\nquorum none\n", "bytes"),
     ],

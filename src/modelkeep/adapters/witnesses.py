@@ -1,6 +1,8 @@
 """Requests to witnesses over HTTP."""
 
+import ssl
 import time
+from pathlib import Path
 
 import httpx
 
@@ -14,8 +16,9 @@ MAX_ANSWER = 64 << 10
 class HttpWitnesses:
     """``Calls`` of ``workflows/cosign.py`` with httpx. No redirect is followed and no proxy is taken from the environment."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self, trust: ssl.SSLContext | None = None, seconds: float = SECONDS) -> None:
+        """``trust``: whose certificates are believed, None = those of public authorities."""
+        self._seconds, self._trust = seconds, trust
 
     def add_checkpoint(self, url: str, body: bytes) -> tuple[int, str, bytes]:
         """Ask the witness whose submission prefix is ``url``. Raises Unavailable, Invalid (the URL)."""
@@ -25,7 +28,7 @@ class HttpWitnesses:
         headers = {"content-type": "text/plain; charset=utf-8"}
         try:
             with (
-                httpx.Client(timeout=self._seconds, trust_env=False) as client,
+                httpx.Client(timeout=self._seconds, trust_env=False, verify=self._trust or True) as client,
                 client.stream("POST", address, content=body, headers=headers) as response,
             ):
                 for chunk in response.iter_raw(4096):
@@ -33,15 +36,26 @@ class HttpWitnesses:
                     if len(answer) > MAX_ANSWER or time.monotonic() > ends:
                         raise Unavailable(f"the answer of {address} is too long or too slow")
                 return response.status_code, response.headers.get("content-type", ""), bytes(answer)
+        except UnicodeError as cause:
+            raise Invalid(f"{url[:120]!r} is not the address of a witness: its host cannot be looked up") from cause
         except httpx.HTTPError as cause:
             raise Unavailable(f"{address} cannot be reached: {str(cause) or type(cause).__name__}") from cause
+
+
+def trust_of(path: Path) -> ssl.SSLContext:
+    """Trust in the authorities of a PEM file and nobody else. Raises Invalid."""
+    try:
+        return ssl.create_default_context(cafile=str(path))
+    except (OSError, ssl.SSLError) as cause:  # SSLError is an OSError: named, because it is the usual one
+        raise Invalid(f"{path} holds no certificates in PEM form, or cannot be read: {cause}") from cause
 
 
 def _address(url: str) -> str:
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as cause:
+        plain = bool(parsed.host) and not (parsed.userinfo or parsed.query or parsed.fragment or (parsed.port or 0) > 65535)
+    except (httpx.InvalidURL, UnicodeError) as cause:
         raise Invalid(f"{url[:120]!r} is not an address: {cause}") from cause
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
+    if parsed.scheme not in ("http", "https") or not plain:
         raise Invalid(f"{url[:120]!r} is not the address of a witness: expected https://HOST[:PORT][/PREFIX]")
     return str(parsed).rstrip("/") + "/add-checkpoint"

@@ -78,8 +78,8 @@ class OversightVerbs(Acts):
     @verb("log.read")
     def log_prove(self, *, ref: str) -> bytes:
         """A proof that the release statement of ``ref`` is in the log, in the tlog-proof format. Raises Missing."""
-        index = self.premises.registry().release(self.ref(ref)).index
-        return self.premises.view().inclusion(index).encode()
+        registry = self.premises.registry()
+        return registry.prove(registry.release(self.ref(ref)).index).encode()
 
     @verb("log.read")
     def log_prove_entry(self, *, entry: int) -> bytes:

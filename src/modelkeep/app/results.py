@@ -469,7 +469,7 @@ class WitnessSaw(Struct, frozen=True):
 
 class WitnessRow(Struct, frozen=True):
     """One witness of the policy. ``key``: the name of its key; ``size``, ``at`` (Unix nanoseconds): of its last cosignature;
-    ``problem``: why it did not cosign the newest checkpoint, "" = it did.
+    ``problem``: why it did not cosign the newest checkpoint, "" = it did; ``contradicts``: because the log is not what it saw.
     """
 
     name: str
@@ -478,6 +478,7 @@ class WitnessRow(Struct, frozen=True):
     size: int
     at: int
     problem: str
+    contradicts: bool
 
 
 class WitnessReport(Struct, frozen=True):

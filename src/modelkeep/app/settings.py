@@ -178,6 +178,8 @@ class WitnessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     policy: str = ""
     """File in the keep's folder that says which witnesses must have cosigned the releases log; empty = none need to."""
+    ca: str = ""
+    """File in the keep's folder with the authorities of witnesses' certificates, PEM; empty = the public ones."""
     seconds: Positive = 2.0
     """Pause between two rounds in which control asks witnesses that have not cosigned the newest checkpoint."""
 

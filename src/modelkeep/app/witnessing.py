@@ -1,4 +1,4 @@
-"""Witnesses as a keep asks for them: its policy file."""
+"""What a keep has in its folder about its witnesses: the policy file, and the authorities of their certificates."""
 
 import re
 from pathlib import Path
@@ -9,14 +9,19 @@ from modelkeep.ledger.quorum import LogPolicy, parse_policy
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
+def inside(directory: Path, name: str, setting: str) -> Path:
+    """The file in the keep's folder that a setting names. Raises Invalid."""
+    if not _NAME.match(name):
+        raise Invalid(f"{setting} is {name[:80]!r}: name a file in the keep's folder")
+    return directory / name
+
+
 class PolicyFile:
     """The witness policy in a keep's folder, read anew at every look and parsed when it changed."""
 
     def __init__(self, directory: Path, name: str) -> None:
         """``name``: the setting ``witness.policy``, "" when no witness is asked for. Raises Invalid."""
-        if name and not _NAME.match(name):
-            raise Invalid(f"witness.policy is {name[:80]!r}: name a file in the keep's folder")
-        self._path = directory / name if name else None
+        self._path = inside(directory, name, "witness.policy") if name else None
         self._last: tuple[bytes, LogPolicy] | None = None
 
     def read(self) -> LogPolicy | None:

@@ -1,9 +1,10 @@
 """Verbs about the witnesses of this keep's releases log: how it stands, and asking them now."""
 
-from modelkeep.adapters.witnesses import HttpWitnesses
+from modelkeep.adapters.witnesses import HttpWitnesses, trust_of
 from modelkeep.app.oversight import OversightVerbs
 from modelkeep.app.results import WitnessReport, WitnessRow
 from modelkeep.app.verbs import verb
+from modelkeep.app.witnessing import inside
 from modelkeep.custody.keyring import releases_origin
 from modelkeep.errors import NotTrusted
 from modelkeep.ledger.quorum import LogPolicy
@@ -30,7 +31,11 @@ class WitnessVerbs(OversightVerbs):
     def cosigning(self) -> Cosigning:
         """What asks the witnesses of the releases log; it remembers whom to leave alone for a while."""
         here = self.premises
-        return Cosigning(here.releases_files(), here.trust.releases_log, here.records, HttpWitnesses(), here.clock)
+        return Cosigning(here.releases_files(), here.trust.releases_log, here.records, self._witnesses(), here.clock)
+
+    def _witnesses(self) -> HttpWitnesses:
+        here, name = self.premises, self.premises.settings.witness.ca
+        return HttpWitnesses(trust_of(inside(here.directory, name, "witness.ca")) if name else None)
 
     def ask_witnesses(self, cosigning: Cosigning) -> WitnessReport:
         """One round, for whoever acts; an incident is opened for every witness that contradicts the log."""
@@ -51,7 +56,9 @@ class WitnessVerbs(OversightVerbs):
         rows = []
         for witness in policy.witnesses if policy else ():
             one = told[witness.name]
-            rows.append(WitnessRow(witness.name, witness.verifier.name, witness.url, one.size, one.at, one.problem))
+            rows.append(
+                WitnessRow(witness.name, witness.verifier.name, witness.url, one.size, one.at, one.problem, one.contradicts)
+            )
         return WitnessReport(
             origin=releases_origin(self.premises.trust.origin),
             vkey=self.premises.trust.releases_log,

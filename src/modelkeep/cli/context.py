@@ -61,7 +61,7 @@ class Context:
         except ModelkeepError as cause:
             self.out.note(f"logged, and not witnessed: {cause}")
             return
-        if report.witnessed < report.log_size:
+        if report.witnessed < report.log_size or any(row.contradicts for row in report.witnesses):
             late = "; ".join(f"{row.name}: {row.problem}" for row in report.witnesses if row.problem)
             self.out.note(f"logged, and waiting for witnesses ({late})")
 

@@ -99,7 +99,7 @@ def witness_ask(ctx: Context) -> None:
     """Ask the witnesses that have not cosigned the newest checkpoint of this keep's log. Control does so by itself."""
     found = ctx.call(Keep.witness_ask)
     _show(ctx, found)
-    if found.quorum and found.witnessed < found.log_size:
+    if (found.quorum and found.witnessed < found.log_size) or any(row.contradicts for row in found.witnesses):
         raise click.exceptions.Exit(1)
 
 

@@ -22,7 +22,7 @@ _MAX_ROUTES = 4096
 _MODEL = re.compile(
     rb"/v2/models/([a-z0-9][a-z0-9._-]{0,63})(?:/versions/([1-9][0-9]{0,8}|[a-z][a-z0-9._-]{0,63}))?(/infer|/ready)?\Z"
 )
-_LOG = re.compile(rb"/(log|audit/([a-z0-9][a-z0-9._-]{0,63}))/(checkpoint|tile(?:/[a-z0-9.]{1,16}){1,12})\Z")
+_LOG = re.compile(rb"/(log|audit/([a-z0-9][a-z0-9._-]{0,63}))/(checkpoint(?:\.witnessed)?|tile(?:/[a-z0-9.]{1,16}){1,12})\Z")
 _TEXT = b"text/plain; charset=utf-8"
 _BYTES = b"application/octet-stream"
 
@@ -158,7 +158,7 @@ class App:
             self._gateway.permit(bearer(request.headers), request.address, "audit.read")
             data = self._audits(instance.decode()).read(path)
         scope = b"public" if instance is None else b"private"
-        if path == "checkpoint":
+        if path.startswith("checkpoint"):
             return Response(200, data, _TEXT, headers=((b"cache-control", b"no-cache"),))
         return Response(200, data, _BYTES, headers=((b"cache-control", scope + b", max-age=31536000, immutable"),))
 

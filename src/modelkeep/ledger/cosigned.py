@@ -43,7 +43,12 @@ class Cosigned:
     def __init__(self, files: LogFiles, vkey: str, policy: Callable[[], LogPolicy | None]) -> None:
         self._files, self._vkey, self._policy = files, vkey, policy
         self._seen: tuple[LogPolicy, bytes, bytes] | None = None
-        self._best = Witnessed(0, ())
+        self._best, self._note = Witnessed(0, ()), b""
+
+    @property
+    def note(self) -> bytes:
+        """The checkpoint that the last look counted, with its cosignatures; empty when nothing is witnessed."""
+        return self._note
 
     def look(self, view: LogView) -> Witnessed | None:
         """What is witnessed of the log under ``view``; None without a policy. Cheap while nothing changed.
@@ -59,10 +64,12 @@ class Cosigned:
         if seen != self._seen:
             if self._seen is None or self._seen[0] != policy:
                 policy.check_for(self._vkey)
-                self._best = Witnessed(0, ())
-            found = [self._best, *(self._count(note, policy, view) for note in (kept, view.note) if note)]
-            self._best = max(found, key=lambda one: (one.size, len(one.names)))
-            self._seen = (policy, view.note, kept)
+                self._best, self._note = Witnessed(0, ()), b""
+            for note in filter(None, (kept, view.note)):
+                found = self._count(note, policy, view)
+                if (found.size, len(found.names)) > (self._best.size, len(self._best.names)):
+                    self._best, self._note = found, note
+            self._seen = seen
         return self._best
 
     def _kept(self) -> bytes:

@@ -154,14 +154,20 @@ class LogView:
         """
         return list(self._state[0].entries(start, end))
 
-    def inclusion(self, index: int) -> Proof:
+    def inclusion(self, index: int, under: bytes = b"") -> Proof:
         """The proof that entry ``index`` is under ``checkpoint``, with the entry itself.
 
-        Raises Invalid (no such entry), NotTrusted, Unavailable.
+        ``under``: the signed note of an earlier checkpoint to prove it under instead. Raises Invalid (no such entry),
+        NotTrusted (this log does not continue it), Unavailable.
         """
         tiles, note = self._state
+        size = tiles.checkpoint.size
+        if under:
+            earlier = open_checkpoint(under, self._vkey, self._origin)
+            check_continues(tiles, earlier)
+            size, note = earlier.size, under
         (entry,) = tiles.entries(index, index + 1)
-        return Proof(index, entry, tuple(inclusion_path(index, tiles.checkpoint.size, tiles.node)), note)
+        return Proof(index, entry, tuple(inclusion_path(index, size, tiles.node)), note)
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the first ``old`` of the first ``new`` entries never changed, for ``merkle.check_consistency``.

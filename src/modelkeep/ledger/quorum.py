@@ -15,6 +15,8 @@ from modelkeep.errors import Invalid
 
 MAX_FILE = 256 << 10
 MAX_LINES = 1000
+MAX_WITNESSES = 64
+"""So many lines a checkpoint can carry beside the log's own and still be read by everybody."""
 NONE = "none"
 _COUNT = re.compile(r"[1-9][0-9]{0,3}\Z")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
@@ -115,6 +117,8 @@ class _Draft:
 
     def _witness(self, name: str, vkey: str, url: str) -> None:
         self._fresh(name)
+        if len(self.witnesses) == MAX_WITNESSES:
+            raise Invalid(f"a witness policy has at most {MAX_WITNESSES} witnesses")
         verifier = CosignatureVerifier.parse(vkey)
         if verifier.public in self.keys:
             raise Invalid(f"the key of the witness {name!r} stands here twice: one witness counts once")

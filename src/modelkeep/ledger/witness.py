@@ -16,6 +16,7 @@ from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.crypto.cosignatures import Cosigner, cosignatures
 from modelkeep.crypto.merkle import EMPTY_ROOT, HASH_SIZE, check_consistency
 from modelkeep.crypto.notes import (
+    MAX_SIZE,
     Checkpoint,
     NoteVerifier,
     SignatureLine,
@@ -32,7 +33,7 @@ MAX_REQUEST = 128 << 10
 MAX_ANSWER = 64 << 10
 MAX_PROOF = 63
 SIZE_TYPE = "text/x.tlog.size"
-_SIZE = r"0|[1-9][0-9]{0,17}"
+_SIZE = r"0|[1-9][0-9]{0,18}"
 _OLD = re.compile(rf"old ({_SIZE})\Z")
 _KNOWN = re.compile(rf"({_SIZE})\n\Z".encode())
 
@@ -58,7 +59,7 @@ def parse_request(body: bytes) -> AddCheckpoint:
     except UnicodeDecodeError:
         raise Invalid("the lines before the checkpoint must be ASCII") from None
     old = _OLD.match(first)
-    if old is None or not blank:
+    if old is None or not blank or int(old[1]) > MAX_SIZE:
         raise Invalid("expected the line 'old SIZE', hashes of a consistency proof, an empty line and a checkpoint")
     if len(hashes) > MAX_PROOF:
         raise Invalid(f"a consistency proof has at most {MAX_PROOF} hashes")
@@ -244,7 +245,7 @@ def parse_answer(status: int, content_type: str, body: bytes) -> tuple[Signature
         return tuple(signature_line(line) for line in text[:-1].split("\n"))
     if status == 409 and content_type == SIZE_TYPE:
         known = _KNOWN.match(body)
-        if known is None:
+        if known is None or int(known[1]) > MAX_SIZE:
             raise NotTrusted("the answer 409 says no size")
         return Refusal(Objection.STALE, "it has seen another size", int(known[1]))
     objections = {

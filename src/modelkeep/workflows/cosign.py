@@ -13,17 +13,18 @@ import msgspec
 
 from modelkeep.core.ports import Change, Clock, Records
 from modelkeep.core.values import to_json
-from modelkeep.crypto.notes import SignatureLine, split_note
+from modelkeep.crypto.notes import NoteVerifier, SignatureLine, split_note
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.cosigned import cosigners, keep_cosignatures
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.quorum import LogPolicy, Witness
 from modelkeep.ledger.tiles import TileFiles
-from modelkeep.ledger.witness import AddCheckpoint, Objection, Refusal, parse_answer
+from modelkeep.ledger.witness import AddCheckpoint, Objection, Refusal, hear, parse_answer
 
 WITNESS = "witness"
 """Record kind: how it stands with one witness; the key is its name in the policy."""
 ATTEMPTS = 3
+MAX_AT_ONCE = 32
 LONGEST_PAUSE = 60.0
 """Seconds that a witness which failed again and again is left alone at most."""
 
@@ -79,14 +80,15 @@ class Cosigning:
         """
         policy.check_for(self.vkey)
         view.refresh()
-        note, before = view.note, {witness.name: read_told(self.records, witness.name) for witness in policy.witnesses}
+        note, plain = view.note, self._plain(view.note)
+        before = {witness.name: read_told(self.records, witness.name) for witness in policy.witnesses}
         there = cosigners(note, policy)
         done = self._heard.intersection(there)
         asked = [witness for witness in policy.witnesses if witness.name not in done and self._may_ask(witness)]
         if not asked:
             return before
-        with ThreadPoolExecutor(len(asked)) as pool:
-            answers = dict(zip(asked, pool.map(lambda one: self._ask(one, view, note, before[one.name]), asked), strict=True))
+        with ThreadPoolExecutor(min(len(asked), MAX_AT_ONCE)) as pool:
+            answers = dict(zip(asked, pool.map(lambda one: self._ask(one, view, plain, before[one.name]), asked), strict=True))
         keep_cosignatures(self.files, self.vkey, policy, note, [found.line for found in answers.values() if found.line])
         view.refresh()
         now = before | {witness.name: _judged(answer, view) for witness, answer in answers.items()}
@@ -100,7 +102,7 @@ class Cosigning:
         if not witness.url:
             return _Answer(_problem(told, "the policy names no address for it"))
         checkpoint = view.checkpoint
-        old = told.size if told.size <= checkpoint.size else 0
+        old = told.size if 0 <= told.size <= checkpoint.size else 0
         for _ in range(ATTEMPTS):
             try:
                 proof = view.consistency(old, checkpoint.size) if 0 < old < checkpoint.size else []
@@ -115,6 +117,14 @@ class Cosigning:
                 return _Answer(_ahead(told, answer.size, checkpoint.size), ahead=answer.size)
             old = answer.size
         return _Answer(_problem(told, "it keeps changing its mind about what it has seen"))
+
+    def _plain(self, note: bytes) -> bytes:
+        """``note`` with the log's own signature only: what witnesses said is of no use to others. Raises NotTrusted."""
+        verifier = NoteVerifier.parse(self.vkey)
+        heard = hear(note, {verifier.name: [verifier]})
+        if isinstance(heard, Refusal):
+            raise NotTrusted(f"the checkpoint of {verifier.name} cannot be shown to witnesses: {heard.why}")
+        return heard.text.encode() + b"\n" + b"".join(line.encode() for line in heard.lines)
 
     def _may_ask(self, witness: Witness) -> bool:
         return self.clock.monotonic() >= self._pauses.get(witness.name, (0.0, 0.0))[1]

@@ -28,6 +28,7 @@ from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.cosigned import Cosigned, Witnessed
 from modelkeep.ledger.log import LogView, ReleasesLog
+from modelkeep.ledger.proofs import Proof
 from modelkeep.ledger.statements import sign_statement
 
 HEAD = "log-head"
@@ -95,6 +96,14 @@ class Registry:
         """
         with self._lock:
             return None if self.cosigned is None else self.cosigned.look(self.view)
+
+    def prove(self, index: int) -> Proof:
+        """The proof that entry ``index`` is in the log: under a checkpoint with a quorum of cosignatures if one covers it, else
+        under the newest. Raises Invalid (no such entry), NotTrusted, Unavailable.
+        """
+        found = self.witnessed()
+        covered = self.cosigned is not None and found is not None and index < found.size
+        return self.view.inclusion(index, self.cosigned.note if self.cosigned and covered else b"")
 
     def rebase(self, root: TrustRoot) -> None:
         """Read the log anew under another trust root, one that was made by hand. Raises NotTrusted, Unavailable."""

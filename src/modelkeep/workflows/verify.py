@@ -112,7 +112,18 @@ def _check_entries(registry: Registry, trust: TrustRoot, evidence: ReleaseEviden
         statement, _ = signatories.check(parse_envelope(proof.entry), index)
         if proof.index != index or statement.subject[0].digest != evidence.model:
             raise NotTrusted(f"log entry {index} is not the {kind} statement of {evidence.ref}")
-    return f"{len(evidence.entries)} statements are signed twice each and proven to be in the log"
+    witnessed = _witnessed(registry, max(evidence.entries.values()))
+    return f"{len(evidence.entries)} statements are signed twice each and proven to be in the log{witnessed}"
+
+
+def _witnessed(registry: Registry, index: int) -> str:
+    """What witnesses say of the log up to entry ``index``, where they are asked for. Raises NotTrusted (they contradict it)."""
+    found = registry.witnessed()
+    if found is None:
+        return ""
+    if index >= found.size:
+        return ", not all of them witnessed yet"
+    return f", cosigned by {', '.join(found.names)}" if found.names else ""
 
 
 def _check_record(registry: Registry, evidence: ReleaseEvidence) -> None:
