@@ -1,24 +1,18 @@
 """Audit logs of this keep's processes: a new one for each process, and the ones of dead processes finished."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from modelkeep.adapters.room import FolderRoom
 from modelkeep.app.premises import Premises
 from modelkeep.app.sinks import open_sinks
-from modelkeep.crypto.notes import Checkpoint, encode_vkey
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_LOG
-from modelkeep.errors import Conflict, Invalid, Missing, Unavailable
-from modelkeep.ledger.log import LogView
+from modelkeep.errors import Conflict, Missing
 from modelkeep.ledger.tiles import CHECKPOINT
 from modelkeep.serving.audit import AuditLimits, AuditLog, Backing, Deliver, deliver_here
-from modelkeep.serving.journal import decode_entry
-from modelkeep.serving.recovery import CLOSE, recover_audit, restore_tiles
+from modelkeep.serving.recovery import recover_audit, restore_tiles
 from modelkeep.workflows.breakglass import Glass
-
-_INDEX = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 
 
 def new_audit(
@@ -37,39 +31,6 @@ def new_audit(
     backing = Backing(open_sinks(premises, instance, glass), room)
     files, clock = premises.audit_files(instance), premises.clock
     return instance, AuditLog(files, signer, origin, clock, deliver=deliver, limits=limits, backing=backing)
-
-
-def phase_of(premises: Premises, found: Checkpoint) -> str:
-    """``final`` when the log under ``found`` lies here and ends with a closing entry, else ``running``."""
-    instance = found.origin.rpartition("/")[2]
-    if instance not in premises.audit_instances() or not found.size:
-        return "running"
-    view = LogView(premises.audit_files(instance), encode_vkey(found.origin, premises.trust.audit_key), found.origin)
-    if view.refresh().size != found.size:
-        return "running"
-    last = decode_entry(view.entries(found.size - 1, found.size)[0], found.size - 1)
-    return "final" if last.kind == CLOSE else "running"
-
-
-def prove_record(premises: Premises, receipt: str) -> bytes:
-    """A proof that the audit record of ``receipt``, which is ``INSTANCE/INDEX``, is in its log.
-
-    Raises Invalid, Missing (no such log or record), Unavailable (no checkpoint covers it yet), NotTrusted.
-    """
-    instance, slash, number = receipt.rpartition("/")
-    if not slash or not _INDEX.match(number):
-        raise Invalid(f"{receipt[:120]!r} is not a receipt: expected INSTANCE/INDEX, as the header modelkeep-record says it")
-    if instance not in premises.audit_instances():
-        raise Missing(f"there is no audit log {instance[:80]!r} here")
-    origin, index = premises.audit_origin(instance), int(number)
-    files = premises.audit_files(instance)
-    view = LogView(files, encode_vkey(origin, premises.trust.audit_key), origin)
-    size = view.refresh().size
-    if index < size:
-        return view.inclusion(index).encode()
-    if phase_of(premises, view.checkpoint) == "final":
-        raise Missing(f"the audit log {instance} is closed and has {size} records, so there is no record {index}")
-    raise Unavailable(f"the audit log {instance} has {size} records under a checkpoint, and not yet record {index}: try again")
 
 
 def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], None]) -> list[bytes]:

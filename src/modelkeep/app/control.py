@@ -19,10 +19,11 @@ from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
 from modelkeep.adapters.tls import server_context
-from modelkeep.app.audits import new_audit, phase_of, recover_all
+from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.handover import Opened
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
+from modelkeep.app.receipts import phase_of
 from modelkeep.app.scanresults import CLEAN
 from modelkeep.app.settings import Settings
 from modelkeep.app.sinktroubles import log_break_glass

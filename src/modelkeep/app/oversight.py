@@ -7,8 +7,8 @@ import msgspec
 from modelkeep.access.accounts import ACCOUNT, parse_account, set_disabled
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
-from modelkeep.app.audits import prove_record
 from modelkeep.app.offline import check_logs
+from modelkeep.app.receipts import prove_record
 from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
 from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.shelf import keep_shelf
