@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from commandline import Cli, copy_keep
 
+from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key
 from modelkeep.app.keep import Keep
 from modelkeep.errors import Missing, NotTrusted
 from modelkeep.ledger.cosigned import cosigners
@@ -65,12 +66,25 @@ class Organisation:
         self.keys = made["vkeys"]
         self.port = "0"
         self.witness: Process | None = None
+        self.tls: tuple[str, ...] = ()
+        self.authority = b""
+
+    def speak_https(self) -> None:
+        """Give the witness a certificate of an authority of its own."""
+        key, now = make_authority_key(), time.time_ns()
+        self.authority = authority_certificate(key, self.name, now)
+        chain, secret = self.folder / f"{self.name}.chain", self.folder / f"{self.name}.tls"
+        made = issue(key, self.authority, ["127.0.0.1"], now)
+        chain.write_bytes(made.chain)
+        secret.write_bytes(made.key)
+        self.tls = ("--tls-chain", str(chain), "--tls-key", str(secret))
 
     def run(self, *logs: str) -> None:
         listen = [part for log in logs for part in ("--log", log)]
         output = self.folder / f"{self.name}.log"
         output.unlink(missing_ok=True)
-        self.witness = Process(output, "witness", "run", str(self.state), *listen, "--listen", f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        self.witness = Process(output, "witness", "run", str(self.state), *listen, "--listen", address, *self.tls)
         self.url = self.witness.said("witness: http").split()[1]
         self.port = self.url.rpartition(":")[2]
 
@@ -83,6 +97,10 @@ class Organisation:
         (self.cli.keep / "witness.policy").chmod(0o600)
         with (self.cli.keep / "modelkeep.toml").open("a") as stream:
             stream.write('\n[witness]\npolicy = "witness.policy"\nseconds = 0.2\n')
+            if authorities := b"".join(other.authority for other in others):
+                (self.cli.keep / "witnesses.pem").write_bytes(authorities)
+                (self.cli.keep / "witnesses.pem").chmod(0o600)
+                stream.write('ca = "witnesses.pem"\n')
 
 
 def report(cli: Cli) -> dict:
@@ -98,6 +116,7 @@ def two(cli, desk, tmp_path):
     acme, bolt = Organisation(cli, tmp_path, "acme"), Organisation(other, tmp_path, "bolt")
     try:
         acme.run(bolt.vkey)
+        bolt.speak_https()
         bolt.run(acme.vkey)
         acme.ask_of(bolt)
         bolt.ask_of(acme, kind=1)  # the post-quantum key
