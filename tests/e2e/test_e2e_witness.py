@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from commandline import Cli, copy_keep
 
+from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key
 from modelkeep.app.keep import Keep
 from modelkeep.errors import Missing, NotTrusted
 from modelkeep.ledger.cosigned import cosigners
@@ -65,12 +66,25 @@ class Organisation:
         self.keys = made["vkeys"]
         self.port = "0"
         self.witness: Process | None = None
+        self.tls: tuple[str, ...] = ()
+        self.authority = b""
+
+    def speak_https(self) -> None:
+        """Give the witness a certificate of an authority of its own."""
+        key, now = make_authority_key(), time.time_ns()
+        self.authority = authority_certificate(key, self.name, now)
+        chain, secret = self.folder / f"{self.name}.chain", self.folder / f"{self.name}.tls"
+        made = issue(key, self.authority, ["127.0.0.1"], now)
+        chain.write_bytes(made.chain)
+        secret.write_bytes(made.key)
+        self.tls = ("--tls-chain", str(chain), "--tls-key", str(secret))
 
     def run(self, *logs: str) -> None:
         listen = [part for log in logs for part in ("--log", log)]
         output = self.folder / f"{self.name}.log"
         output.unlink(missing_ok=True)
-        self.witness = Process(output, "witness", "run", str(self.state), *listen, "--listen", f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        self.witness = Process(output, "witness", "run", str(self.state), *listen, "--listen", address, *self.tls)
         self.url = self.witness.said("witness: http").split()[1]
         self.port = self.url.rpartition(":")[2]
 
@@ -83,9 +97,15 @@ class Organisation:
         (self.cli.keep / "witness.policy").chmod(0o600)
         with (self.cli.keep / "modelkeep.toml").open("a") as stream:
             stream.write('\n[witness]\npolicy = "witness.policy"\nseconds = 0.2\n')
+            if authorities := b"".join(other.authority for other in others):
+                (self.cli.keep / "witnesses.pem").write_bytes(authorities)
+                (self.cli.keep / "witnesses.pem").chmod(0o600)
+                stream.write('ca = "witnesses.pem"\n')
 
-    def report(self) -> dict:
-        return self.cli("--json", "witness", "status", code=0).json
+
+def report(cli: Cli) -> dict:
+    """What ``witness status`` says of a keep."""
+    return cli("--json", "witness", "status", code=0).json
 
 
 @pytest.fixture
@@ -96,6 +116,7 @@ def two(cli, desk, tmp_path):
     acme, bolt = Organisation(cli, tmp_path, "acme"), Organisation(other, tmp_path, "bolt")
     try:
         acme.run(bolt.vkey)
+        bolt.speak_https()
         bolt.run(acme.vkey)
         acme.ask_of(bolt)
         bolt.ask_of(acme, kind=1)  # the post-quantum key
@@ -111,41 +132,41 @@ def test_two_keeps_witness_each_other_and_a_fork_is_caught(two, tmp_path):
     acme, bolt = two
     for one, other in ((acme, bolt), (bolt, acme)):
         one.cli("user", "add", "zoe", "--role", "analyst", code=0)
-        found = one.report()
+        found = report(one.cli)
         assert found["witnessed"] == found["log_size"] > 1
         assert found["names"] == [other.name]
         assert one.cli("--json", "status", code=0).json["witnessed"] == found["log_size"]
     old = copy_keep(acme.cli.keep, tmp_path / "old")  # a backup, or what a thief of the keys has
-    before = acme.report()["witnessed"]
+    before = report(acme.cli)["witnessed"]
     acme.cli("user", "add", "ann", "--role", "analyst", code=0)
-    size = acme.report()["witnessed"]
+    size = report(acme.cli)["witnessed"]
 
-    thief = Organisation.__new__(Organisation)
-    thief.cli = Cli(old, acme.cli.passphrase_file)
-    ran = thief.cli("witness", "ask", code=1)  # before anything was added: only the witness can know
+    thief = Cli(old, acme.cli.passphrase_file)
+    ran = thief("witness", "ask", code=1)  # before anything was added: only the witness can know
     assert f"the witness cosigned {size} entries of this log, which has {before}" in ran.out
     for name in ("eve", "eva"):
-        ran = thief.cli("user", "add", name, "--role", "admin", code=0)
+        ran = thief("user", "add", name, "--role", "admin", code=0)
         assert "logged, and waiting for witnesses (bolt: witness refuses: fork or rollback" in ran.err
-    assert thief.report()["witnessed"] == before < size < thief.report()["log_size"]
-    (incident,) = thief.cli("--json", "incident", "list", code=0).json
+    assert report(thief)["witnessed"] == before < size < report(thief)["log_size"]
+    (incident,) = thief("--json", "incident", "list", code=0).json
     assert incident["id"] == "witness:bolt" and incident["state"] == "open"
     assert "witness refuses: fork or rollback" in incident["detail"]
-    assert "witness:bolt" in thief.cli("status", code=0).out
+    assert "witness:bolt" in thief("status", code=0).out
     registry = Keep.open(old, lambda: acme.cli.passphrase_file.read_bytes().strip()).premises.registry()
     assert registry.witnessed() == (before, ("bolt",))
 
+    assert "another process holds" in acme.cli("witness", "run", str(bolt.state), "--log", acme.vkey, code=1).line()
     # the witness keeps what contradicts it, signed by the log's own key, and has forgotten nothing after kill -9
     (shown,) = acme.cli("--json", "witness", "show", str(bolt.state), code=0).json["logs"]
     assert (shown["size"], shown["refused"], shown["problem"]) == (size, True, "")
     bolt.witness.end(signal.SIGKILL)
     bolt.run(acme.vkey)
-    thief.cli("witness", "ask", code=1)
+    thief("witness", "ask", code=1)
     acme.cli("witness", "ask", code=0)
     assert acme.cli("--json", "incident", "list", code=0).json == []
     # who sets the rewritten log beside what witnesses saw of the true one is refused
     shutil.copy(acme.cli.keep / "log" / "releases" / "checkpoint.witnessed", old / "log" / "releases" / "checkpoint.witnessed")
-    assert "rewritten: its first" in thief.cli("status", code=1).line()
+    assert "rewritten: its first" in thief("status", code=1).line()
 
 
 def test_a_late_witness_is_asked_again_by_control(two):
@@ -154,7 +175,7 @@ def test_a_late_witness_is_asked_again_by_control(two):
     bolt.witness.end()
     ran = acme.cli("user", "add", "ann", "--role", "analyst", code=0)
     assert "waiting for witnesses (bolt: " in ran.err and "cannot be reached" in ran.err
-    assert acme.report()["witnessed"] == 0
+    assert report(acme.cli)["witnessed"] == 0
     assert acme.cli("incident", "list", code=0).out.strip() == "There is no incident."
     control = Process(
         acme.folder / "control.log",
@@ -170,7 +191,7 @@ def test_a_late_witness_is_asked_again_by_control(two):
         until((acme.cli.keep / "log" / "releases" / "checkpoint.witnessed").exists, control.output.read_text)
 
         def all_witnessed():
-            found = acme.report()
+            found = report(acme.cli)
             return found["witnessed"] == found["log_size"]
 
         until(all_witnessed, control.output.read_text)

@@ -116,7 +116,7 @@ class Premises:
         keep), NotTrusted (open to others, or ``trust.toml`` is not the sealed one), Invalid (settings), Unavailable.
         """
         settings = load(directory)
-        check_private(directory, settings.witness.policy)
+        check_private(directory, settings.witness.policy, settings.witness.ca)
         trust = TrustRoot.parse(_read(directory / TRUST_FILE))
         made = cls(
             directory=directory,

@@ -81,8 +81,8 @@ def witness_run(ctx: Context, directory: str, logs: tuple[str, ...], listen: str
         raise Invalid("--tls-chain and --tls-key come together")
     tls = server_context(Identity(read_file(tls_chain), read_secret_file(tls_key))) if tls_chain else None
     folder = WitnessFolder.open(Path(directory))
-    harden()
     with folder.running(logs) as running:
+        harden()
         run_witness(running, Listen(host=address[0], port=address[1], tls=tls), ctx.out.note)
 
 
