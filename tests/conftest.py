@@ -12,7 +12,6 @@ import pytest
 from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
 from services import S3, S3_ENVIRONMENT, Postgres
 
-
 LONGEST_FIRST = ("e2e", "workflows", "app", "http", "ports", "cli", "extraction", "house", "custody")
 """Rooms whose files take long begin first, so that several processes end at about the same time (see Makefile)."""
 

@@ -1,5 +1,6 @@
 """The conformance suite of the ``LogFiles`` and ``Journal`` ports, and what only the folder on a disk can get wrong."""
 
+import errno
 import os
 import resource
 import stat
@@ -192,6 +193,31 @@ def test_a_short_write_poisons_the_journal(folder):
         journal.append(b"z")
     with pytest.raises(Unavailable, match="takes nothing more"):
         journal.sync()
+    journal.close()
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["fdatasync", "write"])
+def test_a_failed_call_poisons_the_journal_and_is_not_tried_again(folder, monkeypatch, call, error):
+    """After a failed fsync the kernel may call pages clean that never reached the disk: asking again would answer yes."""
+    asked = []
+
+    def failing(*_):
+        asked.append(call)
+        raise OSError(error, os.strerror(error))
+
+    journal = folder.journal("j")
+    journal.append(b"one")
+    journal.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing)
+        with pytest.raises(Unavailable, match=os.strerror(error)):
+            journal.append(b"two")
+            journal.sync()
+    for again in (lambda: journal.append(b"three"), journal.sync, journal.sync):
+        with pytest.raises(Unavailable, match="takes nothing more"):
+            again()
+    assert asked == [call]
     journal.close()
 
 
