@@ -31,6 +31,14 @@ def test_what_is_written_is_read(files):
     assert files.read("tile/0/x001/234.p/17") == b"two"
 
 
+def test_many_files_are_written_at_once(files):
+    files.write("tile/0/000", b"old")
+    many = {f"tile/{level}/{number:03d}": b"%d %d" % (level, number) for level in range(3) for number in range(50)}
+    files.write_all(many)
+    assert {path: files.read(path) for path in files.paths()} == many
+    files.write_all({})
+
+
 def test_reading_what_is_not_there_is_missing(files):
     files.write("tile/0/000", b"x")
     for path in ("checkpoint", "tile/0/001", "tile/0", "tile/0/000/1"):
@@ -181,6 +189,14 @@ def test_what_is_half_written_is_never_listed_or_left_behind(folder, tmp_path):
     assert folder.paths() == ["checkpoint"]
     folder.write("checkpoint", b"new")
     assert [path.name for path in (tmp_path / "log").iterdir()] == ["checkpoint"]
+
+
+def test_of_many_files_that_cannot_be_written_none_is_left_half(folder, tmp_path):
+    folder.write("tile/0/000", b"old")
+    with FileSizeLimit(1 << 20), pytest.raises(Unavailable, match="cannot write tile/0/000"):
+        folder.write_all({"tile/0/000": b"new", "tile/0/001": b"x" * (2 << 20), "tile/0/002": b"y"})
+    assert folder.read("tile/0/000") == b"old"
+    assert [path.name for path in (tmp_path / "log" / "tile" / "0").iterdir()] == ["000"]
 
 
 def test_a_short_write_poisons_the_journal(folder):

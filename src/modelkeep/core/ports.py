@@ -3,7 +3,7 @@
 Adapters implement them, one outside system per file; ``tests/ports`` runs one conformance suite per port on every adapter.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -148,6 +148,11 @@ class LogFiles(StaticFiles, Protocol):
 
     def write(self, path: str, data: bytes) -> None:
         """Replace a file atomically and durably (temporary name, fsync, rename, fsync of the folder). Raises Unavailable."""
+        ...
+
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        """The same for several files, by path, which costs little more than one. Raises Unavailable, and then each of them is
+        either the old one or the new one."""
         ...
 
     def paths(self, prefix: str = "") -> list[str]:
