@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.modelkeep-installed
-# Tests of real servers with deadlines, which have the machine to themselves; the others run two files at a time.
-ALONE  := tests/app tests/cli tests/demo tests/e2e tests/house tests/http tests/ports
+# Three files at a time on two cores: many tests wait for a server, a deadline or a process most of the time.
+TESTS  := -n 3 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -18,8 +18,7 @@ demo: $(STAMP) ## the main job end to end on embedded defaults; writes demo-repo
 
 test: $(STAMP) ## every test
 	@sh ./tools/packages.sh
-	@$(PY) -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE))
-	@$(PY) -m pytest $(ALONE)
+	@$(PY) -m pytest $(TESTS)
 
 check: $(STAMP) ## ruff, mypy strict, import-linter
 	@$(PY) -m ruff check .

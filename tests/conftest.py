@@ -1,5 +1,10 @@
 """What every room may use: a model to protect, a finished keep to copy, and the command line."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy comes in: several processes share the cores here
+
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +12,32 @@ from pathlib import Path
 import pytest
 from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
 from services import S3, S3_ENVIRONMENT, Postgres
+
+from modelkeep.container import recipients
+from modelkeep.crypto.kdf import argon2id
+from modelkeep.custody import keyring
+
+LONGEST_FIRST = ("e2e", "workflows", "app", "http", "ports", "cli", "extraction", "house", "custody")
+"""Rooms whose files take long begin first, so that several processes end at about the same time (see Makefile)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by room, and leave files and tests in the order that they have."""
+    rank = {room: at for at, room in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stretched_once() -> Iterator[None]:
+    """Argon2id gives one key for one passphrase, salt and cost: what this process stretched before is remembered.
+
+    Most tests open copies of the same keep in this process, and half of their work was to stretch its passphrase again.
+    """
+    remembered = functools.lru_cache(maxsize=None)(argon2id)
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (keyring, recipients):
+            patch.setattr(room, "argon2id", remembered)
+        yield
 
 
 @pytest.fixture(scope="session")

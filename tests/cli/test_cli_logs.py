@@ -168,13 +168,15 @@ def test_one_thing_is_proven_at_a_time(cli, arguments):
 def test_an_audit_record_is_proven_by_its_receipt(cli, desk, tmp_path):
     from modelkeep.app.audits import new_audit
     from modelkeep.app.keep import Keep
+    from modelkeep.crypto.notes import open_checkpoint
     from modelkeep.custody.keys import AUDIT_LOG
+    from modelkeep.workflows.acts import log_audit_checkpoint
 
     premises = Keep.open(cli.keep, lambda: (desk / "pass").read_bytes().rstrip()).premises
     instance, audit = new_audit(premises, premises.keyring([AUDIT_LOG]), "gateway")
     told = []
     audit.submit(AuditEntry("predict", "sub_1", "risk@1", "r", "ok"), b"sealed", told.append)
-    audit.stop()
+    note = audit.stop()
     assert told == [1]
     ask, trust, proof = stranger(desk), str(cli.keep / "trust.toml"), tmp_path / "proof"
     proof.write_text(cli("log", "prove", "--record", f"{instance}/1", code=0).out)
@@ -187,4 +189,12 @@ def test_an_audit_record_is_proven_by_its_receipt(cli, desk, tmp_path):
     assert one[0]["root"] == both[1]["root"] and "1 bodies; closed" in one[0]["detail"]
     with static(cli.keep) as address:
         over_web = ask("log", "verify", address, "--trust", trust, "--json", code=0).json
-    assert [row["root"] for row in over_web] == [both[0]["root"]], "an audit log that no statement names is not known there"
+        assert [row["root"] for row in over_web] == [both[0]["root"]], "an audit log that no statement names is not known there"
+        found = open_checkpoint(note, audit.vkey, audit.origin)
+        log_audit_checkpoint(premises.desk(), note, found, actor="test", phase="final")
+        over_web = ask("log", "verify", address, "--trust", trust, "--json", code=0).json
+        assert [row["root"] for row in over_web][1:] == [both[1]["root"]]
+        assert "0 bodies, 1 checkpoints kept; closed" in over_web[1]["detail"]
+        shutil.rmtree(cli.keep / "log" / "audit" / instance)
+        for source in ((address, "--trust", trust), (str(cli.keep),)):
+            assert "is gone" in ask("log", "verify", *source, code=1).err

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from modelkeep.errors import Conflict, Missing, Unavailable
 
@@ -58,6 +58,10 @@ class MemoryLogFiles:
                 self.files[path] = bytearray(data)
             if torn >= 0:
                 raise Killed
+
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        for path, data in files.items():
+            self.write(path, data)
 
     def paths(self, prefix: str = "") -> list[str]:
         with self.guard:

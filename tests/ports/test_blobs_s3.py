@@ -337,7 +337,7 @@ class Lying(http.server.BaseHTTPRequestHandler):
 def liar(s3_server, quick):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Lying)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server, S3Blobs(f"s3://models/keep?endpoint=http://127.0.0.1:{server.server_port}", ORIGIN)
     server.shutdown()
@@ -390,7 +390,7 @@ def test_a_store_with_a_private_authority(s3_server, quick, tmp_path):
     server = Quiet(("127.0.0.1", 0), Lying)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.answer = (206, {"Content-Range": "bytes 0-2/3"}, b"abc")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         url = f"s3://models/keep?endpoint=https://localhost:{server.server_port}"

@@ -234,7 +234,7 @@ def serve(vault, status, headers, body):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Same)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     vault.patch.setenv("VAULT_ADDR", f"http://127.0.0.1:{server.server_address[1]}")
     return server, Same
 

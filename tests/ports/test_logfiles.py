@@ -1,5 +1,6 @@
 """The conformance suite of the ``LogFiles`` and ``Journal`` ports, and what only the folder on a disk can get wrong."""
 
+import errno
 import os
 import resource
 import stat
@@ -28,6 +29,14 @@ def test_what_is_written_is_read(files):
     files.write("tile/0/x001/234.p/17", b"one")
     files.write("tile/0/x001/234.p/17", b"two")
     assert files.read("tile/0/x001/234.p/17") == b"two"
+
+
+def test_many_files_are_written_at_once(files):
+    files.write("tile/0/000", b"old")
+    many = {f"tile/{level}/{number:03d}": b"%d %d" % (level, number) for level in range(3) for number in range(50)}
+    files.write_all(many)
+    assert {path: files.read(path) for path in files.paths()} == many
+    files.write_all({})
 
 
 def test_reading_what_is_not_there_is_missing(files):
@@ -195,6 +204,14 @@ def test_what_is_half_written_is_never_listed_or_left_behind(folder, tmp_path):
     assert [path.name for path in (tmp_path / "log").iterdir()] == ["checkpoint"]
 
 
+def test_of_many_files_that_cannot_be_written_none_is_left_half(folder, tmp_path):
+    folder.write("tile/0/000", b"old")
+    with FileSizeLimit(1 << 20), pytest.raises(Unavailable, match="cannot write tile/0/000"):
+        folder.write_all({"tile/0/000": b"new", "tile/0/001": b"x" * (2 << 20), "tile/0/002": b"y"})
+    assert folder.read("tile/0/000") == b"old"
+    assert [path.name for path in (tmp_path / "log" / "tile" / "0").iterdir()] == ["000"]
+
+
 def test_a_short_write_poisons_the_journal(folder):
     journal = folder.journal("j")
     journal.append(b"x" * 1000)
@@ -205,6 +222,31 @@ def test_a_short_write_poisons_the_journal(folder):
         journal.append(b"z")
     with pytest.raises(Unavailable, match="takes nothing more"):
         journal.sync()
+    journal.close()
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["fdatasync", "write"])
+def test_a_failed_call_poisons_the_journal_and_is_not_tried_again(folder, monkeypatch, call, error):
+    """After a failed fsync the kernel may call pages clean that never reached the disk: asking again would answer yes."""
+    asked = []
+
+    def failing(*_):
+        asked.append(call)
+        raise OSError(error, os.strerror(error))
+
+    journal = folder.journal("j")
+    journal.append(b"one")
+    journal.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing)
+        with pytest.raises(Unavailable, match=os.strerror(error)):
+            journal.append(b"two")
+            journal.sync()
+    for again in (lambda: journal.append(b"three"), journal.sync, journal.sync):
+        with pytest.raises(Unavailable, match="takes nothing more"):
+            again()
+    assert asked == [call]
     journal.close()
 
 

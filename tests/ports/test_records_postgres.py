@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from services import Postgres, certificate
 
@@ -84,6 +84,7 @@ def test_what_is_no_url_is_refused_without_quoting_the_password(url):
 
 
 @settings(max_examples=200, deadline=None)
+@example("postgresql://%80")
 @given(st.text(max_size=60).map("postgresql://".__add__) | st.text(max_size=30))
 def test_any_text_is_a_target_or_invalid(url):
     with suppress(Invalid):

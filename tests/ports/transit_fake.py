@@ -144,7 +144,7 @@ class Transit:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"transit": self}))
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def over_tls(self, context: ssl.SSLContext) -> None:
         """Speak TLS from the next connection on."""

@@ -97,7 +97,7 @@ class House:
         return self.ring.trust
 
     def registry(self, *, keyless=False):
-        files = Faulty(self.files, self.faults, "write", "delete")
+        files = Faulty(self.files, self.faults, "write", "write_all", "delete")
         view = LogView(files, self.trust.releases_log, releases_origin(ORIGIN))
         records, blobs = Faulty(self.records, self.faults, "commit"), Faulty(self.blobs, self.faults, "put", "delete")
         return Registry(records, blobs, view, EvidenceBook(self.trust), () if keyless else [KeysOpener(lambda: [self.keys])])

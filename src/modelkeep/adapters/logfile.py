@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modelkeep.adapters.folders import sync_folder
@@ -15,6 +15,8 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _TEMPORARY = ".new-"
 _LOCK = ".lock"
+_AT_ONCE = 64
+"""Files that are open together."""
 
 
 def _why(error: OSError) -> str:
@@ -53,29 +55,46 @@ class FolderLogFiles:
 
     def write(self, path: str, data: bytes) -> None:
         """Replace a file atomically and durably. Raises Unavailable, and then the old file still stands."""
-        target = self._at(path)
-        temporary = target.with_name(_TEMPORARY + target.name)
-        try:
-            self._make(target.parent)
-            try:
-                self._fill(temporary, data)
-                temporary.replace(target)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
-            sync_folder(target.parent)
-        except OSError as cause:
-            raise Unavailable(f"cannot write {path} in the log folder {self._root}: {_why(cause)}") from cause
+        self.write_all({path: data})
 
-    @staticmethod
-    def _fill(path: Path, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        """Replace several files, each atomically, all of them durably. Raises Unavailable, and then any may be the old one.
+
+        Everything is written before anything is synced: the first sync makes the file system's journal take all of it, so that
+        the others, and what another thread syncs meanwhile, wait for one commit instead of one a file.
+        """
+        named = [(self._at(path), data) for path, data in files.items()]
+        for begin in range(0, len(named), _AT_ONCE):
+            some = named[begin : begin + _AT_ONCE]
+            try:
+                self._replace(some)
+            except OSError as cause:
+                what = some[0][0].relative_to(self._root)
+                raise Unavailable(f"cannot write {what} in the log folder {self._root}: {_why(cause)}") from cause
+
+    def _replace(self, files: Sequence[tuple[Path, bytes]]) -> None:
+        fresh = [(target.with_name(_TEMPORARY + target.name), target) for target, _ in files]
         try:
-            _write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            with contextlib.ExitStack() as held:
+                for fd in [self._fill(temporary, data, held) for (temporary, _), (_, data) in zip(fresh, files, strict=True)]:
+                    os.fsync(fd)
+            for temporary, target in fresh:
+                temporary.replace(target)
+        except OSError:
+            for temporary, _ in fresh:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            raise
+        for folder in dict.fromkeys(target.parent for target, _ in files):
+            sync_folder(folder)
+
+    def _fill(self, path: Path, data: bytes, held: contextlib.ExitStack) -> int:
+        """The descriptor of a new file with ``data``, which ``held`` closes."""
+        self._make(path.parent)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        held.callback(os.close, fd)
+        _write_all(fd, data)
+        return fd
 
     def _make(self, folder: Path) -> None:
         """Make ``folder`` and what leads to it, each made durable in its parent."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import NamedTuple
 
 from cryptography.cobblestone import Cobblestone256Encryptor
@@ -36,6 +37,7 @@ from modelkeep.formats.safetensors import head_length
 PIECE = 1 << 20
 _STEP = 1 << 18  # hashed and then encrypted while it is in the core's own cache
 _IN_FLIGHT = 4
+_SMALL = 64 << 10
 _MAX_SLICES = 1024
 _OUT_SIZE = PIECE + (PIECE >> 10) + 2 * 16384 + 96 * _MAX_SLICES
 
@@ -121,13 +123,20 @@ class Sealing:
     def _seal_streams(
         self, streams: "_Streams", hash_source: Callable[[memoryview], None], work: Iterator[_Batch]
     ) -> Iterator[memoryview]:
-        """Two lanes of one thread keep their own order over a ring of buffers: the source's hash, and the streams."""
-        free = [(bytearray(PIECE), bytearray(_OUT_SIZE)) for _ in range(_IN_FLIGHT)]
+        """Two lanes of one thread keep their own order over a ring of buffers: the source's hash, and the streams.
+
+        What is small is sealed here: threads and buffers would cost more than the work.
+        """
+        begun = list(islice(work, 2))
+        if len(begun) == 1 and begun[0].length <= _SMALL:
+            yield self._seal_here(streams, hash_source, begun[0])
+            return
+        free: list[tuple[bytearray, bytearray]] = []
         under_way: deque[_Working] = deque()
         with ExitStack() as stack:
             hashing, sealing = (stack.enter_context(ThreadPoolExecutor(1, "modelkeep-seal")) for _ in range(2))
-            for batch in work:
-                source, out = free.pop()
+            for batch in chain(begun, work):
+                source, out = free.pop() if free else (bytearray(PIECE), bytearray(_OUT_SIZE))
                 view = memoryview(source)[: batch.length]
                 self._source.read_into(batch.offset, view)
                 sealed = sealing.submit(streams.seal, batch, view, out)
@@ -136,6 +145,13 @@ class Sealing:
                     yield from _finish(under_way.popleft(), free)
             while under_way:
                 yield from _finish(under_way.popleft(), free)
+
+    def _seal_here(self, streams: "_Streams", hash_source: Callable[[memoryview], None], batch: _Batch) -> memoryview:
+        view = memoryview(bytearray(batch.length))
+        self._source.read_into(batch.offset, view)
+        hash_source(view)
+        out = bytearray(batch.length + _OUT_SIZE - PIECE)
+        return memoryview(out)[: streams.seal(batch, view, out)]
 
 
 class _Streams:

@@ -159,6 +159,11 @@ class LogFiles(StaticFiles, Protocol):
         """Replace a file atomically and durably (temporary name, fsync, rename, fsync of the folder). Raises Unavailable."""
         ...
 
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        """The same for several files, by path, which costs little more than one. Raises Unavailable, and then each of them is
+        either the old one or the new one."""
+        ...
+
     def paths(self, prefix: str = "") -> list[str]:
         """Relative paths of the files below ``prefix``, sorted."""
         ...

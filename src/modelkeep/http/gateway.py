@@ -159,8 +159,8 @@ class App:
             data = self._audits(instance.decode()).read(path)
         scope = b"public" if instance is None else b"private"
         if path.startswith("checkpoint"):
-            return Response(200, data, _TEXT, headers=((b"cache-control", b"no-cache"),))
-        return Response(200, data, _BYTES, headers=((b"cache-control", scope + b", max-age=31536000, immutable"),))
+            return Response(200, data, _TEXT, cache=b"no-cache")
+        return Response(200, data, _BYTES, cache=scope + b", max-age=31536000, immutable")
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str:

@@ -37,6 +37,7 @@ class Response(NamedTuple):
     body: bytes = b""
     content_type: bytes = b"application/json"
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    cache: bytes = b"no-store"
 
 
 class BadRequest(NamedTuple):
@@ -134,7 +135,7 @@ class Place:
 
 
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_FIXED = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\ncontent-type: "
+_FIXED = b"\r\nx-content-type-options: nosniff\r\ncontent-type: "
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SMUGGLED = "the request's framing is ambiguous: "
 
@@ -374,7 +375,7 @@ class HttpConnection(asyncio.Protocol):
         self.deadline = self._loop.time() + wait
 
     def _write(self, response: Response, keep: bool, *, head_only: bool = False) -> None:
-        parts = [_STATUS_LINE[response.status], _FIXED, response.content_type]
+        parts = [_STATUS_LINE[response.status], b"cache-control: ", response.cache, _FIXED, response.content_type]
         parts += [b"\r\ncontent-length: %d" % len(response.body), self._server.date]
         for name, value in response.headers:
             parts += [name, b": ", value, b"\r\n"]

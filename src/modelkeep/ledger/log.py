@@ -83,7 +83,9 @@ class ReleasesLog:
             start = growth.size
             check(start)
             if entries:
-                full = growth.grow(entries, self._files.write)
+                made: dict[str, bytes] = {}
+                full = growth.grow(entries, made.__setitem__)
+                self._files.write_all(made)
                 self._publish(growth)
                 self._tidy(full)
             return range(start, growth.size)

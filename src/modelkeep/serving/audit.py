@@ -350,7 +350,9 @@ class AuditLog:
             entries, self._durable = self._durable, []
         if not entries:
             return
-        full = self._growth.grow(entries, self._files.write)
+        made: dict[str, bytes] = {}
+        full = self._growth.grow(entries, made.__setitem__)
+        self._files.write_all(made)
         note = Checkpoint(self.origin, self._growth.size, self._growth.root()).sign(self._signer)
         self._files.write(CHECKPOINT, note)
         with self._lock:

@@ -98,10 +98,12 @@ class _Recovery:
 
     def finish(self, now: int) -> None:
         reader = JournalReader(self.files, journal_key(self.signer), self.origin)
-        full = self.growth.grow(self._replay(reader), self.files.write)
+        made: dict[str, bytes] = {}
+        full = self.growth.grow(self._replay(reader), made.__setitem__)
         if self.last is None or self.last.kind != CLOSE:
             entry = self._close(reader, now)
-            full += self.growth.grow([entry], self.files.write)
+            full += self.growth.grow([entry], made.__setitem__)
+        self.files.write_all(made)
         final = Checkpoint(self.origin, self.growth.size, self.growth.root())
         self.files.write(CHECKPOINT, final.sign(self.signer))
         for path in superseded(self.files, full):

@@ -62,7 +62,10 @@ def parse_target(url: str, environment: Mapping[str, str] = os.environ) -> Targe
         raise Invalid("[records] url is not a PostgreSQL URL: expected postgresql://USER@HOST/DATABASE")
     try:
         given = conninfo_to_dict(url)
-    except psycopg.Error:  # `from None`: the cause quotes parts of the URL, of which one may be the password
+    except (
+        psycopg.Error,
+        UnicodeDecodeError,
+    ):  # `from None`: the cause quotes parts of the URL, of which one may be the password
         raise Invalid("[records] url is not a PostgreSQL URL that libpq understands: see docs/stores.md") from None
     server, _, rest = url.partition("://")[2].partition("?")[0].partition("/")
     if server.count("@") > 1 or "@" in rest:  # libpq takes what follows for the host or the database, which errors name
