@@ -10,7 +10,6 @@ from modelkeep.app.rows import all_audit_checkpoints, statement_row
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.notes import Checkpoint, encode_vkey, open_checkpoint
 from modelkeep.custody.admission import EvidenceBook
-from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Missing, NotTrusted, Unavailable
@@ -21,6 +20,7 @@ from modelkeep.ledger.verify import verify_log
 from modelkeep.serving.recovery import verify_audit
 from modelkeep.workflows.archive import Archived, Removed, check_absent, check_pruned
 from modelkeep.workflows.decisions import decisions_of
+from modelkeep.workflows.successor import check_kept, successions
 
 
 def check_logs(
@@ -34,14 +34,16 @@ def check_logs(
     Raises NotTrusted (naming the first damage, or an audit log that is gone), Missing (no releases log), Unavailable.
     """
     releases = FolderLogFiles(folder / "releases")
-    origin = releases_origin(trust.origin)
-    whole = verify_log(releases, trust.releases_log, origin, kept_heads)
+    origin, heads = trust.releases_origin, list(kept_heads)
+    whole = verify_log(releases, trust.releases_log, origin, [head for head in heads if head.origin == origin])
     view = LogView(releases, trust.releases_log, origin)
     view.refresh()
     book = EvidenceBook(trust)
     book.catch_up(view, view.checkpoint.size)
     if book.suspicious is not None:
         raise NotTrusted(f"entry {book.suspicious.index} of the releases log does not count: {book.suspicious.why}")
+    before = successions(view, trust, book.signatories)
+    told = check_kept(view, before, [head for head in heads if head.origin != origin])
     kept: dict[str, list[AuditCheckpoint]] = {}
     for said in all_audit_checkpoints(book.signatories, view):
         kept.setdefault(said.origin, []).append(said)
@@ -52,6 +54,8 @@ def check_logs(
     for gone in sorted(set(kept) - here - {origin for origin in kept if pruned.whole(origin)}):
         raise NotTrusted(f"the audit log {gone} is gone: the releases log knows {kept[gone][-1].size} records of it")
     passed_over = f"; {book.problem_count} entries do not count" if book.problem_count else ""
+    passed_over += "".join(f"; succeeds {each.end.origin} from entry {each.index} on" for each in before)
+    passed_over += "".join(f"; {each}" for each in told)
     checked = [LogChecked(origin, whole.size, whole.root.hex(), f"signatures, entries, tiles, statements{passed_over}")]
     return (*checked, *(_check_audit(folder / "audit" / name, trust, name, kept, pruned) for name in sorted(names)))
 

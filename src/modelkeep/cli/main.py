@@ -41,9 +41,9 @@ class House(click.Group):
 
 
 def _rooms() -> tuple[ModuleType, ...]:
-    from modelkeep.cli import accounts, catalogue, keys, loglife, operations, redteam, releases, server, setup, trust
+    from modelkeep.cli import accounts, backup, catalogue, keys, loglife, operations, redteam, releases, server, setup, trust
 
-    return (setup, releases, catalogue, accounts, keys, trust, server, loglife, operations, redteam)
+    return (setup, releases, catalogue, accounts, keys, trust, server, loglife, backup, operations, redteam)
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -13,12 +13,14 @@ from modelkeep.ledger.predicates import (
     Scan,
     Sealing,
     State,
+    Succession,
     TraceCommitments,
     Trust,
 )
 
-_ABOUT_RELEASES = (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, Alias, Metadata, Hold, AuditCheckpoint, Trust)
-PREDICATES: dict[str, type[Predicate]] = {**{kind.TYPE: kind for kind in _ABOUT_RELEASES}, **ATTESTATIONS}
+_ABOUT_RELEASES = (Scan, Sealing, Profile, Release, State, Act, TraceCommitments, Alias, Metadata, Hold)
+_ABOUT_LOGS = (AuditCheckpoint, Succession, Trust)
+PREDICATES: dict[str, type[Predicate]] = {**{kind.TYPE: kind for kind in (*_ABOUT_RELEASES, *_ABOUT_LOGS)}, **ATTESTATIONS}
 
 
 def short_type(predicate_type: str) -> str:
