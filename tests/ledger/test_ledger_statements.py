@@ -51,6 +51,7 @@ SAMPLES = [
     ),
     p.Hold(**BY, release="m@1", verb="add", id="00" * 16, reason="case 7"),
     p.AuditCheckpoint(**BY, origin="keep/audit/1", size=3, root="00" * 32, checkpoint="note", phase="final"),
+    p.Succession(**BY, origin="keep/releases", size=3, root="00" * 32, checkpoint="note", known="later note"),
     p.Trust(
         **BY,
         change="add",

@@ -33,7 +33,7 @@ from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseState
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.custody.keyring import Custodian, Keyring, SetPassphrase, Unlocked
-from modelkeep.custody.keys import FAMILIES, LOG_SIGNING
+from modelkeep.custody.keys import LOG_SIGNING
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import LogView
@@ -83,7 +83,7 @@ def restore_backup(file: str, directory: str, word: bytes, *, identity: str, new
             unlocked = opener.unlocked()  # the backup was sealed for what the passphrase was stretched to in its key ring
         else:
             Custodian(FileKeys(folder / "keys"), SystemEntropy()).recover(identity, word)
-            unlocked = Keyring.unlock(FileKeys(folder / "keys"), FAMILIES, word)[1]
+            unlocked = Keyring.unlock(FileKeys(folder / "keys"), [LOG_SIGNING], word)[1]
         forget = _put_records(folder, trust)
         try:
             restored = _settle(folder, trust, unlocked, manifest, later)
@@ -194,7 +194,9 @@ def _later(newer: str, trust: TrustRoot, manifest: Manifest) -> Later:
 def _settle(folder: Path, trust: TrustRoot, word: Unlocked, manifest: Manifest, later: Later) -> Restored:
     """Open the successor of the releases log, do later erasures again, and prove that all is there."""
     custodian = Custodian(FileKeys(folder / "keys"), SystemEntropy())
-    ring = Keyring.open(custodian.store, FAMILIES, word)
+    with custodian.store.lock():
+        families = custodian.store.families()
+    ring = Keyring.open(custodian.store, families, word)
     ring.trust.check_same(trust.encode())
     origin = successor_origin(trust.origin, len(trust.releases_before) + 2, secrets.token_bytes(4))
     signer = ring.note_signer(LOG_SIGNING, origin)
