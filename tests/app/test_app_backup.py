@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -263,3 +264,23 @@ def test_a_manifest_comes_back_as_it_went_and_its_sizes_add_up():
     for parts in ((*PARTS, PARTS[0]), PARTS[1:], (*PARTS, Part("log/x", -1))):
         with pytest.raises(Invalid):
             check_parts(parts)
+
+
+def test_a_keep_with_its_stores_elsewhere_comes_back_into_an_empty_database(outside, postgres, s3_server, tmp_path):
+    made = str(tmp_path / "outside.backup")
+    told = outside.cli("--json", "backup", "create", made, code=0).json
+    assert told["outside"] == 2  # the sealed model and its profile stay in their bucket
+    taken = outside.cli("backup", "restore", made, str(tmp_path / "again"), "--no-later-erasures")
+    assert taken.code != 0 and "holds the records of the keep" in taken.err
+    assert not (tmp_path / "again").exists()
+    elsewhere = replace(outside.cli, keep=tmp_path / "again").with_environment(MODELKEEP_RECORDS_URL=postgres.database())
+    elsewhere("backup", "restore", made, str(tmp_path / "again"), "--no-later-erasures", code=0)
+    assert "risk@1" in elsewhere("verify", "risk@1", code=0).out
+    elsewhere("user", "add", "carol", "--role", "analyst", code=0)
+    assert "succeeds" in elsewhere("log", "verify", code=0).out
+    client, bucket = s3_server.client(), outside.bucket
+    gone = next(o["Key"] for o in client.list_objects_v2(Bucket=bucket)["Contents"] if o["Key"] != "keep/origin")
+    client.delete_object(Bucket=bucket, Key=gone)
+    empty = elsewhere.with_environment(MODELKEEP_RECORDS_URL=postgres.database())
+    lacking = empty("backup", "restore", made, str(tmp_path / "third"), "--no-later-erasures", code=1)
+    assert "is gone" in lacking.err and not (tmp_path / "third").exists()

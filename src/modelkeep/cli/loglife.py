@@ -22,7 +22,7 @@ def log_erase(ctx: Context, subject: str, dataset: str, forget: bool, reason: st
     done = ctx.call(Keep.log_erase, subject=subject, dataset=dataset, forget=forget, reason=reason)
     lines = [f"{done.name}: erased (log entry {done.log_index}){'; the account is forgotten' if done.forgotten else ''}"]
     lines += [f"{name} beside the records still holds what was erased: remove it" for name in done.copies]
-    lines.append("Backups made before hold it until they are restored with this log or an export of 'log erasures'.")
+    lines.append("Backups made before still hold it: restore one with --erasures and a copy of this log.")
     ctx.out.show(done, "\n".join(lines))
 
 
