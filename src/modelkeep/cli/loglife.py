@@ -41,7 +41,7 @@ def log_erasures(ctx: Context) -> None:
     "--closed-before", "before", type=click.DateTime(["%Y-%m-%d"]), help="All audit logs that were closed before this day, UTC."
 )
 @click.option("--to", required=True, metavar="DIR", help="Folder for the copies, one folder for each log.")
-@click.option("--prune", type=click.Choice([*Removed]), help="Remove the bodies, or everything but the final checkpoint, here.")
+@click.option("--prune", type=click.Choice([*map(str, Removed)]), help="Remove this here; 'everything' leaves the checkpoint.")
 @click.option("--with-evidence", "evidence", is_flag=True, help="Prune even what the evidence on a served model comes from.")
 @click.pass_obj
 def log_archive(
