@@ -17,9 +17,9 @@ from modelkeep.custody.trust import Rights
 from modelkeep.errors import Conflict, Missing, Unavailable
 from modelkeep.ledger import predicates
 from modelkeep.ledger import statements as s
+from modelkeep.workflows.decisions import Decisions
 from modelkeep.workflows.publish import publish
 from modelkeep.workflows.release_state import change_state
-from modelkeep.workflows.reviews import Reviews
 from modelkeep.workflows.trust_changes import (
     add_identity,
     limit_identity,
@@ -230,7 +230,7 @@ def test_an_identity_that_is_limited_says_nothing_about_the_keep(office):
     act = predicates.Act(actor="eve", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
     entry = s.make_statement(act, s.keep_resource("keep.example"))
     log_raw(office, s.sign_statement(entry, TEAM))
-    reviews, view = Reviews(root), office.view()
+    reviews, view = Decisions(root), office.view()
     assert reviews.catch_up(view, view.checkpoint.size) == []
     log_raw(office, s.sign_statement(entry, office.house.ring.statement_signer()))
     view = office.view()
@@ -238,7 +238,7 @@ def test_an_identity_that_is_limited_says_nothing_about_the_keep(office):
 
 
 def test_reviews_follow_a_rotation(office):
-    reviews = Reviews(office.house.trust)
+    reviews = Decisions(office.house.trust)
     office.rotate()
     act = predicates.Act(actor="eve", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
     office.house.desk().log_statements([s.make_statement(act, s.keep_resource("keep.example"))])
