@@ -5,7 +5,7 @@ import shutil
 from base64 import b64decode
 
 import pytest
-from commandline import PASSPHRASE, copy_keep
+from commandline import PASSPHRASE, Cli, copy_keep
 
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.audits import new_audit
@@ -188,3 +188,19 @@ def test_cut_off_anywhere_nothing_is_lost_and_the_next_run_finishes(keep, tmp_pa
     (row,) = keep.log_archive(instances=[instance], to=str(shelf), prune="everything")
     assert row.log_index == index
     assert keep.log_archived(at=str(shelf))[0].to == str(shelf)
+
+
+def test_the_command_line_archives_lists_and_erases(keep, desk, tmp_path):
+    instance, shelf = closed(keep, [("old@1", b"sealed")] * 3), str(tmp_path / "shelf")
+    cli = Cli(keep.premises.directory, desk / "pass")
+    day = "2999-01-31"
+    (row,) = cli("--json", "log", "archive", "--closed-before", day, "--to", shelf, "--prune", "everything", code=0).json
+    assert (row["records"], row["removed"], row["checked"]) == (5, "everything", "3 bodies")
+    assert cli("--json", "log", "archived", "--at", shelf, code=0).json[0]["instance"] == instance
+    assert cli("log", "archive", "--to", shelf, code=2).line().startswith("modelkeep: error: say either which")
+    assert cli("log", "archive", "nothing", "--to", shelf).code == 2
+    assert "archived by entry" in cli("log", "verify", code=0).out
+    assert cli("--json", "log", "erase", "--subject", "alice", code=0).json["what"] == "subject"
+    assert [row["what"] for row in cli("--json", "log", "erasures", code=0).json] == ["subject"]
+    assert "made before" in cli("log", "erase", "--dataset", "loans", code=0).out
+    assert cli("--server", "https://localhost:1", "log", "archived").code == 2

@@ -52,6 +52,7 @@ SAMPLES = [
     p.Hold(**BY, release="m@1", verb="add", id="00" * 16, reason="case 7"),
     p.AuditCheckpoint(**BY, origin="keep/audit/1", size=3, root="00" * 32, checkpoint="note", phase="final"),
     p.Policy(**BY, kind="admission", name="custom", text="permit", replaces=-1, id="00" * 16, reason="why"),
+    p.Succession(**BY, origin="keep/releases", size=3, root="00" * 32, checkpoint="note", known="later note"),
     p.Trust(
         **BY,
         change="add",

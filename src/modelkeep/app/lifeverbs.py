@@ -8,10 +8,13 @@ from modelkeep.access.accounts import ACCOUNT, Account, parse_account
 from modelkeep.access.forgetting import Credentials, account_of, forget_account
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.auditshelf import AuditShelf, ClosedLog
-from modelkeep.app.liferesults import ArchivedRow, ErasedNow, ErasureRow
+from modelkeep.app.backupfiles import take_snapshot, write_backup
+from modelkeep.app.liferesults import ArchivedRow, BackedUp, ErasedNow, ErasureRow
 from modelkeep.app.oversight import EXTRACTION, OversightVerbs
 from modelkeep.app.stores import RECORDS_FILE
 from modelkeep.app.verbs import verb
+from modelkeep.container.recipients import Recipient, XWingRecipient
+from modelkeep.custody.keys import MODEL_KEK
 from modelkeep.custody.salting import parse_dataset
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.workflows.archive import Removed, Stub, copy_log, prune
@@ -23,7 +26,7 @@ _PSEUDONYM = re.compile(r"sub_[0-9a-f]{16}\Z")
 
 
 class LifeVerbs(OversightVerbs):
-    """log erase, log erasures, log archive, log archived."""
+    """log erase, log erasures, log archive, log archived, backup create."""
 
     @verb("audit.erase")
     def log_erase(self, *, subject: str = "", dataset: str = "", forget: bool = False, reason: str = "") -> ErasedNow:
@@ -97,6 +100,18 @@ class LifeVerbs(OversightVerbs):
             index = self.act(ARCHIVE, final.origin, size=str(final.size), root=final.root.hex(), removed=removed)
         prune(log.files, Stub(final.origin, final.size, final.root.hex(), removed, str(Path(to).absolute()), index))
         return ArchivedRow(log.instance, final.size, removed, index, to, checked)
+
+    def backup_create(self, *, out: str) -> BackedUp:
+        """Back this keep up to the new file ``out``, sealed for its passphrase and its recovery identity. Servers may run.
+
+        Raises Conflict (``out`` exists, or a file went meanwhile), Missing, NotTrusted, Unavailable.
+        """
+        self.authorize("backup", {})
+        here = self.premises
+        recipients: list[Recipient] = [here.unlocked, XWingRecipient(here.keyring([MODEL_KEK]).recovery)]
+        made = write_backup(take_snapshot(here), out, recipients)
+        self.act("backup", here.trust.origin, entries=str(made.log_size))
+        return made
 
     def sweep_erased(self) -> int:
         """Finish erasures that were cut off, and delete again what came back; how many records were there."""

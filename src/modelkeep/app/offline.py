@@ -16,7 +16,6 @@ from modelkeep.core.values import digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.notes import Checkpoint, NoteVerifier, encode_vkey, open_checkpoint
 from modelkeep.custody.book import EvidenceBook
-from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
@@ -28,6 +27,7 @@ from modelkeep.ledger.verify import Progress, silent, verify_log
 from modelkeep.serving.recovery import verify_audit
 from modelkeep.workflows.archive import Archived, Removed, check_absent, check_pruned
 from modelkeep.workflows.decisions import decisions_of
+from modelkeep.workflows.successor import check_kept, successions
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,24 @@ _Kept = dict[str, list[AuditCheckpoint]]
 def _check_releases(
     shelf: Shelf, trust: TrustRoot, kept_heads: Iterable[Checkpoint], progress: Progress
 ) -> tuple[LogChecked, _Kept, Mapping[str, Archived], bytes]:
-    origin = releases_origin(trust.origin)
+    origin = trust.releases_origin
     shelf.expect(shelf.log, trust.releases_log, origin)
-    whole = verify_log(shelf.log, trust.releases_log, origin, kept_heads, progress)
+    heads = list(kept_heads)
+    whole = verify_log(shelf.log, trust.releases_log, origin, [head for head in heads if head.origin == origin], progress)
     view = LogView(shelf.log, trust.releases_log, origin)
     view.refresh()
     book = EvidenceBook(trust)
     book.catch_up(view, view.checkpoint.size)
     if book.suspicious is not None:
         raise NotTrusted(f"entry {book.suspicious.index} of the releases log does not count: {book.suspicious.why}")
+    before = successions(view, trust, book.signatories)
+    told = check_kept(view, before, [head for head in heads if head.origin != origin])
     kept: _Kept = {}
     for said in all_audit_checkpoints(book.signatories, view):
         kept.setdefault(said.origin, []).append(said)
     passed_over = f"; {book.problem_count} entries do not count" if book.problem_count else ""
+    passed_over += "".join(f"; succeeds {each.end.origin} from entry {each.index} on" for each in before)
+    passed_over += "".join(f"; {each}" for each in told)
     detail = f"signatures, entries, tiles, statements{passed_over}"
     return LogChecked(origin, whole.size, whole.root.hex(), detail), kept, decisions_of(view, trust).archived, whole.note
 
@@ -155,7 +160,7 @@ def verify_source(
         key, origin = (vkey, vkey.partition("+")[0]) if root is None else _key_of(root, shelf.log)
         known = memory.checkpoint(key, origin) if memory else None
         heads = [known] if known else []
-        if root is not None and origin == releases_origin(root.origin):
+        if root is not None and origin == root.releases_origin:
             checked, note = _check_logs(shelf, root, heads, progress)
         else:
             shelf.expect(shelf.log, key, origin)
@@ -187,11 +192,11 @@ def _key_of(root: TrustRoot, files: StaticFiles) -> tuple[str, str]:
     try:
         return _key_named(root, files.read(CHECKPOINT).split(b"\n", 1)[0].decode(errors="replace"))
     except Missing:  # whoever reads it tells a log that lost its checkpoint from one that never was
-        return root.releases_log, releases_origin(root.origin)
+        return root.releases_log, root.releases_origin
 
 
 def _key_named(root: TrustRoot, named: str) -> tuple[str, str]:
-    releases = releases_origin(root.origin)
+    releases = root.releases_origin
     if named == releases:
         return root.releases_log, releases
     if named.startswith(f"{root.origin}/audit/"):
@@ -229,7 +234,7 @@ def check_proof_file(proof: bytes, trust: bytes, *, kept: bytes = b"") -> Statem
     if is_continuation(proof):
         return _continues(proof, kept, key)
     found, _ = check_proof(proof, key)
-    if origin != releases_origin(root.origin):
+    if origin != root.releases_origin:
         return audit_row(found.index, found.entry)
     Signatories(root).check(parse_envelope(found.entry), found.index)
     return statement_row(found.index, found.entry, {})

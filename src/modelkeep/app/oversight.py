@@ -16,8 +16,8 @@ from modelkeep.app.suspects import trace_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseState, digest_of, to_json
-from modelkeep.custody.keyring import releases_origin
 from modelkeep.custody.releases import QUARANTINE
+from modelkeep.custody.trust import origin_of
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.operations import incidents
 from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
@@ -63,8 +63,9 @@ class OversightVerbs(Acts):
     def log_verify(self) -> tuple[LogChecked, ...]:
         """Check every log of this keep whole, from its static files. Raises NotTrusted, Missing, Unavailable."""
         here = self.premises
-        head = kept_head(here.records, releases_origin(here.trust.origin))  # read before the log is: the log is never behind it
-        return check_logs(keep_shelf(here.directory / "log"), here.trust, [head] if head else [], own=True)
+        logs = (here.trust.releases_origin, *map(origin_of, here.trust.releases_before))
+        heads = [kept_head(here.records, origin) for origin in logs]  # read before the log is: the log is never behind it
+        return check_logs(keep_shelf(here.directory / "log"), here.trust, [head for head in heads if head], own=True)
 
     @verb("log.read")
     def log_show(self, *, last: int = 20) -> tuple[StatementRow, ...]:

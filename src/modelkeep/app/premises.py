@@ -28,7 +28,7 @@ from modelkeep.core.ports import Blobs, Clock, Entropy, Records, Wrapper, Wrappi
 from modelkeep.core.values import Principal
 from modelkeep.crypto.signatures import Ed25519Signing
 from modelkeep.custody.book import EvidenceBook
-from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word, releases_origin
+from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word
 from modelkeep.custody.keys import AUDIT_SUBJECT, LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
 from modelkeep.custody.opinions import Scanner
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
@@ -312,12 +312,12 @@ class Premises:
 
     def releases_log(self) -> ReleasesLog:
         """The writer of the releases log. Opens ``log-signing``."""
-        origin = releases_origin(self.trust.origin)
+        origin = self.trust.releases_origin
         return ReleasesLog(self.releases_files(), self.keyring([LOG_SIGNING]).note_signer(LOG_SIGNING, origin), origin)
 
     def _view(self, trust: TrustRoot | None = None) -> LogView:
         root = trust or self.trust
-        origin = releases_origin(root.origin)
+        origin = root.releases_origin
         known = kept_head(self.records, origin)  # read before the log is: the log is never behind it
         return LogView(self.releases_files(), root.releases_log, origin, known)
 

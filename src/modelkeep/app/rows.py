@@ -106,6 +106,8 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
         successor = said.get("identity")
         new = successor.get("name", "") if isinstance(successor, dict) else ""
         return f"{said.get('change')}{f' to {new}' if new and new != said.get('name') else ''}"[:120]
+    if kind == "succession":
+        return f"continues it after {said.get('size')} entries"
     if kind == "audit-checkpoint":
         return f"{said.get('size')} records, {said.get('phase')}"
     if kind == "alias":

@@ -5,7 +5,6 @@ from modelkeep.app.oversight import OversightVerbs
 from modelkeep.app.results import WitnessReport, WitnessRow
 from modelkeep.app.verbs import verb
 from modelkeep.app.witnessing import inside
-from modelkeep.custody.keyring import releases_origin
 from modelkeep.errors import NotTrusted
 from modelkeep.ledger.quorum import LogPolicy
 from modelkeep.workflows.cosign import Cosigning, Told, read_told
@@ -60,7 +59,7 @@ class WitnessVerbs(OversightVerbs):
                 WitnessRow(witness.name, witness.verifier.name, witness.url, one.size, one.at, one.problem, one.contradicts)
             )
         return WitnessReport(
-            origin=releases_origin(self.premises.trust.origin),
+            origin=self.premises.trust.releases_origin,
             vkey=self.premises.trust.releases_log,
             log_size=registry.book.size,
             quorum=policy.quorum if policy else "",

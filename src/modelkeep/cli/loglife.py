@@ -22,7 +22,7 @@ def log_erase(ctx: Context, subject: str, dataset: str, forget: bool, reason: st
     done = ctx.call(Keep.log_erase, subject=subject, dataset=dataset, forget=forget, reason=reason)
     lines = [f"{done.name}: erased (log entry {done.log_index}){'; the account is forgotten' if done.forgotten else ''}"]
     lines += [f"{name} beside the records still holds what was erased: remove it" for name in done.copies]
-    lines.append("Backups made before hold it until they are restored with this log or an export of 'log erasures'.")
+    lines.append("Backups made before still hold it: restore one with --erasures and a copy of this log.")
     ctx.out.show(done, "\n".join(lines))
 
 
@@ -41,7 +41,7 @@ def log_erasures(ctx: Context) -> None:
     "--closed-before", "before", type=click.DateTime(["%Y-%m-%d"]), help="All audit logs that were closed before this day, UTC."
 )
 @click.option("--to", required=True, metavar="DIR", help="Folder for the copies, one folder for each log.")
-@click.option("--prune", type=click.Choice([*Removed]), help="Remove the bodies, or everything but the final checkpoint, here.")
+@click.option("--prune", type=click.Choice([*map(str, Removed)]), help="Remove this here; 'everything' leaves the checkpoint.")
 @click.option("--with-evidence", "evidence", is_flag=True, help="Prune even what the evidence on a served model comes from.")
 @click.pass_obj
 def log_archive(

@@ -43,6 +43,7 @@ class House(click.Group):
 def _rooms() -> tuple[ModuleType, ...]:
     from modelkeep.cli import (
         accounts,
+        backup,
         bom,
         catalogue,
         intel,
@@ -61,7 +62,7 @@ def _rooms() -> tuple[ModuleType, ...]:
     )
 
     models = (setup, releases, run, scanning, catalogue, policy, bom, intel)
-    return (*models, accounts, keys, trust, server, loglife, witness, operations, redteam)
+    return (*models, accounts, keys, trust, server, loglife, backup, witness, operations, redteam)
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

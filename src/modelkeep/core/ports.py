@@ -114,6 +114,10 @@ class Records(Protocol):
         deleted rows, as far as it can. ``since`` tells nothing of them any more. Raises Unavailable: run it again."""
         ...
 
+    def close(self) -> None:
+        """Let go of the store; idempotent."""
+        ...
+
 
 class Journal(Protocol):
     """An append-only file. After a failed ``append`` or ``sync`` it is poisoned: every later call raises Unavailable."""

@@ -217,6 +217,11 @@ class Keyring:
         """Families opened here, sorted."""
         return tuple(sorted(self._compartments))
 
+    @property
+    def recovery(self) -> str:
+        """The public recovery recipient that the compartments are sealed for besides the passphrase."""
+        return next(iter(self._compartments.values())).recovery
+
     def inventory(self) -> list[KeyInfo]:
         """Every key version opened here, by family and version."""
         opened = (self._compartments[family] for family in self.families)

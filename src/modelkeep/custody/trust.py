@@ -154,6 +154,12 @@ class TrustRoot(msgspec.Struct, frozen=True):
     version: int = TRUST_VERSION
     token_key_before: bytes = b""
     oms: tuple[TrustedOmsKey, ...] = ()
+    releases_before: tuple[str, ...] = ()
+
+    @property
+    def releases_origin(self) -> str:
+        """The origin of the releases log of now: the name of its key."""
+        return origin_of(self.releases_log)
 
     @property
     def token_keys(self) -> tuple[bytes, ...]:
@@ -170,6 +176,7 @@ class TrustRoot(msgspec.Struct, frozen=True):
             f"audit_key = {_bytes(self.audit_key)}",
             f"token_key = {_bytes(self.token_key)}",
         ]
+        lines += [f"releases_before = {_texts(self.releases_before)}"] if self.releases_before else []
         lines += [f"token_key_before = {_bytes(self.token_key_before)}"] if self.token_key_before else []
         for identity in self.identities:
             lines += ["", "[[identity]]", f"name = {_text(identity.public.name)}"]
@@ -205,6 +212,7 @@ class TrustRoot(msgspec.Struct, frozen=True):
             identities=tuple(each.trusted() for each in raw.identity),
             version=raw.version,
             token_key_before=_key(raw.token_key_before),
+            releases_before=raw.releases_before,
             oms=tuple(TrustedOmsKey(each.name, _key(each.public), each.releases, each.until) for each in raw.oms),
         )
 
@@ -249,12 +257,18 @@ class _TrustFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audit_key: str
     token_key: str
     token_key_before: str = ""
+    releases_before: tuple[str, ...] = ()
     identity: tuple[_IdentityFile, ...] = ()
     oms: tuple[_OmsFile, ...] = ()
 
 
 class _Listed(msgspec.Struct, frozen=True):
     identity: tuple[_IdentityFile, ...] = ()
+
+
+def origin_of(vkey: str) -> str:
+    """The origin of the log that a verifier key is of."""
+    return vkey.partition("+")[0]
 
 
 def parse_identities(data: bytes) -> tuple[PublicIdentity, ...]:

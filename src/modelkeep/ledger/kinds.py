@@ -14,6 +14,7 @@ from modelkeep.ledger.predicates import (
     Scan,
     Sealing,
     State,
+    Succession,
     TraceCommitments,
     Trust,
 )
@@ -22,7 +23,7 @@ PREDICATES: dict[str, type[Predicate]] = {
     kind.TYPE: kind
     for kind in (
         *(Scan, Sealing, Profile, Release, State, TraceCommitments, Alias, Metadata, Hold),
-        *(Act, AuditCheckpoint, Policy, Trust),
+        *(Act, AuditCheckpoint, Policy, Succession, Trust),
     )
 }
 PREDICATES.update(ATTESTATIONS)

@@ -237,6 +237,22 @@ class AuditCheckpoint(Predicate, frozen=True, kw_only=True):
     phase: str = "running"
 
 
+class Succession(Predicate, frozen=True, kw_only=True):
+    """This log succeeds another, which a restored backup ends. Subject: the other log, by the SHA-256 of the checkpoint's text.
+
+    Its entries before this one are those of ``origin``, whose checkpoint they lead to: ``size``, ``root`` (hex) and the signed
+    note ``checkpoint``. ``known``: the signed note of the furthest checkpoint of ``origin`` that whoever restored knew of; the
+    entries from ``size`` up to there are lost. Empty when none is known to be.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:succession:v1"
+    origin: str
+    size: int
+    root: str
+    checkpoint: str
+    known: str = ""
+
+
 class NamedIdentity(msgspec.Struct, frozen=True):
     """The public half of an identity in a statement: its name and both raw public keys, base64."""
 

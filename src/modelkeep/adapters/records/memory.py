@@ -74,3 +74,6 @@ class MemoryRecords:
         """Remove what is left of deleted records of ``kinds``."""
         with self._lock:
             self._records = {at: r for at, r in self._records.items() if r.body is not None or r.kind not in kinds}
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -57,6 +57,10 @@ class SignedRecords:
         """Remove what is left of deleted records of ``kinds``. Raises Unavailable."""
         self._inner.expunge(kinds)
 
+    def close(self) -> None:
+        """Let go of the store; idempotent."""
+        self._inner.close()
+
     def _signed(self, change: Change) -> Change:
         if change.kind not in self._kinds or change.body is None:
             return change
