@@ -248,12 +248,18 @@ def _keras() -> dict[str, bytes]:
 def _hdf5() -> dict[str, bytes]:
     good = vector("sequential.h5")
     name = b'"class_name": "Dense"'
+    start = good.index(b'{"class_name": "Sequential"')
+    spaced = good.replace(name, b'"class_name":"Lambda"', 1)
+    spaced = spaced[:start] + b" {" + spaced[start + 1 :].replace(b'": "', b'":"', 1)
+    doubled = good.replace(b"keras_version\0", b"model_config\0\0", 1)
     assert name in good
     at = good.index(b"SNOD") + 8
     soft = good[: at + 16] + b"\x02" + good[at + 17 :]
     external = good.replace(b"\x08\x00\x18\x00", b"\x07\x00\x18\x00", 1)
     return {
         "hdf5 with a Lambda": good.replace(name, b'"class_name":"Lambda"', 1),
+        "hdf5 with a Lambda after a space": spaced,
+        "hdf5 with two configurations": doubled,
         "hdf5 with a class of the author": good.replace(name, b'"class_name": "Deadly"'[:22].replace(b"Deadly", b"Mine!"), 1),
         "hdf5 with a symbolic link": soft,
         "hdf5 whose data lies in another file": external,

@@ -1,8 +1,10 @@
 """GGUF, ONNX and safetensors that claim too much, reach outside, or can be read in two ways."""
 
+import io
 import json
 import struct
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,7 @@ def _safetensors() -> dict[str, bytes]:
         "safetensors with bytes after it": good + b"x",
         "safetensors that ends as a zip": good + zipped({"model.pkl": EVIL}),
         "safetensors with a pickle after it": good + EVIL,
+        "safetensors that begins as a tar": _as_tar(),
         "safetensors cut off": good[:-1],
         "safetensors with a header of a petabyte": struct.pack("<Q", 1 << 50) + b"{}",
         "safetensors with a shape that overflows": raw({"a": one(shape=(1 << 62, 1 << 62))}),
@@ -150,6 +153,20 @@ def _safetensors() -> dict[str, bytes]:
         "safetensors with metadata that is no text": raw({"__metadata__": {"a": {"b": 1}}, "a": one()}, bytes(16)),
         "safetensors nested without end": raw("{" + '"a":[' * 3000),
     }
+
+
+def _as_tar() -> bytes:
+    """Valid safetensors whose first 512 bytes are a tar header, as PyTorch's oldest loader looks for in any file."""
+    text = b'{"__metadata__":{"x":"' + b"0" * (504 - 22 - 3) + b'"}}'
+    raw = bytearray(struct.pack("<Q", len(text)) + text)
+    total = sum(raw) - sum(raw[148:156]) + 8 * 0x20
+    raw[148:156] = f"{total:08o}".encode()
+    assert scan_as_tar(bytes(raw))
+    return bytes(raw)
+
+
+def scan_as_tar(data: bytes) -> bool:
+    return tarfile.is_tarfile(io.BytesIO(data))
 
 
 def other_attacks() -> dict[str, bytes]:

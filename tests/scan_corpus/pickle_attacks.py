@@ -225,6 +225,7 @@ def _joblib() -> dict[str, bytes]:
     objects = {"a": np.array([Reduced(os.system, ECHO)], dtype=object)}
     plain = dumped({"a": np.arange(16, dtype=np.uint8)})
     hidden = b"cos\nsystem\nK\x01\x85R0"
+    tail = b"cos\nabort\n)R0M\x01\x000"
     return {
         "joblib that calls": dumped(evil),
         "joblib that calls, zlib": dumped(evil, 3),
@@ -232,7 +233,14 @@ def _joblib() -> dict[str, bytes]:
         "joblib with an array of objects that calls": dumped(objects),
         "joblib cut off": plain[:-12],
         "joblib with bytes after it": plain + b"x",
-        "joblib with an array that pickle reads as opcodes": _as_opcodes(plain, hidden),
+        "joblib whose array is opcodes to pickle": _wrapped(hidden + bytes(13), padding=None),
+        "joblib whose array is opcodes, with escapes": _wrapped(b"S'o\\x73'\nS'system'\n\x93K\x01\x85R0", padding=None),
+        "joblib whose array is opcodes, with a memo of its own": _wrapped(
+            b"p00000000077\ng 77\n00" + hidden + bytes(9), padding=None
+        ),
+        "joblib whose array is opcodes after a million others": _wrapped(b"N0" * 250_000 + hidden, padding=None),
+        "joblib whose array is opcodes to an old joblib": _wrapped(bytes(15) + tail, padding=b"\xff" * 16),
+        "joblib with something in its padding": _wrapped(bytes(32), padding=hidden[:16]),
         "joblib of lz4": b"\x04\x22\x4d\x18" + bytes(20),
         "joblib bomb, zlib": zlib.compress(bytes(34 << 20), 9),
         "joblib bomb, gzip": gzip.compress(bytes(34 << 20), 9),
@@ -244,20 +252,16 @@ def _joblib() -> dict[str, bytes]:
     }
 
 
-def _as_opcodes(plain: bytes, hidden: bytes) -> bytes:
-    """Of a joblib before 1.3, whose arrays have no padding: their bytes begin where pickle goes on reading."""
-    name = b"numpy_array_alignment_bytes"
-    head = plain[: plain.index(b"\x8c" + bytes([len(name)]) + name)]
-    assert b"\x95" in head
-    del head
+def _wrapped(data: bytes, *, padding: bytes | None, inside: bytes = b"") -> bytes:
+    """One array of joblib, by hand: with the padding of joblib 1.2 and later, or without."""
     import numpy as np
     from joblib.numpy_pickle import NumpyArrayWrapper
 
-    data = (hidden + b"}" * 16)[:32]
-    wrapper = NumpyArrayWrapper(np.ndarray, (len(data),), "C", np.dtype("u1"), allow_mmap=False)
-    del wrapper.__dict__["numpy_array_alignment_bytes"]
-    raw = pickle.dumps(wrapper, protocol=2)
-    return raw[:-1] + data + b"."
+    wrapper = NumpyArrayWrapper(np.ndarray, (len(data),), "C", np.dtype("u1"), allow_mmap=False, numpy_array_alignment_bytes=16)
+    if padding is None:
+        del wrapper.__dict__["numpy_array_alignment_bytes"]
+    raw = pickle.dumps(wrapper, protocol=2)[:-1]
+    return raw + inside + (b"" if padding is None else bytes([len(padding)]) + padding) + data + b"."
 
 
 def pickle_attacks() -> dict[str, bytes]:

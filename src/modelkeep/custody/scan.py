@@ -18,7 +18,7 @@ from modelkeep.custody.scanning.onnx import scan_onnx
 from modelkeep.custody.scanning.rules import RULES, RULES_VERSION, Report
 from modelkeep.custody.scanning.torch import scan_torch_legacy, scan_torch_zip
 from modelkeep.errors import Invalid, TooLarge
-from modelkeep.formats.detect import Format, detect
+from modelkeep.formats.detect import Format, begins_as_tar, detect
 from modelkeep.formats.safetensors import head_length, parse_head
 from modelkeep.formats.zip import ends_as_zip
 from modelkeep.ledger.predicates import Finding
@@ -58,6 +58,8 @@ def scan(data: bytes | bytearray | memoryview, filename: str) -> ScanVerdict:
         report.add("file-name", filename, "the file name is not a plain name: give it without folders and control characters")
     if found not in _ZIPS and ends_as_zip(view):
         report.add("polyglot", filename, "the file ends as a zip archive, and readers of those would find one in it")
+    if begins_as_tar(view):
+        report.add("polyglot", filename, "the file begins as a tar archive, which PyTorch looks for in any file")
     judge = _JUDGES.get(found)
     signature = None
     try:

@@ -107,6 +107,17 @@ def detect(data: bytes | bytearray | memoryview) -> Format:
     return Format.ONNX if looks_like_onnx(view) else Format.UNKNOWN
 
 
+def begins_as_tar(data: memoryview) -> bool:
+    """Whether the first 512 bytes are a tar header: their sum is what they say it is (POSIX ustar; signed or not)."""
+    head = bytes(data[:512])
+    digits = head[148:156].strip(b" \0")
+    if len(head) < 512 or not digits or not digits.isdigit():
+        return False
+    total = sum(head) - sum(head[148:156]) + 8 * 0x20
+    signed = total - 256 * sum(byte > 0x7F for byte in head[:148] + head[156:])
+    return any(int(digits, 8) == each for each in (total, signed)) if set(digits) <= set(b"01234567") else False
+
+
 def _zip_kind(prefix: bytes) -> Format:
     """By the name of the first member, as the libraries write it."""
     length = int.from_bytes(prefix[26:28], "little")

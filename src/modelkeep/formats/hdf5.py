@@ -390,6 +390,8 @@ class _Reader:
             if self._text < 0:
                 raise TooLarge("the texts of the HDF5 file are longer than is read")
             parts.append(raw.decode("utf-8", "replace"))
+        if (path, name) in self._found.texts:
+            self._odd("feature", path, "two attributes of one name")
         self._found.texts[path, name] = "\n".join(parts)
 
     def _heap_text(self, at: int) -> bytes:

@@ -1,5 +1,7 @@
 """Read a pickle's opcodes without running it: values are symbols, and whoever judges is told what a loader would do.
 
+Invalid is raised only where every loader fails too, so that nothing can hide behind it; what is not followed is TooLarge.
+
 Source: CPython's ``pickletools`` (protocols 0 to 5) and ``Modules/_pickle.c``, whose stack, marks and memo are followed
 exactly. One pass, no recursion, nothing copied but short strings. Opcodes that no library writes are refused or reported.
 """
@@ -94,21 +96,19 @@ class Machine:
 
     def run(self, at: int) -> int:
         """Read up to and with STOP; where that ends. Raises Invalid (malformed, cut off), TooLarge (too many opcodes)."""
-        data, end, first, ops = self._data, len(self._data), at, 0
-        left = MAX_OPS - self._spent[0]
-        table = {code: getattr(self, name) for code, name in _METHODS.items()}
+        first, table = at, {code: getattr(self, name) for code, name in _METHODS.items()}
+        data, end, spent = self._data, len(self._data), self._spent
         while at < end:
             code = data[at]
             if code == 0x2E:
-                self._spent[0] += ops
                 return self._stop(at + 1)
             step = table.get(code)
             if step is None:
                 raise Invalid(f"the pickle has an unknown opcode {code:#04x} at {at}")
             if code == 0x80 and at != first:
                 self._judge.odd("pickle-opcode", at, "a protocol is named in the middle of the pickle")
-            ops += 1
-            if ops > left:
+            spent[0] += 1
+            if spent[0] > MAX_OPS:
                 raise TooLarge(f"the pickle has more than {MAX_OPS} opcodes")
             at = step(at + 1)
             if at >= self._frame:
@@ -135,8 +135,10 @@ class Machine:
             end = raw.find(b"\n")
             if end >= 0:
                 return raw[:end], at + end + 1
-            if len(raw) < size or size >= MAX_LINE:
-                raise Invalid("the pickle is cut off, or has a line that is too long")
+            if len(raw) < size:
+                raise Invalid("the pickle is cut off in a line")
+            if size >= MAX_LINE:
+                raise TooLarge(f"the pickle has a line of more than {MAX_LINE} bytes")
             size *= 8
 
     def _text_line(self, at: int) -> tuple[str, int]:
@@ -454,7 +456,7 @@ class Machine:
 
     def get_line(self, at: int) -> int:
         raw, end = self._line(at)
-        return self._get(int(raw) if raw.isdigit() and len(raw) < 10 else -1, end)
+        return self._get(self._index(raw), end)
 
     def get1(self, at: int) -> int:
         index, at = self._number(at, 1)
@@ -472,7 +474,13 @@ class Machine:
 
     def put_line(self, at: int) -> int:
         raw, end = self._line(at)
-        return self._remember(int(raw) if raw.isdigit() and len(raw) < 10 else _NEVER, end)
+        return self._remember(self._index(raw), end)
+
+    @staticmethod
+    def _index(raw: bytes) -> int:
+        if not raw.isdigit() or len(raw) > 10:
+            raise TooLarge("the pickle writes the number of a memo entry in a way that no library does")
+        return int(raw)
 
     def put1(self, at: int) -> int:
         index, at = self._number(at, 1)
@@ -518,8 +526,10 @@ class Machine:
 
     def stack_global(self, at: int) -> int:
         name, module = self._pop(), self._pop()
+        if any(isinstance(value, Blob) and value.kind in ("text", "escaped") for value in (name, module)):
+            raise TooLarge("the pickle names a global by a string that is too long, or written with escapes")
         if not isinstance(name, str) or not isinstance(module, str):
-            raise Invalid("the pickle names a global by something that is not a short string")
+            raise Invalid("the pickle names a global by something that is not a string")
         self._push(self._judge.find(module, name, at))
         return at
 

@@ -2,30 +2,40 @@
 
 Source: ``joblib.numpy_pickle``: after the state of a ``NumpyArrayWrapper`` come a padding length, the padding and the bytes of
 the array; an array of objects is a pickle of its own in that place. The same file may be given to ``pickle.load``, which reads
-those bytes as opcodes: so it is read that way too.
+those bytes as opcodes, or to a joblib before 1.2, which knew no padding: so it is read in those ways too.
 """
 
 import math
+from enum import Enum
 from typing import Any
 
 from modelkeep.custody.scanning.pickles import PickleJudge
 from modelkeep.custody.scanning.rules import Report
-from modelkeep.custody.scanning.symbols import Array, DType, Global, UnlikeAny, check_shape, set_array, whole
+from modelkeep.custody.scanning.symbols import Array, DType, Global, UnlikeAny, check_shape, whole
 from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.compressed import unpack
 from modelkeep.formats.pickle import Blob, Table
 
 WRAPPER = ("joblib.numpy_pickle", "NumpyArrayWrapper")
-MAX_ALIGNMENT = 255
+MAX_ALIGNMENT = 64
+
+
+class _Reader(Enum):
+    """Who reads the file: pickle takes the bytes of arrays for opcodes, joblib before 1.2 took the padding for an array."""
+
+    PICKLE = 0
+    OLD_JOBLIB = 1
+    JOBLIB = 2
 
 
 class JoblibJudge(PickleJudge):
-    """Knows the wrapper. ``reader``: joblib, which steps over the bytes of arrays, or pickle, which does not."""
+    """Knows the wrapper. ``spent``: opcodes of all readings together."""
 
-    def __init__(self, data: memoryview, report: Report, joblib: bool) -> None:
+    def __init__(self, data: memoryview, report: Report, reader: _Reader, spent: list[int]) -> None:
         super().__init__(data, report)
-        self._joblib = joblib
-        self._spent = [0]
+        self._reader = reader
+        self._spent = spent
+        self._objects_judge = PickleJudge(data, report)
         self.wrappers = 0
 
     def judge(self) -> int:
@@ -46,48 +56,44 @@ class JoblibJudge(PickleJudge):
 
     def odd(self, rule: str, at: int, why: str) -> None:
         """Bytes of arrays make odd opcodes; they are looked at for what they reach."""
-        if self._joblib or not self.wrappers or rule != "pickle-opcode":
+        if self._reader is _Reader.JOBLIB or not self.wrappers or rule != "pickle-opcode":
             super().odd(rule, at, why)
 
     def build(self, target: Any, state: Any, at: int) -> int:
         """Where the bytes of the array end, for joblib."""
-        if not isinstance(target, Array) or not isinstance(state, Table):
-            if self.wrappers and not self._joblib and isinstance(target, Array):
-                return self._misread(target, state, at)
-            return super().build(target, state, at)
-        self.wrappers += 1
+        if isinstance(target, Array) and isinstance(state, Table):
+            self.wrappers += 1
+            return at if self._reader is _Reader.PICKLE else self._array(target, state, at)
+        if self.wrappers and self._reader is _Reader.PICKLE and isinstance(target, Array):
+            return at  # of the pickle of an array of objects, read with another memo: numpy refuses what does not fit
+        return super().build(target, state, at)
+
+    def _array(self, array: Array, state: Table, at: int) -> int:
         try:
-            return self._array(target, state, at) if self._joblib else at
+            return self._read_array(array, state, at)
         except UnlikeAny as cause:
             self.add(cause.rule, at, str(cause))
             raise Invalid("the bytes after an array cannot be read") from cause
 
-    def _misread(self, target: Array, state: Any, at: int) -> int:
-        """pickle takes the pickle of an array of objects for its own, with another memo: numpy refuses what does not fit."""
-        try:
-            set_array(target, state, self.length(state[-1]) if isinstance(state, tuple) and state else None)
-        except UnlikeAny as cause:
-            raise Invalid("the bytes after an array are no pickle") from cause
-        return at
-
-    def _array(self, array: Array, state: Table, at: int) -> int:
+    def _read_array(self, array: Array, state: Table, at: int) -> int:
         found = dict(pair for pair in state.pairs[:16] if isinstance(pair[0], str))
         cls, dtype, alignment = found.get("subclass"), found.get("dtype"), found.get("numpy_array_alignment_bytes")
         of_arrays = isinstance(cls, Global) and cls.key == ("numpy", "ndarray")
         if not of_arrays or not isinstance(dtype, DType) or len(found) != len(state.pairs) or array.dtype is not None:
             raise UnlikeAny("an array of joblib is of an unknown form", "pickle-state")
-        shape = check_shape(found.get("shape"))
-        array.dtype, array.shape = dtype, shape
+        array.dtype, array.shape = dtype, check_shape(found.get("shape"))
         if dtype.kind == "O":
             return self._objects(array, at)
-        if alignment is not None:
-            if not whole(alignment) or not 0 < alignment <= MAX_ALIGNMENT or at >= len(self.data):
-                raise UnlikeAny("an array of joblib has an alignment that joblib does not write", "pickle-state")
-            padding = self.data[at]
-            if padding > alignment or bytes(self.data[at + 1 : at + 1 + padding]) != b"\xff" * padding:
-                raise UnlikeAny("the padding before an array is not what joblib writes", "pickle-state")
-            at += 1 + padding
-        return self._bytes(array, at)
+        padded = alignment is not None and self._reader is _Reader.JOBLIB
+        return self._bytes(array, self._padding(alignment, at) if padded else at)
+
+    def _padding(self, alignment: Any, at: int) -> int:
+        if not whole(alignment) or not 0 < alignment <= MAX_ALIGNMENT or at >= len(self.data):
+            raise UnlikeAny("an array of joblib has an alignment that joblib does not write", "pickle-state")
+        padding = self.data[at]
+        if padding > alignment or bytes(self.data[at + 1 : at + 1 + padding]) != b"\xff" * padding:
+            raise UnlikeAny("the padding before an array is not what joblib writes", "pickle-state")
+        return at + 1 + padding
 
     def _bytes(self, array: Array, at: int) -> int:
         size = math.prod(array.shape) * (array.dtype.size if array.dtype else 0)
@@ -98,8 +104,7 @@ class JoblibJudge(PickleJudge):
 
     def _objects(self, array: Array, at: int) -> int:
         """joblib hands the file to pickle, which reads an array of its own."""
-        inner = PickleJudge(self.data, self.report)
-        value, end = inner.read(at, self._spent)
+        value, end = self._objects_judge.read(at, self._spent)
         if not isinstance(value, Array) or value.shape != array.shape:
             raise UnlikeAny("the pickle of an array of objects holds something else", "pickle-state")
         return end
@@ -112,14 +117,23 @@ def scan_joblib(data: memoryview, report: Report) -> None:
 
 def scan_pickled(data: memoryview, report: Report) -> None:
     """Judge a pickle, which joblib may have written. Raises Invalid, TooLarge."""
-    plain = JoblibJudge(data, report, joblib=False)
-    try:
-        end = plain.judge()
-    except (Invalid, TooLarge):
-        if not plain.wrappers:
-            raise
-        end = -1
+    spent = [0]
+    plain = JoblibJudge(data, report, _Reader.PICKLE, spent)
+    end = _end(plain)
     if plain.wrappers:
-        end = JoblibJudge(data, report, joblib=True).judge()
+        _end(JoblibJudge(data, report, _Reader.OLD_JOBLIB, spent))
+        end = JoblibJudge(data, report, _Reader.JOBLIB, spent).judge()
     if end != len(data):
         report.add("trailing-data", f"byte {end}", "bytes follow the end of the pickle: another pickle, or something hidden")
+
+
+def _end(judge: JoblibJudge) -> int:
+    """Where a reading ends that may fail in the bytes of an array, as its reader would. Raises TooLarge; Invalid before any."""
+    try:
+        return judge.judge()
+    except TooLarge:
+        raise
+    except Invalid:
+        if not judge.wrappers:
+            raise
+        return -1

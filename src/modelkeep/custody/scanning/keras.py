@@ -81,7 +81,7 @@ def _judge_hdf5(data: memoryview, where: str, report: Report) -> None:
         rule = {"external": "hdf5-external", "feature": "hdf5-feature", "size": "size"}[odd.kind]
         report.add(rule, f"{where}{odd.where}", odd.why)
     for (path, name), text in found.texts.items():
-        if text[:1] == "{":
+        if text.lstrip()[:1] in ("{", "[") or name.endswith("_config"):
             raw = text.encode("utf-8", "replace")
             judge_config(raw, len(raw), f"{where}{path}@{name}", report)
 
