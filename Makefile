@@ -30,7 +30,7 @@ bench: $(STAMP) ## benchmarks: JSON lines and tables, ratios to a peer in the sa
 	@$(PY) -m benchmarks $(BENCH)
 
 audit: $(STAMP) ## look the pinned dependencies up in the vulnerability database (needs network)
-	@$(PY) -m pip_audit --strict -r constraints.txt --disable-pip --no-deps
+	@$(PY) -m pip_audit --strict -r constraints.txt -r tools/scanners.txt --disable-pip --no-deps
 
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html

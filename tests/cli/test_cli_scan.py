@@ -271,7 +271,8 @@ def test_a_release_found_bad_is_quarantined_with_an_incident(cli, keep):
     assert (done.outcome, done.quarantined) == ("not-clean", ("risk@1",))
     shown = cli("--json", "show", "risk@1", code=0).json
     assert shown["release"]["state"] == "quarantined"
-    assert "scan by rules 900: known to be bad [new-rule at w]" in shown["statements"][-1]["summary"]
+    said = [row["summary"] for row in shown["statements"]]
+    assert "quarantine: scan by rules 900: known to be bad [new-rule at w]" in said
     (incident,) = cli("--json", "incident", "list", code=0).json
     assert (incident["id"], incident["state"]) == ("scan:risk@1", "open") and "new-rule" in incident["detail"]
     assert scans(cli)[-1]["summary"] == "not clean: 1 findings"
