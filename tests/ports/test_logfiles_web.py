@@ -120,6 +120,12 @@ def test_a_token_never_goes_over_plain_http():
     assert not seen
 
 
+@pytest.mark.parametrize("token", ["a b", "a\nb", "a\r\nx: y", "ü", "\x00", "\ufffd"])
+def test_a_token_is_one_word(token):
+    with pytest.raises(Invalid, match="one line of plain letters"):
+        WebLogFiles("https://localhost/log", token=token)
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [

@@ -53,6 +53,8 @@ class WebLogFiles:
             raise Invalid(f"{base[:200]!r} is not the address of a log: name http:// or https://, a host and a path")
         if token and url.scheme != "https":
             raise Invalid(f"a token is only ever sent over https://, not to {base[:200]}")
+        if not token.isascii() or any(letter.isspace() or not letter.isprintable() for letter in token):
+            raise Invalid("the token is not one line of plain letters: name the file that holds it and nothing else")
         self.base = str(url).rstrip("/")
         self._seconds = seconds
         self._http = httpx.Client(
