@@ -278,6 +278,8 @@ def test_a_keep_with_its_stores_elsewhere_comes_back_into_an_empty_database(outs
     assert "risk@1" in elsewhere("verify", "risk@1", code=0).out
     elsewhere("user", "add", "carol", "--role", "analyst", code=0)
     assert "succeeds" in elsewhere("log", "verify", code=0).out
+    assert "forgotten" in elsewhere("log", "erase", "--subject", "alice", "--forget-account", code=0).out
+    assert "alice" not in elsewhere("user", "list", code=0).out
     client, bucket = s3_server.client(), outside.bucket
     gone = next(o["Key"] for o in client.list_objects_v2(Bucket=bucket)["Contents"] if o["Key"] != "keep/origin")
     client.delete_object(Bucket=bucket, Key=gone)
