@@ -97,7 +97,9 @@ def test_a_clean_model_gets_a_new_statement_on_its_digest(judged, model):
         "control@local", Scanner().rules_version, True, len(model.data),
     )  # fmt: skip
     assert desk.registry.book.problem_count == 0
-    assert desk.registry.release(REF).state is ReleaseState.PROMOTED
+    found = desk.registry.release(REF)
+    assert (found.state, found.scan, found.entries["scan"]) == (ReleaseState.PROMOTED, said, index)
+    assert REF not in [evidence.ref for evidence in stale(desk.registry, desk.scanner)], "judged by the rules of now"
 
 
 def test_a_bad_model_is_taken_away_in_every_release_and_the_statement_follows(judged):
