@@ -17,6 +17,7 @@ from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.workflows import archive
 from modelkeep.workflows.acts import log_audit_checkpoint
+from modelkeep.workflows.breakglass import Glass
 
 DAY = 86_400 * 10**9
 
@@ -29,7 +30,7 @@ def keep(template, tmp_path):
 def begin(keep, entries):
     """A live audit log with bodies of ``(release, body)``."""
     here = keep.premises
-    instance, log = new_audit(here, here.keyring([AUDIT_LOG]), "gateway")
+    instance, log = new_audit(here, here.keyring([AUDIT_LOG]), "gateway", Glass(None, here.clock.now_ns))
     for release, body in entries:
         log.submit(AuditEntry("predict", subject="sub_1", release=release, outcome="ok"), body, lambda _: None)
     return instance, log
@@ -83,7 +84,7 @@ def test_what_no_act_covers_is_damage(keep, tmp_path):
     shutil.rmtree(folder_of(keep, other) / "journal")
     with pytest.raises(NotTrusted, match="no entry of the releases log says why"):
         keep.log_verify()
-    assert "no bodies in this copy" in verify_source(str(keep.premises.directory))[2].detail  # what an auditor may have
+    assert " 0 bodies," in verify_source(str(keep.premises.directory))[2].detail  # what an auditor may have
     again()
     shutil.rmtree(folder_of(keep, one) / "tile")  # the act covers the bodies only
     with pytest.raises(NotTrusted):
@@ -111,6 +112,12 @@ def test_a_log_that_lives_or_is_needed_is_not_touched(keep, tmp_path):
         keep.log_archive(instances=[instance], to=shelf, prune="bodies")
     with FolderLogFiles(folder_of(keep, instance)).lock(wait=False), pytest.raises(Conflict):
         keep.log_archive(instances=[instance], to=shelf, prune="bodies", evidence=True)
+    cursor = keep.premises.directory / "sinks" / "0123" / instance
+    cursor.mkdir(parents=True)
+    (cursor / "accepted").write_text("4")
+    with pytest.raises(Conflict, match="accepted 4 of the 5 records"):
+        keep.log_archive(instances=[instance], to=shelf, prune="bodies", evidence=True)
+    (cursor / "accepted").write_text("5")
     assert len(list((folder_of(keep, instance) / "journal").iterdir())) == 1
     assert keep.log_archive(instances=[instance], to=shelf, prune="bodies", evidence=True)[0].records == 5
     with pytest.raises(Missing):

@@ -24,6 +24,7 @@ from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 from modelkeep.operations.backup import Manifest, Part, check_parts, encode_manifest, parse_manifest
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SUBJECT_KEY, SubjectKeys
+from modelkeep.workflows.breakglass import Glass
 
 WORD = PASSPHRASE.encode()
 
@@ -160,7 +161,7 @@ def test_kept_checkpoints_of_the_predecessor_are_continued_or_told_to_be_lost(ke
 
 def test_an_audit_log_that_was_open_is_taken_as_far_as_it_had_come(keep, tmp_path):
     here = keep.premises
-    instance, log = new_audit(here, here.keyring([AUDIT_LOG]), "gateway")
+    instance, log = new_audit(here, here.keyring([AUDIT_LOG]), "gateway", Glass(None, here.clock.now_ns))
     durable = threading.Semaphore(0)
     for _ in range(300):
         entry = AuditEntry("predict", subject="sub_1", release="risk@1", outcome="ok")

@@ -12,6 +12,7 @@ from modelkeep.crypto.notes import NoteSigner
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.ledger.log import ReleasesLog
 from modelkeep.serving.audit import AuditEntry
+from modelkeep.workflows.breakglass import Glass
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ports"))
 
@@ -173,7 +174,7 @@ def test_an_audit_record_is_proven_by_its_receipt(cli, desk, tmp_path):
     from modelkeep.workflows.acts import log_audit_checkpoint
 
     premises = Keep.open(cli.keep, lambda: (desk / "pass").read_bytes().rstrip()).premises
-    instance, audit = new_audit(premises, premises.keyring([AUDIT_LOG]), "gateway")
+    instance, audit = new_audit(premises, premises.keyring([AUDIT_LOG]), "gateway", Glass(None, premises.clock.now_ns))
     told = []
     audit.submit(AuditEntry("predict", "sub_1", "risk@1", "r", "ok"), b"sealed", told.append)
     note = audit.stop()

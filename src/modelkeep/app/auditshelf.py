@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.liferesults import ArchivedRow
-from modelkeep.app.premises import Premises
+from modelkeep.app.premises import SINKS_FOLDER, Premises
 from modelkeep.app.rows import all_audit_checkpoints
 from modelkeep.core.values import ReleaseState
 from modelkeep.crypto.notes import Checkpoint, encode_vkey, open_checkpoint
 from modelkeep.errors import Conflict, Missing
+from modelkeep.serving.sinks import read_cursor
 from modelkeep.workflows.archive import Removed, check_archive, closed_at, entries_of, final_of, read_stub
 
 PREDICT = "predict"
@@ -67,6 +68,17 @@ class AuditShelf:
                     f"the extraction evidence on {named[0]}, which is served, is rebuilt from {log.instance}: "
                     "say --with-evidence to do without it from the next start of a gateway on"
                 )
+
+    def check_delivered(self, logs: Iterable[ClosedLog]) -> None:
+        """Raises Conflict: a sink has not accepted all of one of them, and is sent the rest from here."""
+        for log in logs:
+            for cursor in (self._here.directory / SINKS_FOLDER).glob(f"*/{log.instance}"):
+                accepted = read_cursor(FolderLogFiles(cursor))
+                if accepted < log.final.size:
+                    raise Conflict(
+                        f"a sink has accepted {accepted} of the {log.final.size} records of {log.instance}, and gets the rest "
+                        f"from here: let a gateway send them, or take the sink out of the settings and remove {cursor}"
+                    )
 
     def archived(self, at: str) -> tuple[ArchivedRow, ...]:
         """Every pruned log; each checked whole in the folder ``at``, unless that is empty. Raises NotTrusted, Missing."""

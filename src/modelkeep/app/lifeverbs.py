@@ -76,6 +76,8 @@ class LifeVerbs(OversightVerbs):
         shelf = AuditShelf(self.premises)
         wanted = [shelf.closed(name) for name in instances] if instances else shelf.closed_before(before)
         removed = Removed(prune) if prune else None
+        if removed is not None:
+            shelf.check_delivered(wanted)
         if removed is not None and not evidence:
             shelf.check_not_needed(wanted)
         return tuple(self._archive(one, to, removed) for one in wanted)

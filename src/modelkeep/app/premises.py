@@ -44,6 +44,8 @@ from modelkeep.workflows.registry import Desk, KeysOpener, Registry, kept_head
 from modelkeep.workflows.trust_changes import catch_up, fold
 
 TRUST_FILE, CA_FILE = "trust.toml", "tls/ca.pem"
+SINKS_FOLDER = "sinks"
+"""How far each audit sink has accepted each audit log."""
 OPERATOR_ACCOUNT: Principal = OPERATOR
 SIGNED_KINDS = (ACCOUNT, KEY)
 """Records that say who may come in: signed with ``token-signing``, which the gateway does not hold."""

@@ -15,7 +15,7 @@ from modelkeep.adapters.sinks.disk import DiskSink
 from modelkeep.adapters.sinks.stream import Stream, client_context
 from modelkeep.adapters.sinks.syslog import SyslogSink
 from modelkeep.adapters.sinks.webhook import Secret, WebhookSink
-from modelkeep.app.premises import Premises
+from modelkeep.app.premises import SINKS_FOLDER, Premises
 from modelkeep.app.settings import AuditSettings
 from modelkeep.core.ports import LogFiles, Sink
 from modelkeep.crypto.notes import encode_vkey
@@ -23,7 +23,6 @@ from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 from modelkeep.ledger.log import read_checkpoint
 from modelkeep.serving.sinks import SinkLimits, Sinks, Stretch, read_cursor
 
-FOLDER = "sinks"
 _FOLLOWING_SECONDS = 5.0
 """A sink that is not required may take this long, and is looked at this often."""
 _HTTPS, _SYSLOG = 443, 6514
@@ -42,7 +41,7 @@ def open_sinks(premises: Premises, instance: str, waived: Callable[[], str]) -> 
     sinks = [open_sink(url, settings, premises.directory) for url in settings.sinks]
     if len({sink.name for sink in sinks}) < len(sinks):
         raise Invalid("[audit] sinks names one sink twice")
-    folders = [premises.directory / FOLDER / _folder(sink) for sink in sinks]
+    folders = [premises.directory / SINKS_FOLDER / _folder(sink) for sink in sinks]
     places = {sink.name: folder for sink, folder in zip(sinks, folders, strict=True)}
     return Sinks(
         [(sink, _unfinished(premises, folder)) for sink, folder in zip(sinks, folders, strict=True)],
