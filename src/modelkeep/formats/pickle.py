@@ -50,6 +50,10 @@ class Bag:
         self.size = 0
 
 
+_FIXED = (str, int, float, tuple, type(None))
+"""Values that have neither items to set nor a method to add any."""
+
+
 class Judge(Protocol):
     """Is told, at the moment it would happen, what a loader does; answers with the value that stands for the outcome.
 
@@ -329,12 +333,10 @@ class Machine:
         return end
 
     def buffer(self, at: int) -> int:
-        self._judge.odd("pickle-extension", at, "a buffer is taken from outside the file")
-        self._push(Blob("bytes", at, 0))
-        return at
+        raise Invalid(f"the pickle takes a buffer from outside the file at {at}")
 
     def readonly(self, at: int) -> int:
-        self._judge.odd("pickle-extension", at, "a buffer is taken from outside the file")
+        self._judge.odd("pickle-opcode", at, "a buffer is made read-only, of which the file has none")
         self._top()
         return at
 
@@ -386,6 +388,8 @@ class Machine:
         target = self._top()
         if isinstance(target, list):
             target.extend(items)
+        elif isinstance(target, (*_FIXED, Table, Bag)):
+            raise Invalid("the pickle appends to a value that does not grow")
         else:
             self._judge.fill(target, False, items, at)
 
@@ -414,6 +418,8 @@ class Machine:
             raise Invalid("the pickle has a key without a value")
         if isinstance(target, Table):
             target.pairs.extend(zip(items[::2], items[1::2], strict=True))
+        elif isinstance(target, (*_FIXED, Bag)):
+            raise Invalid("the pickle sets items of a value that has none")
         else:
             self._judge.fill(target, True, items, at)
 
@@ -426,6 +432,8 @@ class Machine:
         target = self._top()
         if isinstance(target, Bag):
             target.size += len(items)
+        elif isinstance(target, (*_FIXED, Table, list)):
+            raise Invalid("the pickle adds to a value that is no set")
         else:
             self._judge.fill(target, False, items, at)
         return at
@@ -478,9 +486,14 @@ class Machine:
 
     @staticmethod
     def _index(raw: bytes) -> int:
+        """C reads up to a NUL, and takes spaces, signs and underscores: what no library writes is not followed."""
+        try:
+            index = int(raw.split(b"\0")[0])
+        except ValueError as cause:
+            raise Invalid("the pickle has a memo entry whose number is none") from cause
         if not raw.isdigit() or len(raw) > 10:
             raise TooLarge("the pickle writes the number of a memo entry in a way that no library does")
-        return int(raw)
+        return index
 
     def put1(self, at: int) -> int:
         index, at = self._number(at, 1)
@@ -544,10 +557,12 @@ class Machine:
         return at
 
     def newobj_ex(self, at: int) -> int:
-        named, args = self._pop(), self._pop()
-        if not isinstance(named, Table) or named.pairs:
+        named, args = self._pop(), self._tuple(self._pop())
+        if not isinstance(named, Table):
+            raise Invalid("the pickle makes an object with named arguments that are no dict")
+        if named.pairs:
             self._judge.odd("pickle-call", at, "an object is made with named arguments")
-        self._push(self._judge.call(self._pop(), self._tuple(args), True, at))
+        self._push(self._judge.call(self._pop(), args, True, at))
         return at
 
     def inst(self, at: int) -> int:

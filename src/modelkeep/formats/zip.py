@@ -13,6 +13,7 @@ from modelkeep.errors import Invalid, TooLarge
 
 MAX_MEMBERS = 30_000
 MAX_NAME = 1024
+MAX_VERSION = 45
 UNPACKED_BASE = 64 << 20
 UNPACKED_RATIO = 16
 
@@ -155,7 +156,7 @@ class _Reader:
         if at + _CENTRAL.size > end:
             raise Invalid("the directory of the archive is cut off")
         head = _CENTRAL.unpack_from(self._data, at)
-        signature, _, _, flags, method, _, _, crc, packed, size, n, e, c, disk, _, attributes, start = head
+        signature, _, version, flags, method, _, _, crc, packed, size, n, e, c, disk, _, attributes, start = head
         stop = at + _CENTRAL.size + n + e + c
         if signature != b"PK\x01\x02" or stop > end or disk or n > MAX_NAME:
             raise Invalid("the directory of the archive is malformed")
@@ -166,6 +167,8 @@ class _Reader:
         kind = attributes >> 28
         if kind not in (0, 8):
             self._fault("name", name, "the member is a link or a device, not a file")
+        if version > MAX_VERSION:
+            self._fault("member", name, f"the member needs version {version} of the format, which is not understood")
         if c:
             self._fault("gap", name, "the member has a comment")
         self._check_flags(name, flags, method)

@@ -56,15 +56,32 @@ class JoblibJudge(PickleJudge):
 
     def odd(self, rule: str, at: int, why: str) -> None:
         """Bytes of arrays make odd opcodes; they are looked at for what they reach."""
-        if self._reader is _Reader.JOBLIB or not self.wrappers or rule != "pickle-opcode":
+        if not self._misreads:
             super().odd(rule, at, why)
+        elif rule == "pickle-extension":
+            raise Invalid("nobody has registered what the bytes of an array ask for")
+
+    def persistent(self, pid: Any, at: int) -> Any:
+        """Neither loader has objects outside of the file."""
+        if self._misreads:
+            raise Invalid("the bytes of an array ask for an object that no loader has")
+        return super().persistent(pid, at)
+
+    def fill(self, target: Any, keyed: bool, items: list[Any], at: int) -> None:
+        """Items of an array or a list may be set by the bytes of another: it runs nothing."""
+        if not (self._misreads and keyed and isinstance(target, Array | list)):
+            super().fill(target, keyed, items, at)
+
+    @property
+    def _misreads(self) -> bool:
+        return self.wrappers > 0 and self._reader is not _Reader.JOBLIB
 
     def build(self, target: Any, state: Any, at: int) -> int:
         """Where the bytes of the array end, for joblib."""
         if isinstance(target, Array) and isinstance(state, Table):
             self.wrappers += 1
             return at if self._reader is _Reader.PICKLE else self._array(target, state, at)
-        if self.wrappers and self._reader is _Reader.PICKLE and isinstance(target, Array):
+        if self._misreads and self._reader is _Reader.PICKLE and isinstance(target, Array):
             return at  # of the pickle of an array of objects, read with another memo: numpy refuses what does not fit
         return super().build(target, state, at)
 

@@ -21,7 +21,7 @@ from modelkeep.custody.scanning.symbols import (
     set_dtype,
     whole,
 )
-from modelkeep.errors import TooLarge
+from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.pickle import MAX_OPS, Bag, Blob, Machine, Table
 
 Key = tuple[str, str]
@@ -49,7 +49,7 @@ VALUES = (
     _listed(sklearn_names.VALUES)
     | {("builtins", name) for name in _TYPES}
     | {("numpy", name) for name in ("ndarray", *_NUMBERS.split())}
-    | {("numpy.random.bit_generator", "SeedSequence")}
+    | {("numpy", "mean"), ("numpy.random.bit_generator", "SeedSequence")}
     | {(f"numpy.random._{module}", name) for module, name in (("mt19937", "MT19937"), ("pcg64", "PCG64"))}
 )
 """Passed around, never called."""
@@ -107,7 +107,9 @@ class PickleJudge:
 
     def call(self, target: Any, args: tuple[Any, ...], new: bool, at: int) -> Any:
         """Only listed functions, the way their libraries call them."""
-        if not isinstance(target, Global):
+        if not isinstance(target, Global | Made):
+            raise Invalid("the pickle calls a value that cannot be called")
+        if isinstance(target, Made):
             self.add("pickle-call", at, "something is called that is not named in the pickle")
             return Made(None)
         if not target.known:
@@ -137,6 +139,8 @@ class PickleJudge:
         """Only dicts of the listed kinds take items."""
         if isinstance(target, Made) and (target.key is None or (keyed and target.key in _DICTS)):
             target.items += len(items)
+        elif isinstance(target, Array | DType) and not keyed:
+            raise Invalid("the pickle appends to a value that does not grow")
         else:
             self.add("pickle-call", at, "items are added to something that is no list, dict or set")
 
@@ -158,8 +162,10 @@ class PickleJudge:
         elif isinstance(target, Array):
             data = state[-1] if isinstance(state, tuple) and state else None
             set_array(target, state, self.length(data))
+        elif isinstance(target, Global):
+            raise UnlikeAny("attributes are set on a function or class", "pickle-state")
         elif not isinstance(target, Made):
-            raise UnlikeAny("attributes are set on something that was not made in this pickle", "pickle-state")
+            raise Invalid("the pickle sets attributes of a value that has none")
         elif target.key is not None:
             self._set_state(target, state)
 
