@@ -15,7 +15,8 @@ from modelkeep.access.accounts import parse_account
 from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.backups import restore_backup, verify_backup
 from modelkeep.app.keep import Keep
-from modelkeep.app.offline import check_logs, verify_folder
+from modelkeep.app.offline import check_logs, verify_source
+from modelkeep.app.shelf import keep_shelf
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Role
 from modelkeep.crypto.notes import Checkpoint
@@ -82,7 +83,7 @@ def test_a_keep_comes_back_whole_under_a_log_that_names_its_predecessor(keep, ma
         checked.origin == done.log != before.origin
         and f"succeeds {before.origin} from entry {done.log_index}" in checked.detail
     )
-    assert verify_folder(str(tmp_path / "again"), "")[0] == checked
+    assert verify_source(str(tmp_path / "again"))[0] == checked
     assert again.status().releases == keep.status().releases
     assert again.user_list() == keep.user_list()
     assert subject_keys(again).existing(alice(again)) == key
@@ -145,18 +146,18 @@ def test_kept_checkpoints_of_the_predecessor_are_continued_or_told_to_be_lost(ke
     size = early.size - 1
     first = Checkpoint(early.origin, size, keep.premises.view().root_at(size))
     for here in (silent, owned):
-        assert "succeeds" in check_logs(here.directory / "log", here.trust, [first])[0].detail
+        assert "succeeds" in check_logs(keep_shelf(here.directory / "log"), here.trust, [first])[0].detail
     with pytest.raises(NotTrusted, match=f"restored from a backup: entries {size} to {late.size - 1} .* are lost"):
-        check_logs(silent.directory / "log", silent.trust, [late])
-    detail = check_logs(owned.directory / "log", owned.trust, [early, late])[0].detail
+        check_logs(keep_shelf(silent.directory / "log"), silent.trust, [late])
+    detail = check_logs(keep_shelf(owned.directory / "log"), owned.trust, [early, late])[0].detail
     assert f"entries {size} to {late.size - 1}" in detail and "as entry" in detail
     ours = early.origin
     assert silent.trust.releases_log != owned.trust.releases_log  # two restores of one backup are two logs
     for forged in (Checkpoint(ours, 2, bytes(32)), Checkpoint(ours, late.size, bytes(32)), Checkpoint("x", 1, b"")):
         with pytest.raises(NotTrusted):
-            check_logs(owned.directory / "log", owned.trust, [forged])
+            check_logs(keep_shelf(owned.directory / "log"), owned.trust, [forged])
     with pytest.raises(NotTrusted):  # whoever believes the old trust root is told that this is another log
-        check_logs(silent.directory / "log", keep.premises.trust)
+        check_logs(keep_shelf(silent.directory / "log"), keep.premises.trust)
 
 
 def test_an_audit_log_that_was_open_is_taken_as_far_as_it_had_come(keep, tmp_path):
