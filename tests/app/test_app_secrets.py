@@ -190,7 +190,7 @@ def test_the_same_words_are_found_when_they_do_show(alive):
 # -- the command line --
 
 ELSEWHERE = {"approve", "up", "control", "serve", "login", "logout", "attack", "keys move", "witness run"}
-"""Verbs that need a running server, a person who logged in, or a key provider: tests/e2e and those of the providers have them."""
+"""Verbs that need a server, a person who logged in, or a key provider: tests/e2e and those of the providers have them."""
 
 
 def verbs(command=root, path=()):
