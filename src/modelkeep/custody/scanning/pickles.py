@@ -231,6 +231,31 @@ class PickleJudge:
             raise UnlikeAny("bytes are written as a string that is not latin-1", "pickle-state") from cause
 
 
+class _Names(PickleJudge):
+    """Only asks whether a pickle gets as far as to name something that can be imported."""
+
+    def find(self, module: str, name: str, at: int) -> Any:
+        """It does."""
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise Invalid("no module has such a name")
+        raise TooLarge(f"the pickle names {module}.{name} at {at}")
+
+    def persistent(self, pid: Any, at: int) -> Any:
+        """Where a pickle begins no loader has objects outside of it."""
+        raise Invalid(f"the pickle asks for {pid!r} at {at}, which nobody has")
+
+
+def loads_as_pickle(data: memoryview) -> bool:
+    """Whether a file of another format is a pickle, too: a loader comes to its end, or imports something."""
+    try:
+        _Names(data, Report()).read(0, [0])
+    except TooLarge:
+        return True
+    except Invalid:
+        return False
+    return True
+
+
 def _sets_something(state: Any) -> bool:
     """Whether every loader looks for attributes to set; of nothing, or of nothing and slots, some set none without a word."""
     return not isinstance(state, tuple | Table | Made) and bool(state)
