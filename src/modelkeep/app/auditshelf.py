@@ -27,7 +27,7 @@ class ClosedLog(NamedTuple):
 
 
 def check_elsewhere(keep: Path, to: str, logs: Iterable[ClosedLog]) -> None:
-    """Check that ``to`` is no folder of the keep, by whatever path: a log copied onto itself is no copy, and pruning it the end.
+    """Check that ``to`` is no folder of the keep, by whatever path: a log is no copy of itself, and pruning it the end.
 
     Raises Invalid, Unavailable.
     """

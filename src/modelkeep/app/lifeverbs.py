@@ -68,7 +68,7 @@ class LifeVerbs(OversightVerbs):
 
         ``instances``: which; or ``before``: all that were closed before this Unix nanosecond. ``prune``: ``bodies``,
         ``everything``, or "" to copy only; ``evidence``: even bodies that the extraction evidence on a promoted release is
-        rebuilt from. Raises Missing, Conflict (not closed, or needed), Invalid (``to`` is in the keep), NotTrusted, Unavailable.
+        rebuilt from. Raises Missing, Conflict (not closed, or needed), Invalid (``to`` is in here), NotTrusted, Unavailable.
         """
         self.authorize("log.archive", {})
         if bool(instances) == bool(before):
