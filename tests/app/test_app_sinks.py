@@ -173,6 +173,7 @@ def test_a_log_that_comes_back_from_a_mirror_gets_its_tiles_and_dead_reserves_go
 
     from modelkeep.app.audits import new_audit
     from modelkeep.app.offline import check_logs
+    from modelkeep.app.shelf import keep_shelf
 
     (tmp_path / "second").mkdir()
     keep = opened(cli, sinks=(f"disk:{tmp_path}/second?same-disk=yes",), require=1)
@@ -188,4 +189,4 @@ def test_a_log_that_comes_back_from_a_mirror_gets_its_tiles_and_dead_reserves_go
     told = []
     recover_all(here, ring, told.append)
     assert any("anew" in line for line in told) and not (folder / ".reserve").exists()
-    assert any(row.origin.endswith(instance) for row in check_logs(cli.keep / "log", here.trust, []))
+    assert any(row.origin.endswith(instance) for row in check_logs(keep_shelf(cli.keep / "log"), here.trust, []))
