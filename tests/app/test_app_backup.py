@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from commandline import PASSPHRASE, copy_keep
+from advisories import snapshot
+from commandline import PASSPHRASE, Cli, copy_keep
 
 from modelkeep.access.accounts import parse_account
 from modelkeep.app.audits import new_audit, recover_all
@@ -22,6 +23,7 @@ from modelkeep.core.values import Role
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.custody.keys import AUDIT_LOG, AUDIT_SUBJECT
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
+from modelkeep.ledger.cosigned import WITNESSED
 from modelkeep.operations.backup import Manifest, Part, check_parts, encode_manifest, parse_manifest
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SUBJECT_KEY, SubjectKeys
@@ -96,6 +98,26 @@ def test_a_keep_comes_back_whole_under_a_log_that_names_its_predecessor(keep, ma
     third = restore(tmp_path / "two.backup", tmp_path / "third")
     detail = Keep.open(tmp_path / "third", WORD).log_verify()[0].detail
     assert detail.count("succeeds") == 2 and third.before == done.log
+
+
+def test_what_witnesses_and_advisories_need_comes_back_too(template, desk, tmp_path):
+    cli = Cli(copy_keep(template, tmp_path / "keep"), desk / "pass", (("MODELKEEP_INTEL_MAX_AGE_DAYS", "3650"),))
+    (tmp_path / "all.zip").write_bytes(snapshot())
+    cli("intel", "import", str(tmp_path / "all.zip"), code=0)
+    vkey = cli("--json", "witness", "init", str(tmp_path / "w"), "--name", "w.example", code=0).json["vkeys"][0]
+    policy = cli.keep / "asked.txt"
+    policy.write_text(f"witness w {vkey} http://127.0.0.1:1\nquorum w\n")
+    policy.chmod(0o600)
+    with (cli.keep / "modelkeep.toml").open("a") as stream:
+        stream.write('[witness]\npolicy = "asked.txt"\n')
+    shutil.copy(cli.keep / "log" / "releases" / "checkpoint", cli.keep / "log" / "releases" / WITNESSED)
+    cli("backup", "create", str(tmp_path / "b"), code=0)
+    cli("backup", "verify", str(tmp_path / "b"), code=0)
+    cli("backup", "restore", str(tmp_path / "b"), str(tmp_path / "again"), "--no-later-erasures", code=0)
+    again = replace(cli, keep=tmp_path / "again")
+    assert (again.keep / "asked.txt").read_bytes() == policy.read_bytes() and not (again.keep / "witness").exists()
+    assert again("--json", "witness", "status", code=0).json["witnessed"] == 0  # nobody saw the successor yet
+    assert again("intel", "show", code=0).out.splitlines()[0] == cli("intel", "show", code=0).out.splitlines()[0]
 
 
 def test_what_was_erased_after_the_backup_is_erased_again(keep, made, tmp_path):

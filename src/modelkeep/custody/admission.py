@@ -81,7 +81,7 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "delta_ppb": math.ceil(privacy.delta * 1e9) if privacy else 10**9,
         "watermark": dossier.watermark is not None,
         "bom": bool(dossier.bills),
-        "audited": audit is not None,
+        "audited": audit is not None and audit.audited > 0,
         "unaudited": len(audit.unaudited) if audit else 0,
         "critical": _severe(audit.advisories, "critical") if audit else 0,
         "high": _severe(audit.advisories, "high") if audit else 0,
