@@ -103,7 +103,7 @@ def test_bad_input_is_one_line(cli, tmp_path, desk):
         (("risk@1", "--type", "privacy", write(tmp_path / "b.json", "[1]")), "not a privacy predicate"),
         (("risk@1", "--type", "privacy", write(tmp_path / "c.json", PRIVACY | {"epsilonn": 1})), "'epsilonn'"),
         (("risk@1", "--type", "privacy", write(tmp_path / "d.json", PRIVACY | {"actor": "me"})), "filled in by the keep"),
-        (("risk@1", "--type", "privacy", write(tmp_path / "e.json", PRIVACY | {"epsilon": -1})), "finite epsilon"),
+        (("risk@1", "--type", "privacy", write(tmp_path / "e.json", PRIVACY | {"epsilon": -1})), "at `$.epsilon`"),
         (("risk@1", "--type", "privacy", write(tmp_path / "f.json", PRIVACY | {"accountant": "x" * 50_000})), "48,000"),
         (("risk@1", "--type", "watermark", good), "'epsilon'"),
     ]:

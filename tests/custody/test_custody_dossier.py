@@ -183,6 +183,19 @@ def test_what_no_quorum_covers_is_not_logged(log):
     assert attributes(log.book, REF, Witnessed(8, ("w1",)))["logged"]
 
 
+def test_a_scan_that_confirms_what_is_served_may_wait_for_its_witnesses(log):
+    log.state("promote")  # entry 4
+    told = {"scanner": "modelkeep", "format": "onnx", "size": 90}
+    clean = p.Scan(**BY, **told, rules_version="9", clean=True)
+    log.add(s.make_statement(clean, PLAIN))
+    found = attributes(log.book, REF, Witnessed(5, ("w1",)))
+    assert (found["scanner"], found["logged"], found["witnesses"]) == ("modelkeep/9", True, 1)
+    log.add(s.make_statement(p.Scan(**BY, **told, rules_version="10", clean=False), PLAIN))
+    assert not attributes(log.book, REF, Witnessed(5, ("w1",)))["scan_clean"], "a finding waits for nobody"
+    log.add(s.make_statement(msgspec.structs.replace(clean, rules_version="11"), PLAIN))  # entry 7 clears it
+    assert [attributes(log.book, REF, Witnessed(size, ("w1",)))["logged"] for size in (7, 8)] == [False, True]
+
+
 BAD = {
     "a probability above 1": hardening(1.5),
     "no examples": a.Evaluation(**BY, suite="s", metrics={"accuracy": a.Measure(0.5, 0.4, 0.6, 0)}),
@@ -237,11 +250,23 @@ def test_a_limited_identity_attests_only_about_its_models():
     assert seen(log)["approvals"] == 0 and log.why
 
 
-def test_attestations_about_one_file_are_bounded(monkeypatch, log):
+def test_attestations_about_one_file_are_bounded_and_the_newest_count(monkeypatch, log):
     monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
     for number in range(5):
         say(log, a.Privacy(actor="ada", at=number, epsilon=float(number), delta=0.0, accountant="prv"))
-    assert seen(log)["epsilon"] == "2.0000" and len(log.why) == 2
+    assert seen(log)["epsilon"] == "4.0000"
+    assert log.why == [] and log.book.suspicious is None, "whoever says much makes no log look tampered with"
+    assert len(log.book.attestations.about(MODEL, REF.name)) == 3
+
+
+def test_a_flood_drowns_nothing_that_others_said(monkeypatch, log):
+    monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
+    say(log, approval("bo", "reject"), audit("critical"))
+    for number in range(5):
+        say(log, evaluation(0.9, suite=f"s{number}"), approval("cy", nonce=f"{number:02x}"))
+    say(log, approval("di"), hardening(0.3))
+    assert [seen(log)[name] for name in ("rejections", "critical", "approvals")] == [1, 1, 2]
+    assert seen(log)["robust_accuracy"] == "0.3000"
 
 
 def test_data_sets_are_about_themselves(log):

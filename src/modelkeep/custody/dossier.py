@@ -7,6 +7,7 @@ last of each suite, data set and attack; approvals are the last word of each per
 
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -36,8 +37,12 @@ P = TypeVar("P", bound=Predicate)
 P_co = TypeVar("P_co", bound=Predicate, covariant=True)
 APPROVE, REJECT, WITHDRAW = "approve", "reject", "withdraw"
 VERDICTS = (APPROVE, REJECT, WITHDRAW)
-MAX_ATTESTATIONS = 10_000
-"""About one file; more count for nothing, so that nobody fills the memory of every reader."""
+MAX_ATTESTATIONS = 1000
+"""Of one type, by one signer, about one file; of approvals, by one person. The oldest is forgotten for the newest.
+
+So nobody fills the memory of every reader. That the newest always counts, and that nobody's share is anybody else's, is what
+keeps a flood of good words from drowning a bad one that is true.
+"""
 _NOBODY = re.compile(r"@local\Z")
 """Who acts with the folder and the passphrase, and the keep's own processes, are no persons: their word is no approval."""
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
@@ -185,7 +190,7 @@ class Attestations:
         """``release``: what the log says of one so far, raises Missing; ``may_speak``: an identity, at a log index, in a type,
         about a model name; raises NotTrusted, Conflict."""
         self._release, self._may_speak = release, may_speak
-        self._about: dict[Digest, list[Told[Attestation]]] = {}
+        self._about: dict[Digest, dict[object, deque[Told[Attestation]]]] = {}
 
     def fold(self, found: Found, statement: Statement) -> None:
         """Take one in. Raises Invalid (malformed, or beyond a bound), NotTrusted (about another model), Missing, Conflict."""
@@ -196,14 +201,14 @@ class Attestations:
             if known.model != found.model:
                 raise NotTrusted(f"a {short_type(said.TYPE)} statement names {known.ref} and another model")
             self._may_speak(found.signer, found.index, short_type(said.TYPE), known.ref.name)
-        pool = self._about.setdefault(found.model, [])
-        if len(pool) >= MAX_ATTESTATIONS:
-            raise Invalid(f"there are {MAX_ATTESTATIONS:,} attestations of this file already: this one does not count")
-        pool.append(told_at(found, said))
+        share = said.TYPE, found.signer, said.actor if isinstance(said, Approval) else ""
+        pools = self._about.setdefault(found.model, {})
+        pools.setdefault(share, deque(maxlen=MAX_ATTESTATIONS)).append(told_at(found, said))
 
     def about(self, digest: Digest, name: str) -> list[Told[Attestation]]:
         """Those about a file, oldest first, whose signer may speak about the model name ``name``."""
-        return [one for one in tuple(self._about.get(digest, ())) if self._counts(one, name)]
+        pools = tuple(tuple(pool) for pool in tuple(self._about.get(digest, {}).values()))
+        return sorted((one for pool in pools for one in pool if self._counts(one, name)), key=lambda one: one.index)
 
     def of(self, evidence: ReleaseEvidence) -> list[Told[Attestation]]:
         """Those about the file of a release, and about the data that they name."""
