@@ -28,6 +28,7 @@ WORKERS = 8
 """Connections at a time: enough to hide a round trip, too few to be a burden."""
 _WINDOW = 2 * WORKERS
 _KEPT = 64 << 20
+_ENCODINGS = ("identity", "gzip", "")
 
 
 class WebLogFiles:
@@ -133,7 +134,7 @@ class WebLogFiles:
 def _chunks(answer: httpx.Response, address: str) -> Iterator[bytes]:
     """The body, unpacked here: a client that unpacks what it gets, as often as the server says, can be made to fill the memory."""
     said = answer.headers.get("content-encoding", "identity").strip().lower()
-    if said not in ("identity", "gzip", ""):
+    if said not in _ENCODINGS:
         raise Unavailable(f"{address} comes packed as {said[:40]!r}, and gzip alone was asked for")
     unpack = zlib.decompressobj(wbits=31) if said == "gzip" else None
     left = LARGEST
