@@ -132,7 +132,7 @@ class WebLogFiles:
 
 
 def _chunks(answer: httpx.Response, address: str) -> Iterator[bytes]:
-    """The body, unpacked here: a client that unpacks what it gets, as often as the server says, can be made to fill the memory."""
+    """The body, unpacked here: a client that unpacks as often as the server says can be made to fill the memory."""
     said = answer.headers.get("content-encoding", "identity").strip().lower()
     if said not in _ENCODINGS:
         raise Unavailable(f"{address} comes packed as {said[:40]!r}, and gzip alone was asked for")
