@@ -150,6 +150,11 @@ def test_vulnerabilities_are_counted_by_severity_and_the_snapshot_has_an_age(log
     assert seen(say(log, audit()))["critical"] == 0
 
 
+def test_a_snapshot_from_the_future_is_no_fresh_one(log):
+    assert seen(say(log, audit(at=DAY, snapshot_at=41 * DAY)))["snapshot_age_days"] == 40
+    assert seen(say(log, audit(at=DAY, snapshot_at=10**22)))["snapshot_age_days"] == 1_000_000
+
+
 def test_a_later_scan_takes_the_place_of_the_one_named_at_release(log):
     bad = p.Scan(
         **BY, scanner="modelkeep", rules_version="9", format="onnx", size=90, clean=False, findings=(p.Finding("a", "b", "c"),)

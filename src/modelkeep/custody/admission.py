@@ -85,13 +85,18 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "delta_ppb": math.ceil(privacy.delta * 1e9) if privacy else 10**9,
         "watermark": dossier.watermark is not None,
         "bom": bool(dossier.bills),
-        "audited": audit is not None,
+        "audited": audit is not None and audit.audited > 0,
         "unaudited": len(audit.unaudited) if audit else 0,
         "critical": _severe(audit.advisories, "critical") if audit else 0,
         "high": _severe(audit.advisories, "high") if audit else 0,
         "ungraded": _severe(audit.advisories, "unknown") if audit else 0,
-        "snapshot_age_days": max(0, -(-(audit.at - audit.snapshot_at) // NANOSECONDS_A_DAY)) if audit else 0,
+        "snapshot_age_days": _days(audit.at - audit.snapshot_at) if audit else 0,
     }
+
+
+def _days(nanoseconds: int) -> int:
+    """Days begun, up to a million; a time that lies ahead is as far from now as one that is past."""
+    return min(-(-abs(nanoseconds) // NANOSECONDS_A_DAY), 1_000_000)
 
 
 def _severe(advisories: tuple[Advisory, ...], severity: str) -> int:
