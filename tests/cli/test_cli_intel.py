@@ -297,6 +297,24 @@ def test_the_verbs_travel(house):
             keep.bom_check(ref="risk@1", digest=made.digest, through=through)
 
 
+def test_a_lock_file_hides_nothing_that_the_model_was_trained_with(house, zips):
+    train(house, {"numpy": "2.1.0", "torch": "2.1.0"})
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    found = house("--json", "intel", "check", "risk@1", "--lock", zips("r.txt", b"idna==3.7"), code=1).json
+    assert (found["packages"], [one["package"] for one in found["advisories"]]) == (3, ["torch"])
+    assert "critical" in house("policy", "check", "risk@1", code=1).out
+    again = house("--json", "intel", "check", "--all", code=1).json  # nor the next time, when the lock file is not given again
+    assert [one["packages"] for one in again] == [3]
+
+
+def test_an_environment_without_packages_is_not_audited(house, zips):
+    train(house, {})
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    house("intel", "check", "risk@1", code=1)
+    facts = house("--json", "policy", "explain", "risk@1", code=0).json["facts"]
+    assert (facts["audited"], facts["critical"]) == (False, 0)
+
+
 def test_a_bill_of_materials_can_be_made_again_and_compared(house, zips, tmp_path):
     train(house, {"numpy": "2.1.0", "torch": "2.1.0"})
     house("intel", "import", zips("all.zip", snapshot()), code=0)
@@ -312,7 +330,7 @@ def test_a_bill_of_materials_can_be_made_again_and_compared(house, zips, tmp_pat
     )
     said = house("bom", "risk@1", "--check", out, code=0).out
     assert "nothing was said since" in said and f"recorded: {first['log_index']}" in said
-    house("intel", "check", "risk@1", "--lock", zips("r.txt", b"numpy==2.1.0"), code=0)
+    house("intel", "check", "risk@1", "--lock", zips("r.txt", b"numpy==2.1.0"), code=1)
     again = house("--json", "bom", "risk@1", "--check", out, code=0).json
     assert again["later"] == 1 and again["recorded"] == [first["log_index"]]
     assert house("bom", "risk@1", code=0).out.encode() != document

@@ -6,7 +6,7 @@ import pytest
 
 from modelkeep.app.keep import Keep
 from modelkeep.core.values import Principal, Role
-from modelkeep.errors import Denied, Unavailable
+from modelkeep.errors import Denied, Invalid, Unavailable
 from modelkeep.ledger.predicates import Policy
 from modelkeep.ledger.statements import keep_resource, make_statement
 
@@ -103,12 +103,13 @@ def test_bad_input_is_one_line(cli, tmp_path, desk):
         (("risk@1", "--type", "privacy", write(tmp_path / "b.json", "[1]")), "not a privacy predicate"),
         (("risk@1", "--type", "privacy", write(tmp_path / "c.json", PRIVACY | {"epsilonn": 1})), "'epsilonn'"),
         (("risk@1", "--type", "privacy", write(tmp_path / "d.json", PRIVACY | {"actor": "me"})), "filled in by the keep"),
-        (("risk@1", "--type", "privacy", write(tmp_path / "e.json", PRIVACY | {"epsilon": -1})), "epsilon"),
+        (("risk@1", "--type", "privacy", write(tmp_path / "e.json", PRIVACY | {"epsilon": -1})), "at `$.epsilon`"),
         (("risk@1", "--type", "privacy", write(tmp_path / "f.json", PRIVACY | {"accountant": "x" * 50_000})), "48,000"),
         (("risk@1", "--type", "watermark", good), "'epsilon'"),
     ]:
         assert word in cli("attest", *arguments, code=2).line()
-    assert "approval" in cli("attest", "risk@1", "--type", "approval", good, code=2).err, "approvals have their own verb"
+    for own in ("approval", "bom", "training-run", "vulnerabilities"):  # a verb of their own finds out what they say
+        assert own in cli("attest", "risk@1", "--type", own, good, code=2).err
     assert len(cli("--json", "log", "show", "--last", "500", code=0).json) == cli("--json", "status", code=0).json["log_size"]
 
 
@@ -127,6 +128,12 @@ def test_a_policy_that_could_not_decide_is_never_in_force(cli, tmp_path, text, w
     assert cli("--json", "policy", "history", code=0).json == []
     assert "neither a policy" in cli("policy", "set", "admission", "lenient", code=2).line()
     assert "only the access policy" in cli("policy", "set", "admission", "--extend", "strict", code=2).line()
+
+
+@pytest.mark.parametrize("kind", ["training-run", "vulnerabilities", "approval", "bom"])
+def test_what_the_keep_finds_out_itself_is_not_told_to_it(keep, kind):
+    with pytest.raises(Invalid, match="are not attested: 'modelkeep"):
+        keep.attest(ref="risk@1", kind=kind, predicate=b"{}")
 
 
 def test_policies_have_a_history_and_their_text_can_be_read(cli, tmp_path):

@@ -150,6 +150,11 @@ def test_vulnerabilities_are_counted_by_severity_and_the_snapshot_has_an_age(log
     assert seen(say(log, audit()))["critical"] == 0
 
 
+def test_a_snapshot_from_the_future_is_no_fresh_one(log):
+    assert seen(say(log, audit(at=DAY, snapshot_at=41 * DAY)))["snapshot_age_days"] == 40
+    assert seen(say(log, audit(at=DAY, snapshot_at=10**22)))["snapshot_age_days"] == 1_000_000
+
+
 def test_a_later_scan_takes_the_place_of_the_one_named_at_release(log):
     bad = p.Scan(
         **BY, scanner="modelkeep", rules_version="9", format="onnx", size=90, clean=False, findings=(p.Finding("a", "b", "c"),)
@@ -181,6 +186,19 @@ def test_what_no_quorum_covers_is_not_logged(log):
     assert not attributes(log.book, REF, Witnessed(7, ("w1",)))["logged"]
     say(log, approval("bo"))  # what is said later may wait for its witnesses
     assert attributes(log.book, REF, Witnessed(8, ("w1",)))["logged"]
+
+
+def test_a_scan_that_confirms_what_is_served_may_wait_for_its_witnesses(log):
+    log.state("promote")  # entry 4
+    told = {"scanner": "modelkeep", "format": "onnx", "size": 90}
+    clean = p.Scan(**BY, **told, rules_version="9", clean=True)
+    log.add(s.make_statement(clean, PLAIN))
+    found = attributes(log.book, REF, Witnessed(5, ("w1",)))
+    assert (found["scanner"], found["logged"], found["witnesses"]) == ("modelkeep/9", True, 1)
+    log.add(s.make_statement(p.Scan(**BY, **told, rules_version="10", clean=False), PLAIN))
+    assert not attributes(log.book, REF, Witnessed(5, ("w1",)))["scan_clean"], "a finding waits for nobody"
+    log.add(s.make_statement(msgspec.structs.replace(clean, rules_version="11"), PLAIN))  # entry 7 clears it
+    assert [attributes(log.book, REF, Witnessed(size, ("w1",)))["logged"] for size in (7, 8)] == [False, True]
 
 
 BAD = {
@@ -237,7 +255,7 @@ def test_a_limited_identity_attests_only_about_its_models():
     assert seen(log)["approvals"] == 0 and log.why
 
 
-def test_attestations_about_one_file_are_bounded(monkeypatch, log):
+def test_attestations_about_one_file_are_bounded_and_the_newest_count(monkeypatch, log):
     monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
     for number in range(5):
         say(log, evaluation(0.9, suite=f"suite-{number}"))
@@ -253,6 +271,16 @@ def test_however_much_was_said_a_vulnerability_and_a_rejection_count(monkeypatch
     say(log, *(evaluation(0.9, suite=f"suite-{number}") for number in range(5)), *(audit(at=10**18 + n) for n in range(5)))
     say(log, audit("critical"), approval("bo", "reject"))
     assert (seen(log)["critical"], seen(log)["rejections"]) == (1, 1)
+
+
+def test_a_flood_drowns_nothing_that_others_said(monkeypatch, log):
+    monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
+    say(log, approval("bo", "reject"), audit("critical"))
+    for number in range(5):
+        say(log, evaluation(0.9, suite=f"s{number}"), approval("cy", nonce=f"{number:02x}"))
+    say(log, approval("di"), hardening(0.3))
+    assert [seen(log)[name] for name in ("rejections", "critical", "approvals")] == [1, 1, 2]
+    assert seen(log)["robust_accuracy"] == "0.3000"
 
 
 def test_data_sets_are_about_themselves(log):

@@ -11,6 +11,7 @@ from http_support import Running, drain
 sys.path.insert(0, str(Path(__file__).parents[1] / "ports"))
 
 from memorylogfiles import MemoryLogFiles
+from static_server import ENDLESS, trickling
 
 from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key, server_context
@@ -191,6 +192,12 @@ def test_the_client_reads_no_endless_answer(stage):
 def test_the_client_does_not_wait_for_ever(stage):
     with pytest.raises(Unavailable, match="cannot be reached"):
         HttpWitnesses(seconds=0.2).add_checkpoint(f"http://127.0.0.1:{stage.server.port}/slow", b"")
+
+
+@pytest.mark.parametrize("said", ENDLESS.values(), ids=ENDLESS)
+def test_no_witness_holds_the_others_up(said):
+    with trickling(*said) as url, pytest.raises(Unavailable, match="too slow"):
+        HttpWitnesses(seconds=0.2).add_checkpoint(url, b"")
 
 
 def test_the_client_believes_the_authorities_it_is_given(tmp_path):

@@ -82,6 +82,32 @@ def test_a_bad_policy_is_refused_at_load(policies, complaint):
         Ruleset(policies, SCHEMA)
 
 
+@pytest.mark.parametrize(
+    "deep",
+    [
+        "(" * 2000 + "true" + ")" * 2000,
+        "[" * 2000 + "]" * 2000 + " == []",
+        "{a: " * 2000 + "1" + "}" * 2000 + " == {}",
+        "true" + " || true" * 60_000,
+        "1" + " + 1" * 60_000 + " > 0",
+        "resource" + ".size" * 60_000 + " > 0",
+        "if true then " * 2000 + "true" + " else true" * 2000,
+        "(" * 2000 + 'resource.kind == "' + ")" * 2000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_text_that_would_overflow_the_parser_never_gets_there(deep):
+    with pytest.raises(Invalid, match="nests too deep at line 2"):
+        Ruleset(f'@id("x") permit (principal, action, resource) when {{\n{deep} }};', SCHEMA)
+
+
+def test_what_nests_is_counted_rule_by_rule_and_not_in_strings_or_comments():
+    text = '@id("{0}") @says("{1}") permit (principal, action, resource) when {{ {2} }}; // {1}\n'
+    busy = " || ".join(["resource.size > 1"] * 60)
+    rules = [text.format(number, "((((( && " * 60, busy) for number in range(20)]
+    assert len(Ruleset("".join(rules), SCHEMA).rules) == 20
+
+
 def test_a_name_cannot_break_out_of_its_quotes():
     evil = EntityRef("Thing", 't" || "a" == "a')
     entity = {"uid": evil.uid(), "attrs": {"size": 1}, "parents": []}

@@ -1,6 +1,7 @@
 """The reading half of ``LogFiles``, ``StaticFiles``, over every adapter; and what only a web server can get wrong."""
 
 import contextlib
+import gzip
 import itertools
 import socket
 import threading
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from memorylogfiles import MemoryLogFiles
-from static_server import answering, static
+from static_server import ENDLESS, answering, static, trickling
 
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.weblog import LARGEST, FetchedAhead, WebLogFiles
@@ -182,6 +183,46 @@ def test_a_server_that_drips_is_given_up():
         with pytest.raises(Unavailable, match=r"longer than 0\.05 seconds"):
             web.read("checkpoint")
         released.set()
+
+
+@pytest.mark.parametrize("said", ENDLESS.values(), ids=ENDLESS)
+def test_whatever_a_server_drips_has_an_end(said):
+    with trickling(*said) as address, contextlib.closing(WebLogFiles(address, seconds=0.1)) as web:
+        for _ in range(2):  # and a second file is not waited for
+            with pytest.raises(Unavailable, match=r"checkpoint takes longer than 0\.1 seconds"):
+                web.read("checkpoint")
+
+
+@pytest.mark.parametrize("packed", ["gzip, gzip", "gzip, gzip, gzip", "br", "deflate"])
+def test_only_what_was_asked_for_is_unpacked(packed):
+    data = bytes(LARGEST * 4)
+    for _ in packed.split(","):
+        data = gzip.compress(data)
+    server, _ = answering(200, {"content-encoding": packed, "content-length": str(len(data))}, data)
+    with server as address, contextlib.closing(WebLogFiles(address)) as web, pytest.raises(Unavailable, match="gzip alone"):
+        web.read("tile/entries/000")
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (gzip.compress(bytes(LARGEST * 4)), "larger than any file"),
+        (gzip.compress(bytes(1000))[:-9], "cut off"),
+        (b"plain", "no gzip"),
+    ],
+)
+def test_a_bad_gzip_is_unavailable(data, word):
+    server, _ = answering(200, {"content-encoding": "gzip", "content-length": str(len(data))}, data)
+    with server as address, contextlib.closing(WebLogFiles(address)) as web, pytest.raises(Unavailable, match=word):
+        web.read("tile/entries/000")
+
+
+def test_gzip_is_unpacked():
+    for data in (bytes(LARGEST), b"", b"a note\n"):
+        packed = gzip.compress(data)
+        server, _ = answering(200, {"content-encoding": "gzip", "content-length": str(len(packed))}, packed)
+        with server as address, contextlib.closing(WebLogFiles(address)) as web:
+            assert web.read("tile/entries/000") == data
 
 
 def test_an_answer_that_is_cut_off_is_unavailable():

@@ -8,7 +8,7 @@ import copy
 import re
 import ssl
 import threading
-import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -21,17 +21,21 @@ from modelkeep.errors import Denied, Invalid, Missing, Unauthenticated, Unavaila
 LARGEST = 256 * (2 + 0xFFFF)
 """Bytes of the largest file of a log: a bundle of 256 entries, each as large as an entry may be."""
 SECONDS = 60.0
-"""How long one file may take, however slowly it drips."""
+"""How long one file may take, however slowly it drips, its headers too."""
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _GONE = (httpx.codes.NOT_FOUND, httpx.codes.GONE)
 WORKERS = 8
 """Connections at a time: enough to hide a round trip, too few to be a burden."""
 _WINDOW = 2 * WORKERS
 _KEPT = 64 << 20
+_ENCODINGS = ("identity", "gzip", "")
 
 
 class WebLogFiles:
-    """The files below one address. Any number of threads may read. No redirect is followed and nothing is asked for twice."""
+    """The files below one address. Any number of threads may read. No redirect is followed and nothing is asked for twice.
+
+    A file that takes too long ends the reading of all of them: a server that does that once is not worth waiting for.
+    """
 
     def __init__(self, base: str, *, token: str = "", trust: ssl.SSLContext | None = None, seconds: float = SECONDS) -> None:
         """``base``: an http:// or https:// address; ``token``: for logs that are for auditors only, sent over TLS alone.
@@ -57,6 +61,7 @@ class WebLogFiles:
             raise Invalid("the token is not one line of plain letters: name the file that holds it and nothing else")
         self.base = str(url).rstrip("/")
         self._seconds = seconds
+        self._slow: list[str] = []  # addresses that took too long; the copies for other paths share it
         self._http = httpx.Client(
             verify=trust or True,
             headers={"accept-encoding": "gzip, identity", **({"authorization": f"Bearer {token}"} if token else {})},
@@ -87,22 +92,25 @@ class WebLogFiles:
         """A whole file. Raises Missing, Unauthenticated, Denied, Invalid (a path that leaves the log), Unavailable."""
         _check_path(path)
         address = f"{self.base}/{path}"
+        late = threading.Timer(self._seconds, self._give_up, [address])  # no timeout of the client's covers a whole answer
+        late.daemon = True
+        late.start()
         try:
             with self._http.stream("GET", address) as answer:
                 self._check(answer, address)
-                return b"".join(self._chunks(answer, address))
-        except httpx.HTTPError as cause:
+                return b"".join(_chunks(answer, address))
+        except (httpx.HTTPError, RuntimeError) as cause:
+            if self._slow:
+                raise Unavailable(f"{self._slow[0]} takes longer than {self._seconds:g} seconds") from cause
+            if isinstance(cause, RuntimeError):
+                raise
             raise Unavailable(f"cannot fetch {address}: {str(cause) or type(cause).__name__}") from cause
+        finally:
+            late.cancel()
 
-    def _chunks(self, answer: httpx.Response, address: str) -> Iterator[bytes]:
-        began, size = time.monotonic(), 0
-        for chunk in answer.iter_bytes():
-            size += len(chunk)
-            if size > LARGEST:
-                raise Unavailable(f"{address} is larger than any file of a log: {LARGEST:,} bytes")
-            if time.monotonic() - began > self._seconds:
-                raise Unavailable(f"{address} takes longer than {self._seconds:g} seconds")
-            yield chunk
+    def _give_up(self, address: str) -> None:
+        self._slow.append(address)
+        self._http.close()  # whoever waits for bytes is told that there are none any more
 
     @staticmethod
     def _check(answer: httpx.Response, address: str) -> None:
@@ -121,6 +129,26 @@ class WebLogFiles:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+
+def _chunks(answer: httpx.Response, address: str) -> Iterator[bytes]:
+    """The body, unpacked here: a client that unpacks as often as the server says can be made to fill the memory."""
+    said = answer.headers.get("content-encoding", "identity").strip().lower()
+    if said not in _ENCODINGS:
+        raise Unavailable(f"{address} comes packed as {said[:40]!r}, and gzip alone was asked for")
+    unpack = zlib.decompressobj(wbits=31) if said == "gzip" else None
+    left = LARGEST
+    for raw in answer.iter_raw():
+        try:
+            chunk = unpack.decompress(raw, left + 1) if unpack else raw
+        except zlib.error as cause:
+            raise Unavailable(f"{address} is no gzip, as it says it is: {cause}") from cause
+        left -= len(chunk)
+        if left < 0:
+            raise Unavailable(f"{address} is larger than any file of a log: {LARGEST:,} bytes")
+        yield chunk
+    if unpack and not unpack.eof:
+        raise Unavailable(f"{address} was cut off")
 
 
 def _check_path(path: str) -> None:

@@ -1,6 +1,7 @@
 """Requests to witnesses over HTTP."""
 
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -26,11 +27,12 @@ class HttpWitnesses:
         ends = time.monotonic() + self._seconds
         answer = bytearray()
         headers = {"content-type": "text/plain; charset=utf-8"}
+        client = httpx.Client(timeout=self._seconds, trust_env=False, verify=self._trust or True)
+        late = threading.Timer(self._seconds, client.close)  # its own timeouts begin anew with every byte of a header
+        late.daemon = True
+        late.start()
         try:
-            with (
-                httpx.Client(timeout=self._seconds, trust_env=False, verify=self._trust or True) as client,
-                client.stream("POST", address, content=body, headers=headers) as response,
-            ):
+            with client, client.stream("POST", address, content=body, headers=headers) as response:
                 for chunk in response.iter_raw(4096):
                     answer += chunk
                     if len(answer) > MAX_ANSWER or time.monotonic() > ends:
@@ -39,7 +41,10 @@ class HttpWitnesses:
         except UnicodeError as cause:
             raise Invalid(f"{url[:120]!r} is not the address of a witness: its host cannot be looked up") from cause
         except httpx.HTTPError as cause:
-            raise Unavailable(f"{address} cannot be reached: {str(cause) or type(cause).__name__}") from cause
+            why = "too slow" if time.monotonic() > ends else str(cause) or type(cause).__name__
+            raise Unavailable(f"{address} cannot be reached: {why}") from cause
+        finally:
+            late.cancel()
 
 
 def trust_of(path: Path) -> ssl.SSLContext:

@@ -71,12 +71,13 @@ class IntelVerbs(OversightVerbs):
     def intel_check(self, *, ref: str, locks: dict[str, bytes] | None = None) -> DependenciesChecked:
         """Hold the packages of a release against the snapshot, and log what was found as a statement about its model.
 
-        ``locks``: lock files by name; else the packages of its training run, or of the last check. Without a snapshot, or
-        without packages, nothing is logged. Raises Missing (no such release), Invalid, TooLarge, NotTrusted.
+        ``locks``: lock files by name, beside the packages of its training run; without them those of the run, or of the last
+        check. Without a snapshot, or without packages, nothing is logged. Raises Missing (no such release), Invalid, TooLarge,
+        NotTrusted.
         """
         parsed = self.ref(ref)
         known = self.premises.registry().book.dossier(parsed)
-        packages = parse_locks(locks) if locks else _trained(known) or self._looked_up(known)
+        packages = _with_trained(parse_locks(locks), known) if locks else _trained(known) or self._looked_up(known)
         return self._hold_against(known, packages, snapshot_in_force(self.premises))
 
     @verb("intel.check")
@@ -173,6 +174,15 @@ class IntelVerbs(OversightVerbs):
 def _trained(known: Dossier) -> Packages | None:
     """The packages of the training run, when there is one."""
     return installed(known.run.said.environment.packages) if known.run else None
+
+
+def _with_trained(packages: Packages, known: Dossier) -> Packages:
+    """``packages`` and those of the training run: a lock file adds to what a model is known to come from, and hides nothing."""
+    trained = _trained(known)
+    if trained is None:
+        return packages
+    pins, beyond = {*packages.pins, *trained.pins}, {*packages.beyond, *trained.beyond}
+    return Packages(tuple(sorted(pins)), tuple(sorted(beyond)))
 
 
 def _told(ref: str, packages: Packages, found: Snapshot | None, checked: Checked) -> DependenciesChecked:

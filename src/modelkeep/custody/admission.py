@@ -33,7 +33,7 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
     """
     evidence = book.release(ref)
     described = book.catalogue.described(ref)
-    scan, rests_on = evidence.scan, last_index(evidence)
+    scan, rests_on = evidence.scan, last_index(evidence, book.clean_since(ref))
     return {
         "name": ref.name,
         "version": ref.version,
@@ -56,10 +56,14 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
     }
 
 
-def last_index(evidence: ReleaseEvidence) -> int:
-    """The last log entry that serving the release rests on: its statements, and its promotion."""
+def last_index(evidence: ReleaseEvidence, clean_since: int | None) -> int:
+    """The last log entry that serving the release rests on: its release statement, its promotion, and that its scan is clean.
+
+    ``clean_since``: of the scans in a row, up to the last one, that were clean, the first. So a scan that confirms it, or a
+    body that is sealed anew (what is inside is held to the digest that was released), takes nothing away until it is witnessed.
+    """
     promoted = [event.index for event in evidence.history if event.verb == PROMOTE]
-    return max(*evidence.entries.values(), *promoted[-1:])
+    return max(evidence.index, *promoted[-1:], evidence.entries.get("scan", -1) if clean_since is None else clean_since)
 
 
 def _attested(dossier: Dossier) -> dict[str, object]:
@@ -86,8 +90,13 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "critical": _severe(audit.advisories, "critical") if audit else 0,
         "high": _severe(audit.advisories, "high") if audit else 0,
         "ungraded": _severe(audit.advisories, "unknown") if audit else 0,
-        "snapshot_age_days": max(0, -(-(audit.at - audit.snapshot_at) // NANOSECONDS_A_DAY)) if audit else 0,
+        "snapshot_age_days": _days(audit.at - audit.snapshot_at) if audit else 0,
     }
+
+
+def _days(nanoseconds: int) -> int:
+    """Days begun, up to a million; a time that lies ahead is as far from now as one that is past."""
+    return min(-(-abs(nanoseconds) // NANOSECONDS_A_DAY), 1_000_000)
 
 
 def _severe(advisories: tuple[Advisory, ...], severity: str) -> int:

@@ -73,6 +73,7 @@ class EvidenceBook:
         self._profiles: dict[Digest, tuple[Found, Profile]] = {}
         self._audits: dict[str, AuditCheckpoint] = {}
         self._commitments: dict[tuple[str, ReleaseRef], str] = {}
+        self._marked: set[ReleaseRef] = set()
         self._seen: set[Digest] = set()
         self._problems: list[Problem] = []
         self._problem_count = 0
@@ -233,9 +234,21 @@ class EvidenceBook:
         kept = [one for one in told if until is None or one.index < until]
         return compile_dossier(ref, sorted(kept, key=lambda one: one.index))
 
+    def clean_since(self, ref: ReleaseRef) -> int | None:
+        """Since which log entry every scan of a release's file was clean; None when the last one is not, or there is none.
+
+        Raises Missing.
+        """
+        since: int | None = None
+        evidence = self.release(ref)
+        for found, said in self._scans_of.get(evidence.model, ()) if evidence.scan else ():
+            if self._may_scan(found, ref.name):
+                since = (found.index if since is None else since) if said.clean and not said.findings else None
+        return since
+
     def marked(self, ref: ReleaseRef) -> bool:
         """Whether the watermark key of any account is committed for ``ref``."""
-        return any(committed == ref for _, committed in self._commitments)
+        return ref in self._marked
 
     def _fold_scan(self, found: Found, statement: Statement) -> None:
         """A scan counts for every release of the file whose name its signer may speak about, in place of an earlier one."""
@@ -374,6 +387,8 @@ class EvidenceBook:
         known = self.release(ReleaseRef.parse(said.release))
         if found.model != known.model:
             raise NotTrusted(f"commitments name {known.ref} and another model")
+        if said.entries:
+            self._marked.add(known.ref)
         for entry in said.entries:
             self._commitments.setdefault((entry.subject, known.ref), entry.commitment)
 

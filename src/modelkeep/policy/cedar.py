@@ -4,9 +4,13 @@ In Cedar a policy whose condition *errors* (an attribute is missing, say) is ski
 allowed. So: (1) policies are validated in strict mode against a schema when they are loaded, (2) the request and the entities
 are validated against the same schema at every decision, (3) a decision that carries any diagnostics error is a denial, and
 (4) templates, policies without a unique ``@id`` and duplicate ids are refused, so that every decision names its rules.
+
+Cedar's parser recurses, natively and without a bound: a text of 4 kB, nested deep enough, ends the process that reads it. So
+(5) how deep a text can nest is counted before Cedar sees it.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -19,6 +23,16 @@ from modelkeep.errors import Invalid
 
 MAX_POLICY_BYTES = 1 << 20
 """A policy text larger than this is refused before it is parsed."""
+_SHOWN = 5
+MAX_NESTING = 40
+"""Brackets inside brackets."""
+MAX_OPERATORS = 200
+"""Of one policy: each may be nested in the one before it."""
+_TOKEN = re.compile(
+    r"//[^\n\r]*|\"(?:\\.|[^\"\\])*\"|::|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<end>;)"
+    r"|(?P<operator>&&|\|\||[=!<>]=|[<>+\-*!.?]|\b(?:if|then|else|in|is|has|like)\b)"
+)
+"""Comments, strings and ``::`` hold nothing that nests; a quote without its other end is passed over and hides nothing."""
 
 
 class Rule(NamedTuple):
@@ -62,9 +76,10 @@ class Ruleset:
     """Policies parsed and validated once; immutable."""
 
     def __init__(self, policies: str, schema: str) -> None:
-        """Parse and validate. Raises Invalid, with every complaint of the validator."""
+        """Parse and validate. Raises Invalid, with the first complaints of the validator."""
         if len(policies) > MAX_POLICY_BYTES:
             raise Invalid(f"the policy has {len(policies)} characters: the limit is {MAX_POLICY_BYTES}")
+        _check_depth(policies)
         try:
             self._schema, self._schema_text = cedarpy.Schema.from_str(schema), schema
             self._policies = cedarpy.PolicySet.from_str(policies)
@@ -72,7 +87,9 @@ class Ruleset:
             raise Invalid(f"the policy cannot be parsed: {cause}") from cause
         result = cedarpy.validate_policies(policies, self._schema)
         if not result.validation_passed:
-            raise Invalid("the policy does not fit its schema: " + "; ".join(error.error for error in result.errors))
+            found = [error.error for error in result.errors]
+            more = f"; and {len(found) - _SHOWN} complaints more" if len(found) > _SHOWN else ""
+            raise Invalid("the policy does not fit its schema: " + "; ".join(found[:_SHOWN]) + more)
         self._rules = _rules(policies)
         self._text = policies
 
@@ -116,6 +133,27 @@ class Ruleset:
         reasons = frozenset(answer.diagnostics.reasons)
         rules = tuple(rule for policy, rule in self._rules.items() if policy in reasons)  # in the order of the text
         return Verdict(answer.decision is cedarpy.Decision.Allow and not errors, rules, errors)
+
+
+def _check_depth(policies: str) -> None:
+    """Check that nothing in a text is nested deeper than the parser bears. Raises Invalid, naming the line."""
+    depth = operators = 0
+    for token in _TOKEN.finditer(policies):
+        match token.lastgroup:
+            case "open":
+                depth += 1
+            case "close":
+                depth -= 1
+            case "operator":
+                operators += 1
+            case "end" if depth <= 0:
+                depth = operators = 0
+        if depth > MAX_NESTING or operators > MAX_OPERATORS:
+            line = policies.count("\n", 0, token.start()) + 1
+            raise Invalid(
+                f"the policy nests too deep at line {line}: a rule has at most {MAX_NESTING} brackets inside each other and "
+                f"{MAX_OPERATORS} operators; write it as several rules"
+            )
 
 
 def _entities(found: Any) -> Iterator[EntityRef]:

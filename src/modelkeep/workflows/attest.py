@@ -7,15 +7,19 @@ import msgspec
 from modelkeep.core.values import Digest, ReleaseRef, Resource
 from modelkeep.custody.dossier import VERDICTS, check_attestation
 from modelkeep.errors import Conflict, Invalid
-from modelkeep.ledger.attestations import ATTESTATIONS, Approval, Attestation, Bom
+from modelkeep.ledger.attestations import ATTESTATIONS, Approval, Attestation, Bom, TrainingRun, Vulnerabilities
 from modelkeep.ledger.statements import make_statement
 from modelkeep.workflows.registry import Desk
 
 MAX_PREDICATE = 48_000
 """Bytes of a predicate: its statement must fit a log entry."""
 LONGEST_REASON = 2000
-_KEEPS_OWN = (Approval, Bom)
-"""Types that have a verb of their own."""
+_KEEPS_OWN = (Approval, Bom, TrainingRun, Vulnerabilities)
+"""Types that have a verb of their own, which finds out for itself what they say: who approved, how a commit is signed, what an
+advisory database knows."""
+_OWN_VERBS = dict(
+    zip(_KEEPS_OWN, ("modelkeep approve", "modelkeep bom", "modelkeep run", "modelkeep intel check"), strict=True)
+)
 _FILLED = ("actor", "at")
 
 
@@ -27,6 +31,9 @@ def attestable() -> dict[str, type[Attestation]]:
 def parse_predicate(kind: str, data: bytes, *, actor: str, at: int) -> Attestation:
     """A predicate from a JSON file, which leaves ``actor`` and ``at`` to the keep. Raises Invalid, naming the field."""
     wanted = attestable().get(kind)
+    own = next((each for each in _KEEPS_OWN if kind == _short(each)), None)
+    if own is not None:
+        raise Invalid(f"{kind} statements are not attested: {_OWN_VERBS[own]!r} makes them, and finds out what they say")
     if wanted is None:
         raise Invalid(f"{kind[:40]!r} is no type of attestation: use {', '.join(attestable())}")
     if len(data) > MAX_PREDICATE:

@@ -69,7 +69,9 @@ class AccessInForce:
 
 
 def admission_policy(chosen: Chosen) -> AdmissionPolicy:
-    """Compile an admission policy. Raises Invalid."""
+    """Compile an admission policy. Raises Invalid (also: longer than one that can be set)."""
+    if len(chosen.text) > MAX_TEXT:
+        raise Invalid(f"an admission policy has at most {MAX_TEXT:,} bytes: this one has {len(chosen.text):,}")
     return AdmissionPolicy(chosen.text, chosen.name) if chosen.text else AdmissionPolicy.profile(chosen.name)
 
 
