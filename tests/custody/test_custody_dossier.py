@@ -10,6 +10,7 @@ from modelkeep.core.values import ReleaseRef, Resource, Statement, digest_of, to
 from modelkeep.custody.admission import attributes
 from modelkeep.custody.dossier import check_attestation
 from modelkeep.custody.signing import release_statements
+from modelkeep.custody.trust import TrustedIdentity
 from modelkeep.errors import Invalid
 from modelkeep.ledger import attestations as a
 from modelkeep.ledger import predicates as p
@@ -253,6 +254,19 @@ def test_a_limited_identity_attests_only_about_its_models():
     assert (seen(log)["hardened"], seen(log, ReleaseRef("other-m", 1))["hardened"]) == (False, True)
     say(log, approval("bo"), signer=SCANNER)
     assert seen(log)["approvals"] == 0 and log.why
+
+
+def test_a_stolen_key_takes_away_no_more_than_it_ever_spoke_about():
+    for may_sign, releases, state in (
+        (("scan",), ("*",), "published"),
+        (("*",), ("other-*",), "published"),
+        (("scan", "state"), ("m",), "quarantined"),
+    ):
+        stolen = TrustedIdentity(SCANNER.public, may_sign, until=0, releases=releases, compromised=True)
+        kept = tuple(each for each in TRUST.identities if each.name != SCANNER.name)
+        log = Log(msgspec.structs.replace(TRUST, identities=(*kept, stolen))).add(*release_statements(facts()))
+        log.state("quarantine", signer=SCANNER)
+        assert log.book.release(REF).state == state
 
 
 def test_attestations_about_one_file_are_bounded_and_the_newest_count(monkeypatch, log):
