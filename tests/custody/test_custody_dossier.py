@@ -127,6 +127,23 @@ def test_the_publisher_and_the_keep_itself_approve_nothing(log, actor):
     assert seen(say(log, approval(actor)))["approvals"] == 0
 
 
+def test_the_publisher_may_reject_what_he_published(log):
+    assert seen(say(log, approval("ada", "reject")))["rejections"] == 1
+    assert seen(say(log, approval("keep@local", "reject", nonce="22")))["rejections"] == 1
+    found = seen(say(log, approval("ada", nonce="33")))
+    assert (found["approvals"], found["rejections"]) == (0, 0), "his last word is one that does not count"
+
+
+def test_data_that_nothing_standing_names_is_not_looked_at(log):
+    data = [digest_of(b"%d" % number) for number in range(3)]
+    for number, digest in enumerate(data):
+        log.add(s.make_statement(a.Dataset(**BY, name=f"d{number}", format="csv", size=9), Resource("d", digest)))
+    for digest in data[:2]:
+        say(log, msgspec.structs.replace(training(), inputs=(a.Salted("d", digest),)))
+    say(log, msgspec.structs.replace(evaluation(0.9), dataset=a.Salted("d", data[2])))
+    assert set(log.book.dossier(REF).datasets) == {data[1], data[2]}
+
+
 def test_an_approval_is_of_one_release(log):
     again = ReleaseRef("m", 2)
     log.add(*release_statements(later(again)))  # the same file, released again

@@ -61,6 +61,11 @@ def _warned(said: Scan | Approval | Vulnerabilities) -> str:
     return "a critical vulnerability" if any(each.severity == "critical" for each in said.advisories) else ""
 
 
+def _compiled(ref: ReleaseRef, told: list[Told[Predicate]], until: int | None) -> Dossier:
+    kept = [one for one in told if until is None or one.index < until]
+    return compile_dossier(ref, sorted(kept, key=lambda one: one.index))
+
+
 class Entries(Protocol):
     """What the book reads: ``ledger.log.LogView`` has it. Entries come proven against the current checkpoint."""
 
@@ -263,11 +268,11 @@ class EvidenceBook:
     def dossier(self, ref: ReleaseRef, until: int | None = None) -> Dossier:
         """What counts about a release; ``until``: of the first so many entries. Raises Missing (no such release, by then)."""
         evidence = self.release(ref)
-        told: list[Told[Predicate]] = [*self._told[ref]]
+        told: list[Told[Predicate]] = [*self._told[ref], *self.attestations.about(evidence.model, ref.name)]
         told += [told_at(*each) for each in self._scans_of.get(evidence.model, ()) if self._may_scan(each[0], ref.name)]
-        told += self.attestations.of(evidence)
-        kept = [one for one in told if until is None or one.index < until]
-        return compile_dossier(ref, sorted(kept, key=lambda one: one.index))
+        found = _compiled(ref, told, until)
+        data = [one for digest in found.data() for one in self.attestations.about(digest, ref.name)]
+        return _compiled(ref, [*told, *data], until) if data else found
 
     def clean_since(self, ref: ReleaseRef) -> int | None:
         """Since which log entry every scan of a release's file was clean; None when the last one is not, or there is none.
