@@ -90,7 +90,7 @@ def test_whose_approval_does_not_count_is_told_so(cli, keep):
     dan.publish(name="own", filename="w.safetensors", model=weights)
     with pytest.raises(Denied, match="somebody else must approve"):
         dan.approve(ref="own@1")
-    assert dan.approve(ref="own@1", verdict="reject").against == (), "and neither does his rejection"
+    assert dan.approve(ref="own@1", verdict="reject").against == ("sub_dan",), "that it must not be served he may say"
 
 
 def test_bad_input_is_one_line(cli, tmp_path, desk):

@@ -10,6 +10,7 @@ from modelkeep.core.values import ReleaseRef, Resource, Statement, digest_of, to
 from modelkeep.custody.admission import attributes
 from modelkeep.custody.dossier import check_attestation
 from modelkeep.custody.signing import release_statements
+from modelkeep.custody.trust import TrustedIdentity
 from modelkeep.errors import Invalid
 from modelkeep.ledger import attestations as a
 from modelkeep.ledger import predicates as p
@@ -124,6 +125,23 @@ def test_approvals_are_the_last_word_of_each_person(log):
 def test_the_publisher_and_the_keep_itself_approve_nothing(log, actor):
     assert log.book.release(REF).history[0].actor == "ada"
     assert seen(say(log, approval(actor)))["approvals"] == 0
+
+
+def test_the_publisher_may_reject_what_he_published(log):
+    assert seen(say(log, approval("ada", "reject")))["rejections"] == 1
+    assert seen(say(log, approval("keep@local", "reject", nonce="22")))["rejections"] == 1
+    found = seen(say(log, approval("ada", nonce="33")))
+    assert (found["approvals"], found["rejections"]) == (0, 0), "his last word is one that does not count"
+
+
+def test_data_that_nothing_standing_names_is_not_looked_at(log):
+    data = [digest_of(b"%d" % number) for number in range(3)]
+    for number, digest in enumerate(data):
+        log.add(s.make_statement(a.Dataset(**BY, name=f"d{number}", format="csv", size=9), Resource("d", digest)))
+    for digest in data[:2]:
+        say(log, msgspec.structs.replace(training(), inputs=(a.Salted("d", digest),)))
+    say(log, msgspec.structs.replace(evaluation(0.9), dataset=a.Salted("d", data[2])))
+    assert set(log.book.dossier(REF).datasets) == {data[1], data[2]}
 
 
 def test_an_approval_is_of_one_release(log):
@@ -253,6 +271,19 @@ def test_a_limited_identity_attests_only_about_its_models():
     assert (seen(log)["hardened"], seen(log, ReleaseRef("other-m", 1))["hardened"]) == (False, True)
     say(log, approval("bo"), signer=SCANNER)
     assert seen(log)["approvals"] == 0 and log.why
+
+
+def test_a_stolen_key_takes_away_no_more_than_it_ever_spoke_about():
+    for may_sign, releases, state in (
+        (("scan",), ("*",), "published"),
+        (("*",), ("other-*",), "published"),
+        (("scan", "state"), ("m",), "quarantined"),
+    ):
+        stolen = TrustedIdentity(SCANNER.public, may_sign, until=0, releases=releases, compromised=True)
+        kept = tuple(each for each in TRUST.identities if each.name != SCANNER.name)
+        log = Log(msgspec.structs.replace(TRUST, identities=(*kept, stolen))).add(*release_statements(facts()))
+        log.state("quarantine", signer=SCANNER)
+        assert log.book.release(REF).state == state
 
 
 def test_attestations_about_one_file_are_bounded_and_the_newest_count(monkeypatch, log):

@@ -7,7 +7,10 @@ import pytest
 from commandline import Cli, copy_keep
 from e2e_house import Load, running, wait_for
 
-NO_ANALYSTS = '@id("no-analysts") @says("analysts are on leave") forbid (principal in Role::"analyst", action, resource);'
+NO_ANALYSTS = """
+@id("no-analysts") @says("analysts ask from elsewhere") forbid (principal in Role::"analyst", action, resource)
+when { context has address && context.address.isLoopback() };
+"""
 
 
 @pytest.fixture

@@ -104,6 +104,33 @@ def test_only_who_may_publish_has_room_for_a_model(admin, analyst):
     assert admin.post("/gateway/v1/checkpoint", bytes(MAX_NOTE + 1))[0] == 413
 
 
+RULES = b"""
+@id("validators") @says("validators publish one model")
+permit (principal in Role::"validator", action == Action::"publish", resource == Model::"theirs");
+@id("testers") @says("testers attest about any model, and not the keep")
+permit (principal in Role::"tester", action == Action::"attest", resource is Model);
+@id("office") @says("only from the office network")
+forbid (principal in Role::"validator", action, resource)
+unless { context has address && context.address.isInRange(ip("192.0.2.0/24")) };
+"""
+
+
+def test_rules_about_one_model_and_about_addresses_hold_for_the_admin_api(admin):
+    admin.keep.policy_set(kind="access", text=RULES, extend=True)
+    try:
+        validator, tester = admin.member("val", "validator"), admin.member("tess", "tester")
+        said = pack(name="theirs", filename="m.onnx", model=b"not a model")
+        assert admin.post("/admin/v1/publish", said, validator)[0] == 400  # it has room, may, and the model is none
+        assert admin.post("/admin/v1/publish", pack(name="ours", filename="m.onnx", model=b""), validator)[0] == 403
+        status, why = admin.post("/admin/v1/publish", said, validator, address="198.51.100.1")
+        assert (status, b"only from the office network" in why) == (403, True)
+        assert admin.post("/admin/v1/attest", pack(ref="m@1", kind="privacy", predicate=b"{}"), tester)[0] == 404
+        large = bytes(MAX_SMALL + 1)
+        assert admin.post("/admin/v1/publish", large, tester)[0] == 403
+    finally:
+        admin.keep.policy_set(kind="access", profile="default")
+
+
 def test_a_credential_that_ended_while_its_body_came_does_nothing(admin):
     token = admin.member("eve", Role.ADMIN)
 

@@ -156,3 +156,12 @@ def test_an_operator_may_write_a_policy_but_not_one_that_does_not_fit():
         AdmissionPolicy('@id("mine") permit (principal, action, resource) when { resource.precision > 1 };')
     with pytest.raises(Invalid, match="no admission profile"):
         AdmissionPolicy.profile("lenient")
+
+
+def test_a_policy_that_only_forbids_is_explained_as_it_is():
+    policy = AdmissionPolicy('@id("never") @says("nothing is served") forbid (principal, action, resource);')
+    assert [(held.rule.id, held.satisfied) for held in policy.review(GOOD)] == [("never", False)]
+    assert "nothing is served" in policy.explain(GOOD)
+    narrow = AdmissionPolicy('@id("no") forbid (principal, action, resource) when { resource.name == "" };')
+    assert [held.satisfied for held in narrow.review(GOOD)] == [True]
+    assert "no rule of it permits anything" in narrow.explain(GOOD)

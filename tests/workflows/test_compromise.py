@@ -9,7 +9,10 @@ from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody.scan import ScanVerdict
 from modelkeep.custody.signing import ReleaseFacts, release_statements, state_statement
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
+from modelkeep.ledger import attestations as a
+from modelkeep.ledger import predicates as p
 from modelkeep.ledger import statements as s
+from modelkeep.workflows.policies import Chosen, set_policy
 from modelkeep.workflows.publish import publish
 from modelkeep.workflows.release_state import change_state
 from modelkeep.workflows.resign import resign
@@ -64,6 +67,35 @@ def test_what_was_taken_away_stays_away(office, model, another):
     assert change_state(office.house.desk(), FIRST, "reinstate", actor="ops").state is ReleaseState.PUBLISHED
     log_raw(office, office.view().entries(since, since + 1)[0])  # a copy by whoever has the log key
     assert office.house.registry().release(FIRST).state is ReleaseState.PUBLISHED
+
+
+@pytest.mark.parametrize("kind", ["reject", "scan", "vulnerabilities"])
+def test_what_was_said_against_a_release_stays(office, model, kind):
+    publish(office.house.desk(), model, "credit", actor="ada")
+    promote(office)
+    known, since = office.house.registry().release(FIRST), office.size
+    by = {"actor": "bo", "at": 9}
+    advisory = a.Advisory("GHSA-1", "torch", "2.1.0", "critical")
+    said = {
+        "reject": a.Approval(**by, release=str(FIRST), verdict="reject", id="ab" * 16, reason="a backdoor"),
+        "scan": p.Scan(**by, scanner="modelkeep", rules_version="9", format="onnx", size=1, clean=False),
+        "vulnerabilities": a.Vulnerabilities(
+            **by, source="osv", snapshot=known.model, snapshot_at=9, lock=known.model, audited=1, advisories=(advisory,)
+        ),
+    }[kind]
+    office.house.desk().log_statements([s.make_statement(said, Resource(known.filename, known.model))])
+    assert office.compromise(1, since).held == (FIRST,)
+    found = office.house.registry().release(FIRST)
+    assert found.state is ReleaseState.QUARANTINED and found.history[-1].reason.startswith("by a compromised key: ")
+
+
+def test_a_policy_that_falls_away_is_told(office):
+    desk = office.house.desk()
+    set_policy(desk, "keep.example", "admission", Chosen("standard"), actor="ada")
+    since = office.size
+    set_policy(desk, "keep.example", "admission", Chosen("strict"), actor="ada")
+    assert office.compromise(1, since).policies == ("admission",)
+    assert office.house.registry().refresh().policies.in_force("admission").said.name == "standard"
 
 
 def test_a_promotion_by_the_stolen_key_is_undone(office, model):

@@ -1,22 +1,36 @@
 """May this principal do that? The one function that every edge calls, after authentication and before anything else."""
 
-from collections.abc import Mapping
+import ipaddress
 
 from modelkeep.core.values import Principal
 from modelkeep.errors import Denied
 from modelkeep.policy.engine import KEEP, Engine, Target
 
 
-def authorize(
-    engine: Engine, principal: Principal, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None
-) -> None:
+def authorize(engine: Engine, principal: Principal, action: str, resource: Target = KEEP, address: str = "") -> None:
     """Return if ``principal`` may do ``action`` to ``resource``. Raises Denied, saying what it takes.
 
     The scope of the credential is checked here and not in the policy, so that no policy can widen it: a credential scoped to
-    models acts on these models and on nothing else. ``context``: see ``Engine.decide``.
+    models acts on these models and on nothing else. ``address``: the caller's IP address, "" when he is at the machine itself.
     """
     if principal.models and (resource.kind != "Model" or resource.id not in principal.models):
         names = ", ".join(principal.models)
         raise Denied(f"this credential of {principal.account} is only for {names}: use one that is not so scoped")
+    context = context_of(engine, address)
     if not engine.decide(principal, action, resource, context).allowed:
         raise Denied(engine.explain(principal, action, resource, context))
+
+
+def context_of(engine: Engine, address: str) -> dict[str, str] | None:
+    """What a policy may know of a request: the caller's address, where a rule asks for it.
+
+    An IPv4 address that came mapped into IPv6 is told as what it is. What is no address makes every decision a denial.
+    """
+    if not address or not engine.asks_context:
+        return None
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return {"address": address}
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return {"address": str(mapped or parsed)}

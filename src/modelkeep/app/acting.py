@@ -22,14 +22,16 @@ _RETRIES = 16
 class Acts:
     """An opened keep and who acts on it. Verbs are methods of its subclasses, marked with ``@verb``."""
 
-    def __init__(self, premises: Premises, actor: Principal = OPERATOR_ACCOUNT) -> None:
+    def __init__(self, premises: Premises, actor: Principal = OPERATOR_ACCOUNT, address: str = "") -> None:
+        """``address``: the IP address that the actor calls from, "" at the machine itself."""
         self.premises = premises
         self.actor = actor
+        self.address = address
 
     def authorize(self, action: str, arguments: dict[str, Any]) -> None:
         """Raise Denied unless the actor may do ``action`` to what ``arguments`` name."""
         engine = self.premises.shipped_access if "@" in self.actor.account else self.premises.access
-        authorize(engine, self.actor, action, _target(action, arguments))
+        authorize(engine, self.actor, action, _target(action, arguments), self.address)
 
     def act(self, verb: str, about: str, **detail: str) -> int:
         """Record an administrative act of the actor in the releases log; its index."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
+from modelkeep.access.authorize import context_of
 from modelkeep.access.directory import Directory, Grant
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
@@ -42,6 +43,8 @@ from modelkeep.workflows.breakglass import Glass, parse_break_glass
 CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
 """Who acts when nobody asked: the integrity pass, and what is settled at start."""
 
+NOBODYS = "-"
+"""No model can have this name: what is allowed on it is allowed on any."""
 MAX_SMALL = 1 << 20
 """Largest body of a call that carries no file, bytes."""
 
@@ -121,10 +124,11 @@ class Control:
         if found is None or not any(field.type is bytes for field in msgspec.structs.fields(found.params)):
             return MAX_SMALL
         with self._refusals(grant, name):
-            targets = [model(known) for known in grant.principal.models] or [KEEP]
             policy = self.keep.premises.access
-            if not any(policy.decide(grant.principal, found.action, target).allowed for target in targets):
-                raise Denied(policy.explain(grant.principal, found.action, targets[0]))
+            targets = [model(known) for known in grant.principal.models] or [KEEP, model(NOBODYS), *policy.models]
+            context = context_of(policy, address)
+            if not any(policy.decide(grant.principal, found.action, target, context).allowed for target in targets):
+                raise Denied(policy.explain(grant.principal, found.action, targets[0], context))
         return self.settings.control.max_upload
 
     def run(self, token: str, address: str, name: str, body: bytes) -> bytes:
@@ -134,7 +138,7 @@ class Control:
         """
         grant = self.authenticate(token, address)
         with self._refusals(grant, name):
-            answer = call(self.verbs, self.keep.acting_as(grant.principal), name, body)
+            answer = call(self.verbs, self.keep.acting_as(grant.principal, address), name, body)
         self._record(f"admin:{name}", grant.principal.subject, "", "ok")
         return answer
 

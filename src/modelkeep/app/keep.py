@@ -178,9 +178,9 @@ class Keep(
         with self.premises.keys.lock():
             return tuple(self.premises.keys.families())
 
-    def acting_as(self, actor: Principal) -> Self:
-        """The same keep, acted on by somebody else."""
-        return type(self)(self.premises, actor)
+    def acting_as(self, actor: Principal, address: str = "") -> Self:
+        """The same keep, acted on by somebody else, from the IP address ``address`` ("" at the machine itself)."""
+        return type(self)(self.premises, actor, address)
 
     def keyring(self, families: Sequence[str]) -> Keyring:
         """These key compartments, opened. Raises NotTrusted (wrong passphrase), Missing, Unavailable."""

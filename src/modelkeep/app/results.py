@@ -338,7 +338,8 @@ class KeyRetired(Struct, frozen=True):
 class KeyRotated(Struct, frozen=True):
     """What a rotation did: the key in use, how many things were wrapped anew, how many releases got fresh data keys.
 
-    ``gone``: releases that fell away with a compromised identity; ``held``: those that are no longer promoted for it.
+    ``gone``: releases that fell away with a compromised identity; ``held``: those that are no longer promoted for it;
+    ``policies``: kinds of policy of which an earlier one is in force again for it.
     """
 
     family: str
@@ -349,6 +350,7 @@ class KeyRotated(Struct, frozen=True):
     retired: tuple[KeyRetired, ...] = ()
     gone: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
 
 
 class IdentityRow(Struct, frozen=True):

@@ -136,7 +136,8 @@ class TrustVerbs(OversightVerbs):
         self.act("keys.compromise", f"{STATEMENT_SIGNING}/{number}", reason=reason, since=str(index), **_said(lost))
         here.settle_lease()
         gone, held = tuple(map(str, lost.gone)), tuple(map(str, lost.held))
-        return KeyRotated(STATEMENT_SIGNING, after.statement_signer(here.token_halves).name, gone=gone, held=held)
+        name = after.statement_signer(here.token_halves).name
+        return KeyRotated(STATEMENT_SIGNING, name, gone=gone, held=held, policies=lost.policies)
 
     def rotate_token_signing(self) -> KeyRotated:
         """A fresh key for sessions and signed records; every record is signed again, and every session ends.
@@ -236,7 +237,7 @@ def _row(each: TrustedIdentity, place: str | None) -> IdentityRow:
 
 
 def _said(lost: Fallen) -> dict[str, str]:
-    return {"gone": str(len(lost.gone)), "held": str(len(lost.held))}
+    return {"gone": str(len(lost.gone)), "held": str(len(lost.held)), "policies": ",".join(lost.policies)}
 
 
 def _number(version: str) -> int:

@@ -162,6 +162,10 @@ def summary(done: KeyRotated) -> str:
         lines.append(f"{done.resealed} releases were sealed anew with fresh data keys.")
     lines += [f"{ref} fell away: 'modelkeep trust resign {ref}', then promote it." for ref in done.gone]
     lines += [f"{ref} is no longer promoted: look at it with 'modelkeep show {ref}'." for ref in done.held]
+    lines += [
+        f"The {kind} policy that was in force does not count any more: 'modelkeep policy history {kind}' shows those that do."
+        for kind in done.policies
+    ]
     for key in done.retired:
         end = f"it is destroyed on {moment(key.due)}" if key.due else "no destruction is scheduled"
         lines.append(f"{key.key_id} is {key.state}; {'it is gone' if key.state == 'destroyed' else end}.")

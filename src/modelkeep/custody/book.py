@@ -13,14 +13,14 @@ import msgspec
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState, Statement, digest_of
 from modelkeep.crypto.dsse import Envelope, parse_envelope
 from modelkeep.custody.catalogue import Catalogue
-from modelkeep.custody.dossier import Attestations, Dossier, Told, compile_dossier, told_at
+from modelkeep.custody.dossier import REJECT, Attestations, Dossier, Told, compile_dossier, told_at
 from modelkeep.custody.evidence import Event, Found, Problem, ReleaseEvidence, sealed_body
 from modelkeep.custody.policies import Policies
 from modelkeep.custody.releases import COLLECT, PUBLISH, QUARANTINE, RETIRE, SealedBody, next_state
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotTrusted
-from modelkeep.ledger.attestations import ATTESTATIONS
+from modelkeep.ledger.attestations import ATTESTATIONS, Approval, Vulnerabilities
 from modelkeep.ledger.kinds import short_type
 from modelkeep.ledger.predicates import (
     Alias,
@@ -42,6 +42,28 @@ from modelkeep.ledger.statements import check_statement, encode_statement, keep_
 S = TypeVar("S")
 CATCH_UP_BATCH = 256
 MAX_PROBLEMS = 1000
+
+
+_WARNINGS: dict[str, type[Scan | Approval | Vulnerabilities]] = {
+    Scan.TYPE: Scan,
+    Approval.TYPE: Approval,
+    Vulnerabilities.TYPE: Vulnerabilities,
+}
+"""What speaks against a release, at times."""
+
+
+def _warned(said: Scan | Approval | Vulnerabilities) -> str:
+    """What a statement says against a release; "" when nothing that would keep it from being served."""
+    if isinstance(said, Scan):
+        return "" if said.clean and not said.findings else "its scan was not clean"
+    if isinstance(said, Approval):
+        return f"reject {said.reason}" if said.verdict == REJECT else ""
+    return "a critical vulnerability" if any(each.severity == "critical" for each in said.advisories) else ""
+
+
+def _compiled(ref: ReleaseRef, told: list[Told[Predicate]], until: int | None) -> Dossier:
+    kept = [one for one in told if until is None or one.index < until]
+    return compile_dossier(ref, sorted(kept, key=lambda one: one.index))
 
 
 class Entries(Protocol):
@@ -203,36 +225,54 @@ class EvidenceBook:
         """What an identity took away after its key was compromised stays away, until somebody who is trusted gives it back.
 
         Otherwise a quarantine that its rightful holder logged would end on the day on which the theft is found out. So it is
-        with a hold, without which the next collection removes what somebody must keep.
+        with a hold, without which the next collection removes what somebody must keep; and a rejection, a scan that was not
+        clean and a critical vulnerability, which may have kept a release from being served, become a quarantine.
         """
-        if peek_type(envelope) not in (State.TYPE, Hold.TYPE):
+        kind = peek_type(envelope)
+        if kind not in (State.TYPE, Hold.TYPE, *_WARNINGS):
             return
-        statement, _ = check_statement(envelope, self.signatories.identities)
+        statement, public = check_statement(envelope, self.signatories.identities)
         identifier = digest_of(encode_statement(statement))
         if identifier in self._seen:
             return
         self._seen.add(identifier)
-        if peek_type(envelope) == Hold.TYPE:
-            self.catalogue.keep_hold(index, predicate_of(statement, Hold))
-            return
-        said = predicate_of(statement, State)
-        known = self._releases.get(ReleaseRef.parse(said.release))
-        if said.verb not in (QUARANTINE, RETIRE) or known is None or statement.subject[0].digest != known.model:
-            return
-        if known.state in (ReleaseState.PUBLISHED, ReleaseState.PROMOTED):
-            event = Event(index, QUARANTINE, said.actor, f"by a compromised key: {said.verb} {said.reason}".rstrip(), said.at)
-            self._releases[known.ref] = msgspec.structs.replace(
-                known, state=ReleaseState.QUARANTINED, history=(*known.history, event)
-            )
+        found = Found(index, identifier, statement.subject[0].digest, None, public.name)
+        if kind == Hold.TYPE:
+            hold = predicate_of(statement, Hold)
+            if self.signatories.ever_spoke(public.name, short_type(kind), ReleaseRef.parse(hold.release).name):
+                self.catalogue.keep_hold(index, hold)
+        elif kind == State.TYPE:
+            said = predicate_of(statement, State)
+            if said.verb in (QUARANTINE, RETIRE):
+                self._take_away(found, said, f"{said.verb} {said.reason}", ReleaseRef.parse(said.release))
+        else:
+            warning = predicate_of(statement, _WARNINGS[kind])
+            if words := _warned(warning):
+                about = ReleaseRef.parse(warning.release) if isinstance(warning, Approval) else None
+                self._take_away(found, warning, words, about)
+
+    def _take_away(self, found: Found, said: Predicate, words: str, about: ReleaseRef | None) -> None:
+        """Quarantine what may be served of a model: the release ``about``, or every one that its signer once spoke about."""
+        for known in tuple(self._releases.values()):
+            if known.model != found.model or about not in (None, known.ref):
+                continue
+            if not self.signatories.ever_spoke(found.signer, short_type(said.TYPE), known.ref.name):
+                continue
+            if known.state in (ReleaseState.PUBLISHED, ReleaseState.PROMOTED):
+                why = f"by a compromised key: {words}".rstrip()
+                event = Event(found.index, QUARANTINE, said.actor, why, said.at)
+                self._releases[known.ref] = msgspec.structs.replace(
+                    known, state=ReleaseState.QUARANTINED, history=(*known.history, event)
+                )
 
     def dossier(self, ref: ReleaseRef, until: int | None = None) -> Dossier:
         """What counts about a release; ``until``: of the first so many entries. Raises Missing (no such release, by then)."""
         evidence = self.release(ref)
-        told: list[Told[Predicate]] = [*self._told[ref]]
+        told: list[Told[Predicate]] = [*self._told[ref], *self.attestations.about(evidence.model, ref.name)]
         told += [told_at(*each) for each in self._scans_of.get(evidence.model, ()) if self._may_scan(each[0], ref.name)]
-        told += self.attestations.of(evidence)
-        kept = [one for one in told if until is None or one.index < until]
-        return compile_dossier(ref, sorted(kept, key=lambda one: one.index))
+        found = _compiled(ref, told, until)
+        data = [one for digest in found.data() for one in self.attestations.about(digest, ref.name)]
+        return _compiled(ref, [*told, *data], until) if data else found
 
     def clean_since(self, ref: ReleaseRef) -> int | None:
         """Since which log entry every scan of a release's file was clean; None when the last one is not, or there is none.

@@ -2,7 +2,8 @@
 
 Attestations are about bytes. They are folded in as they come, before or after the release; that their signer may speak about
 the name is asked when the dossier of a release of that name is opened. Of each type the last one counts, of evaluations the
-last of each suite, data set and attack; approvals are the last word of each person, but of the publisher and the keep itself.
+last of each suite, data set and attack; approvals are the last word of each person, but for the publisher's own approval and
+what the keep itself says.
 """
 
 import math
@@ -86,6 +87,12 @@ class Dossier:
     approvals: tuple[Told[Approval], ...]
     vulnerabilities: Told[Vulnerabilities] | None
     bills: tuple[Told[Bom], ...]
+
+    def data(self) -> list[Digest]:
+        """The salted digests of the data that the training run and the evaluations name."""
+        inputs = self.run.said.inputs if self.run else ()
+        measured = (one.said.dataset for one in self.evaluations)
+        return sorted({each.digest for each in (*inputs, *measured) if each is not None})
 
     def everything(self) -> list[Told[Predicate]]:
         """Every statement that stands, in the order of the log. A bill of materials says nothing new, and is not among them."""
@@ -173,7 +180,8 @@ def _last(found: dict[type[Predicate], dict[object, Told[Predicate]]], kind: typ
 
 def _counts(said: Approval, released: Release) -> bool:
     """Whether a word on a release is one on this release, by a person who may have one, and was not withdrawn."""
-    somebody = not _NOBODY.search(said.actor) and said.actor != released.actor
+    his_own = said.actor == released.actor and said.verdict == APPROVE  # the publisher may well say that it must not be served
+    somebody = not _NOBODY.search(said.actor) and not his_own
     return said.release == f"{released.name}@{released.version}" and said.verdict != WITHDRAW and somebody
 
 
@@ -227,26 +235,12 @@ class Attestations:
         told = [one for pool in tuple(self._about.get(digest, {}).values()) for one in pool.all()]
         return sorted((one for one in told if self._counts(one, name)), key=lambda one: one.index)
 
-    def of(self, evidence: ReleaseEvidence) -> list[Told[Attestation]]:
-        """Those about the file of a release, and about the data that they name."""
-        mine = self.about(evidence.model, evidence.ref.name)
-        data = {digest for one in mine for digest in _data(one.said)}
-        return [*mine, *(one for digest in sorted(data) for one in self.about(digest, evidence.ref.name))]
-
     def _counts(self, one: Told[Attestation], name: str) -> bool:
         try:
             self._may_speak(one.signer, one.index, short_type(one.said.TYPE), name)
         except (NotTrusted, Conflict):
             return False
         return True
-
-
-def _data(said: Attestation) -> Iterator[Digest]:
-    """The data that an attestation about a model names."""
-    if isinstance(said, TrainingRun):
-        yield from (data.digest for data in said.inputs)
-    elif isinstance(said, Evaluation) and said.dataset is not None:
-        yield said.dataset.digest
 
 
 def check_attestation(said: Attestation) -> None:

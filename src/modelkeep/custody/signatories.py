@@ -13,7 +13,7 @@ import msgspec
 from modelkeep.core.values import Digest, Statement, digest_of
 from modelkeep.crypto.dsse import Envelope, check_envelope
 from modelkeep.crypto.signatures import PublicIdentity
-from modelkeep.custody.trust import Rights, TrustedIdentity, TrustRoot
+from modelkeep.custody.trust import ANY, Rights, TrustedIdentity, TrustRoot, matches
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 from modelkeep.ledger.attestations import ATTESTATIONS
 from modelkeep.ledger.kinds import PREDICATES, short_type
@@ -105,6 +105,13 @@ class Signatories:
     def check_about(self, name: str, index: int, kind: str, model: str) -> None:
         """Check that ``name`` may speak about the model name ``model`` at ``index``. Raises NotTrusted, Conflict."""
         self.at(name, index).check_about(kind, model)
+
+    def ever_spoke(self, name: str, kind: str, model: str) -> bool:
+        """Whether ``name`` might at any time sign ``kind`` statements about the model name ``model``."""
+        return any(
+            not {ANY, kind}.isdisjoint(each.may_sign) and any(matches(pattern, model) for pattern in each.releases)
+            for each in self.stretches(name)
+        )
 
     def follow(self, index: int, envelope: Envelope, statement: Statement) -> None:
         """Take in a trust statement that ``check`` let pass at ``index``. A change that the root knows already changes nothing.

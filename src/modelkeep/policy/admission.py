@@ -64,7 +64,8 @@ class AdmissionPolicy:
         Raises Invalid when the evidence could not be judged.
         """
         judgement = self.judge(evidence)
-        permitted = self._decide(self._rules.permits, evidence)
+        permits = any(rule.effect == "permit" for rule in self._rules.rules)
+        permitted = self._decide(self._rules.permits, evidence) if permits else Verdict(False, ())
         if judgement.errors or permitted.errors:
             raise Invalid(f"{_ref(evidence)} could not be judged: {(*judgement.errors, *permitted.errors)[0]}")
         standing = {rule.id for rule in judgement.rules if rule.effect == "forbid"}
@@ -84,7 +85,8 @@ class AdmissionPolicy:
             return f"{ref} is not admitted: the {self.name} policy could not be evaluated ({judgement.errors[0]})"
         if not judgement.rules:
             permits = "; ".join(_words(rule) for rule in self._rules.rules if rule.effect == "permit")
-            return f"{ref} is {evidence.get('state')} and not admitted by the {self.name} policy: {permits}"
+            why = permits or "no rule of it permits anything"
+            return f"{ref} is {evidence.get('state')} and not admitted by the {self.name} policy: {why}"
         return f"{ref} is not admitted by the {self.name} policy: " + "; ".join(map(_words, judgement.rules))
 
     def _decide(self, rules: Ruleset, evidence: Mapping[str, object]) -> Verdict:

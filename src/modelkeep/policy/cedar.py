@@ -111,6 +111,11 @@ class Ruleset:
         """Every entity that a rule names, such as ``Role::"analyst"``."""
         return frozenset(_entities(json.loads(cedarpy.policies_to_json_str(self._text))))
 
+    @cached_property
+    def asks_context(self) -> bool:
+        """Whether a rule looks at the context of a request."""
+        return '{"Var":"context"}' in json.dumps(json.loads(cedarpy.policies_to_json_str(self._text)), separators=(",", ":"))
+
     def decide(
         self,
         principal: EntityRef,

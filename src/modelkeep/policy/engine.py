@@ -80,6 +80,16 @@ class Engine:
         return self._epoch.number
 
     @property
+    def asks_context(self) -> bool:
+        """Whether a rule of the policy in force looks at the caller's address."""
+        return self._epoch.rules.asks_context
+
+    @property
+    def models(self) -> tuple[Target, ...]:
+        """The models that the policy in force names."""
+        return tuple(sorted(model(entity.id) for entity in self._epoch.rules.mentions if entity.kind == "Model"))
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The roles that the policy in force speaks of: those that ship in their order, then others by name."""
         found = {entity.id for entity in self._epoch.rules.mentions if entity.kind == "Role"}

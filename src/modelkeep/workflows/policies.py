@@ -4,6 +4,7 @@ Before the first statement of a kind the keep's own default holds: for admission
 the policy that ships. A text that cannot be read here any more (it was written for a later version) admits and permits nothing.
 """
 
+import threading
 from typing import NamedTuple
 
 from modelkeep.core.values import to_json
@@ -39,33 +40,36 @@ class AdmissionInForce:
         found = book.policies.in_force(ADMISSION)
         if found is None:
             return self._default
-        if self._made[0] != found.said.id:
+        made = self._made  # once: another thread may be at an older or a newer policy
+        if made[0] != found.said.id:
             try:
-                self._made = found.said.id, admission_policy(Chosen(found.said.name, found.said.text))
+                made = self._made = found.said.id, admission_policy(Chosen(found.said.name, found.said.text))
             except Invalid as cause:
                 raise _unreadable(found, cause) from cause
-        return self._made[1]
+        return made[1]
 
 
 class AccessInForce:
-    """Keeps an ``Engine`` at the access policy that the log says."""
+    """Keeps an ``Engine`` at the access policy that the log says. Thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._loaded = ""
+        self._turn = threading.Lock()
 
     def follow(self, book: EvidenceBook) -> Engine:
         """The engine, with the policy in force. Raises Unavailable: its text is for another version of modelkeep."""
-        found = book.policies.in_force(ACCESS)
-        wanted = found.said.id if found else ""
-        if wanted != self._loaded:
-            try:
-                self.engine.load(access_text(Chosen(found.said.name, found.said.text)) if found else default_policy())
-            except Invalid as cause:
-                assert found is not None
-                raise _unreadable(found, cause) from cause
-            self._loaded = wanted
-        return self.engine
+        with self._turn:  # else a thread that is slow to load an older policy could put it after the newer one of another
+            found = book.policies.in_force(ACCESS)
+            wanted = found.said.id if found else ""
+            if wanted != self._loaded:
+                try:
+                    self.engine.load(access_text(Chosen(found.said.name, found.said.text)) if found else default_policy())
+                except Invalid as cause:
+                    assert found is not None
+                    raise _unreadable(found, cause) from cause
+                self._loaded = wanted
+            return self.engine
 
 
 def admission_policy(chosen: Chosen) -> AdmissionPolicy:
@@ -113,7 +117,7 @@ def set_policy(desk: Desk, origin: str, kind: str, chosen: Chosen, *, actor: str
         now = desk.registry.refresh().policies
         if any(each.index == index for each in now.history(kind)):
             desk.clock.sleep(desk.lease)
-            return now.history(kind)[-1]
+            return next(each for each in now.history(kind) if each.index == index)
     raise Conflict(f"the {kind} policy is changed by too many at once: try again")
 
 

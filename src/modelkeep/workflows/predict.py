@@ -145,7 +145,7 @@ class Gateway:
     async def _answer(self, call: Call, grant: Grant) -> Answer:
         principal, subject = grant.principal, grant.principal.subject
         self._rate.take(subject)
-        authorize(self._policy, principal, "predict", model(call.model))
+        authorize(self._policy, principal, "predict", model(call.model), call.address)
         served = self.admitted.find(call.model, call.version, self._monotonic())
         request = decode_request(call.body)
         wanted = served.outputs.wanted(request.output_names())
@@ -238,7 +238,7 @@ class Gateway:
         """Let somebody do ``action``. Raises Unauthenticated, OverBudget, Denied, Unavailable."""
         grant = self._directory.authenticate(token, address)
         self._rate.take(grant.principal.subject)
-        authorize(self._policy, grant.principal, action, target)
+        authorize(self._policy, grant.principal, action, target, address)
         return grant
 
     def metadata(self, token: str, address: str, name: str, version: int | str | None) -> bytes:

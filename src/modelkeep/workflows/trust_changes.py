@@ -15,6 +15,7 @@ from modelkeep.custody import succession
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.identities import TokenHalves, no_token
 from modelkeep.custody.keyring import Amendment, Keyring
+from modelkeep.custody.policies import KINDS
 from modelkeep.custody.signatories import ADD, LIMIT, REMOVE, ROTATE, Signatories
 from modelkeep.custody.succession import MakeMaterial
 from modelkeep.custody.trust import Rights, TrustedIdentity, TrustRoot
@@ -40,10 +41,12 @@ class Rotated(msgspec.Struct, frozen=True):
 
 class Fallen(msgspec.Struct, frozen=True):
     """What a compromise took from the releases: ``gone`` have no trusted release statement any more, ``held`` are in quarantine
-    or no longer promoted because what was said of them later does not count."""
+    or no longer promoted because what was said of them later does not count; ``policies``: kinds of which another is in force
+    again than was."""
 
     gone: tuple[ReleaseRef, ...]
     held: tuple[ReleaseRef, ...]
+    policies: tuple[str, ...] = ()
 
 
 def fold(view: LogView, root: TrustRoot) -> Signatories:
@@ -165,7 +168,9 @@ def fallen(before: EvidenceBook, after: EvidenceBook) -> Fallen:
     now = {found.ref: found.state for found in after.releases()}
     gone = tuple(found.ref for found in before.releases() if found.ref not in now)
     served = [found.ref for found in before.releases() if found.state is ReleaseState.PROMOTED]
-    return Fallen(gone, tuple(ref for ref in served if ref in now and now[ref] is not ReleaseState.PROMOTED))
+    held = tuple(ref for ref in served if ref in now and now[ref] is not ReleaseState.PROMOTED)
+    policies = tuple(kind for kind in KINDS if before.policies.index(kind) != after.policies.index(kind))
+    return Fallen(gone, held, policies)
 
 
 def disowned(view: LogView, root: TrustRoot) -> EvidenceBook:
