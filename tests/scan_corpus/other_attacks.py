@@ -33,7 +33,7 @@ SSTI = [
     "{% for i in range(99999999999) %}{% endfor %}",
     "{{ messages.pop.__func__ }}",
     "{{ messages[0]['content'].format(x) }}",
-    "{% set u = '_'~'_' %}{% set i, g = u~'init'~u, u~'globals'~u %}{% set p = namespace[i][g]['os']['popen'] %}{{ p('true') }}",
+    "{% set u = '_'~'_' %}{% set g = u~'globals'~u %}{% set p = raise_exception[g]['os']['popen'] %}{{ p('true') }}",
     "{% for f in [raise_exception] %}{{ f('true') }}{% endfor %}",
     "{% macro m(f) %}{{ f('true') }}{% endmacro %}{{ m(raise_exception) }}",
     "{% set ns = namespace(x=1) %}{% set ns.get = raise_exception %}{{ ns.get('true') }}",
