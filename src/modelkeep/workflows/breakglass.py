@@ -77,7 +77,7 @@ class Glass:
         return self._until > 0
 
     def __call__(self) -> str:
-        """Until when and why, while it is in force; else empty. A clock that is put back neither brings back nor prolongs it."""
+        """Until when and why, while it is in force; else empty. A clock that is put back neither revives nor prolongs it."""
         if self.wanted is None or not self._until:
             return ""
         self._highest = max(self._highest, self._now())
