@@ -76,11 +76,11 @@ def damage(folder: Path, format_id: str, seconds: float) -> dict[str, object]:
     from modelkeep.custody.scan import scan
 
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    before = peak()
     seeds = {name: data for name, data in files.items() if scan(data, name).format == format_id}
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     allowed = held + LIMIT_BYTES + max(map(len, seeds.values())) + (32 << 20)  # for what the allocator keeps
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-    before = peak()
     heads = sorted({data[:size] for data in seeds.values() for size in (4, 16, 64) if len(data) > size})
     asked = []
 

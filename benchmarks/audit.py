@@ -23,6 +23,7 @@ from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.logfile import FileJournal, FolderLogFiles
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.serving.audit import AuditEntry, AuditLog, verify_audit
+from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.recorder import Delivery, Recorder
 
 ORIGIN = "bench.example/audit/bench"
@@ -151,7 +152,7 @@ async def _arrivals(files: FolderLogFiles, waits: list[float], chance: random.Ra
     delivery = Delivery()
     delivery.loop = asyncio.get_running_loop()
     log = AuditLog(files, NoteSigner(ORIGIN, bytes(32)), ORIGIN, SystemClock(), deliver=delivery)
-    recorder = Recorder(log, "bench", SystemClock())
+    recorder = Recorder(AuditSeries(lambda: ("bench", log), SystemClock()), SystemClock())
     recorder.took = waits.append
     tasks = []
     started = due = time.perf_counter()

@@ -1,5 +1,6 @@
 """The story in seven steps. Each is a function of the stage; what must hold is checked where it happens."""
 
+import json
 import shutil
 import threading
 import time
@@ -64,10 +65,36 @@ def make_keep(stage: Stage) -> None:
     checked = [shell.run("verify", stage.release(victim)) for victim in stage.victims.values()]
     entries = max(one["tree_size"] for one in checked)
     show.check("Both releases verify", len(checked) == 2, f"signed, sealed, and included in a log of {entries} entries")
+    show_evidence(stage)
     open_accounts(stage)
     stage.up = shell.start("up")
     wait_ready(stage.url, stage.ca, stage.up)
     show.say("control and gateway are up, TLS by the keep's own authority")
+
+
+def show_evidence(stage: Stage) -> None:
+    """What a file holds is known without running it, and a release is judged by what stands in the log about it."""
+    shell, show, victim = stage.shell, stage.show, stage.victims["tumour"]
+    trap = stage.folder / "trap.pkl"
+    trap.write_bytes(b"cos\nsystem\n(S'echo this must never run'\ntR.")
+    (verdict,) = shell.run("scan", str(trap), expect=1)["files"]
+    rules = sorted({finding["rule"] for finding in verdict["findings"]})
+    show.check("A pickle that would run a command is found out, and not run", bool(rules), f"not clean: {', '.join(rules)}")
+    share, rows = victim.accuracy, len(victim.exam)
+    margin = 1.96 * (share * (1 - share) / rows) ** 0.5 + 0.5 / rows
+    measured = {"value": share, "low": max(0.0, share - margin), "high": min(1.0, share + margin), "examples": rows}
+    (stage.folder / "exam.json").write_text(json.dumps({"suite": "unseen rows", "metrics": {"accuracy": measured}}))
+    ref = stage.release(victim)
+    shell.run("attest", ref, "--type", "evaluation", str(stage.folder / "exam.json"))
+    standard, strict = shell.run("policy", "check", ref), shell.run("policy", "check", ref, "--by", "strict", expect=1)
+    unmet = [rule["says"] for rule in strict["rules"] if not rule["satisfied"]]
+    show.check("The standard policy serves it", standard["admitted"], f"{len(standard['rules'])} rules, all satisfied")
+    show.say(f"the strict one would not, for {len(unmet)} reasons; the first: {unmet[0]}")
+    shell.run("bom", ref, "--record", "--out", str(stage.folder / "bom.json"))
+    checked = shell.run("bom", ref, "--check", str(stage.folder / "bom.json"))
+    show.check(
+        "Its bill of materials is made again from the log", checked["later"] == 0, f"from {checked['through']} log entries"
+    )
 
 
 def open_accounts(stage: Stage) -> None:

@@ -32,7 +32,8 @@ def test_no_such_program(tmp_path):
 
 
 RUNNER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
 from modelkeep.adapters import child
 sys.exit(child.run(sys.argv[1:], quiet=True).code)
 """
@@ -44,7 +45,10 @@ def test_signals_are_passed_on(tmp_path, number):
     name = number.name.removeprefix("SIG")
     script = f"trap 'echo got {name} >&2; exit 9' {name}; echo ready >&2; while :; do sleep 0.05; done"
     with subprocess.Popen(
-        [sys.executable, "-c", RUNNER, "sh", "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", RUNNER, "sh", "-c", script],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as runner:
         assert runner.stderr.readline() == "ready\n"
         runner.send_signal(number)

@@ -165,6 +165,20 @@ class CutFiles(FolderLogFiles):
             raise Cut
 
 
+def test_a_log_is_never_its_own_archive(keep, tmp_path):
+    one, audit, link = closed(keep), keep.premises.directory / "log" / "audit", tmp_path / "shelf"
+    link.symlink_to(audit)
+    by_instance = tmp_path / "other"
+    by_instance.mkdir()
+    (by_instance / one).symlink_to(audit / one)
+    before = keep.premises.audit_files(one).paths()
+    for place in (audit, link, by_instance, keep.premises.directory / "new", keep.premises.directory / "log" / ".." / "x"):
+        for removed in ("", "bodies", "everything"):
+            with pytest.raises(Invalid, match="in the keep itself"):
+                keep.log_archive(instances=[one], to=str(place), prune=removed)
+    assert keep.premises.audit_files(one).paths() == before and not keep.log_archived()
+
+
 def test_cut_off_anywhere_nothing_is_lost_and_the_next_run_finishes(keep, tmp_path):
     instance, shelf = closed(keep), tmp_path / "shelf"
     here = keep.premises

@@ -9,18 +9,21 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from commandline import PASSPHRASE, copy_keep
+from advisories import snapshot
+from commandline import PASSPHRASE, Cli, copy_keep
 
 from modelkeep.access.accounts import parse_account
 from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.backups import restore_backup, verify_backup
 from modelkeep.app.keep import Keep
-from modelkeep.app.offline import check_logs, verify_folder
+from modelkeep.app.offline import check_logs, verify_source
+from modelkeep.app.shelf import keep_shelf
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Role
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.custody.keys import AUDIT_LOG, AUDIT_SUBJECT
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
+from modelkeep.ledger.cosigned import WITNESSED
 from modelkeep.operations.backup import Manifest, Part, check_parts, encode_manifest, parse_manifest
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SUBJECT_KEY, SubjectKeys
@@ -82,7 +85,7 @@ def test_a_keep_comes_back_whole_under_a_log_that_names_its_predecessor(keep, ma
         checked.origin == done.log != before.origin
         and f"succeeds {before.origin} from entry {done.log_index}" in checked.detail
     )
-    assert verify_folder(str(tmp_path / "again"), "")[0] == checked
+    assert verify_source(str(tmp_path / "again"))[0] == checked
     assert again.status().releases == keep.status().releases
     assert again.user_list() == keep.user_list()
     assert subject_keys(again).existing(alice(again)) == key
@@ -95,6 +98,26 @@ def test_a_keep_comes_back_whole_under_a_log_that_names_its_predecessor(keep, ma
     third = restore(tmp_path / "two.backup", tmp_path / "third")
     detail = Keep.open(tmp_path / "third", WORD).log_verify()[0].detail
     assert detail.count("succeeds") == 2 and third.before == done.log
+
+
+def test_what_witnesses_and_advisories_need_comes_back_too(template, desk, tmp_path):
+    cli = Cli(copy_keep(template, tmp_path / "keep"), desk / "pass", (("MODELKEEP_INTEL_MAX_AGE_DAYS", "3650"),))
+    (tmp_path / "all.zip").write_bytes(snapshot())
+    cli("intel", "import", str(tmp_path / "all.zip"), code=0)
+    vkey = cli("--json", "witness", "init", str(tmp_path / "w"), "--name", "w.example", code=0).json["vkeys"][0]
+    policy = cli.keep / "asked.txt"
+    policy.write_text(f"witness w {vkey} http://127.0.0.1:1\nquorum w\n")
+    policy.chmod(0o600)
+    with (cli.keep / "modelkeep.toml").open("a") as stream:
+        stream.write('[witness]\npolicy = "asked.txt"\n')
+    shutil.copy(cli.keep / "log" / "releases" / "checkpoint", cli.keep / "log" / "releases" / WITNESSED)
+    cli("backup", "create", str(tmp_path / "b"), code=0)
+    cli("backup", "verify", str(tmp_path / "b"), code=0)
+    cli("backup", "restore", str(tmp_path / "b"), str(tmp_path / "again"), "--no-later-erasures", code=0)
+    again = replace(cli, keep=tmp_path / "again")
+    assert (again.keep / "asked.txt").read_bytes() == policy.read_bytes() and not (again.keep / "witness").exists()
+    assert again("--json", "witness", "status", code=0).json["witnessed"] == 0  # nobody saw the successor yet
+    assert again("intel", "show", code=0).out.splitlines()[0] == cli("intel", "show", code=0).out.splitlines()[0]
 
 
 def test_what_was_erased_after_the_backup_is_erased_again(keep, made, tmp_path):
@@ -145,18 +168,18 @@ def test_kept_checkpoints_of_the_predecessor_are_continued_or_told_to_be_lost(ke
     size = early.size - 1
     first = Checkpoint(early.origin, size, keep.premises.view().root_at(size))
     for here in (silent, owned):
-        assert "succeeds" in check_logs(here.directory / "log", here.trust, [first])[0].detail
+        assert "succeeds" in check_logs(keep_shelf(here.directory / "log"), here.trust, [first])[0].detail
     with pytest.raises(NotTrusted, match=f"restored from a backup: entries {size} to {late.size - 1} .* are lost"):
-        check_logs(silent.directory / "log", silent.trust, [late])
-    detail = check_logs(owned.directory / "log", owned.trust, [early, late])[0].detail
+        check_logs(keep_shelf(silent.directory / "log"), silent.trust, [late])
+    detail = check_logs(keep_shelf(owned.directory / "log"), owned.trust, [early, late])[0].detail
     assert f"entries {size} to {late.size - 1}" in detail and "as entry" in detail
     ours = early.origin
     assert silent.trust.releases_log != owned.trust.releases_log  # two restores of one backup are two logs
     for forged in (Checkpoint(ours, 2, bytes(32)), Checkpoint(ours, late.size, bytes(32)), Checkpoint("x", 1, b"")):
         with pytest.raises(NotTrusted):
-            check_logs(owned.directory / "log", owned.trust, [forged])
+            check_logs(keep_shelf(owned.directory / "log"), owned.trust, [forged])
     with pytest.raises(NotTrusted):  # whoever believes the old trust root is told that this is another log
-        check_logs(silent.directory / "log", keep.premises.trust)
+        check_logs(keep_shelf(silent.directory / "log"), keep.premises.trust)
 
 
 def test_an_audit_log_that_was_open_is_taken_as_far_as_it_had_come(keep, tmp_path):

@@ -189,8 +189,8 @@ def test_the_same_words_are_found_when_they_do_show(alive):
 
 # -- the command line --
 
-ELSEWHERE = {"up", "control", "serve", "login", "logout", "attack", "keys move", "witness run"}
-"""Verbs that need a running server or a key provider: tests/e2e and the tests of the providers look at those."""
+ELSEWHERE = {"approve", "up", "control", "serve", "login", "logout", "attack", "keys move", "witness run"}
+"""Verbs that need a server, a person who logged in, or a key provider: tests/e2e and those of the providers have them."""
 
 
 def verbs(command=root, path=()):
@@ -291,6 +291,7 @@ def drive(run, desk, tmp_path, recovery):
     run("retire", "risk@2", "--reason", "why")
     run("collect", "--dry-run")
     dependencies(run, work)
+    evidence(run, desk, work)
     people(run)
     keys(run, work)
     files(run, work, model)
@@ -309,6 +310,22 @@ def dependencies(run, work):
     run("intel", "show")
     run("intel", "check", "risk@1", "--lock", str(work / "lock.txt"))
     run("bom", "risk@1", "--record")
+
+
+def evidence(run, desk, work):
+    made = str(work / "trained.onnx")
+    run("run", "--no-code", "--output", made, "--", "cp", str(desk / "model.onnx"), made)
+    (work / "dp.json").write_text('{"epsilon": 3.0, "delta": 1e-5, "accountant": "prv"}')
+    run("attest", "risk@1", "--type", "privacy", str(work / "dp.json"))
+    run("approve", "risk@1", "--reason", "nobody in particular may")
+    for words in (
+        "set admission open --reason why",
+        "show admission",
+        "history admission",
+        "check risk@1 --as-promoted",
+        "explain risk@1",
+    ):
+        run("policy", *words.split())
 
 
 def people(run):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelkeep.app.audits import recover_all
+from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.control import CONTROL
 from modelkeep.app.keep import Keep
 from modelkeep.app.settings import AuditSettings, Settings, parse
@@ -111,8 +111,10 @@ def opened(cli, **audit):
 
 
 def test_more_required_than_named_or_one_named_twice_is_refused(cli, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
     for audit, why in (
         ({"require": 1}, "require is 1, and sinks names 0"),
+        ({"sinks": (f"disk:{tmp_path}?same-disk=yes", f"disk:{tmp_path}/link?same-disk=yes"), "require": 2}, "twice"),
         ({"sinks": (f"disk:{tmp_path}?same-disk=yes",) * 2, "require": 2}, "twice"),
         ({"sinks": (f"disk:{tmp_path}",)}, "same disk"),
     ):
@@ -168,11 +170,28 @@ def test_a_break_glass_that_somebody_else_writes_into_the_log_files_counts_for_n
     assert seen_by_a_gateway(keep, setting) == ""
 
 
+def test_a_cursor_stays_while_another_process_finishes_its_log(cli, tmp_path):
+    (tmp_path / "second").mkdir()
+    keep = opened(cli, sinks=(f"disk:{tmp_path}/second?same-disk=yes",))
+    here = keep.premises
+    instance, audit = new_audit(here, here.keyring([AUDIT_LOG]), "gateway", Glass(None, time.time_ns))
+    audit.stop()
+    (cursor,) = (cli.keep / "sinks").glob(f"*/{instance}")
+    cursor.mkdir(exist_ok=True)
+    size = int(here.audit_files(instance).read("checkpoint").split(b"\n")[1])
+    (cursor / "accepted").write_bytes(b"%d" % size)
+    with here.audit_files(instance).lock(wait=False):  # it may still become longer
+        open_sinks(here, "next", str).close(0)
+        assert cursor.is_dir()
+    open_sinks(here, "next", str).close(0)
+    assert not cursor.exists()
+
+
 def test_a_log_that_comes_back_from_a_mirror_gets_its_tiles_and_dead_reserves_go(cli, tmp_path):
     import shutil
 
-    from modelkeep.app.audits import new_audit
     from modelkeep.app.offline import check_logs
+    from modelkeep.app.shelf import keep_shelf
 
     (tmp_path / "second").mkdir()
     keep = opened(cli, sinks=(f"disk:{tmp_path}/second?same-disk=yes",), require=1)
@@ -188,4 +207,4 @@ def test_a_log_that_comes_back_from_a_mirror_gets_its_tiles_and_dead_reserves_go
     told = []
     recover_all(here, ring, told.append)
     assert any("anew" in line for line in told) and not (folder / ".reserve").exists()
-    assert any(row.origin.endswith(instance) for row in check_logs(cli.keep / "log", here.trust, []))
+    assert any(row.origin.endswith(instance) for row in check_logs(keep_shelf(cli.keep / "log"), here.trust, []))

@@ -221,6 +221,23 @@ def test_a_lock_file_that_said_more_is_asked_about_again_until_the_model_is_trai
     assert house("--json", "intel", "check", "--all", code=0).json[0]["packages"] == 1
 
 
+def test_a_run_without_packages_is_not_audited(house, zips):
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    train(house, {})
+    ran = house("--json", "intel", "check", "risk@1", code=1).json
+    assert ran["log_index"] is None and "nothing says which packages" in ran["reasons"][0] and not looked_up(house)
+    assert house("--json", "intel", "check", "--all", code=1).json[0]["log_index"] is None
+
+
+def test_what_a_lock_file_could_not_say_stays_unaudited_though_its_pins_are_those_of_the_run(house, zips):
+    house("intel", "import", zips("all.zip", snapshot()), code=0)
+    train(house, {"numpy": "2.1.0"})
+    house("intel", "check", "risk@1", "--lock", zips("r.txt", b"numpy==2.1.0\n-e ./mine\n"), code=1)
+    again = house("--json", "intel", "check", "--all", code=1).json[0]
+    assert again["unaudited"] == ["'./mine': it is editable, not from an index of published versions"]
+    assert looked_up(house)[-1].unaudited == looked_up(house)[0].unaudited
+
+
 def test_control_checks_again_with_the_keys_that_it_was_handed(house, zips):
     train(house, {"torch": "2.1.0"})
     house("intel", "import", zips("all.zip", snapshot()), code=0)

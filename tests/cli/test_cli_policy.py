@@ -159,7 +159,9 @@ def test_a_promoted_release_that_the_policy_refuses_is_told_so(cli):
 
 
 def test_roles_are_added_without_code(cli, keep, tmp_path):
-    assert "no rule of the access policy" in cli("user", "add", "erin", "--role", "auditor", code=2).line()
+    for role in ("auditor", "emperor"):
+        assert "no rule of the access policy" in cli("user", "add", "erin", "--role", role, code=2).line()
+    assert "not the name of a role" in cli("user", "role", "alice", "--role", "Ad min", code=2).line()
     cli("policy", "set", "access", write(tmp_path / "a.cedar", AUDITOR), "--extend", "--reason", "audit", code=0)
     cli("user", "add", "erin", "--role", "auditor", code=0)
     erin = keep.acting_as(Principal("erin", "sub_erin", ("auditor",), "session:x"))

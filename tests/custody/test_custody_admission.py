@@ -18,6 +18,7 @@ from modelkeep.custody.trust import TrustedIdentity, TrustRoot
 from modelkeep.errors import Conflict, Invalid, Missing, NotAdmitted, NotTrusted, Quarantined
 from modelkeep.ledger import predicates as p
 from modelkeep.ledger import statements as s
+from modelkeep.ledger.attestations import Vulnerabilities
 from modelkeep.policy.admission import AdmissionPolicy
 
 KEEP = StatementSigner("keep/statement-signing/1", bytes(32), bytes(32))
@@ -125,6 +126,16 @@ def test_attributes_are_plain_values(log):
         "private": False, "epsilon": "922337203685477.0000", "delta_ppb": 10**9, "watermark": False, "marked": False,
         "bom": False, "audited": False, "unaudited": 0, "critical": 0, "high": 0, "ungraded": 0, "snapshot_age_days": 0,
     }  # fmt: skip
+
+
+def test_a_statement_that_looked_nothing_up_is_no_audit(log):
+    for audited in (0, 1):
+        said = Vulnerabilities(
+            actor="bo", at=2, source="OSV", snapshot=digest_of(b"s"), snapshot_at=1, lock=digest_of(b""), audited=audited,
+            unaudited=(), advisories=(),
+        )  # fmt: skip
+        log.add(s.make_statement(said, Resource("m", MODEL)))
+        assert attributes(log.book, REF)["audited"] is bool(audited)
 
 
 def stripped(statement, index):

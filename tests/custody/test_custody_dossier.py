@@ -289,10 +289,19 @@ def test_a_stolen_key_takes_away_no_more_than_it_ever_spoke_about():
 def test_attestations_about_one_file_are_bounded_and_the_newest_count(monkeypatch, log):
     monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
     for number in range(5):
-        say(log, a.Privacy(actor="ada", at=number, epsilon=float(number), delta=0.0, accountant="prv"))
-    assert seen(log)["epsilon"] == "4.0000"
-    assert log.why == [] and log.book.suspicious is None, "whoever says much makes no log look tampered with"
-    assert len(log.book.attestations.about(MODEL, REF.name)) == 3
+        say(log, evaluation(0.9, suite=f"suite-{number}"))
+    assert len(log.why) == 2 and log.book.suspicious is None  # honest: they do not make the log a bad one
+    say(log, *(a.Privacy(actor="ada", at=number, epsilon=float(number), delta=0.0, accountant="prv") for number in range(9)))
+    assert seen(log)["epsilon"] == "8.0000" and len(log.why) == 2  # what is said again takes a place that it has
+    kept = [one.said.epsilon for one in log.book.attestations.about(MODEL, REF.name) if isinstance(one.said, a.Privacy)]
+    assert kept == [5.0, 6.0, 7.0, 8.0]
+
+
+def test_however_much_was_said_a_vulnerability_and_a_rejection_count(monkeypatch, log):
+    monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
+    say(log, *(evaluation(0.9, suite=f"suite-{number}") for number in range(5)), *(audit(at=10**18 + n) for n in range(5)))
+    say(log, audit("critical"), approval("bo", "reject"))
+    assert (seen(log)["critical"], seen(log)["rejections"]) == (1, 1)
 
 
 def test_a_flood_drowns_nothing_that_others_said(monkeypatch, log):

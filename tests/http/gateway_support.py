@@ -76,7 +76,7 @@ class Live:
 
     def __init__(self, service: Service, directory: Path) -> None:
         self.service, self.errors = service, []
-        self.instance = service.recorder.receipt(0).partition("/")[0]
+        self.instance = service.audit.current.instance
         self._ready, self._loop = threading.Event(), asyncio.new_event_loop()
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run)

@@ -54,8 +54,10 @@ class Admin:
     def records(self):
         """(kind, subject, request, outcome) of everything recorded so far."""
         self.control.audit.publish()
-        here, origin = self.keep.premises, self.control.audit.origin
-        found = read_bodies(here.audit_files(self.control.instance), encode_vkey(origin, here.trust.audit_key), origin)
+        here, origin = self.keep.premises, self.control.audit.current.log.origin
+        found = read_bodies(
+            here.audit_files(self.control.audit.current.instance), encode_vkey(origin, here.trust.audit_key), origin
+        )
         return [(entry.kind, entry.subject, entry.request, entry.outcome) for _, entry, _ in found]
 
 

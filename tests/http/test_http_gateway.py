@@ -320,7 +320,7 @@ def test_a_gateway_whose_audit_log_failed_for_good_ends(keep, alice):
 
     def fail(text: str) -> None:
         url = text.rpartition(" ")[2]
-        (journal,) = (keep.premises.directory / "log" / "audit" / service.recorder.receipt(0)[:-2] / "journal").iterdir()
+        (journal,) = (keep.premises.directory / "log" / "audit" / service.audit.current.instance / "journal").iterdir()
         moved.append((journal, journal.rename(journal.with_name("gone"))))
 
         def ask() -> None:

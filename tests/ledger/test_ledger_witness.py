@@ -19,15 +19,14 @@ from modelkeep.crypto.cosignatures import KINDS, Cosigner, cosignatures
 from modelkeep.crypto.merkle import EMPTY_ROOT, check_consistency, consistency_path, leaf_hash, range_root, root_of
 from modelkeep.crypto.notes import Checkpoint, NoteSigner, NoteVerifier, split_note
 from modelkeep.errors import Invalid, NotTrusted, Unavailable
+from modelkeep.ledger.proofs import Continuation
 from modelkeep.ledger.witness import (
-    AddCheckpoint,
     Objection,
     Refusal,
     Witness,
     checkpoint_path,
     origin_folder,
     parse_answer,
-    parse_request,
     refused_path,
 )
 
@@ -71,7 +70,7 @@ class Tree:
 
     def ask(self, old, size, note=None):
         proof = consistency_path(old, size, self.node) if 0 < old < size else []
-        return AddCheckpoint(old, tuple(proof), note or self.note(size)).encode()
+        return Continuation(old, tuple(proof), note or self.note(size)).encode()
 
 
 TREE = Tree([b"%d" % number for number in range(40)])
@@ -99,9 +98,9 @@ def lines(answer):
 
 
 def test_the_request_of_the_specification():
-    asked = parse_request(EXAMPLE.encode())
-    assert (asked.old, len(asked.proof)) == (20852014, 4)
-    assert asked.note.startswith(b"example.com/behind-the-sofa\n20852163\n")
+    asked = Continuation.parse(EXAMPLE.encode())
+    assert (asked.old, len(asked.path)) == (20852014, 4)
+    assert asked.checkpoint.startswith(b"example.com/behind-the-sofa\n20852163\n")
     assert asked.encode() == EXAMPLE.encode()
 
 
@@ -128,7 +127,7 @@ def test_the_request_of_the_specification():
 )
 def test_requests_that_are_none(body, witness):
     with pytest.raises(Invalid):
-        parse_request(body.encode())
+        Continuation.parse(body.encode())
     assert witness.add_checkpoint(body.encode()).objection is Objection.MALFORMED
 
 
@@ -157,8 +156,8 @@ def test_an_empty_log(witness):
         (lambda: TREE.ask(7, 6), Objection.MALFORMED),
         (lambda: FORK.ask(7, 7), Objection.FORK),
         (lambda: FORK.ask(7, 9), Objection.BAD_PROOF),
-        (lambda: AddCheckpoint(7, (), TREE.note(9)).encode(), Objection.BAD_PROOF),
-        (lambda: AddCheckpoint(7, (b"x" * 32,), TREE.note(7)).encode(), Objection.BAD_PROOF),
+        (lambda: Continuation(7, (), TREE.note(9)).encode(), Objection.BAD_PROOF),
+        (lambda: Continuation(7, (b"x" * 32,), TREE.note(7)).encode(), Objection.BAD_PROOF),
         (lambda: TREE.ask(7, 9, TREE.note(9, NoteSigner(ORIGIN, b"m" * 32))), Objection.NOT_SIGNED),
         (lambda: TREE.ask(7, 9, TREE.note(9).replace(b"\n9\n", b"\n8\n")), Objection.NOT_SIGNED),
         (lambda: TREE.ask(7, 9, TREE.note(9).replace(b"keep.", b"beep.")), Objection.UNKNOWN_LOG),

@@ -210,6 +210,7 @@ def test_only_what_was_asked_for_is_unpacked(packed):
         (gzip.compress(bytes(1000))[:-9], "cut off"),
         (b"plain", "no gzip"),
     ],
+    ids=["large", "cut", "plain"],  # the bytes hold the time, and every process must call the tests the same
 )
 def test_a_bad_gzip_is_unavailable(data, word):
     server, _ = answering(200, {"content-encoding": "gzip", "content-length": str(len(data))}, data)

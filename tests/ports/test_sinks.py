@@ -6,6 +6,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -454,3 +455,57 @@ def test_a_mirror_whose_disk_fills_up_or_turns_read_only(small_disk, tmp_path, j
     sink.resume(ORIGIN)
     sink.accept(journal[2])
     sink.close()
+
+
+class Counting(WebhookReceiver):
+    """``talks``: how many connections there were; ``unasked``: said on the first one some time after its first answer."""
+
+    talks, unasked = 0, b""
+
+    def talk(self, link):
+        self.talks += 1
+        if self.unasked and self.talks == 1:
+            link.recv(65_536)
+            link.sendall(self.answer)
+            self.go.wait(0.1)
+            link.sendall(self.unasked)
+            self.said.set()
+            self.go.wait(20)  # and reads nothing any more
+        else:
+            super().talk(link)
+
+
+@pytest.fixture
+def counting():
+    receiver = Counting(None)
+    receiver.said = threading.Event()
+    receiver.sink = WebhookSink(Stream("127.0.0.1", receiver.port, None, 2.0), "/hook", Secret.parse(SECRET), "1")
+    yield receiver
+    receiver.sink.close()
+    receiver.stop()
+
+
+@pytest.mark.parametrize("answer", [b"204 No Content\r\n\r\n", b"200 OK\r\ncontent-length: 2\r\n\r\nok"])
+def test_a_webhook_keeps_its_connection(counting, journal, answer):
+    counting.answer = b"HTTP/1.1 " + answer
+    for batch in journal:
+        counting.sink.accept(batch)
+    assert (counting.talks, len(counting.records)) == (1, 15)
+
+
+def test_the_first_answer_of_a_webhook_counts_and_no_later_word(counting, journal):
+    counting.answer = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+    with pytest.raises(Unavailable, match="answers 503"):
+        counting.sink.accept(journal[0])
+    counting.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" * 2
+    counting.sink.accept(journal[0])
+    counting.sink.accept(journal[1])
+    assert counting.talks == 3  # what is behind an answer is not waited for
+
+
+def test_what_a_webhook_says_unasked_is_no_answer_to_the_next_batch(counting, journal):
+    counting.answer = counting.unasked = b"HTTP/1.1 204 No Content\r\n\r\n"
+    counting.sink.accept(journal[0])
+    assert counting.said.wait(5)
+    counting.sink.accept(journal[1])
+    assert counting.talks == 2 and [first for _, first in counting.records] == [1, 2]

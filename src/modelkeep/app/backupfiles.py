@@ -4,7 +4,9 @@ What only grows (journals) is taken up to the size it had; what may go (partial 
 records) is read at once; the rest never changes.
 """
 
+import contextlib
 import os
+import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +15,12 @@ import msgspec
 
 from modelkeep.adapters.files import NewFile, SourceFile
 from modelkeep.adapters.logfile import FolderLogFiles
+from modelkeep.app.intelligence import index_in_force
 from modelkeep.app.liferesults import BackedUp
 from modelkeep.app.premises import CA_FILE, TRUST_FILE, Premises
-from modelkeep.app.settings import FILE_NAME
+from modelkeep.app.settings import FILE_NAME, Settings
 from modelkeep.app.stores import BLOBS_FOLDER, open_records
+from modelkeep.app.witnessing import inside
 from modelkeep.container.bundle import FilesReader
 from modelkeep.container.file import pack_file
 from modelkeep.container.layout import Kind
@@ -24,10 +28,10 @@ from modelkeep.container.reader import BytesReader
 from modelkeep.container.recipients import Recipient
 from modelkeep.core.ports import Records
 from modelkeep.core.values import digest_hex, parse_digest
-from modelkeep.errors import Conflict, Missing, NotTrusted, Unavailable
+from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.log import read_checkpoint
 from modelkeep.ledger.tiles import CHECKPOINT
-from modelkeep.operations.backup import CONTENT, MANIFEST, RECORDS, Manifest, Part, encode_manifest
+from modelkeep.operations.backup import CONTENT, MANIFEST, RECORDS, WITNESS, Manifest, Part, encode_manifest
 from modelkeep.serving.journal import FOLDER
 
 PURPOSE = "backup"
@@ -113,6 +117,7 @@ def take_snapshot(here: Premises) -> Snapshot:
         found += _log_parts(here.audit_files(instance), here.directory, f"log/audit/{instance}")
     found += [(FILE_NAME, _small(here.directory / FILE_NAME), -1), (TRUST_FILE, trust, -1), (RECORDS, dump, -1)]
     found += [(CA_FILE, _small(here.directory / CA_FILE), -1)]
+    found += _named(here)
     blobs = list(here.blobs.all())
     inside = not here.settings.blobs.url
     if inside:
@@ -131,6 +136,31 @@ def take_snapshot(here: Premises) -> Snapshot:
         outside=() if inside else tuple(sorted(blobs)),
     )
     return Snapshot(manifest, tuple(data for _, data, _ in found))
+
+
+def _named(here: Premises) -> list[tuple[str, Source, int]]:
+    """What the settings and the records name besides: the witness policy, its authorities, the advisories in force."""
+    asked = {"policy": here.settings.witness.policy, "ca": here.settings.witness.ca}
+    found: list[tuple[str, Source, int]] = [
+        (WITNESS[key], _small(inside(here.directory, name, f"witness.{key}")), -1) for key, name in asked.items() if name
+    ]
+    with contextlib.suppress(NotTrusted, Missing):  # whoever asks for the advisories is told to import them again
+        index = index_in_force(here)
+        if index is not None:
+            found.append((index.relative_to(here.directory).as_posix(), _small(index), -1))
+    return found
+
+
+def put_named(folder: Path, settings: Settings) -> None:
+    """Put the files of witnesses where the settings want them, in an unpacked backup. Raises Invalid (one cannot be)."""
+    for key, name in {"policy": settings.witness.policy, "ca": settings.witness.ca}.items():
+        source = folder / WITNESS[key]
+        if name and source.is_file():
+            target = inside(folder, name, f"witness.{key}")
+            if target.exists():
+                raise Invalid(f"witness.{key} is {name!r}, which is another file of the keep: name one of its own")
+            source.rename(target)
+    shutil.rmtree(folder / "witness", ignore_errors=True)
 
 
 def write_backup(snapshot: Snapshot, out: str, recipients: Sequence[Recipient]) -> BackedUp:

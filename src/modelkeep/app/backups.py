@@ -19,7 +19,7 @@ from modelkeep.adapters.folders import sync_folder
 from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.tails import SealedReader
-from modelkeep.app.backupfiles import PURPOSE, Scattered, blob_of, check_gone
+from modelkeep.app.backupfiles import PURPOSE, Scattered, blob_of, check_gone, put_named
 from modelkeep.app.keep import FOLDERS, Keep
 from modelkeep.app.liferesults import BackupChecked, Restored
 from modelkeep.app.offline import check_logs
@@ -85,6 +85,7 @@ def restore_backup(file: str, directory: str, word: bytes, *, identity: str, new
         else:
             Custodian(FileKeys(folder / "keys"), SystemEntropy()).recover(identity, word)
             unlocked = Keyring.unlock(FileKeys(folder / "keys"), [LOG_SIGNING], word)[1]
+        put_named(folder, load(folder))
         forget = _put_records(folder, trust)
         try:
             restored = _settle(folder, trust, unlocked, manifest, later)

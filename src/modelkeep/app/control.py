@@ -20,7 +20,7 @@ from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
 from modelkeep.adapters.tls import server_context
-from modelkeep.app.audits import new_audit, recover_all
+from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import Opened
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
@@ -35,7 +35,8 @@ from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import TOKEN_SIGNING
 from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.policy.engine import KEEP, model
-from modelkeep.serving.audit import AuditEntry, AuditLog
+from modelkeep.serving.audit import AuditEntry
+from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.acts import log_audit_checkpoint
 from modelkeep.workflows.breakglass import Glass, parse_break_glass
 
@@ -53,8 +54,7 @@ class Control:
     """What the HTTP layer of control calls. Thread-safe."""
 
     keep: Keep
-    audit: AuditLog
-    instance: str
+    audit: AuditSeries
     directory_of_accounts: Directory
     logins: Logins
     issuer: SessionIssuer
@@ -250,6 +250,8 @@ class Control:
                 self.report(f"control judged {done.ref} again: {why}")
 
     def _handover(self) -> None:
+        if final := self.audit.roll():
+            self.log_checkpoint(final)
         self.log_checkpoint(self.audit.publish())
 
     @contextlib.contextmanager
@@ -294,11 +296,10 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
     failures = Limiter(clock.monotonic, rate=rate, burst=burst, what="bad credentials from this address")
     glass = Glass(parse_break_glass(premises.settings.audit.break_glass), clock.now_ns)
     recovered = recover_all(premises, keyring, report)
-    instance, audit = new_audit(premises, keyring, "control", glass)
+    audit = new_series(premises, keyring, "control", glass)
     made = Control(
         keep=keep,
         audit=audit,
-        instance=instance,
         directory_of_accounts=Directory(premises.records, clock, premises.trust.token_keys, origin, failures=failures),
         logins=Logins(premises.records, premises.passwords, entropy=entropy, clock=clock),
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),

@@ -13,7 +13,7 @@ from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.tls import server_context
-from modelkeep.app.audits import new_audit, recover_all
+from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
@@ -63,8 +63,8 @@ def open_gateway(
     glass = Glass(parse_break_glass(settings.audit.break_glass), clock.now_ns)
     watch = GlassWatch(glass, trust)
     watch.catch_up(registry.view, registry.view.checkpoint.size)
-    instance, audit = new_audit(here, keyring, "gateway", glass, delivery)
-    recorder = Recorder(audit, instance, clock)
+    audit = new_series(here, keyring, "gateway", glass, delivery)
+    recorder = Recorder(audit, clock)
     limits = settings.limits
     failures = Limiter(
         clock.monotonic, rate=limits.failures_rate, burst=limits.failures_burst, what="bad credentials from this address"
@@ -94,7 +94,7 @@ def open_gateway(
         guard=lambda profile: Guard(profile, alpha=extraction.alpha),
     )
     alarms = _Alarms(here, loader)
-    troubles = SinkTroubles(here, instance, audit, report)
+    troubles = SinkTroubles(here, audit, report)
 
     def watch_sinks() -> None:
         watch.catch_up(registry.view, registry.view.checkpoint.size)

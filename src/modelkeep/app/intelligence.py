@@ -96,6 +96,12 @@ def in_force(premises: Premises) -> Digest | None:
     return found.index if found else None
 
 
+def index_in_force(premises: Premises) -> Path | None:
+    """Where the index file in force should be, by the record alone; None when none is. Raises NotTrusted (damaged)."""
+    found = _in_force(premises)
+    return _path(premises.directory / FOLDER, found.index) if found else None
+
+
 def newest_in_force(premises: Premises) -> int:
     """When the newest record of the snapshot in force was changed, as the log has it; 0 when none is, or nobody can tell."""
     with contextlib.suppress(NotTrusted):

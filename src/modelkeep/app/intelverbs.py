@@ -116,13 +116,11 @@ class IntelVerbs(OversightVerbs):
         last, run = known.vulnerabilities, known.run
         if last is None or (run is not None and run.index > last.index):
             return _trained(known)
-        trained = _trained(known)
-        if trained is not None and trained.lock == last.said.lock:
-            return trained
-        try:
+        try:  # first, for a lock file with the run's own pins may have told of what it cannot pin
             return remembered(remembered_lock(self.premises, last.said.lock), last.said)
         except Missing:
-            return None
+            trained = _trained(known)
+            return trained if trained is not None and trained.lock == last.said.lock else None
 
     def _check_packages(self, packages: Packages, found: Snapshot | None) -> Checked:
         index, allowed = found.index if found else None, self.premises.settings.intel.max_age_days
@@ -130,7 +128,7 @@ class IntelVerbs(OversightVerbs):
 
     def _hold_against(self, known: Dossier, packages: Packages | None, found: Snapshot | None) -> DependenciesChecked:
         """Check, log, and open an incident for every critical vulnerability that no earlier check had found."""
-        if packages is None:
+        if packages is None or not (packages.pins or packages.beyond):
             return DependenciesChecked(str(known.ref), False, NOTHING_KNOWN, "", -1, 0, 0, (), ())
         checked = self._check_packages(packages, found)
         told = _told(str(known.ref), packages, found, checked)

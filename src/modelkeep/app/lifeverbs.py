@@ -7,7 +7,7 @@ from pathlib import Path
 from modelkeep.access.accounts import ACCOUNT, Account, parse_account
 from modelkeep.access.forgetting import Credentials, account_of, forget_account
 from modelkeep.adapters.logfile import FolderLogFiles
-from modelkeep.app.auditshelf import AuditShelf, ClosedLog
+from modelkeep.app.auditshelf import AuditShelf, ClosedLog, check_elsewhere
 from modelkeep.app.backupfiles import take_snapshot, write_backup
 from modelkeep.app.liferesults import ArchivedRow, BackedUp, ErasedNow, ErasureRow
 from modelkeep.app.oversight import EXTRACTION, OversightVerbs
@@ -68,13 +68,14 @@ class LifeVerbs(OversightVerbs):
 
         ``instances``: which; or ``before``: all that were closed before this Unix nanosecond. ``prune``: ``bodies``,
         ``everything``, or "" to copy only; ``evidence``: even bodies that the extraction evidence on a promoted release is
-        rebuilt from. Raises Missing, Conflict (not closed, or needed), Invalid, NotTrusted, Unavailable.
+        rebuilt from. Raises Missing, Conflict (not closed, or needed), Invalid (``to`` is in here), NotTrusted, Unavailable.
         """
         self.authorize("log.archive", {})
         if bool(instances) == bool(before):
             raise Invalid("say either which audit logs to archive, or --closed-before and a day")
         shelf = AuditShelf(self.premises)
         wanted = [shelf.closed(name) for name in instances] if instances else shelf.closed_before(before)
+        check_elsewhere(self.premises.directory, to, wanted)
         removed = Removed(prune) if prune else None
         if removed is not None:
             shelf.check_delivered(wanted)

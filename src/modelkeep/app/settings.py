@@ -109,6 +109,8 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A record not durable after this long makes the gateway refuse answers."""
     queue: Count = 4096
     """Records that may wait for the disk; one more is refused."""
+    period_hours: Annotated[float, Meta(ge=0)] = 24.0
+    """How long one audit log lasts; then it is closed and signed, and the next goes on. 0 = as long as its process."""
     handover_seconds: Positive = 60.0
     """Pause between two handovers of a gateway's audit checkpoint to control."""
     reserve: Count = 1 << 20

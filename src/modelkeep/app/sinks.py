@@ -39,7 +39,7 @@ def open_sinks(premises: Premises, instance: str, waived: Callable[[], str]) -> 
     if not settings.sinks:
         return None
     sinks = [open_sink(url, settings, premises.directory) for url in settings.sinks]
-    if len({sink.name for sink in sinks}) < len(sinks):
+    if len(set(map(_place, sinks))) < len(sinks):
         raise Invalid("[audit] sinks names one sink twice")
     folders = [premises.directory / SINKS_FOLDER / _folder(sink) for sink in sinks]
     places = {sink.name: folder for sink, folder in zip(sinks, folders, strict=True)}
@@ -129,6 +129,12 @@ def _options(text: str, known: tuple[str, ...], url: str) -> dict[str, str]:
     return found
 
 
+def _place(sink: Sink) -> str:
+    """Where a sink's records end up: one folder under two names is one place."""
+    scheme, _, path = sink.name.partition(":")
+    return str(Path(path).resolve()) if scheme == "disk" else sink.name
+
+
 def _folder(sink: Sink) -> str:
     return hashlib.sha256(sink.name.encode()).hexdigest()[:16]
 
@@ -148,6 +154,9 @@ def _unfinished(premises: Premises, folder: Path) -> list[Stretch]:
             cursor, held = _held(place)
         except Conflict:
             continue  # its process lives
+        if not _finished(premises, place.name):
+            held.close()
+            continue
         stretch = _stretch(premises, place.name, cursor, held)
         if stretch is not None:
             found.append(stretch)
@@ -155,6 +164,17 @@ def _unfinished(premises: Premises, folder: Path) -> list[Stretch]:
             shutil.rmtree(place, ignore_errors=True)
             held.close()
     return found
+
+
+def _finished(premises: Premises, instance: str) -> bool:
+    """Whether no process holds a log: one that still finishes it knows how long it becomes, and sends what is left."""
+    if instance not in premises.audit_instances():
+        return True
+    try:
+        with premises.audit_files(instance).lock(wait=False):
+            return True
+    except Conflict:
+        return False
 
 
 def _stretch(premises: Premises, instance: str, cursor: LogFiles, held: ExitStack) -> Stretch | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
 from modelkeep.errors import Invalid
-from modelkeep.serving.audit import AuditLog
+from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.breakglass import BREAK_GLASS, LONGEST_SECONDS, Glass, GlassWatch
 
 AUDIT_SINK = "audit-sink"
@@ -17,8 +17,8 @@ class SinkTroubles:
     """Reports when a sink gets into trouble or out of it, and opens an incident where it stays there, and for every use of a
     break-glass."""
 
-    def __init__(self, premises: Premises, instance: str, audit: AuditLog, report: Callable[[str], None]) -> None:
-        self._keep, self._instance, self._audit, self._report = Keep(premises), instance, audit, report
+    def __init__(self, premises: Premises, audit: AuditSeries, report: Callable[[str], None]) -> None:
+        self._keep, self._audit, self._report = Keep(premises), audit, report
         self._monotonic = premises.clock.monotonic
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
@@ -43,7 +43,7 @@ class SinkTroubles:
             self._told.discard(BREAK_GLASS)
         elif BREAK_GLASS not in self._told:
             detail = f"answers leave without required audit sinks, {waiving}"
-            self._keep.raise_incident(BREAK_GLASS, self._instance, detail)
+            self._keep.raise_incident(BREAK_GLASS, self._audit.current.instance, detail)
             self._told.add(BREAK_GLASS)
 
 

@@ -15,6 +15,7 @@ from modelkeep.errors import Invalid, Missing, Unavailable
 
 ENVIRONMENT = "installed.json"
 _LONGEST = 120
+_SHOWN = 12
 _LIST = """
 import importlib.metadata, json
 def one(found):
@@ -105,7 +106,9 @@ def _lines(one: DependenciesChecked) -> Iterable[str]:
         score = f" {found.score:.1f}" if found.score >= 0 else ""
         fixed = f", mended in {', '.join(found.fixed)}" if found.fixed else ""
         yield f"  {found.severity + score:<13} {found.package} {found.version}  {found.id}{fixed}"
-    yield from (f"  not audited   {each[:_LONGEST]}" for each in one.unaudited)
+    yield from (f"  not audited   {each[:_LONGEST]}" for each in one.unaudited[:_SHOWN])
+    if len(one.unaudited) > _SHOWN:
+        yield f"  not audited   and {len(one.unaudited) - _SHOWN} more, which --json lists"
 
 
 def read_locks(paths: Iterable[str]) -> dict[str, bytes]:

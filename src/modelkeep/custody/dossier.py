@@ -38,12 +38,8 @@ P = TypeVar("P", bound=Predicate)
 P_co = TypeVar("P_co", bound=Predicate, covariant=True)
 APPROVE, REJECT, WITHDRAW = "approve", "reject", "withdraw"
 VERDICTS = (APPROVE, REJECT, WITHDRAW)
-MAX_ATTESTATIONS = 1000
-"""Of one type, by one signer, about one file; of approvals, by one person. The oldest is forgotten for the newest.
-
-So nobody fills the memory of every reader. That the newest always counts, and that nobody's share is anybody else's, is what
-keeps a flood of good words from drowning a bad one that is true.
-"""
+MAX_ATTESTATIONS = 10_000
+"""Of one type about one file: as many that stand, and as many of the latest that they took the place of."""
 _NOBODY = re.compile(r"@local\Z")
 """Who acts with the folder and the passphrase, and the keep's own processes, are no persons: their word is no approval."""
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
@@ -189,6 +185,29 @@ def _counts(said: Approval, released: Release) -> bool:
     return said.release == f"{released.name}@{released.version}" and said.verdict != WITHDRAW and somebody
 
 
+class _Pool:
+    """Attestations of one type about one file. Whatever is said again takes the place of what the same signer said before, so
+    that nobody fills the memory of every reader, and the last word always counts."""
+
+    def __init__(self) -> None:
+        self._last: dict[object, Told[Attestation]] = {}
+        self._before: deque[Told[Attestation]] = deque(maxlen=MAX_ATTESTATIONS)
+
+    def add(self, told: Told[Attestation]) -> None:
+        """Take one in. Raises Conflict: too many different things were said."""
+        thing = told.signer, _thing(told)
+        if thing in self._last:
+            self._before.append(self._last[thing])
+        elif len(self._last) >= MAX_ATTESTATIONS:
+            kind = short_type(told.said.TYPE)
+            raise Conflict(f"there are {MAX_ATTESTATIONS:,} {kind} statements about this file already: this one does not count")
+        self._last[thing] = told
+
+    def all(self) -> tuple[Told[Attestation], ...]:
+        """All of them, in no order."""
+        return *tuple(self._before), *tuple(self._last.values())
+
+
 class Attestations:
     """Every attestation of a log, by the digest of what it is about. Not safe for two writers; readers get frozen values."""
 
@@ -198,10 +217,10 @@ class Attestations:
         """``release``: what the log says of one so far, raises Missing; ``may_speak``: an identity, at a log index, in a type,
         about a model name; raises NotTrusted, Conflict."""
         self._release, self._may_speak = release, may_speak
-        self._about: dict[Digest, dict[object, deque[Told[Attestation]]]] = {}
+        self._about: dict[Digest, dict[type[Attestation], _Pool]] = {}
 
     def fold(self, found: Found, statement: Statement) -> None:
-        """Take one in. Raises Invalid (malformed, or beyond a bound), NotTrusted (about another model), Missing, Conflict."""
+        """Take one in. Raises Invalid (malformed), NotTrusted (about another model), Missing, Conflict (too many)."""
         said = predicate_of(statement, ATTESTATIONS[statement.predicate_type])
         check_attestation(said)
         if isinstance(said, Approval | Bom):
@@ -209,14 +228,12 @@ class Attestations:
             if known.model != found.model:
                 raise NotTrusted(f"a {short_type(said.TYPE)} statement names {known.ref} and another model")
             self._may_speak(found.signer, found.index, short_type(said.TYPE), known.ref.name)
-        share = said.TYPE, found.signer, said.actor if isinstance(said, Approval) else ""
-        pools = self._about.setdefault(found.model, {})
-        pools.setdefault(share, deque(maxlen=MAX_ATTESTATIONS)).append(told_at(found, said))
+        self._about.setdefault(found.model, {}).setdefault(type(said), _Pool()).add(told_at(found, said))
 
     def about(self, digest: Digest, name: str) -> list[Told[Attestation]]:
         """Those about a file, oldest first, whose signer may speak about the model name ``name``."""
-        pools = tuple(tuple(pool) for pool in tuple(self._about.get(digest, {}).values()))
-        return sorted((one for pool in pools for one in pool if self._counts(one, name)), key=lambda one: one.index)
+        told = [one for pool in tuple(self._about.get(digest, {}).values()) for one in pool.all()]
+        return sorted((one for one in told if self._counts(one, name)), key=lambda one: one.index)
 
     def _counts(self, one: Told[Attestation], name: str) -> bool:
         try:

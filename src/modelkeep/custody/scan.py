@@ -15,10 +15,11 @@ from modelkeep.custody.scanning.gguf import scan_gguf
 from modelkeep.custody.scanning.joblib import scan_joblib, scan_pickled
 from modelkeep.custody.scanning.keras import scan_hdf5, scan_keras_zip
 from modelkeep.custody.scanning.onnx import scan_onnx
+from modelkeep.custody.scanning.pickles import loads_as_pickle
 from modelkeep.custody.scanning.rules import RULES, RULES_VERSION, Report
 from modelkeep.custody.scanning.torch import scan_torch_legacy, scan_torch_zip
 from modelkeep.errors import Invalid, TooLarge
-from modelkeep.formats.detect import Format, begins_as_tar, detect
+from modelkeep.formats.detect import Format, begins_as_tar, detect, hides_hdf5
 from modelkeep.formats.safetensors import head_length, parse_head
 from modelkeep.formats.zip import ends_as_zip
 from modelkeep.ledger.predicates import Finding
@@ -56,10 +57,7 @@ def scan(data: bytes | bytearray | memoryview, filename: str) -> ScanVerdict:
     found, report = detect(view), Report()
     if not _PLAIN_NAME.match(filename) or filename in {".", ".."}:
         report.add("file-name", filename, "the file name is not a plain name: give it without folders and control characters")
-    if found not in _ZIPS and ends_as_zip(view):
-        report.add("polyglot", filename, "the file ends as a zip archive, and readers of those would find one in it")
-    if begins_as_tar(view):
-        report.add("polyglot", filename, "the file begins as a tar archive, which PyTorch looks for in any file")
+    _find_others(view, found, filename, report)
     judge = _JUDGES.get(found)
     signature = None
     try:
@@ -82,6 +80,27 @@ def refusal(verdict: ScanVerdict, filename: str) -> Finding | None:
     return verdict.findings[0] if verdict.findings else None
 
 
+def _find_others(data: memoryview, found: Format, filename: str, report: Report) -> None:
+    """Report what else the file can be read as: its name decides that elsewhere, or whoever opens it."""
+    if found not in _ZIPS and ends_as_zip(data):
+        report.add("polyglot", filename, "the file ends as a zip archive, and readers of those would find one in it")
+    if begins_as_tar(data):
+        report.add("polyglot", filename, "the file begins as a tar archive, which PyTorch looks for in any file")
+    if found not in _PICKLES and loads_as_pickle(data):
+        report.add("polyglot", filename, "the file is a pickle, too: PyTorch and others load any file as one")
+    at = hides_hdf5(data) if found is not Format.HDF5 else -1
+    if at >= 0 and not (
+        found is Format.KERAS_ZIP and at == _first(b"\x89HDF\r\n\x1a\n", data)
+    ):  # its weights, which are judged
+        report.add("polyglot", filename, f"the file is HDF5 behind a user block, too: h5py finds it at byte {at}")
+
+
+def _first(what: bytes, data: memoryview) -> int:
+    found = re.search(re.escape(what), data)
+    return found.start() if found else -1
+
+
+_PICKLES = frozenset({Format.PICKLE, Format.TORCH_LEGACY})
 _ZIPS = frozenset({Format.TORCH_ZIP, Format.KERAS_ZIP, Format.NPZ, Format.ZIP})
 
 

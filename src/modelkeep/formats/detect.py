@@ -56,10 +56,11 @@ class Format(Enum):
         return self.value.convert
 
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _PREFIXES = (
     (b"\x89KEEP\r\n\x1a", Format.KEEP),
     (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", Format.TORCH_LEGACY),
-    (b"\x89HDF\r\n\x1a\n", Format.HDF5),
+    (_HDF5, Format.HDF5),
     (b"\x93NUMPY", Format.NPY),
     (b"GGUF", Format.GGUF),
     (b"\x1f\x8b", Format.JOBLIB),
@@ -110,12 +111,35 @@ def detect(data: bytes | bytearray | memoryview) -> Format:
 def begins_as_tar(data: memoryview) -> bool:
     """Whether the first 512 bytes are a tar header: their sum is what they say it is (POSIX ustar; signed or not)."""
     head = bytes(data[:512])
-    digits = head[148:156].strip(b" \0")
-    if len(head) < 512 or not digits or not digits.isdigit():
+    said = _tar_number(head[148:156])
+    if len(head) < 512 or said is None:
         return False
     total = sum(head) - sum(head[148:156]) + 8 * 0x20
     signed = total - 256 * sum(byte > 0x7F for byte in head[:148] + head[156:])
-    return any(int(digits, 8) == each for each in (total, signed)) if set(digits) <= set(b"01234567") else False
+    return said in (total, signed)
+
+
+def _tar_number(raw: bytes) -> int | None:
+    """As Python's ``tarfile`` reads one: octal, with whatever ``int`` takes around it, or with a flag in base 256."""
+    if raw[:1] in (b"\x80", b"\xff"):
+        return int.from_bytes(raw[1:], "big") - (256 ** (len(raw) - 1) if raw[0] == 0xFF else 0)
+    try:
+        return int(raw.split(b"\0")[0].decode("ascii").strip() or "0", 8)
+    except ValueError:
+        return None
+
+
+def hides_hdf5(data: memoryview) -> int:
+    """Where HDF5 finds a file behind a user block, which may hold any other: at 512 bytes, 1024, 2048 and so on; -1: nowhere.
+
+    Source: the HDF5 File Format Specification, section II.A.
+    """
+    at = 512
+    while at < len(data):
+        if bytes(data[at : at + len(_HDF5)]) == _HDF5:
+            return at
+        at *= 2
+    return -1
 
 
 def _zip_kind(prefix: bytes) -> Format:

@@ -259,7 +259,7 @@ class Machine:
     def float_line(self, at: int) -> int:
         raw, end = self._line(at)
         try:
-            self._push(float(raw))
+            self._push(float(raw.split(b"\0")[0]))  # C reads up to a NUL
         except ValueError as cause:
             raise Invalid("the pickle has a malformed number") from cause
         return end
@@ -389,7 +389,8 @@ class Machine:
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, (*_FIXED, Table, Bag)):
-            raise Invalid("the pickle appends to a value that does not grow")
+            if items:  # else no loader looks at the value
+                raise Invalid("the pickle appends to a value that does not grow")
         else:
             self._judge.fill(target, False, items, at)
 
@@ -419,7 +420,8 @@ class Machine:
         if isinstance(target, Table):
             target.pairs.extend(zip(items[::2], items[1::2], strict=True))
         elif isinstance(target, (*_FIXED, Bag)):
-            raise Invalid("the pickle sets items of a value that has none")
+            if items:
+                raise Invalid("the pickle sets items of a value that has none")
         else:
             self._judge.fill(target, True, items, at)
 
@@ -433,7 +435,8 @@ class Machine:
         if isinstance(target, Bag):
             target.size += len(items)
         elif isinstance(target, (*_FIXED, Table, list)):
-            raise Invalid("the pickle adds to a value that is no set")
+            if items:
+                raise Invalid("the pickle adds to a value that is no set")
         else:
             self._judge.fill(target, False, items, at)
         return at
@@ -558,8 +561,10 @@ class Machine:
 
     def newobj_ex(self, at: int) -> int:
         named, args = self._pop(), self._tuple(self._pop())
-        if not isinstance(named, Table):
+        if isinstance(named, (*_FIXED, Bag, Blob, list)):
             raise Invalid("the pickle makes an object with named arguments that are no dict")
+        if not isinstance(named, Table):
+            raise TooLarge("the pickle makes an object with named arguments that are some kind of dict")
         if named.pairs:
             self._judge.odd("pickle-call", at, "an object is made with named arguments")
         self._push(self._judge.call(self._pop(), args, True, at))
@@ -581,7 +586,9 @@ class Machine:
     def build(self, at: int) -> int:
         state = self._pop()
         end = self._judge.build(self._top(), state, at)
-        if end != at and self._frame == at:
+        if end != at and self._frame not in (_NEVER, at):
+            raise TooLarge("the bytes of an array begin within a frame: its loader would take those after the frame")
+        if end != at:
             self._frame = _NEVER
         return end
 
@@ -596,8 +603,10 @@ class Machine:
 
     @staticmethod
     def _tuple(args: Any) -> tuple[Any, ...]:
-        if not isinstance(args, tuple):
+        if args is None or isinstance(args, int | float):
             raise Invalid("the pickle calls something with arguments that are not a tuple")
+        if not isinstance(args, tuple):  # some loaders take whatever has items
+            raise TooLarge("the pickle calls something with arguments that are not a plain tuple")
         return args
 
 

@@ -88,10 +88,20 @@ def ends_as_zip(data: memoryview) -> bool:
     tail = bytes(data[-(_END.size + 0xFFFF) :])
     at = tail.rfind(b"PK\x05\x06")
     while at >= 0:
-        if at + _END.size <= len(tail) and at + _END.size + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail):
+        if at + _END.size <= len(tail) and (
+            at + _END.size + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
+            or _has_directory(data, len(data) - len(tail) + at)
+        ):
             return True
         at = tail.rfind(b"PK\x05\x06", 0, at)
     return False
+
+
+def _has_directory(data: memoryview, at: int) -> bool:
+    """Whether a directory stands before the end record at ``at``: Python's reader does not ask whether bytes follow it."""
+    size = int.from_bytes(data[at + 12 : at + 16], "little")
+    wide = at >= _LOCATOR.size and bytes(data[at - _LOCATOR.size : at - _LOCATOR.size + 4]) == b"PK\x06\x07"
+    return wide or (0 < size <= at and bytes(data[at - size : at - size + 4]) == b"PK\x01\x02")
 
 
 def read_zip(data: memoryview) -> Archive:

@@ -18,7 +18,7 @@ from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import bad_request
 from modelkeep.http.protocol import HttpConnection, Place, Server
-from modelkeep.serving.audit import AuditLog
+from modelkeep.serving.series import AuditSeries
 from modelkeep.serving.sinks import SinkState
 from modelkeep.workflows.service import Listen, Service
 from modelkeep.workflows.watch import Watch, Watchers
@@ -105,7 +105,7 @@ def application(service: Service) -> App:
     return App(gateway, metrics, service.clock, releases=service.releases, audits=service.audits)
 
 
-def _sink_metrics(metrics: Metrics, audit: AuditLog) -> None:
+def _sink_metrics(metrics: Metrics, audit: AuditSeries) -> None:
     def series(name: str, words: str, read: Callable[[SinkState], float], *, counter: bool = False) -> None:
         rows = lambda: [(sink.name, float(read(sink))) for sink in audit.sinks()]  # noqa: E731
         metrics.readings(f"modelkeep_audit_sink_{name}", words, "sink", rows, counter=counter)
@@ -152,6 +152,8 @@ async def _handing_over(service: Service) -> AsyncIterator[None]:
 
     def once() -> None:
         try:
+            if final := service.audit.roll():
+                service.handover(final)
             service.handover(service.audit.publish())
         except ModelkeepError as cause:
             service.report(f"the audit checkpoint was not handed over: {cause}")

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from modelkeep.crypto.merkle import HASH_SIZE, check_consistency, check_inclusion, leaf_hash
-from modelkeep.crypto.notes import Checkpoint, open_checkpoint, unbase64
+from modelkeep.crypto.notes import MAX_SIZE, Checkpoint, open_checkpoint, unbase64
 from modelkeep.errors import Invalid, NotTrusted
 
 HEADER = "c2sp.org/tlog-proof@v1"
@@ -70,7 +70,7 @@ def check_proof(data: bytes, vkey: str, origin: str | None = None) -> tuple[Proo
 
 @dataclass(frozen=True)
 class Continuation:
-    """The consistency path from the first ``old`` entries of a log to the signed checkpoint."""
+    """The consistency path from the first ``old`` entries of a log to the signed checkpoint: what a witness is asked."""
 
     old: int
     path: tuple[bytes, ...]
@@ -90,8 +90,8 @@ class Continuation:
         except UnicodeDecodeError as cause:
             raise Invalid("not a consistency proof: expected the text of C2SP tlog-witness") from cause
         old = _OLD.match(first)
-        if len(data) > MAX_PROOF or not blank or old is None or len(lines) > MAX_STEPS:
-            raise Invalid("not a consistency proof: expected the text of C2SP tlog-witness")
+        if len(data) > MAX_PROOF or not blank or old is None or len(lines) > MAX_STEPS or int(old[1]) > MAX_SIZE:
+            raise Invalid("expected the line 'old SIZE', at most 63 hashes, an empty line and a checkpoint")
         path = tuple(unbase64(line) for line in lines)
         if any(len(step) != HASH_SIZE for step in path):
             raise Invalid("a hash in the consistency proof does not have 32 bytes")

@@ -4,7 +4,6 @@ A witness cosigns a checkpoint once it has proven that the log continues the las
 durable before the cosignature leaves, so no crash lets it cosign two histories of one log. Source: C2SP tlog-witness.
 """
 
-import base64
 import hashlib
 import re
 import threading
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.crypto.cosignatures import Cosigner, cosignatures
-from modelkeep.crypto.merkle import EMPTY_ROOT, HASH_SIZE, check_consistency
+from modelkeep.crypto.merkle import EMPTY_ROOT, check_consistency
 from modelkeep.crypto.notes import (
     MAX_SIZE,
     Checkpoint,
@@ -24,49 +23,16 @@ from modelkeep.crypto.notes import (
     parse_checkpoint,
     signature_line,
     split_note,
-    unbase64,
 )
 from modelkeep.errors import Invalid, Missing, NotTrusted
+from modelkeep.ledger.proofs import Continuation
 
 MAX_REQUEST = 128 << 10
 """Largest request, bytes: room for 63 hashes and some thirty post-quantum signatures."""
 MAX_ANSWER = 64 << 10
-MAX_PROOF = 63
 SIZE_TYPE = "text/x.tlog.size"
 _SIZE = r"0|[1-9][0-9]{0,18}"
-_OLD = re.compile(rf"old ({_SIZE})\Z")
 _KNOWN = re.compile(rf"({_SIZE})\n\Z".encode())
-
-
-class AddCheckpoint(NamedTuple):
-    """A request: cosign the checkpoint ``note``, which continues the ``old`` first entries, as ``proof`` shows."""
-
-    old: int
-    proof: tuple[bytes, ...]
-    note: bytes
-
-    def encode(self) -> bytes:
-        """The body of the request."""
-        lines = [f"old {self.old}", *(base64.b64encode(node).decode() for node in self.proof)]
-        return "\n".join([*lines, "", ""]).encode() + self.note
-
-
-def parse_request(body: bytes) -> AddCheckpoint:
-    """Undo ``AddCheckpoint.encode``; the note is not looked into. Raises Invalid."""
-    head, blank, note = body.partition(b"\n\n")
-    try:
-        first, *hashes = head.decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise Invalid("the lines before the checkpoint must be ASCII") from None
-    old = _OLD.match(first)
-    if old is None or not blank or int(old[1]) > MAX_SIZE:
-        raise Invalid("expected the line 'old SIZE', hashes of a consistency proof, an empty line and a checkpoint")
-    if len(hashes) > MAX_PROOF:
-        raise Invalid(f"a consistency proof has at most {MAX_PROOF} hashes")
-    proof = tuple(unbase64(line) for line in hashes)
-    if any(len(node) != HASH_SIZE for node in proof):
-        raise Invalid(f"a hash of a consistency proof has {HASH_SIZE} bytes")
-    return AddCheckpoint(int(old[1]), proof, note)
 
 
 class Objection(Enum):
@@ -121,7 +87,7 @@ def hear(note: bytes, logs: KnownLogs) -> Heard | Refusal:
     return Heard(found, text, tuple(good))
 
 
-def judge(asked: AddCheckpoint, found: Checkpoint, last: Checkpoint | None) -> Refusal | None:
+def judge(asked: Continuation, found: Checkpoint, last: Checkpoint | None) -> Refusal | None:
     """Whether a witness that last cosigned ``last`` (None: nothing of this log) may cosign ``found``; None = it may."""
     size, root = (last.size, last.root) if last else (0, EMPTY_ROOT)
     if asked.old > found.size:
@@ -131,7 +97,7 @@ def judge(asked: AddCheckpoint, found: Checkpoint, last: Checkpoint | None) -> R
     if found.size == size and found.root != root:
         return Refusal(Objection.FORK, f"the tree of size {size} cosigned here has another root: the log forked")
     try:
-        check_consistency(size, root, found.size, found.root, asked.proof)
+        check_consistency(size, root, found.size, found.root, asked.path)
     except NotTrusted as cause:
         return Refusal(Objection.BAD_PROOF, str(cause))
     return None
@@ -156,10 +122,10 @@ class Witness:
     def add_checkpoint(self, body: bytes) -> bytes | Refusal:
         """Cosign, or say why not. The answer is signature lines. Raises NotTrusted (the memory is damaged), Unavailable."""
         try:
-            asked = parse_request(body)
+            asked = Continuation.parse(body)
         except Invalid as cause:
             return Refusal(Objection.MALFORMED, str(cause))
-        heard = hear(asked.note, self._logs)
+        heard = hear(asked.checkpoint, self._logs)
         if isinstance(heard, Refusal):
             return heard
         with self._turn:

@@ -19,7 +19,10 @@ RECORDS = "records"
 """Name of the dump of all records in the content: MessagePack, an array of arrays (kind, key, body)."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-_ROOMS = ("keys", "log", "blobs", "tls")
+WITNESS = {"policy": "witness/policy", "ca": "witness/ca"}
+"""Names in the content of the files that the settings ``witness.…`` name, whatever they are called in the keep."""
+
+_ROOMS = ("keys", "log", "blobs", "tls", "intel", "witness")
 _FILES = ("modelkeep.toml", "trust.toml", RECORDS)
 
 

@@ -17,9 +17,10 @@ from modelkeep.crypto.notes import NoteVerifier, SignatureLine, split_note
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.cosigned import cosigners, keep_cosignatures
 from modelkeep.ledger.log import LogView
+from modelkeep.ledger.proofs import Continuation
 from modelkeep.ledger.quorum import LogPolicy, Witness
 from modelkeep.ledger.tiles import TileFiles
-from modelkeep.ledger.witness import AddCheckpoint, Objection, Refusal, hear, parse_answer
+from modelkeep.ledger.witness import Objection, Refusal, hear, parse_answer
 
 WITNESS = "witness"
 """Record kind: how it stands with one witness; the key is its name in the policy."""
@@ -106,7 +107,7 @@ class Cosigning:
         for _ in range(ATTEMPTS):
             try:
                 proof = view.consistency(old, checkpoint.size) if 0 < old < checkpoint.size else []
-                answer = parse_answer(*self.calls.add_checkpoint(witness.url, AddCheckpoint(old, tuple(proof), note).encode()))
+                answer = parse_answer(*self.calls.add_checkpoint(witness.url, Continuation(old, tuple(proof), note).encode()))
                 if not isinstance(answer, Refusal):
                     return _taken(witness, note, answer, checkpoint.size)
             except (NotTrusted, Unavailable, Invalid) as cause:

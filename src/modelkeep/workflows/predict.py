@@ -165,17 +165,17 @@ class Gateway:
             body = encode_response(served.ref, request.id, [(spec, shown.outputs[spec.name]) for spec in wanted])
             plain = encode_body(shown.x, shown.raw, shown.served, b"" if shown.raw is not None else body, rung)
             entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome="ok")
-            index = await self._recorder.write(entry, seal_body(key, plain, subject, served.text))
+            written = await self._recorder.write(entry, seal_body(key, plain, subject, served.text))
         except BaseException:
             if watch is not None:
                 watch.release(subject, checked.rows)
             raise
         if watch is not None:
             raw = np.empty((checked.rows, 0)) if shown.raw is None else shown.raw
-            watch.submit(Observation(index, subject, shown.x, raw))
+            watch.submit(Observation(written.index, subject, shown.x, raw))
             if checked.rows > LONE_ROWS or watch.behind(subject) > UNSEEN_ROWS:
                 await self._judge(watch, subject)
-        return Answer(body, self._recorder.receipt(index))
+        return Answer(body, written.receipt)
 
     def _named(self, call: Call) -> str:
         """What a refusal is recorded to be about: nothing unless there is such a model, for what was typed may be anything."""

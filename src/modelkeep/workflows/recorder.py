@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from modelkeep.core.ports import Clock
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
-from modelkeep.serving.audit import AuditEntry, AuditLog
+from modelkeep.serving.audit import AuditEntry
+from modelkeep.serving.series import AuditSeries
 
 Done = Callable[[int | ModelkeepError], None]
 MAX_QUIET = 65_536
@@ -40,14 +42,26 @@ def _settle(future: asyncio.Future[int], result: int | ModelkeepError) -> None:
         future.set_result(result)
 
 
-class Recorder:
-    """The audit log as the hot path sees it. ``instance`` names it in receipts; ``took`` is told each record's seconds."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A record that is durable: its ``index`` in the log of ``instance``."""
 
-    def __init__(self, audit: AuditLog, instance: str, clock: Clock) -> None:
+    instance: str
+    index: int
+
+    @property
+    def receipt(self) -> str:
+        """What the client is told about it: ``<instance>/<index>``."""
+        return f"{self.instance}/{self.index}"
+
+
+class Recorder:
+    """The audit log as the hot path sees it. ``took`` is told each record's seconds."""
+
+    def __init__(self, audit: AuditSeries, clock: Clock) -> None:
         self._submit, self._monotonic = audit.submit, clock.monotonic
         self.took: Callable[[float], None] = lambda _seconds: None
         self._audit = audit
-        self._prefix = instance + "/"
         self._quiet: dict[str, float] = {}
 
     def check(self) -> None:
@@ -56,18 +70,14 @@ class Recorder:
         if refusal:
             raise Unavailable(refusal)
 
-    async def write(self, entry: AuditEntry, body: bytes) -> int:
-        """Index of the record, once it is durable. Raises Unavailable: then nothing may be answered."""
+    async def write(self, entry: AuditEntry, body: bytes) -> Written:
+        """Where the record is, once it is durable. Raises Unavailable: then nothing may be answered."""
         began = self._monotonic()
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._submit(entry, body, partial(_settle, future))
+        instance = self._submit(entry, body, partial(_settle, future))
         index = await future
         self.took(self._monotonic() - began)
-        return index
-
-    def receipt(self, index: int) -> str:
-        """What the client is told about its record: ``<instance>/<index>``."""
-        return f"{self._prefix}{index}"
+        return Written(instance, index)
 
     async def refusal(self, subject: str, release: str, error: ModelkeepError) -> None:
         """Record that a known account was refused. Of refusals over a limit one a second and account: they cost nothing."""

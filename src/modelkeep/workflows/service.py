@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from modelkeep.core.ports import Clock, LogFiles
-from modelkeep.serving.audit import AuditLog
+from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.follow import AdmissionFollower, Loader
 from modelkeep.workflows.predict import Gateway
 from modelkeep.workflows.recorder import Delivery, Recorder
@@ -42,16 +42,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a gateway process.
 
     ``delivery``: the one that ``audit`` was made with; ``releases``: files of the releases log; ``audits``: those of an audit
-    log by instance; ``handover``: takes the audit log's signed checkpoint to control at start, every ``handover_seconds`` and
-    at stop (its failures are reported and stop nothing); ``announce`` and ``withdraw``: say where it listens, and take it
-    back; ``closing``: run last, in order; ``report``: told of trouble, one line each.
+    log by instance; ``handover``: takes the audit log's signed checkpoint to control at start, every ``handover_seconds``, at
+    the end of its period and at stop (its failures are reported and stop nothing); ``announce`` and ``withdraw``: say where it
+    listens, and take it back; ``closing``: run last, in order; ``report``: told of trouble, one line each.
     """
 
     listen: Listen
     gateway: Gateway
     follower: AdmissionFollower
     loader: Loader
-    audit: AuditLog
+    audit: AuditSeries
     recorder: Recorder
     delivery: Delivery
     clock: Clock

@@ -5,6 +5,7 @@ was, and the root that it has at that size is the predecessor's. The next entry,
 predecessor's checkpoint. So both logs verify, and that nothing was dropped in between is one comparison of hashes.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -14,7 +15,8 @@ from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.notes import Checkpoint, NoteSigner, open_checkpoint
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot, origin_of
-from modelkeep.errors import Conflict, Invalid, ModelkeepError, NotTrusted
+from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotTrusted
+from modelkeep.ledger.cosigned import WITNESSED
 from modelkeep.ledger.log import LogView, read_note
 from modelkeep.ledger.predicates import Succession
 from modelkeep.ledger.statements import make_statement, peek_type, predicate_of
@@ -46,6 +48,8 @@ def open_successor(files: TileFiles, vkey: str, signer: NoteSigner) -> Predecess
     note = read_note(files, origin)
     report = verify_log(files, vkey, origin)
     files.write(CHECKPOINT, Checkpoint(signer.name, report.size, report.root).sign(signer))
+    with contextlib.suppress(Missing):
+        files.delete(WITNESSED)  # it is of the log before: witnesses are asked about this one
     return Predecessor(Checkpoint(origin, report.size, report.root), note)
 
 

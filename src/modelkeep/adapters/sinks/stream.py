@@ -119,6 +119,18 @@ class Stream:
         except (BlockingIOError, ssl.SSLWantReadError):
             return
 
+    def spoiled(self) -> bool:
+        """Whether a kept connection was closed by the other side, or something came on it that nobody asked for."""
+        try:
+            link = self._link()
+            link.settimeout(0.0)
+            link.recv(_READ)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        return True
+
     def _link(self) -> socket.socket:
         if self._socket is None:
             raise ConnectionResetError("there is no connection")

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import httptools
 import msgspec
@@ -126,6 +127,10 @@ class WebhookSink:
         """The status of the final answer, within one deadline. A kept connection may be stale: then once more, on a new one."""
         self._stream.begin()
         kept = not self._stream.fresh
+        if kept and self._stream.spoiled():  # what was said unasked is no answer to what comes now
+            self._stream.close()
+            self._stream.begin(again=True)
+            kept = False
         try:
             return self._once(request, head)
         except Unavailable:
@@ -137,10 +142,10 @@ class WebhookSink:
 
     def _once(self, request: bytes, head: bool) -> int:
         answer = _Answer()
-        parser = httptools.HttpResponseParser(answer)
+        answer.parser = parser = httptools.HttpResponseParser(answer)
         self._stream.send(request)
-        size, keep = 0, False
-        while not answer.final:
+        size = 0
+        while not (answer.complete or (head and answer.headers)):  # what follows HEAD has no body, whatever its headers say
             data = self._stream.receive()
             size += len(data)
             if not data or size > _LONGEST_ANSWER:
@@ -151,11 +156,7 @@ class WebhookSink:
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as cause:
                 self._stream.close()
                 raise Unavailable(f"{self.name} does not speak HTTP: {cause}") from cause
-            answer.status = parser.get_status_code()
-            keep = parser.should_keep_alive()
-            if head and answer.headers:
-                break  # what follows HEAD has no body, whatever its headers say
-        if not keep:
+        if not answer.keep or answer.more:
             self._stream.close()
         return answer.status
 
@@ -166,18 +167,25 @@ class WebhookSink:
 
 @dataclass
 class _Answer:
-    """What the parser calls. Interim answers (1xx) come before the final one."""
+    """What the parser calls. Interim answers (1xx) come before the final one; the first final one counts, and no later word.
 
+    ``keep``: the connection may be used again, which the parser knows only in its calls; ``more``: there was a later word.
+    """
+
+    parser: Any = None
     status: int = 0
     headers: bool = False
     complete: bool = False
+    keep: bool = False
+    more: bool = False
 
-    @property
-    def final(self) -> bool:
-        return self.complete and self.status >= 200
+    def on_message_begin(self) -> None:
+        self.more = self.complete
 
     def on_headers_complete(self) -> None:
-        self.headers, self.complete = True, False
+        if not self.headers and self.parser.get_status_code() >= 200:
+            self.status, self.headers, self.keep = self.parser.get_status_code(), True, self.parser.should_keep_alive()
 
     def on_message_complete(self) -> None:
-        self.complete = True
+        if self.headers and not self.complete:
+            self.complete, self.keep = True, self.parser.should_keep_alive()

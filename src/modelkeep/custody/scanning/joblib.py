@@ -18,6 +18,8 @@ from modelkeep.formats.pickle import Blob, Table
 
 WRAPPER = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 MAX_ALIGNMENT = 64
+_ATTRIBUTES = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
+"""What a wrapper has: any other, such as ``read``, could take the place of its methods."""
 
 
 class _Reader(Enum):
@@ -95,7 +97,7 @@ class JoblibJudge(PickleJudge):
     def _read_array(self, array: Array, state: Table, at: int) -> int:
         found = dict(pair for pair in state.pairs[:16] if isinstance(pair[0], str))
         cls, dtype, alignment = found.get("subclass"), found.get("dtype"), found.get("numpy_array_alignment_bytes")
-        of_arrays = isinstance(cls, Global) and cls.key == ("numpy", "ndarray")
+        of_arrays = isinstance(cls, Global) and cls.key == ("numpy", "ndarray") and found.keys() <= _ATTRIBUTES
         if not of_arrays or not isinstance(dtype, DType) or len(found) != len(state.pairs) or array.dtype is not None:
             raise UnlikeAny("an array of joblib is of an unknown form", "pickle-state")
         array.dtype, array.shape = dtype, check_shape(found.get("shape"))

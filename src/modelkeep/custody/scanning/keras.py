@@ -107,9 +107,9 @@ def _judge_class(node: dict[str, Any], where: str, report: Report) -> None:
     name, module, registered = node.get("class_name"), node.get("module"), node.get("registered_name")
     what = f"{where} {module}.{name}" if module else f"{where} {name}"
     inner = node.get("config")
-    if name in _CODE:
+    if isinstance(name, str) and name in _CODE:
         report.add("keras-lambda", what, "the layer holds code, or a model of another kind")
-    elif name == "function" and inner in ACTIVATIONS and module in (None, "builtins", "keras.activations"):
+    elif name == "function" and _is_activation(inner) and module in (None, "builtins", "keras.activations"):
         return
     elif not isinstance(name, str) or name not in CLASSES:
         report.add("keras-custom", what, "Keras brings no such class, or it may run or read something")
@@ -117,6 +117,10 @@ def _judge_class(node: dict[str, Any], where: str, report: Report) -> None:
         report.add("keras-custom", what, "the class is taken from a module that is not of Keras")
     elif registered not in (None, name):
         report.add("keras-custom", what, "the class is registered under a name of the file's own")
+
+
+def _is_activation(name: object) -> bool:
+    return isinstance(name, str) and name in ACTIVATIONS
 
 
 def _tables(config: Any) -> Iterator[dict[str, Any]]:

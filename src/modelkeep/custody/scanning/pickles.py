@@ -140,7 +140,8 @@ class PickleJudge:
         if isinstance(target, Made) and (target.key is None or (keyed and target.key in _DICTS)):
             target.items += len(items)
         elif isinstance(target, Array | DType) and not keyed:
-            raise Invalid("the pickle appends to a value that does not grow")
+            if items:
+                raise Invalid("the pickle appends to a value that does not grow")
         else:
             self.add("pickle-call", at, "items are added to something that is no list, dict or set")
 
@@ -165,7 +166,9 @@ class PickleJudge:
         elif isinstance(target, Global):
             raise UnlikeAny("attributes are set on a function or class", "pickle-state")
         elif not isinstance(target, Made):
-            raise Invalid("the pickle sets attributes of a value that has none")
+            if _sets_something(state):
+                raise Invalid("the pickle sets attributes of a value that has none")
+            raise UnlikeAny("attributes are set on a value that has none", "pickle-state")
         elif target.key is not None:
             self._set_state(target, state)
 
@@ -192,7 +195,7 @@ class PickleJudge:
         for name, value in state.pairs:
             if not isinstance(name, str) or name.startswith("__") or (only is not None and name not in only):
                 raise UnlikeAny(f"the attribute {str(name)[:40]!r} is set, which no library does", "pickle-state")
-            if (name == "memory" and isinstance(value, str | Blob)) or (name == "input" and value in ("filename", "file")):
+            if (name == "memory" and value is not None) or (name == "input" and (type(value) is not str or value != "content")):
                 raise UnlikeAny(f"the attribute {name!r} makes the model read files that others may write", "pickle-state")
 
     def length(self, value: Any) -> int | None:
@@ -226,6 +229,36 @@ class PickleJudge:
             return text.encode("latin-1")
         except UnicodeError as cause:
             raise UnlikeAny("bytes are written as a string that is not latin-1", "pickle-state") from cause
+
+
+class _Names(PickleJudge):
+    """Only asks whether a pickle gets as far as to name something that can be imported."""
+
+    def find(self, module: str, name: str, at: int) -> Any:
+        """It does."""
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise Invalid("no module has such a name")
+        raise TooLarge(f"the pickle names {module}.{name} at {at}")
+
+    def persistent(self, pid: Any, at: int) -> Any:
+        """Where a pickle begins no loader has objects outside of it."""
+        raise Invalid(f"the pickle asks for {pid!r} at {at}, which nobody has")
+
+
+def loads_as_pickle(data: memoryview) -> bool:
+    """Whether a file of another format is a pickle, too: a loader comes to its end, or imports something."""
+    try:
+        _Names(data, Report()).read(0, [0])
+    except TooLarge:
+        return True
+    except Invalid:
+        return False
+    return True
+
+
+def _sets_something(state: Any) -> bool:
+    """Whether every loader looks for attributes to set; of nothing, or of nothing and slots, some set none without a word."""
+    return not isinstance(state, tuple | Table | Made) and bool(state)
 
 
 def _items(value: Any) -> Any:
@@ -263,7 +296,7 @@ def _bytearray(judge: PickleJudge, args: tuple[Any, ...]) -> Any:
         return Blob("bytes", 0, 0)
     if len(args) > 2 or judge.length(args[0]) is None or args[1:] not in ((), ("latin-1",)):
         raise UnlikeAny("it is not made from bytes")
-    return args[0]
+    return args[0] if isinstance(args[0], Blob) else Made(("builtins", "bytearray"))
 
 
 def _bytes(_judge: PickleJudge, args: tuple[Any, ...]) -> Blob:
