@@ -5,7 +5,8 @@ import json
 import pytest
 
 from modelkeep.app.keep import Keep
-from modelkeep.core.values import Principal, Role
+from modelkeep.core.values import Principal, Role, digest_of
+from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.errors import Denied, Invalid, Unavailable
 from modelkeep.ledger.predicates import Policy
 from modelkeep.ledger.statements import keep_resource, make_statement
@@ -134,6 +135,27 @@ def test_a_policy_that_could_not_decide_is_never_in_force(cli, tmp_path, text, w
 def test_what_the_keep_finds_out_itself_is_not_told_to_it(keep, kind):
     with pytest.raises(Invalid, match="are not attested: 'modelkeep"):
         keep.attest(ref="risk@1", kind=kind, predicate=b"{}")
+
+
+def test_no_digest_of_data_is_logged_plain(cli, keep, tmp_path):
+    loans = write(tmp_path / "loans.csv", "amount,term\n1,2\n")
+    plain = digest_of(b"amount,term\n1,2\n")
+    said = write(tmp_path / "d.json", {"name": "loans@3", "format": "csv", "size": 16})
+    cli("attest", loans, "--type", "dataset", said, code=0)
+    measure = {"value": 0.9, "low": 0.8, "high": 1.0, "examples": 9}
+    data = {"name": "loans@3/test", "digest": plain, "files": 0}
+    evaluation = {"suite": "s", "metrics": {"accuracy": measure}, "dataset": data}
+    cli("attest", "risk@1", "--type", "evaluation", write(tmp_path / "e.json", evaluation), code=0)
+    registry = keep.premises.registry()
+    found = registry.book.dossier(keep.ref("risk@1"))
+    (about,) = found.datasets
+    assert found.evaluations[0].said.dataset.digest == about and found.datasets[about].said.name == "loans@3"
+    whole = b"".join(parse_envelope(entry).unverified_payload() for entry in registry.view.entries(0, registry.book.size))
+    assert plain[7:].encode() not in whole and about[7:].encode() in whole
+    for digest in ("zz", "sha256:00", plain[7:]):
+        bad = write(tmp_path / "b.json", evaluation | {"dataset": data | {"digest": digest}})
+        assert "digest" in cli("attest", "risk@1", "--type", "evaluation", bad, code=2).line()
+    assert "no data set" in cli("attest", "risk@1", "--type", "dataset", said, code=2).line()
 
 
 def test_policies_have_a_history_and_their_text_can_be_read(cli, tmp_path):

@@ -290,9 +290,10 @@ def test_attestations_about_one_file_are_bounded_and_the_newest_count(monkeypatc
     monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
     for number in range(5):
         say(log, evaluation(0.9, suite=f"suite-{number}"))
-    assert len(log.why) == 2 and log.book.suspicious is None  # honest: they do not make the log a bad one
+    say(log, evaluation(0.2, suite="suite-9"))
+    assert seen(log)["accuracy"] == "0.2000" and log.why == []
     say(log, *(a.Privacy(actor="ada", at=number, epsilon=float(number), delta=0.0, accountant="prv") for number in range(9)))
-    assert seen(log)["epsilon"] == "8.0000" and len(log.why) == 2  # what is said again takes a place that it has
+    assert seen(log)["epsilon"] == "8.0000"  # what is said again takes a place that it has
     kept = [one.said.epsilon for one in log.book.attestations.about(MODEL, REF.name) if isinstance(one.said, a.Privacy)]
     assert kept == [5.0, 6.0, 7.0, 8.0]
 
@@ -302,6 +303,19 @@ def test_however_much_was_said_a_vulnerability_and_a_rejection_count(monkeypatch
     say(log, *(evaluation(0.9, suite=f"suite-{number}") for number in range(5)), *(audit(at=10**18 + n) for n in range(5)))
     say(log, audit("critical"), approval("bo", "reject"))
     assert (seen(log)["critical"], seen(log)["rejections"]) == (1, 1)
+
+
+def test_who_may_not_speak_about_a_model_fills_nothing_up(monkeypatch):
+    monkeypatch.setattr("modelkeep.custody.dossier.MAX_ATTESTATIONS", 3)
+    trusted = [
+        msgspec.structs.replace(each, may_sign=("*",), releases=("other-*",)) if each.name == SCANNER.name else each
+        for each in TRUST.identities
+    ]
+    log = Log(msgspec.structs.replace(TRUST, identities=tuple(trusted))).add(*release_statements(facts()))
+    for number in range(9):
+        say(log, evaluation(0.9, suite=f"s{number}"), signer=SCANNER)
+    say(log, evaluation(0.4, suite="ours"))
+    assert (seen(log)["accuracy"], log.why) == ("0.4000", [])
 
 
 def test_a_flood_drowns_nothing_that_others_said(monkeypatch, log):

@@ -267,6 +267,18 @@ def test_a_symbolic_link_is_not_a_journal(folder, tmp_path):
         folder.journal("j")
 
 
+def test_a_pipe_or_a_device_is_no_file_of_a_log(folder, tmp_path):
+    root = tmp_path / "elsewhere"
+    (root / "tile").mkdir(parents=True)
+    os.mkfifo(root / "checkpoint")
+    (root / "tile" / "000").symlink_to("/dev/zero")
+    for path in ("checkpoint", "tile/000"):
+        with pytest.raises(Unavailable, match="no regular file"):
+            FolderLogFiles(root).read(path)
+    with pytest.raises(Missing):
+        FolderLogFiles(root).read("tile")
+
+
 def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path):
     (tmp_path / "log").write_bytes(b"a file stands here")
     folder = FolderLogFiles(tmp_path / "log")

@@ -237,6 +237,21 @@ def test_an_identity_that_is_limited_says_nothing_about_the_keep(office):
     assert [found.subject for found in reviews.catch_up(view, view.checkpoint.size)] == ["sub_1"]
 
 
+def test_neither_a_copy_of_an_act_nor_that_of_another_keep_decides_anything(office):
+    reviews, signer = Decisions(office.house.trust), office.house.ring.statement_signer()
+    cleared = predicates.Act(actor="ada", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
+    erased = predicates.Act(actor="ada", at=9, verb="audit.erase", about="sub_1")
+    entries = [s.sign_statement(s.make_statement(said, s.keep_resource("keep.example")), signer) for said in (cleared, erased)]
+    log_raw(office, *entries)
+    view = office.view()
+    assert len(reviews.catch_up(view, view.checkpoint.size)) == 2
+    elsewhere = s.sign_statement(s.make_statement(erased, s.keep_resource("another.example")), signer)
+    log_raw(office, *entries, elsewhere)  # as whoever has the key of the log alone may
+    view = office.view()
+    assert reviews.catch_up(view, view.checkpoint.size) == []
+    assert (reviews.epochs()("sub_1"), len(reviews.erasures), len(reviews.cleared_at("sub_1"))) == (2, 1, 1)
+
+
 def test_reviews_follow_a_rotation(office):
     reviews = Decisions(office.house.trust)
     office.rotate()

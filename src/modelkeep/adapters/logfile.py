@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,17 @@ _TEMPORARY = ".new-"
 _LOCK = ".lock"
 _AT_ONCE = 64
 """Files that are open together."""
+
+
+def _read_regular(path: Path) -> bytes:
+    """The bytes of a regular file: in a copy that somebody else made, a pipe would never end, and a device neither."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        kind = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.readall()
 
 
 def _why(error: OSError) -> str:
@@ -45,9 +57,9 @@ class FolderLogFiles:
         return self._root / path
 
     def read(self, path: str) -> bytes:
-        """A whole file. Raises Missing, Invalid (a path that leaves the folder), Unavailable."""
+        """A whole file. Raises Missing, Invalid (a path that leaves the folder), Unavailable (also: it is no regular file)."""
         try:
-            return self._at(path).read_bytes()
+            return _read_regular(self._at(path))
         except _ABSENT as cause:
             raise Missing(f"there is no {path} in the log folder {self._root}") from cause
         except OSError as cause:

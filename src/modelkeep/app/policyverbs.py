@@ -1,12 +1,17 @@
 """Verbs about evidence and what it is judged by: attest, approve, policy show/set/history/check/explain."""
 
+import msgspec
+
 from modelkeep.app.acting import Acts
 from modelkeep.app.results import Approved, Attested, PolicyJudged, PolicyRow, PolicyShown, RuleRow
 from modelkeep.app.verbs import verb
-from modelkeep.core.values import ReleaseState, Resource, parse_digest
+from modelkeep.core.values import Digest, ReleaseState, Resource, parse_digest
 from modelkeep.custody.admission import attributes
 from modelkeep.custody.policies import ACCESS, ADMISSION, CUSTOM, DEFAULT, EXTENDED, KINDS, PolicyInForce
+from modelkeep.custody.salting import salted
 from modelkeep.errors import Denied, Invalid
+from modelkeep.ledger.attestations import Dataset, Evaluation
+from modelkeep.ledger.kinds import short_type
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.workflows.attest import approve, attest, parse_predicate, subject_of
 from modelkeep.workflows.policies import Chosen, admission_policy, policy_text, set_policy
@@ -19,20 +24,35 @@ class PolicyVerbs(Acts):
     def attest(self, *, ref: str, kind: str, predicate: bytes) -> Attested:
         """Log what was found out about the file of a release. ``predicate``: JSON, without actor and time.
 
-        Raises Invalid (it does not fit its type), Missing, TooLarge, Unavailable.
+        A digest of data in it is plain, and logged salted. Raises Invalid (it does not fit its type), Missing, TooLarge,
+        Unavailable.
         """
+        if kind == short_type(Dataset.TYPE):
+            raise Invalid("a release is no data set: name the file with the data by its path")
         release = self.premises.registry().release(self.ref(ref))
         return self._attest(Resource(release.filename, release.model), kind, predicate)
 
     @verb("attest")
     def attest_file(self, *, filename: str, digest: str, kind: str, predicate: bytes) -> Attested:
-        """The same about a file that need not be released yet, by its SHA-256. Raises as ``attest``."""
+        """The same about a file that need not be released yet, by its SHA-256; a data set is logged by its salted digest.
+
+        Raises as ``attest``.
+        """
         return self._attest(subject_of(filename, parse_digest(digest)), kind, predicate)
 
     def _attest(self, subject: Resource, kind: str, predicate: bytes) -> Attested:
         said = parse_predicate(kind, predicate, actor=self.actor.subject, at=self.premises.clock.now_ns())
+        if isinstance(said, Dataset):
+            subject = Resource(subject.name, self._hidden(said.name, subject.digest))
+        elif isinstance(said, Evaluation) and said.dataset is not None:
+            hidden = self._hidden(said.dataset.name, said.dataset.digest)
+            said = msgspec.structs.replace(said, dataset=msgspec.structs.replace(said.dataset, digest=hidden))
         index = attest(self.premises.desk(), subject, said)
         return Attested(kind, subject.name, subject.digest, index)
+
+    def _hidden(self, name: str, digest: Digest) -> Digest:
+        """The salted digest of data that is called ``name``. Raises Invalid, NotTrusted, Denied, Unavailable."""
+        return salted(self.premises.data_salts().salt(name.partition("/")[0]), parse_digest(digest))
 
     @verb("approve")
     def approve(self, *, ref: str, verdict: str = "approve", reason: str = "") -> Approved:

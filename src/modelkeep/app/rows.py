@@ -18,6 +18,7 @@ from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import AuditCheckpoint
 from modelkeep.ledger.statements import parse_statement, predicate_of
 from modelkeep.serving.journal import decode_entry
+from modelkeep.workflows.trust_changes import entries_of
 
 _SHORT = 40
 
@@ -155,7 +156,7 @@ def all_audit_checkpoints(signatories: Signatories, view: LogView) -> list[Audit
     Raises NotTrusted. What a key signed after it was compromised is passed over.
     """
     found = []
-    for index, entry in enumerate(view.entries(0, view.checkpoint.size)):
+    for index, entry in entries_of(view):
         if _type_of(entry) == AuditCheckpoint.TYPE:
             with contextlib.suppress(Conflict):
                 statement, _ = signatories.check(parse_envelope(entry), index)

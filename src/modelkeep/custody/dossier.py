@@ -39,7 +39,7 @@ P_co = TypeVar("P_co", bound=Predicate, covariant=True)
 APPROVE, REJECT, WITHDRAW = "approve", "reject", "withdraw"
 VERDICTS = (APPROVE, REJECT, WITHDRAW)
 MAX_ATTESTATIONS = 10_000
-"""Of one type about one file: as many that stand, and as many of the latest that they took the place of."""
+"""Of one type, one signer and one file: as many that stand, and as many of the latest that they took the place of."""
 _NOBODY = re.compile(r"@local\Z")
 """Who acts with the folder and the passphrase, and the keep's own processes, are no persons: their word is no approval."""
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
@@ -186,21 +186,22 @@ def _counts(said: Approval, released: Release) -> bool:
 
 
 class _Pool:
-    """Attestations of one type about one file. Whatever is said again takes the place of what the same signer said before, so
-    that nobody fills the memory of every reader, and the last word always counts."""
+    """Attestations of one type by one signer about one file. What is said again takes the place of what was said before, and
+    of very many different things the oldest is forgotten: nobody fills the memory of every reader, and the last word counts.
+    """
 
     def __init__(self) -> None:
         self._last: dict[object, Told[Attestation]] = {}
         self._before: deque[Told[Attestation]] = deque(maxlen=MAX_ATTESTATIONS)
 
     def add(self, told: Told[Attestation]) -> None:
-        """Take one in. Raises Conflict: too many different things were said."""
-        thing = told.signer, _thing(told)
-        if thing in self._last:
-            self._before.append(self._last[thing])
-        elif len(self._last) >= MAX_ATTESTATIONS:
-            kind = short_type(told.said.TYPE)
-            raise Conflict(f"there are {MAX_ATTESTATIONS:,} {kind} statements about this file already: this one does not count")
+        """Take one in."""
+        thing = _thing(told)
+        former = self._last.pop(thing, None)
+        if former is None and len(self._last) >= MAX_ATTESTATIONS:
+            former = self._last.pop(next(iter(self._last)))
+        if former is not None:
+            self._before.append(former)
         self._last[thing] = told
 
     def all(self) -> tuple[Told[Attestation], ...]:
@@ -217,10 +218,10 @@ class Attestations:
         """``release``: what the log says of one so far, raises Missing; ``may_speak``: an identity, at a log index, in a type,
         about a model name; raises NotTrusted, Conflict."""
         self._release, self._may_speak = release, may_speak
-        self._about: dict[Digest, dict[type[Attestation], _Pool]] = {}
+        self._about: dict[Digest, dict[tuple[str, str], _Pool]] = {}
 
     def fold(self, found: Found, statement: Statement) -> None:
-        """Take one in. Raises Invalid (malformed), NotTrusted (about another model), Missing, Conflict (too many)."""
+        """Take one in. Raises Invalid (malformed), NotTrusted (about another model), Missing, Conflict."""
         said = predicate_of(statement, ATTESTATIONS[statement.predicate_type])
         check_attestation(said)
         if isinstance(said, Approval | Bom):
@@ -228,7 +229,7 @@ class Attestations:
             if known.model != found.model:
                 raise NotTrusted(f"a {short_type(said.TYPE)} statement names {known.ref} and another model")
             self._may_speak(found.signer, found.index, short_type(said.TYPE), known.ref.name)
-        self._about.setdefault(found.model, {}).setdefault(type(said), _Pool()).add(told_at(found, said))
+        self._about.setdefault(found.model, {}).setdefault((said.TYPE, found.signer), _Pool()).add(told_at(found, said))
 
     def about(self, digest: Digest, name: str) -> list[Told[Attestation]]:
         """Those about a file, oldest first, whose signer may speak about the model name ``name``."""

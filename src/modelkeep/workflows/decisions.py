@@ -9,13 +9,14 @@ from collections.abc import Mapping
 import msgspec
 
 from modelkeep.core.epochs import Epochs
+from modelkeep.core.values import Digest, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import ModelkeepError
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
-from modelkeep.ledger.statements import peek_type, predicate_of
+from modelkeep.ledger.statements import encode_statement, keep_resource, peek_type, predicate_of
 from modelkeep.workflows.archive import Archived, Removed
 from modelkeep.workflows.watch import Cleared, Erased
 
@@ -31,13 +32,17 @@ _BATCH = 256
 
 
 class Decisions:
-    """Reviews and erasures so far. Acts that no trusted identity signed count for nothing."""
+    """Reviews and erasures so far. Acts that no trusted identity signed, of another keep, or copied, count for nothing.
+
+    Else whoever has the log's key alone could clear an account again, or erase it again.
+    """
 
     def __init__(self, trust: TrustRoot) -> None:
         self._signatories = Signatories(trust)
         self._cleared: dict[str, tuple[int, ...]] = {}
         self._epochs: dict[str, dict[str, int]] = {ERASE: {}, FORGET: {}, ERASE_DATA: {}}
         self._size = 0
+        self._seen: set[Digest] = set()
         self.erasures: list[tuple[int, Act]] = []
         """Every act of erasure with its log index, oldest first."""
         self.archived: dict[str, Archived] = {}
@@ -82,6 +87,10 @@ class Decisions:
             if kind == Trust.TYPE:
                 self._signatories.follow(index, envelope, statement)
                 return None
+            identifier = digest_of(encode_statement(statement))
+            if identifier in self._seen or statement.subject != (keep_resource(self._signatories.root.origin),):
+                return None
+            self._seen.add(identifier)
             return predicate_of(statement, Act)
         except ModelkeepError:
             return None

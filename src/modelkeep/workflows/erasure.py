@@ -36,7 +36,8 @@ def erase(desk: Desk, origin: str, verb: str, name: str, *, actor: str, reason: 
     epoch = decisions(desk).epochs(verb)(name)
     if epoch and not _has_secret(desk.registry.records, verb, name, epoch):
         return epoch - 1
-    return log_act(desk, origin, verb, name, actor=actor, detail={"reason": reason} if reason else {})
+    detail = {"id": desk.entropy.token(16).hex()} | ({"reason": reason} if reason else {})  # never a copy of an earlier one
+    return log_act(desk, origin, verb, name, actor=actor, detail=detail)
 
 
 def sweep(desk: Desk, wait: Callable[[], None], *, wipe: bool) -> int:

@@ -23,6 +23,7 @@ from modelkeep.ledger.statements import make_statement, peek_type, predicate_of
 from modelkeep.ledger.tiles import CHECKPOINT, TileFiles
 from modelkeep.ledger.verify import verify_log
 from modelkeep.workflows.registry import Desk
+from modelkeep.workflows.trust_changes import entries_of
 
 
 class Predecessor(msgspec.Struct, frozen=True):
@@ -123,7 +124,7 @@ def check_kept(view: LogView, before: Sequence[Succeeded], kept: Iterable[Checkp
 
 def _said(view: LogView, signatories: Signatories) -> list[tuple[int, Succession]]:
     found = []
-    for index, entry in enumerate(view.entries(0, view.checkpoint.size)):
+    for index, entry in entries_of(view):
         try:
             envelope = parse_envelope(entry)
             if peek_type(envelope) == Succession.TYPE:
