@@ -17,6 +17,7 @@ from modelkeep.custody.ringkeys import RingKeys
 from modelkeep.custody.salting import DATA_SALT, DataSalts
 from modelkeep.errors import Missing
 from modelkeep.serving.bodies import SUBJECT_KEY, SubjectKeys
+from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET
 from modelkeep.workflows.erasure import decisions, erase, sweep
 
@@ -97,6 +98,18 @@ def test_what_a_sweep_finds_again_it_deletes_again(house, people):
     assert left_of(house, "alice") == []
 
 
+def test_a_copy_of_an_erasure_and_one_of_another_keep_erase_nothing(house, people):
+    subject = people["alice"]
+    all_of_it(house, subject, forget=False)
+    second = subject_keys(house).key(subject)
+    view = house.desk().registry.view
+    copy = list(view.entries(0, view.refresh().size))[-1]
+    log_act(house.desk(), "another.example/keep", ERASE, subject, actor="eve")
+    house.desk().log.append([copy])  # by whoever has the key of the log, and none of those that sign statements
+    assert len(decisions(house.desk()).erasures) == 1
+    assert subject_keys(house).existing(subject) == second
+
+
 def test_an_account_that_goes_on_has_a_key_of_its_own_that_a_second_erasure_takes(house, people):
     subject = people["alice"]
     all_of_it(house, subject, forget=False)
@@ -105,6 +118,7 @@ def test_an_account_that_goes_on_has_a_key_of_its_own_that_a_second_erasure_take
     second = subject_keys(house).key(subject)
     sweep(house.desk(), lambda: None, wipe=True)
     assert subject_keys(house).existing(subject) == second
+    house.clock.sleep(1)
     all_of_it(house, subject, forget=False)
     assert [act.verb for _, act in decisions(house.desk()).erasures] == [ERASE, ERASE]
     with pytest.raises(Missing):

@@ -15,7 +15,7 @@ from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, ModelkeepError
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
-from modelkeep.ledger.statements import peek_type, predicate_of
+from modelkeep.ledger.statements import keep_resource, peek_type, predicate_of
 
 BREAK_GLASS = "break-glass"
 LONGEST_SECONDS = 86_400
@@ -90,7 +90,7 @@ class GlassWatch:
 
     def __init__(self, glass: Glass, trust: TrustRoot) -> None:
         self._glass = glass
-        self._signatories = Signatories(trust)
+        self._signatories, self._keep = Signatories(trust), keep_resource(trust.origin)
         self._size = 0
 
     def catch_up(self, view: LogView, size: int) -> None:
@@ -111,9 +111,9 @@ class GlassWatch:
             if kind == Trust.TYPE:
                 self._signatories.follow(index, envelope, statement)
                 return
-            said = predicate_of(statement, Act)
+            said = predicate_of(statement, Act) if statement.subject == (self._keep,) else None
         except ModelkeepError:
             return
         wanted = self._glass.wanted
-        if wanted and (said.verb, said.about, said.detail.get("reason")) == (BREAK_GLASS, wanted.text, wanted.reason):
+        if wanted and said and (said.verb, said.about, said.detail.get("reason")) == (BREAK_GLASS, wanted.text, wanted.reason):
             self._glass.allow(said.at)

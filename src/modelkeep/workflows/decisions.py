@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from modelkeep.core.epochs import Epochs
-from modelkeep.core.values import Digest, digest_of
+from modelkeep.core.values import Digest, Statement, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
@@ -38,11 +38,11 @@ class Decisions:
     """
 
     def __init__(self, trust: TrustRoot) -> None:
-        self._signatories = Signatories(trust)
+        self._signatories, self._keep = Signatories(trust), keep_resource(trust.origin)
+        self._seen: set[Digest] = set()
         self._cleared: dict[str, tuple[int, ...]] = {}
         self._epochs: dict[str, dict[str, int]] = {ERASE: {}, FORGET: {}, ERASE_DATA: {}}
         self._size = 0
-        self._seen: set[Digest] = set()
         self.erasures: list[tuple[int, Act]] = []
         """Every act of erasure with its log index, oldest first."""
         self.archived: dict[str, Archived] = {}
@@ -87,13 +87,15 @@ class Decisions:
             if kind == Trust.TYPE:
                 self._signatories.follow(index, envelope, statement)
                 return None
-            identifier = digest_of(encode_statement(statement))
-            if identifier in self._seen or statement.subject != (keep_resource(self._signatories.root.origin),):
-                return None
-            self._seen.add(identifier)
-            return predicate_of(statement, Act)
+            return predicate_of(statement, Act) if self._fresh(statement) else None
         except ModelkeepError:
             return None
+
+    def _fresh(self, statement: Statement) -> bool:
+        """Whether a statement is about this keep, and no copy of one that was logged before: that would erase or clear anew."""
+        identifier, before = digest_of(encode_statement(statement)), len(self._seen)
+        self._seen.add(identifier)
+        return len(self._seen) > before and statement.subject == (self._keep,)
 
     def _decided(self, said: Act, index: int) -> Decision | None:
         if said.verb in self._epochs:
