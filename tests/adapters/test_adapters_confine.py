@@ -1,6 +1,7 @@
 """Programs of others, confined: what hostile ones try, on the real kernel, and that nothing of them is left."""
 
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -84,6 +85,25 @@ for family, address in ((socket.AF_INET, {tcp.getsockname()!r}), (socket.AF_UNIX
         print(refusal.errno)
 """
         assert said(code) == "13\n13\n"
+
+
+def test_no_keyring_and_no_lock_of_the_host(tmp_path):
+    """The session keyring is inherited, and stays; a file that can only be read can be locked, such as one of a keep."""
+    (tmp_path / "lock").write_text("")
+    calls = confine._MACHINES[platform.machine()][1][3:]
+    code = f"""
+import ctypes, fcntl
+libc = ctypes.CDLL(None, use_errno=True)
+for number in {calls!r}:
+    ctypes.set_errno(0)
+    print(libc.syscall(number, b"user", b"leak", b"x", 1, -3), ctypes.get_errno())
+try:
+    fcntl.flock(open({str(tmp_path / "lock")!r}), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print("locked")
+except OSError as refusal:
+    print(refusal.errno)
+"""
+    assert said(code) == "-1 13\n" * len(calls) + "13\n"
 
 
 def test_no_interface_is_up():

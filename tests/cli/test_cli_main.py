@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -33,6 +36,15 @@ def test_every_verb_explains_itself_with_an_example(bare, path):
     for flag in ("--help", "-h"):
         ran = bare(*path, flag, code=0)
         assert f"Usage: modelkeep {' '.join(path)}" in ran.out and "Example: modelkeep" in ran.out and not ran.err
+
+
+@pytest.mark.parametrize("words", [("--help",), ("scan", "."), ("--json", "scan", ".")], ids=" ".join)
+def test_an_answer_that_cannot_be_printed_is_one_line(words, tmp_path):
+    (tmp_path / "some.file").write_text("x")
+    with Path("/dev/full").open("wb") as full:
+        command = [Path(sys.executable).with_name("modelkeep"), *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60, cwd=tmp_path)
+    assert done.returncode == 3 and done.stderr == b"modelkeep: error: cannot print the answer: No space left on device\n"
 
 
 def test_groups_and_version(bare):

@@ -47,6 +47,11 @@ def test_a_clean_file_and_one_that_is_not(bare, folder):
     assert "not-clean" in ran.out and "malformed" in ran.out and "1 clean, 1 not clean" in ran.err
 
 
+def test_an_empty_name_is_not_the_whole_folder(bare, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert "is empty" in bare("scan", "", code=2).line()
+
+
 def test_a_folder_with_all_below_it_and_no_link_followed(bare, folder):
     ran = bare("--json", "scan", str(folder), code=1)
     files = found(ran)

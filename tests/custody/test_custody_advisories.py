@@ -344,3 +344,12 @@ def test_a_damaged_index_is_not_trusted():
     bad = decode_index(encode_index(index(GOOD)).replace(b'"X-1"', b"5"))
     with pytest.raises(NotTrusted):
         judge(bad, "p", "1")
+
+
+def test_a_member_without_a_name_is_one_clear_error():
+
+    data = bytearray(packed([("x.json", json.dumps(GOOD))]))
+    directory = data.rindex(b"PK\x01\x02")
+    data[directory + 46] = 0  # zipfile ends a name at the first zero byte
+    with pytest.raises(Invalid):
+        read_snapshot(bytes(data), source="test", now_ns=NOW)

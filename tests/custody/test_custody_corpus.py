@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modelkeep.custody.scan import RULES, SCANNED_FORMATS, SERVED_FORMATS, refusal, scan
+from modelkeep.custody.scanning.onnx import STANDARD
 from modelkeep.formats.detect import Format
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scan_corpus"))
@@ -134,3 +135,10 @@ def test_bombs_take_no_more_memory_than_is_said(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path, CORPUS], check=True, capture_output=True, text=True)
     grown, largest = map(int, done.stdout.split())
     assert (16 << 20) < grown <= LIMIT_BYTES + largest  # bombs that are unpacked at all show that this measures
+
+
+def test_every_operator_of_the_onnx_standard_is_known():
+    from onnx import defs
+
+    known = {(each.domain, each.name) for each in defs.get_all_schemas_with_history()}
+    assert {pair for pair in known if pair[0] in ("", "ai.onnx.ml")} == STANDARD

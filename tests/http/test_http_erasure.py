@@ -142,8 +142,9 @@ def test_what_is_refused(keep):
         keep.log_erase(subject="alice", dataset="loans")
     with pytest.raises(Missing):
         keep.log_erase(subject="nobody")
-    with pytest.raises(Invalid, match="name out of it"):
-        keep.log_erase(subject="alice", reason="Alice asked")
+    for named in ("Alice asked for it", "asked by alice.", "(alice)", "alice_at_acme", "for:alice"):
+        with pytest.raises(Invalid, match="name out of it"):
+            keep.log_erase(subject="alice", reason=named)
     with pytest.raises(Invalid, match="at most"):
         keep.log_erase(subject="alice", reason="x" * 501)
     with pytest.raises(Conflict, match="last enabled admin"):

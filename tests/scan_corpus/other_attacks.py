@@ -33,6 +33,12 @@ SSTI = [
     "{% for i in range(99999999999) %}{% endfor %}",
     "{{ messages.pop.__func__ }}",
     "{{ messages[0]['content'].format(x) }}",
+    "{% set u = '_'~'_' %}{% set g = u~'globals'~u %}{% set p = raise_exception[g]['os']['popen'] %}{{ p('true') }}",
+    "{% for f in [raise_exception] %}{{ f('true') }}{% endfor %}",
+    "{% macro m(f) %}{{ f('true') }}{% endmacro %}{{ m(raise_exception) }}",
+    "{% set ns = namespace(x=1) %}{% set ns.get = raise_exception %}{{ ns.get('true') }}",
+    "{{ namespace(get=raise_exception).get('true') }}",
+    "{{ namespace({'get': raise_exception}).get('true') }}",
     "{{ unfinished",
     "(" * 3000 + "{{ " + "(" * 3000,
 ]
@@ -105,8 +111,10 @@ def _onnx() -> dict[str, bytes]:
                              [helper.make_tensor_value_info("q", 1, None)])  # fmt: skip
     hidden = model([helper.make_node("If", ["x"], ["z"], then_branch=body, else_branch=body)])
     unbacked = TensorProto(data_type=1, dims=[1 << 40], name="t", raw_data=b"1234")
+    unknown = model([helper.make_node("Evil", ["x"], ["z"])])
     good = sklearn_model()
     return {
+        "onnx operator that the standard lacks, in its domain": unknown.SerializeToString(),
         "onnx custom operator": custom.SerializeToString(),
         "onnx Python operator": python.SerializeToString(),
         "onnx custom operator in a branch": hidden.SerializeToString(),

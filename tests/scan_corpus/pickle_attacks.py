@@ -294,6 +294,8 @@ _IDLE = {
     "nothing set in None": b"N(u0",
     "nothing added to None": b"N(\x900",
     "a byte appended to a bytearray": b"cbuiltins\nbytearray\n(S'a'\nS'latin-1'\ntRK\x01a0",
+    "an opcode that runs over its frame": b"\x95" + struct.pack("<Q", 5) + b"NG" + bytes(8) + b"\xff" * 3 + b"00",
+    "a text that fails over its frame": b"\x95" + struct.pack("<Q", 5) + b"V\\U00110000\n0",
     "named arguments in an OrderedDict": b"cbuiltins\nlist\n)ccollections\nOrderedDict\n)R\x920",
 }
 """Opcodes that look as if no loader would go on after them, and it does."""

@@ -25,6 +25,8 @@ from modelkeep.adapters.sinks.disk import DiskSink
 from modelkeep.crypto.notes import NoteSigner, open_checkpoint
 from modelkeep.errors import NotTrusted, Unavailable
 from modelkeep.serving.audit import AuditEntry, AuditLimits, AuditLog, Backing, read_bodies, recover_audit, verify_audit
+from modelkeep.serving.feeds import Feed
+from modelkeep.serving.journal import JournalWriter
 from modelkeep.serving.recovery import restore_tiles
 from modelkeep.serving.sinks import CURSOR, SinkLimits, Sinks, Stretch, read_cursor
 
@@ -438,3 +440,60 @@ def test_a_log_does_not_begin_on_a_full_disk(tmp_path):
     assert not list(tmp_path.glob(".reserve"))
     with contextlib.suppress(Unavailable):
         room.release()
+
+
+class Watched(MemoryLogFiles):
+    """Files that count how often a segment of the journal is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = 0
+
+    def read(self, path):
+        self.reads += path.startswith("journal/")
+        return super().read(path)
+
+
+def test_catching_up_reads_each_segment_once_however_long_the_journal_is(monkeypatch):
+    monkeypatch.setattr("modelkeep.serving.journal.SEGMENT_SIZE", 20_000)
+    monkeypatch.setattr("modelkeep.serving.feeds.MERGED_BYTES", 3_000)
+    files, sink = Watched(), MemorySink()
+    writer = JournalWriter(files, b"k" * 32, ORIGIN)
+    writer.begin()
+    for number in range(800):
+        writer.commit([(b'{"t":%d}' % number, b"x" * 500)])
+    segments = len(files.paths("journal/"))
+    stretch = Stretch(ORIGIN, files, MemoryLogFiles(), 0, writer.index, writer.index)
+    feed = Feed(sink, CLOCK, SinkLimits(), threading.Condition(), [])
+    feed.begin(stretch)
+    tries = 0
+    while stretch.accepted < stretch.goal:
+        sink.down = "" if tries % 3 else "now and then"  # what was not accepted is not read again
+        tries += 1
+        with contextlib.suppress(Unavailable):
+            feed._once()
+    assert segments > 20 and tries > 150
+    assert files.reads < segments + 10
+    assert [sink.records[ORIGIN, number] for number in range(800)] == [b'{"t":%d}' % number for number in range(800)]
+
+
+def test_a_mirror_is_continued_from_its_last_segment_without_reading_those_before(monkeypatch, tmp_path):
+    monkeypatch.setattr("modelkeep.serving.journal.SEGMENT_SIZE", 20_000)
+    files, sink = Watched(), DiskSink(tmp_path, beside=None, reserve=4096)
+    writer = JournalWriter(files, b"k" * 32, ORIGIN)
+    writer.begin()
+    for number in range(400):
+        writer.commit([(b'{"t":%d}' % number, b"x" * 500)])
+    stretch = Stretch(ORIGIN, files, MemoryLogFiles(), 0, writer.index, writer.index)
+    feed = Feed(sink, CLOCK, SinkLimits(), threading.Condition(), [])
+    feed.begin(stretch)
+    while stretch.accepted < stretch.goal:
+        feed._once()
+    for number in range(8):
+        writer.commit([(b'{"t":%d}' % number, b"y" * 500)])
+    stretch.goal, feed._ready_for, files.reads = writer.index, "", 0
+    while stretch.accepted < stretch.goal:
+        feed._once()
+    assert files.reads < 10
+    folder = FolderLogFiles(tmp_path / ORIGIN.rpartition("/")[2])
+    assert all(folder.read(path) == MemoryLogFiles.read(files, path) for path in files.paths("journal/"))

@@ -66,6 +66,20 @@ def test_it_ends_24_hours_after_the_act_whatever_the_setting_says():
     assert glass() == ""
 
 
+def test_a_clock_that_is_put_back_does_not_prolong_it():
+    wall, seconds = Wall(NOON - HOUR), Wall(50.0)
+    glass = Glass(parse_break_glass("until 2026-12-01T12:00Z: why"), wall, seconds)
+    glass.allow(NOON - HOUR)
+    wall.now, seconds.now = NOON - 24 * HOUR, 50.0 + 3599
+    assert glass()
+    seconds.now = 50.0 + 3601
+    assert glass() == ""
+    behind = Glass(parse_break_glass("until 2026-12-03T12:00Z: why"), Wall(NOON - 99 * HOUR), seconds)
+    behind.allow(NOON)  # by control's clock, which is right
+    seconds.now += LONGEST_SECONDS + 1
+    assert behind() == ""
+
+
 def test_without_a_setting_nothing_is_ever_in_force():
     glass = Glass(None, Wall(NOON))
     glass.allow(NOON)

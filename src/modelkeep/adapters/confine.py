@@ -55,9 +55,15 @@ _MS_RDONLY, _MS_NOEXEC = 1, 8
 _RDONLY, _NOSUID, _NODEV = 1, 2, 4  # MOUNT_ATTR_…
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 1, 38, 22
-_MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
-"""AUDIT_ARCH and the number of socket(2)."""
 _IO_URING_SETUP, _X32 = 425, 0x40000000
+_MACHINES = {
+    "x86_64": (0xC000003E, (41, _IO_URING_SETUP, 73, 248, 249, 250, 321, 298)),
+    "aarch64": (0xC00000B7, (198, _IO_URING_SETUP, 32, 217, 218, 219, 280, 241)),
+}
+"""AUDIT_ARCH, and the numbers of what is refused: socket(2), and io_uring, which makes sockets, too; flock(2), which locks
+files of the host that can only be read; add_key, request_key and keyctl(2), whose session keyring is the host's; bpf(2) and
+perf_event_open(2), which no scanner needs.
+"""
 _NOBODY = 65534
 
 
@@ -285,15 +291,15 @@ def _renounce(largest: int, memory: int, seconds: float) -> None:
         hard = resource.getrlimit(which)[1]
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(which, (least, least))
-    _refuse_sockets(libc)
+    _refuse_calls(libc)
 
 
-def _refuse_sockets(libc: ctypes.CDLL) -> None:
-    """No socket at all: a network namespace does not keep anybody from sockets that are files (seccomp(2))."""
+def _refuse_calls(libc: ctypes.CDLL) -> None:
+    """No socket at all, nor what no namespace holds back: one does not keep anybody from sockets that are files."""
     machine = platform.machine()
     if machine not in _MACHINES:
         raise OSError(0, f"system calls of {machine} are not known", "seccomp")
-    arch, socket = _MACHINES[machine]
+    arch, refused = _MACHINES[machine]
     load, equal, above, give = 0x20, 0x15, 0x35, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050000 | 13, 0x80000000  # SECCOMP_RET_ALLOW, _ERRNO | EACCES, _KILL_PROCESS
     program = (
@@ -301,11 +307,10 @@ def _refuse_sockets(libc: ctypes.CDLL) -> None:
         (equal, 1, 0, arch),
         (give, 0, 0, kill),
         (load, 0, 0, 0),  # seccomp_data.nr
-        (above, 2, 0, _X32),
-        (equal, 1, 0, socket),
-        (equal, 0, 1, _IO_URING_SETUP),
-        (give, 0, 0, refuse),
+        (above, len(refused) + 1, 0, _X32),
+        *((equal, len(refused) - index, 0, number) for index, number in enumerate(refused)),
         (give, 0, 0, allow),
+        (give, 0, 0, refuse),
     )
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))

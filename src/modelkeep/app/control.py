@@ -294,7 +294,7 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
     rate, burst = limits.failures_rate, limits.failures_burst
     addresses = Limiter(clock.monotonic, rate=rate, burst=burst, what="logins from this address")
     failures = Limiter(clock.monotonic, rate=rate, burst=burst, what="bad credentials from this address")
-    glass = Glass(parse_break_glass(premises.settings.audit.break_glass), clock.now_ns)
+    glass = Glass(parse_break_glass(premises.settings.audit.break_glass), clock.now_ns, clock.monotonic)
     recovered = recover_all(premises, keyring, report)
     audit = new_series(premises, keyring, "control", glass)
     made = Control(

@@ -60,7 +60,7 @@ def open_gateway(
     keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, decisions.epochs())
     history = History(_folders(here), keys, decisions.cleared_at)
     delivery = Delivery()
-    glass = Glass(parse_break_glass(settings.audit.break_glass), clock.now_ns)
+    glass = Glass(parse_break_glass(settings.audit.break_glass), clock.now_ns, clock.monotonic)
     watch = GlassWatch(glass, trust)
     watch.catch_up(registry.view, registry.view.checkpoint.size)
     audit = new_series(here, keyring, "gateway", glass, delivery)

@@ -153,7 +153,7 @@ class LifeVerbs(OversightVerbs):
             raise Conflict(f"{pseudonym} is accused of copying a model: 'modelkeep review' first, since the evidence goes, too")
         if account is None:
             return
-        if account.name in re.findall(r"[a-z0-9._-]+", reason.lower()):
+        if re.search(rf"(?<![a-z0-9]){re.escape(account.name.lower())}(?![a-z0-9])", reason.lower()):
             raise Invalid("the reason is logged in public: leave the account's name out of it")
         if forget and account.name == self.actor.account:
             raise Denied("nobody forgets the account that he acts with: ask another administrator")

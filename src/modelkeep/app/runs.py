@@ -48,10 +48,10 @@ class Named(NamedTuple):
     def parse(cls, text: str) -> "Named":
         """``PATH``, which is called by its last part, or ``NAME=PATH``. Raises Missing, Invalid."""
         name, equals, place = text.partition("=")
-        if Path(text).exists() or not equals:
+        if os.path.lexists(text) or not equals:
             name, place = Path(text).resolve().name, text
-        if not place or not Path(place).exists():
-            raise Missing(f"there is no {place or text}")
+        if not place or not os.path.lexists(place):  # of a name that is too long, pathlib raises
+            raise Missing(f"there is no {(place or text)[:200]}")
         if "/" in name:
             raise Invalid(f"{name[:80]!r} is no name of data: it has no slash")
         return cls(parse_file_name(name), Path(place))
@@ -77,7 +77,7 @@ class Plan:
     apart: tuple[Path, ...] = ()
 
     def check(self) -> None:
-        """Raises Invalid, Missing: all that can be known before anything runs."""
+        """Raises Invalid, Missing, Unavailable: all that can be known before anything runs."""
         check_words(self.command, self.parameters)
         if not self.outputs and not self.output_folders:
             raise Invalid("a run is recorded for what comes out of it: name the model with --output")
@@ -93,6 +93,7 @@ class Plan:
             if produced.count(name) > 1:
                 raise Invalid(f"two outputs are called {name}: write them below the folder that you run in")
         for place in (*self.outputs, *self.output_folders):
+            datafiles.stamp(place)
             for one in (*self.inputs, *self.data):
                 if _overlap(place, one.path):
                     raise Invalid(f"{place} is an output and {one.path} an input: keep them in folders of their own")

@@ -45,6 +45,8 @@ def scan_paths(paths: Iterable[str], scanner: Scanner, watch: Callable[[str], ob
     clock = SystemClock()
     started, found = clock.now_ns(), []
     for path in paths:
+        if not path:
+            raise Invalid("the name of a file to scan is empty: that would be all of this folder, and '.' says so")
         for each in _below(Path(path)):
             watch(_text(each))
             found.append(_scan_one(each, scanner))

@@ -1,5 +1,6 @@
 """The command line: parse, call Keep once, print. ``main`` alone turns errors into exit codes."""
 
+import errno
 import os
 import sys
 from collections.abc import MutableMapping
@@ -80,6 +81,10 @@ def cli(ctx: click.Context, directory: str, server: str, passphrase_file: str, a
     ctx.obj = Context(directory=directory, server=server, passphrase_file=passphrase_file, json=as_json)
 
 
+_NOT_PRINTED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What standard output may fail with when it is a file; those that a command names itself are in ``errors.py``'s terms."""
+
+
 def _split(given: list[str]) -> tuple[list[str], list[str]]:
     """What is said to modelkeep, and what stands after ``--`` and is another command's."""
     at = given.index("--") if "--" in given else len(given)
@@ -108,6 +113,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (BrokenPipeError, SystemExit):  # click exits when it finds the pipe broken
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say to it
         return 0
+    except OSError as error:
+        if error.errno not in _NOT_PRINTED:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it would be tried again at the end
+        found.out.note(f"modelkeep: error: cannot print the answer: {error.strerror}")
+        return EXIT_UNAVAILABLE
     except MemoryError:
         found.out.note("modelkeep: error: not enough memory for this")
         return EXIT_UNAVAILABLE

@@ -14,7 +14,7 @@ from modelkeep.app.runresults import RunRecorded
 from modelkeep.app.runs import Named, Plan, record
 from modelkeep.cli.context import Context, read_file, write_file
 from modelkeep.custody.provenance import RunReport
-from modelkeep.errors import Invalid, ModelkeepError, Refused
+from modelkeep.errors import Invalid, Refused
 
 _SETTINGS = {"allow_interspersed_args": False}
 
@@ -89,7 +89,7 @@ def _recorded(ctx: Context, report: RunReport, *, kept: str) -> RunRecorded:
     try:
         with ctx.out.busy("Recording the run"):
             return ctx.call(Keep.run_record, report=report)
-    except ModelkeepError:
+    except BaseException:  # whatever it is, somebody's patience included
         if not kept:
             name = f"modelkeep-run-{secrets.token_hex(4)}.json"
             write_file(name, msgspec.json.encode(report))

@@ -8,6 +8,7 @@ because nobody knows which packages it is about. Source: OSV schema 1.7 (ossf.gi
 import datetime
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections import defaultdict
@@ -28,6 +29,8 @@ MAX_RECORDS, MAX_RATIO, RATIO_SLACK = 400_000, 100, 16 << 20
 """Members of an archive; how often larger it may be unpacked, beyond the slack in bytes."""
 MAX_VERSIONS = 20_000
 """Versions that one record lists; the longest list of a real package has a tenth of that."""
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, ValueError, OverflowError)
+"""What zipfile says of archives that are none."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,79}\Z")
 _LABELS = {"CRITICAL": CRITICAL, "HIGH": HIGH, "MODERATE": MEDIUM, "MEDIUM": MEDIUM, "LOW": LOW}
 _MALICIOUS = "MAL-"
@@ -124,12 +127,12 @@ def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
         raise TooLarge(f"the archive has more than {MAX_RECORDS:,} members")
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-            members = [member for member in opened.infolist() if not member.is_dir()]
+            members = [member for member in opened.infolist() if not member.filename.endswith("/")]  # one may have no name
             _check_sizes(members, len(archive))
             for member in members:
                 with opened.open(member) as stream:
                     yield ascii(member.filename[:80]), stream.read(MAX_RECORD + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, ValueError, OverflowError) as cause:
+    except _UNREADABLE as cause:
         raise Invalid(f"this is no zip archive that can be read: {cause}") from cause
     except RuntimeError as cause:  # zipfile's word for an encrypted member
         raise Invalid("the archive holds encrypted members") from cause

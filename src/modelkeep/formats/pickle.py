@@ -96,6 +96,7 @@ class Machine:
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._frame = _NEVER
+        self._reach = 0
         self.value: Any = None
 
     def run(self, at: int) -> int:
@@ -116,15 +117,17 @@ class Machine:
                 raise TooLarge(f"the pickle has more than {MAX_OPS} opcodes")
             at = step(at + 1)
             if at >= self._frame:
-                if at > self._frame:
-                    self._judge.odd("pickle-opcode", at, "an opcode runs over the end of its frame")
+                if at > self._frame:  # Python's C code then drops what is left of the frame, if it reads from a file
+                    raise TooLarge(f"an opcode before byte {at} of the pickle runs over the end of its frame")
                 self._frame = _NEVER
         raise Invalid("the pickle is cut off: it has no end")
 
     # -- reading arguments
 
     def _take(self, at: int, size: int) -> int:
+        self._reach = at + size
         if size > len(self._data) - at:
+            self._reach = 1 << 65
             raise Invalid("the pickle is cut off: a value is longer than the file")
         return at + size
 
@@ -138,8 +141,10 @@ class Machine:
             raw = bytes(self._data[at : at + size])
             end = raw.find(b"\n")
             if end >= 0:
+                self._reach = at + end + 1
                 return raw[:end], at + end + 1
             if len(raw) < size:
+                self._reach = 1 << 65
                 raise Invalid("the pickle is cut off in a line")
             if size >= MAX_LINE:
                 raise TooLarge(f"the pickle has a line of more than {MAX_LINE} bytes")
@@ -194,9 +199,15 @@ class Machine:
     def frame(self, at: int) -> int:
         size, at = self._number(at, 8)
         if self._frame != _NEVER:
-            self._judge.odd("pickle-opcode", at, "a frame begins within a frame")
-        self._frame = self._take(at, size)
+            raise TooLarge(f"a frame of the pickle begins within a frame, before byte {at}")
+        self._frame = at + size
+        self._take(at, size)
         return at
+
+    @property
+    def overran(self) -> bool:
+        """Whether the last argument lies across the end of a frame, or of the file: loaders differ in what they then read."""
+        return self._frame != _NEVER and self._reach > self._frame
 
     def none(self, at: int) -> int:
         self._push(None)

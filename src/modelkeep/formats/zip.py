@@ -51,8 +51,8 @@ class Member(NamedTuple):
     begin: int
 
 
-class BadMember(Invalid):
-    """The bytes of a member are not what its headers say. ``kind`` says in which way."""
+class BadMember(Exception):
+    """The bytes of a member are not what its headers say: a finding, not an error. ``kind`` says in which way."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)

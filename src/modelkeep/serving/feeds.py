@@ -10,13 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from modelkeep.core.ports import Clock, LogFiles, Sink, SinkBatch, SinkPlace
 from modelkeep.errors import Missing, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.ledger.tiles import CHECKPOINT
-from modelkeep.serving.journal import batches
+from modelkeep.serving.journal import batches, begins, segments
 
 CURSOR = "accepted"
 MERGED_ENTRIES = 512
@@ -97,6 +96,42 @@ def read_cursor(files: LogFiles) -> int:
     return int(text)
 
 
+class Outbox:
+    """What the journal has of one stretch, from the first record that the sink has not accepted on, read once."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        """``at``: the first record of what ``take`` returns next. Raises NotTrusted, Missing, Unavailable."""
+        self.stretch, self.at = stretch, stretch.accepted
+        self._source = batches(stretch.files, stretch.origin, stretch.accepted)
+        self._taken: SinkBatch | None = None
+        self._ahead: SinkBatch | None = None
+
+    def serves(self, stretch: Stretch) -> bool:
+        """Whether it goes on where the sink is: behind what it took last, or before that again."""
+        return stretch is self.stretch and (
+            stretch.accepted == self.at or (self._taken is not None and stretch.accepted == self._taken.first)
+        )
+
+    def take(self, goal: int) -> SinkBatch | None:
+        """The next batches below ``goal`` as one, or what was taken last if it was not accepted; None when there is no more.
+
+        Raises NotTrusted, Missing, Unavailable.
+        """
+        if self._taken is None or self.stretch.accepted == self.at:
+            self._taken = _merged(self._below(goal))
+            self.at = self._taken.end if self._taken else self.at
+        return self._taken
+
+    def _below(self, goal: int) -> Iterator[SinkBatch]:
+        """The next batches; the last one that this gave may be given again, for whoever had no room for it."""
+        while (batch := self._ahead or next(self._source, None)) is not None:
+            self._ahead = batch
+            if batch.end > goal:
+                return
+            yield batch
+            self._ahead = None
+
+
 class Feed:
     """One sink and its thread. What it shares with others is read and written under ``turn``."""
 
@@ -113,6 +148,7 @@ class Feed:
         self._spilled = False
         self._since: float | None = None  # when the oldest record that is not accepted was offered
         self._busy: float | None = None
+        self._outbox: Outbox | None = None
         self._why = "it was not asked yet"
         self._failed = self._lost = 0
         self._pauses = 0
@@ -247,21 +283,31 @@ class Feed:
                 while self._queue and self._queue[0][0].first < stretch.accepted:
                     self._queued -= len(self._queue.popleft()[0].data)
                 if self._queue and self._queue[0][0].first == stretch.accepted:
-                    return _merged([batch for batch, _ in islice(self._queue, MERGED_ENTRIES)])
+                    return _merged(batch for batch, _ in self._queue)
                 if not self._queue:
                     self._spilled = False  # from here on batches queue up again, while those before are read
         if stretch.accepted >= stretch.goal:
+            self._outbox = None
             return None
-        found = list(_up_to(batches(stretch.files, stretch.origin, stretch.accepted), stretch.goal))
-        if found and found[0].first <= stretch.accepted:
-            return _merged(found)
+        found = self._read(stretch)
+        if found is not None and found.first <= stretch.accepted:
+            return found
         if stretch is not self._now:
-            there = found[0].first if found else stretch.goal
+            there = found.first if found is not None else stretch.goal
             self._lost, stretch.accepted = self._lost + there - stretch.accepted, there
-            return _merged(found) if found else None
+            return found
         with self._turn:  # offered, and not written yet
             self._turn.wait(0.01)
         return None
+
+    def _read(self, stretch: Stretch) -> SinkBatch | None:
+        """What the journal has next for a stretch."""
+        if self._outbox is None or not self._outbox.serves(stretch):
+            self._outbox = Outbox(stretch)
+        found = self._outbox.take(stretch.goal)
+        if found is None:  # the next look sees what was written since
+            self._outbox = None
+        return found
 
     def _advance(self, stretch: Stretch, end: int) -> None:
         now = self._monotonic()
@@ -330,33 +376,33 @@ class Feed:
 
 def _index_at(stretch: Stretch, place: SinkPlace) -> int:
     """The first record that a mirror which has come to ``place`` does not have whole."""
-    for batch in batches(stretch.files, stretch.origin, 0):
+    if place.segment not in segments(stretch.files):
+        return stretch.goal
+    for batch in batches(stretch.files, stretch.origin, begins(stretch.files, place.segment)):
         if (batch.segment, batch.offset + len(batch.data)) > place:
             return batch.first
     return stretch.goal
 
 
-def _up_to(found: Iterator[SinkBatch], goal: int, size: int = MERGED_BYTES) -> Iterator[SinkBatch]:
-    for batch in found:
-        if batch.end > goal:
+def _front(waiting: Iterator[SinkBatch]) -> Iterator[SinkBatch]:
+    """The batches at the front that follow each other and are not too much for one."""
+    last, entries, size = None, 0, 0
+    for batch in waiting:
+        entries, size = entries + len(batch.entries), size + len(batch.data)
+        if last is not None and not (_follows(batch, last) and entries <= MERGED_ENTRIES and size <= MERGED_BYTES):
             return
         yield batch
-        size -= len(batch.data)
-        if size <= 0:
-            return
+        last = batch
 
 
-def _merged(waiting: Sequence[SinkBatch]) -> SinkBatch:
-    """The batches at the front that follow each other, as one."""
-    parts, entries, size = [waiting[0]], len(waiting[0].entries), len(waiting[0].data)
-    for batch in waiting[1:]:
-        last = parts[-1]
-        entries, size = entries + len(batch.entries), size + len(batch.data)
-        follows = batch.first == last.end and (batch.segment, batch.offset) == (last.segment, last.offset + len(last.data))
-        if not follows or entries > MERGED_ENTRIES or size > MERGED_BYTES:
-            break
-        parts.append(batch)
-    if len(parts) == 1:
-        return parts[0]
+def _follows(batch: SinkBatch, last: SinkBatch) -> bool:
+    return batch.first == last.end and (batch.segment, batch.offset) == (last.segment, last.offset + len(last.data))
+
+
+def _merged(waiting: Iterator[SinkBatch]) -> SinkBatch | None:
+    """The batches at the front as one; None when there are none."""
+    parts = list(_front(waiting))
+    if len(parts) < 2:
+        return parts[0] if parts else None
     joined = tuple(entry for part in parts for entry in part.entries)
     return parts[0]._replace(entries=joined, data=b"".join(part.data for part in parts))

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import struct
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -191,9 +192,8 @@ def batches(files: LogFiles, origin: str, first: int) -> Iterator[SinkBatch]:
     The tags are not checked. Raises NotTrusted (damage), Missing, Unavailable.
     """
     numbers = segments(files)
-    while len(numbers) > 1 and _begins(files, numbers[-1]) > first:
-        numbers.pop()
-    for number in range(numbers[-1], segments(files)[-1] + 1) if numbers else ():
+    begin = bisect_right(numbers, first, lo=1, key=lambda number: begins(files, number)) - 1 if numbers else 0
+    for number in range(numbers[begin], segments(files)[-1] + 1) if numbers else ():
         data, start = files.read(segment_path(number)), 0
         for frame in split_frames(data, origin, number)[0]:
             if not frame.records:
@@ -204,10 +204,10 @@ def batches(files: LogFiles, origin: str, first: int) -> Iterator[SinkBatch]:
             start = frame.end
 
 
-def _begins(files: LogFiles, number: int) -> int:
-    """Index of the first record of a segment, as its header says."""
+def begins(files: LogFiles, number: int) -> int:
+    """Index of the first record of a segment, as its header says; beyond any record where it has none yet."""
     data = files.read(segment_path(number))
-    return int(_HEADER.unpack_from(data)[2]) if len(data) >= _HEAD else 0
+    return int(_HEADER.unpack_from(data)[2]) if len(data) >= _HEAD else 1 << 64
 
 
 @dataclass

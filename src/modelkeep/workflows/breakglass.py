@@ -53,11 +53,14 @@ def parse_break_glass(setting: str) -> BreakGlass | None:
 class Glass:
     """Whether a break-glass is in force in this process."""
 
-    def __init__(self, wanted: BreakGlass | None, now_ns: Callable[[], int]) -> None:
-        """``wanted``: what the settings say. Nothing is in force before ``allow``."""
+    def __init__(
+        self, wanted: BreakGlass | None, now_ns: Callable[[], int], monotonic: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """``wanted``: what the settings say. Nothing is in force before ``allow``. ``monotonic``: seconds that nobody sets."""
         self.wanted = wanted
-        self._now = now_ns
+        self._now, self._monotonic = now_ns, monotonic
         self._until = 0
+        self._ends = 0.0
         self._highest = 0
         self._lock = threading.Lock()
 
@@ -66,6 +69,7 @@ class Glass:
         with self._lock:
             if self.wanted is not None and not self._until:
                 self._until = min(self.wanted.until, at + LONGEST_SECONDS * 1_000_000_000)
+                self._ends = self._monotonic() + min((self._until - self._now()) / 1e9, LONGEST_SECONDS)
 
     @property
     def allowed(self) -> bool:
@@ -73,11 +77,12 @@ class Glass:
         return self._until > 0
 
     def __call__(self) -> str:
-        """Until when and why, while it is in force; else empty. A clock that is put back does not bring it back."""
+        """Until when and why, while it is in force; else empty. A clock that is put back neither revives nor prolongs it."""
         if self.wanted is None or not self._until:
             return ""
         self._highest = max(self._highest, self._now())
-        return f"until {self.wanted.text}: {self.wanted.reason}" if self._highest < self._until else ""
+        over = self._highest >= self._until or self._monotonic() > self._ends
+        return "" if over else f"until {self.wanted.text}: {self.wanted.reason}"
 
 
 class GlassWatch:

@@ -116,14 +116,16 @@ def judge_template(key: str, text: str, report: Report) -> None:
     """Report every part of a Jinja template that no chat template needs."""
     try:
         tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"]).parse(text)  # noqa: S701 - not rendered
+        own = _named(tree)
         for node in tree.find_all(nodes.Node):
-            _judge(key, node, report)
+            _judge(key, node, own, report)
     except (jinja2.TemplateError, RecursionError, ValueError, OverflowError, SyntaxError) as cause:
         report.add("malformed", key, f"the chat template is not understood ({str(cause)[:80]})")
 
 
-def _judge(key: str, node: nodes.Node, report: Report) -> None:
-    why = _objection(node)
+def _judge(key: str, node: nodes.Node, own: set[str], report: Report) -> None:
+    """``own``: names that the template gives a value, which may be a function that it came upon somewhere."""
+    why = _calls_own(node, own) or _objection(node)
     if why:
         report.add("template-code", f"{key} line {node.lineno}", why)
 
@@ -151,6 +153,27 @@ def _objection(node: nodes.Node) -> str:
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Concat | nodes.Add) and _has_text(node.arg):
         return "the template looks up a name that it puts together"
     return ""
+
+
+def _named(tree: nodes.Template) -> set[str]:
+    """Names that the template gives a value; with a dot before them those of a namespace."""
+    plain = {each.name for each in tree.find_all(nodes.Name) if each.ctx != "load"}
+    return (
+        plain
+        | {f".{each.attr}" for each in tree.find_all(nodes.NSRef)}
+        | {f".{each.key}" for each in tree.find_all(nodes.Keyword)}
+    )
+
+
+def _calls_own(node: nodes.Node, own: set[str]) -> str:
+    """A function that a template comes upon can be called once it has a name, or the name of a method."""
+    if not isinstance(node, nodes.Call):
+        return ""
+    called = node.node
+    name = called.name if isinstance(called, nodes.Name) else f".{called.attr}" if isinstance(called, nodes.Getattr) else ""
+    if name in own:
+        return f"the template calls {name[:40]}, to which it gave a value itself"
+    return "the template makes a namespace of something unnamed" if name == "namespace" and node.args else ""
 
 
 def _constant(value: object) -> str:

@@ -75,6 +75,11 @@ class JoblibJudge(PickleJudge):
             super().fill(target, keyed, items, at)
 
     @property
+    def overran(self) -> bool:
+        """Whether reading ended with what lies across the end of a frame."""
+        return any(judge.machine is not None and judge.machine.overran for judge in (self, self._objects_judge))
+
+    @property
     def _misreads(self) -> bool:
         return self.wrappers > 0 and self._reader is not _Reader.JOBLIB
 
@@ -155,4 +160,6 @@ def _end(judge: JoblibJudge) -> int:
     except Invalid:
         if not judge.wrappers:
             raise
+        if judge.overran:
+            raise TooLarge("the bytes of an array begin a frame, and loaders differ in what they read at its end") from None
         return -1

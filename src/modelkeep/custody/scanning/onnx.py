@@ -1,11 +1,14 @@
 """What an ONNX model may have: operators of the standard, everything in the one file, ends that can be served."""
 
 from modelkeep.core.values import ModelSignature
+from modelkeep.custody.scanning import onnx_names
 from modelkeep.custody.scanning.rules import Report
 from modelkeep.formats.onnx import OnnxModel, parse_onnx
 
-DOMAINS = frozenset({"", "ai.onnx.ml"})
-"""Operator domains of the ONNX standard; ``ai.onnx`` is read as the empty one."""
+STANDARD = frozenset(
+    (row.split(":")[0], name) for row in onnx_names.NAMES.split("\n") if row for name in row.split(":")[1].split()
+)
+"""Domain and name of the operators of the ONNX standard; ``ai.onnx`` is read as the empty domain."""
 MAX_IR_VERSION = 14
 UNBOUNDED = frozenset({"Loop"})
 """Standard operators whose number of rounds the file or the input decides without a bound (Scan's is the input's length)."""
@@ -41,7 +44,7 @@ _NAMED = (
 
 def _operators(model: OnnxModel, report: Report) -> None:
     for operator in model.operators:
-        if operator.domain not in DOMAINS or not operator.op_type.isidentifier():
+        if (operator.domain, operator.op_type) not in STANDARD:
             name = f"{operator.domain}:{operator.op_type}"[:160]
             report.add("custom-operator", name, "the operator is not of the ONNX standard, and may run any code")
         elif operator.op_type in UNBOUNDED:
