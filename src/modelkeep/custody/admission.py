@@ -60,8 +60,9 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
 def last_index(evidence: ReleaseEvidence, clean_since: int | None) -> int:
     """The last log entry that serving the release rests on: its release statement, its promotion, and that its scan is clean.
 
-    ``clean_since``: of the scans in a row, up to the last one, that left nothing found, the first. So a scan that confirms it, or
-    a body that is sealed anew (what is inside is held to the digest that was released), takes nothing away until it is witnessed.
+    ``clean_since``: of the scans in a row, up to the last one, that left nothing found, the first. So a scan that confirms it,
+    or a body that is sealed anew (what is inside is held to the digest that was released), takes nothing away until it is
+    witnessed.
     """
     promoted = [event.index for event in evidence.history if event.verb == PROMOTE]
     return max(evidence.index, *promoted[-1:], evidence.entries.get("scan", -1) if clean_since is None else clean_since)
