@@ -177,7 +177,7 @@ def test_a_later_scan_takes_the_place_of_the_one_named_at_release(log):
     bad = p.Scan(
         **BY, scanner="modelkeep", rules_version="9", format="onnx", size=90, clean=False, findings=(p.Finding("a", "b", "c"),)
     )
-    log.state("promote").add(s.make_statement(bad, PLAIN), signer=SCANNER)
+    log.state("promote").add(s.make_statement(bad, PLAIN))
     found = log.book.release(REF)
     assert (found.scan, found.entries["scan"]) == (bad, 5) and seen(log)["scanner"] == "modelkeep/9"
     assert not AdmissionPolicy.profile("standard").judge(seen(log)).admitted
@@ -204,6 +204,26 @@ def test_what_no_quorum_covers_is_not_logged(log):
     assert not attributes(log.book, REF, Witnessed(7, ("w1",)))["logged"]
     say(log, approval("bo"))  # what is said later may wait for its witnesses
     assert attributes(log.book, REF, Witnessed(8, ("w1",)))["logged"]
+
+
+def test_no_scanner_takes_back_what_another_found(log):
+    told = {**BY, "rules_version": "9", "format": "onnx", "size": 90}
+
+    def scanned(scanner, clean, signer):
+        log.add(s.make_statement(p.Scan(**told | {"at": len(log.list)}, scanner=scanner, clean=clean), PLAIN), signer=signer)
+        return seen(log)["scan_clean"]
+
+    assert not scanned("theirs", False, SCANNER)
+    assert not scanned("modelkeep", True, KEEP), "by itself the keep judges again what another scanner judged last"
+    assert not scanned("theirs", True, KEEP), "nor in its name"
+    assert scanned("theirs", True, SCANNER)
+    assert not scanned("modelkeep", False, KEEP)
+    assert not scanned("modelkeep", True, SCANNER), "whoever may sign scans hides no finding of the keep"
+    assert scanned("modelkeep", True, KEEP)
+    assert not scanned("theirs", False, SCANNER)
+    remove = p.Trust(actor="ada", at=1, change="remove", name=SCANNER.name, id="ab" * 16)
+    log.add(s.make_statement(remove, s.keep_resource(TRUST.origin)))
+    assert not seen(log)["scan_clean"] and scanned("modelkeep", True, KEEP), "its signer was ended, by somebody"
 
 
 def test_a_scan_that_confirms_what_is_served_may_wait_for_its_witnesses(log):

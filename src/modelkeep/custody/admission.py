@@ -33,7 +33,8 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
     """
     evidence = book.release(ref)
     described = book.catalogue.described(ref)
-    scan, rests_on = evidence.scan, last_index(evidence, book.clean_since(ref))
+    scan, clean_since = evidence.scan, book.clean_since(ref)
+    rests_on = last_index(evidence, clean_since)
     return {
         "name": ref.name,
         "version": ref.version,
@@ -44,7 +45,7 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
         "logged": witnessed is None or rests_on < witnessed.size,
         "witnesses": len(witnessed.names) if witnessed and rests_on < witnessed.size else 0,
         "scanned": scan is not None,
-        "scan_clean": scan is not None and scan.clean and not scan.findings,
+        "scan_clean": clean_since is not None,
         "scanner": f"{scan.scanner}/{scan.rules_version}" if scan else "",
         "profile": evidence.profile is not None,
         "size": evidence.size,
@@ -59,8 +60,9 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
 def last_index(evidence: ReleaseEvidence, clean_since: int | None) -> int:
     """The last log entry that serving the release rests on: its release statement, its promotion, and that its scan is clean.
 
-    ``clean_since``: of the scans in a row, up to the last one, that were clean, the first. So a scan that confirms it, or a
-    body that is sealed anew (what is inside is held to the digest that was released), takes nothing away until it is witnessed.
+    ``clean_since``: of the scans in a row, up to the last one, that left nothing found, the first. So a scan that confirms it,
+    or a body that is sealed anew (what is inside is held to the digest that was released), takes nothing away until it is
+    witnessed.
     """
     promoted = [event.index for event in evidence.history if event.verb == PROMOTE]
     return max(evidence.index, *promoted[-1:], evidence.entries.get("scan", -1) if clean_since is None else clean_since)

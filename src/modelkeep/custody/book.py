@@ -275,16 +275,28 @@ class EvidenceBook:
         return _compiled(ref, [*told, *data], until) if data else found
 
     def clean_since(self, ref: ReleaseRef) -> int | None:
-        """Since which log entry every scan of a release's file was clean; None when the last one is not, or there is none.
+        """Since which log entry nothing was found in a release's file; None when something is, or it was never scanned.
 
-        Raises Missing.
+        What one scanner found, another does not take back: only a later clean scan of the same by the same signer does, or any
+        once that signer's stretch of the log has ended. Raises Missing.
         """
         since: int | None = None
+        found_by: set[tuple[str, str]] = set()
         evidence = self.release(ref)
         for found, said in self._scans_of.get(evidence.model, ()) if evidence.scan else ():
-            if self._may_scan(found, ref.name):
-                since = (found.index if since is None else since) if said.clean and not said.findings else None
+            if not self._may_scan(found, ref.name):
+                continue
+            if not said.clean or said.findings:
+                found_by.add((found.signer, said.scanner))
+                since = None
+                continue
+            found_by = {one for one in found_by if one != (found.signer, said.scanner) and self._signs(one[0], found.index)}
+            since = None if found_by else found.index if since is None else since
         return since
+
+    def _signs(self, name: str, index: int) -> bool:
+        """Whether ``name`` signs anything at ``index``."""
+        return any(each.holds_at(index) for each in self.signatories.stretches(name))
 
     def marked(self, ref: ReleaseRef) -> bool:
         """Whether the watermark key of any account is committed for ``ref``."""

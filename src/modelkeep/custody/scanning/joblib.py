@@ -75,9 +75,9 @@ class JoblibJudge(PickleJudge):
             super().fill(target, keyed, items, at)
 
     @property
-    def overran(self) -> bool:
-        """Whether reading ended with what lies across the end of a frame."""
-        return any(judge.machine is not None and judge.machine.overran for judge in (self, self._objects_judge))
+    def split(self) -> bool:
+        """Whether a reading ended with what lies across the end of a frame."""
+        return self.overran or self._objects_judge.overran
 
     @property
     def _misreads(self) -> bool:
@@ -160,6 +160,6 @@ def _end(judge: JoblibJudge) -> int:
     except Invalid:
         if not judge.wrappers:
             raise
-        if judge.overran:
+        if judge.split:
             raise TooLarge("the bytes of an array begin a frame, and loaders differ in what they read at its end") from None
         return -1

@@ -73,7 +73,7 @@ class PickleJudge:
         self._work = MAX_OPS
         self._byte_budget = 4 * len(data) + (16 << 20)
         self._lengths: dict[int, int] = {}
-        self.machine: Machine | None = None
+        self.overran = False
 
     def spend(self, work: int) -> None:
         """Count items looked at: a pickle can show the same list a thousand times. Raises TooLarge."""
@@ -88,8 +88,11 @@ class PickleJudge:
 
     def read(self, at: int, spent: list[int]) -> tuple[Any, int]:
         """The value of the pickle at ``at``, and where it ends. Raises Invalid, TooLarge."""
-        self.machine = machine = Machine(self.data, self, spent)
-        end = machine.run(at)
+        machine = Machine(self.data, self, spent)
+        try:
+            end = machine.run(at)
+        finally:
+            self.overran = machine.overran  # not the machine itself: in a ring of references the bytes would outlive the scan
         return machine.value, end
 
     def add(self, rule: str, at: int, why: str) -> None:
