@@ -5,6 +5,7 @@ Stopping, in order: take no new connection, answer what has begun, examine what 
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -26,7 +27,8 @@ from modelkeep.workflows.watch import Watch, Watchers
 _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _LOAD_SECONDS = 120.0
-_SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0005
+"""A thread gives the interpreter to one that waits after this long: 5 ms, as it is by default, is an answer's whole time."""
 _LOOK_SECONDS = 1.0
 _FULL_SECONDS = 0.1
 _BACKLOG = 1024
@@ -38,7 +40,8 @@ def run_gateway(service: Service, tell: Callable[[str], None] = lambda _text: No
     Raises Conflict (the address is taken), before serving whatever keeps the log or the records from being read, and
     Unavailable, after draining, when the audit log failed for good: the process that is started next begins another.
     """
-    sys.setswitchinterval(_SWITCH_SECONDS)  # the evidence thread must not hold the interpreter for 5 ms while answers wait
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()  # the collector need not look at what was imported again and again
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve_gateway(service, tell))
 

@@ -6,7 +6,7 @@ level 0 tile. A tile is 256 wide; the rightmost ones of a tree may be partial an
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -236,15 +236,16 @@ class Growth:
         edge = [list(hashes) for hashes in tiles.edge()]
         return cls(size, edge, tiles.bundle(size // WIDTH) if size % WIDTH else [])
 
-    def grow(self, entries: Sequence[bytes], write: Callable[[str, bytes], None]) -> list[Tile]:
+    def grow(self, entries: Iterable[bytes], write: Callable[[str, bytes], None]) -> list[Tile]:
         """Take ``entries`` in and write what changed. Returns the tiles that became full. Raises what ``write`` raises."""
         full: list[Tile] = []
         touched: set[int] = set()
+        before = self.size
         for entry in entries:
             self.bundle.append(entry)
             self._push(0, leaf_hash(entry), full, write, touched)
             self.size += 1
-        if self.bundle and entries:
+        if self.bundle and self.size > before:
             write(Tile(-1, self.size // WIDTH, len(self.bundle)).path, encode_bundle(self.bundle))
         for level in sorted(touched):
             if self.edge[level]:
