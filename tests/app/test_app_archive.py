@@ -8,7 +8,7 @@ import pytest
 from commandline import PASSPHRASE, Cli, copy_keep
 
 from modelkeep.adapters.logfile import FolderLogFiles
-from modelkeep.app.audits import new_audit
+from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.keep import Keep
 from modelkeep.app.offline import verify_source
 from modelkeep.crypto.notes import Checkpoint, encode_vkey
@@ -50,6 +50,15 @@ def closed(keep, entries=(("old@1", b"sealed" * 9),) * 300):
 
 def folder_of(keep, instance):
     return keep.premises.directory / "log" / "audit" / instance
+
+
+@pytest.mark.parametrize("removed", ["bodies", "everything"])
+def test_a_keep_starts_again_after_its_logs_were_pruned(keep, tmp_path, removed):
+    instance, told = closed(keep), []
+    keep.log_archive(instances=[instance], to=str(tmp_path / "shelf"), prune=removed)
+    before = keep.premises.audit_files(instance).paths()
+    assert recover_all(keep.premises, keep.premises.keyring([AUDIT_LOG]), told.append) == []
+    assert keep.premises.audit_files(instance).paths() == before and told == []
 
 
 def test_a_closed_log_goes_to_the_archive_and_every_check_says_so(keep, tmp_path):

@@ -11,6 +11,7 @@ from modelkeep.custody.keys import AUDIT_LOG
 from modelkeep.errors import Conflict, Missing
 from modelkeep.ledger.tiles import CHECKPOINT
 from modelkeep.serving.audit import AuditLimits, AuditLog, Backing, Deliver, deliver_here
+from modelkeep.serving.journal import FOLDER
 from modelkeep.serving.recovery import recover_audit, restore_tiles
 from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.breakglass import Glass
@@ -65,9 +66,12 @@ def recover_all(premises: Premises, keyring: Keyring, report: Callable[[str], No
 
 
 def _make_ready(premises: Premises, instance: str, vkey: str, report: Callable[[str], None]) -> None:
-    """Give a dead process's reserve back, and make the tiles anew of a log that came back from a mirror, which has none."""
+    """Give a dead process's reserve back, and make the tiles anew of a log that came back from a mirror, which has none.
+
+    One that was archived and pruned whole has no journal either.
+    """
     files, folder = premises.audit_files(instance), _folder(premises, instance)
-    mirrored = not files.paths("tile/") and CHECKPOINT in files.paths(CHECKPOINT)
+    mirrored = not files.paths("tile/") and CHECKPOINT in files.paths(CHECKPOINT) and bool(files.paths(FOLDER))
     if not mirrored and not FolderRoom(folder, 0).held:
         return
     try:
