@@ -20,6 +20,7 @@ from modelkeep.extraction.profile import Profile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_ZERO = np.float32(0.0)
 
 
 def commitment(key: bytes) -> bytes:
@@ -55,6 +56,10 @@ class _Cells:
         out: Ints = (((x - self.mean).astype(np.float32, copy=False) @ self.slope) + self.offset).argmax(axis=1)
         return out
 
+    def of_one(self, row: NDArray[np.floating]) -> int:
+        """Cell of one row (d,): the same in half the time."""
+        return int(((row - self.mean).astype(np.float32, copy=False).dot(self.slope) + self.offset).argmax())
+
 
 @lru_cache(maxsize=64)
 def _cells(profile: Profile) -> _Cells:
@@ -88,33 +93,40 @@ class Marker:
         The first-index argmax of every row stays strictly first, rows keep their sums, no entry leaves [0, 1], and the L1
         change is at most epsilon. Rows too close to a tie are left alone, and so are answers with fewer than two columns.
         """
-        classes = probs.shape[1]
-        out = np.array(probs, dtype=np.float64)
-        if classes < 2 or self._room == 0.0:
-            return out
-        rows = np.asarray(x, dtype=np.float32) + np.float32(0.0)
+        if probs.shape[1] < 2 or self._room == 0.0:
+            return np.array(probs, dtype=np.float64)
+        rows = np.asarray(x, dtype=np.float32)
         cells = self._cells.of(rows).tolist()
-        for i, answer in enumerate(out.tolist()):
-            high = max(answer)
-            top = answer.index(high)
-            if classes == 2:
-                shift = self._shift(high, rows[i], cells[i], top)
-                if shift:
-                    out[i, top] = high - shift
-                    out[i, 1 - top] = answer[1 - top] + shift
-                continue
-            answer[top] = -1.0
-            half = self._half(high - max(answer))
-            if half:
-                for symbol in (self._fine_symbol(rows[i], classes - 1), self._smooth_symbol(cells[i], top, classes - 1)):
-                    out[i, symbol + (symbol >= top)] += half
-                out[i, top] = high - 2.0 * half
-        return out
+        return np.array([self._mark(*each) for each in zip(rows, cells, probs.tolist(), strict=True)])
+
+    def apply_one(self, x: NDArray[np.floating], answer: list[float]) -> list[float]:
+        """``apply`` for one input ``x`` (1, d): the marked answer, as a list. A list is three times as quick on one short row."""
+        if len(answer) < 2 or self._room == 0.0:
+            return answer
+        row = np.asarray(x, dtype=np.float32)[0]
+        return self._mark(row, self._cells.of_one(row), answer)
+
+    def _mark(self, row: NDArray[np.float32], cell: int, answer: list[float]) -> list[float]:
+        marked, high = answer.copy(), max(answer)
+        top, classes = answer.index(high), len(answer)
+        if classes == 2:
+            shift = self._shift(high, row, cell, top)
+            if shift:
+                marked[top], marked[1 - top] = high - shift, answer[1 - top] + shift
+            return marked
+        marked[top] = -1.0
+        half = self._half(high - max(marked))
+        marked[top] = high
+        if half:
+            for symbol in (self._fine_symbol(row, classes - 1), self._smooth_symbol(cell, top, classes - 1)):
+                marked[symbol + (symbol >= top)] += half
+            marked[top] = high - 2.0 * half
+        return marked
 
     def code(self, x: Floats, probs: Floats) -> Code:
         """The symbols that ``apply`` places on inputs ``x`` (n, d) with answers ``probs`` (n, k), k >= 2, for the trace."""
         classes = probs.shape[1]
-        rows = np.asarray(x, dtype=np.float32) + np.float32(0.0)
+        rows = np.asarray(x, dtype=np.float32)
         cell = self._cells.of(rows)
         top = probs.argmax(axis=1)
         alphabet = max(2, classes - 1)
@@ -155,7 +167,8 @@ class Marker:
         return 0.5 * (gives * down - (2 - gives) * up)
 
     def _fine_symbol(self, row: NDArray[np.float32], alphabet: int) -> int:
-        return int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8, key=self._fine).digest(), "little") % alphabet
+        plain = (row + _ZERO).tobytes()  # a zero has one sign only
+        return int.from_bytes(hashlib.blake2b(plain, digest_size=8, key=self._fine).digest(), "little") % alphabet
 
     def _smooth_symbol(self, cell: int, top: int, alphabet: int) -> int:
         symbol = self._table.get((cell, top))

@@ -202,9 +202,14 @@ class AuditLog:
         return self._note
 
     def submit(self, entry: AuditEntry, body: bytes, done: Done) -> None:
-        """Hand one record over. ``done`` is called exactly once, through ``deliver``; ``entry`` is the log's from here on.
+        """Hand one record over, to be committed at once. Raises as ``enqueue``."""
+        self.enqueue(entry, body, done)
+        self.wake()
 
-        Raises Unavailable at once, and then ``done`` is never called: the log has failed or stopped, too much waits, or a
+    def enqueue(self, entry: AuditEntry, body: bytes, done: Done) -> None:
+        """Hand one record over, to be committed with ``wake``, or by itself within a quarter of ``hang``.
+
+        ``done`` is called exactly once, through ``deliver``; ``entry`` is the log's from here on. Raises Unavailable at once, and then ``done`` is never called: the log has failed or stopped, too much waits, or a
         record has waited too long.
         """
         now = self._monotonic()
@@ -223,6 +228,10 @@ class AuditLog:
                 raise Unavailable(self._refusal or self._full or self._short or _SLOW)
             self._waiting.append((entry, body, done, now))
             self._waiting_bytes += len(body)
+
+    def wake(self) -> None:
+        """Have what waits committed; a busy writer goes on by itself. Once for all records of one turn of a loop is enough."""
+        with self._lock:
             wake, self._idle = self._idle, False
         if wake:
             self._wake.release()

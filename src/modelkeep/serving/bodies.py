@@ -6,7 +6,7 @@ probabilities and the ones that were served. It is sealed under a random key of 
 it was dropped stands in the releases log, so that a copy of the record is of no use to whoever puts it back.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from modelkeep.core.epochs import Epochs, epoch_key, never_erased
 from modelkeep.core.ports import Change, Entropy, Record, Records, Wrapper
-from modelkeep.crypto.wrap import WRAPPED_SIZE, join_wrapped, open_bytes, seal_bytes, split_wrapped
+from modelkeep.crypto.wrap import WRAPPED_SIZE, Sealer, join_wrapped, open_bytes, split_wrapped
 from modelkeep.errors import Conflict, Missing, NotTrusted
 
 SUBJECT_KEY = "audit-key"
 """Record kind: the wrapped key of one subject; the key is the subject (and epoch, core/epochs)."""
 
 MAX_CACHED = 100_000
+MAX_SEALERS = 16
 _FIRST_KEY = "file:audit-subject/1"
 _BODY_VERSION = 1
 
@@ -95,18 +96,38 @@ class SubjectWrapping(Protocol):
         ...
 
 
+class _Held(NamedTuple):
+    """A key at hand: the epoch of its subject that it is of, and what seals with it, by release."""
+
+    epoch: int
+    key: bytes
+    sealers: dict[str, Sealer]
+
+
 class SubjectKeys:
     """The body keys of all subjects: one for each epoch of a subject, kept wrapped in the records, cached here."""
 
     def __init__(self, records: Records, wrapping: SubjectWrapping, entropy: Entropy, epochs: Epochs = never_erased) -> None:
         """``epochs``: of subjects, as the releases log says *now*: a key of an earlier one is not used, wherever it lies."""
         self._records, self._wrapping, self._entropy, self._epochs = records, wrapping, entropy, epochs
-        self._keys: dict[str, tuple[int, bytes]] = {}
+        self._keys: dict[str, _Held] = {}
 
     def cached(self, subject: str) -> bytes | None:
         """The key if it is at hand and its subject was not erased since; never touches the disk."""
         found = self._keys.get(subject)
-        return found[1] if found is not None and found[0] == self._epochs(subject) else None
+        return found.key if found is not None and found.epoch == self._epochs(subject) else None
+
+    def sealer(self, subject: str, release: str) -> Sealer | None:
+        """What seals bodies of ``subject`` about ``release``, if the key is at hand, as ``cached``; never touches the disk."""
+        found = self._keys.get(subject)
+        if found is None or found.epoch != self._epochs(subject):
+            return None
+        sealer = found.sealers.get(release)
+        if sealer is None:
+            if len(found.sealers) >= MAX_SEALERS:
+                found.sealers.clear()
+            sealer = found.sealers[release] = Sealer(found.key, body_context(subject, release))
+        return sealer
 
     def forget(self, subject: str) -> None:
         """Drop the key from memory."""
@@ -153,7 +174,7 @@ class SubjectKeys:
     def _remember(self, subject: str, epoch: int, key: bytes) -> bytes:
         if len(self._keys) >= MAX_CACHED:
             self._keys.pop(next(iter(self._keys)), None)
-        self._keys[subject] = epoch, key
+        self._keys[subject] = _Held(epoch, key, {})
         return key
 
 
@@ -195,11 +216,6 @@ def body_context(subject: str, release: str) -> bytes:
     return f"modelkeep/audit-body/1\0{subject}\0{release}".encode()
 
 
-def seal_body(key: bytes, body: bytes, subject: str, release: str) -> bytes:
-    """Seal a plain body under its subject's key."""
-    return seal_bytes(key, body, body_context(subject, release))
-
-
 def open_body(key: bytes, sealed: bytes, subject: str, release: str) -> Body:
-    """Undo ``seal_body`` and read it. Raises NotTrusted."""
+    """Open a body that a ``SubjectKeys.sealer`` sealed, and read it. Raises NotTrusted."""
     return decode_body(open_bytes(key, sealed, body_context(subject, release)))

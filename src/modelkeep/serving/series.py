@@ -66,15 +66,25 @@ class AuditSeries:
 
     def submit(self, entry: AuditEntry, body: bytes, done: Done) -> str:
         """Hand one record over, as ``AuditLog.submit``; the instance whose log has it. Raises Unavailable."""
+        instance = self.enqueue(entry, body, done)
+        self.wake()
+        return instance
+
+    def enqueue(self, entry: AuditEntry, body: bytes, done: Done) -> str:
+        """The same as ``AuditLog.enqueue``: ``wake`` has to follow."""
         current = self._current
         try:
-            current.log.submit(entry, body, done)
+            current.log.enqueue(entry, body, done)
         except Unavailable:
             if self._current is current:
                 raise
             current = self._current  # its period ended at this moment
-            current.log.submit(entry, body, done)
+            current.log.enqueue(entry, body, done)
         return current.instance
+
+    def wake(self) -> None:
+        """Have what waits committed. A log whose period ended meanwhile commits it before it is closed."""
+        self._current.log.wake()
 
     def publish(self) -> bytes:
         """Put all that is durable now under a checkpoint, and return it. Raises Unavailable."""

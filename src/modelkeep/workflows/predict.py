@@ -19,11 +19,11 @@ from modelkeep.access.quotas import Quotas
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, NotTrusted, OverBudget, ReviewRequired, Unavailable
-from modelkeep.extraction.ladder import TABLE, Rung, respond
+from modelkeep.extraction.ladder import TABLE, Rung, respond, respond_one
 from modelkeep.extraction.perturb import Marker, commitment
 from modelkeep.policy.engine import KEEP, Engine, Target, model
 from modelkeep.serving.audit import AuditEntry
-from modelkeep.serving.bodies import SubjectKeys, encode_body, seal_body
+from modelkeep.serving.bodies import SubjectKeys, encode_body
 from modelkeep.serving.oip import decode_request, encode_response, model_metadata
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
@@ -153,9 +153,10 @@ class Gateway:
         rung = self._rung(served, subject)
         if not self._quotas.take_held(grant.quota_id, grant.quota):  # the records may wait for a disk or a lock
             await _in_thread(lambda: self._quotas.take(grant.quota_id, grant.quota))
-        key = self._keys.cached(subject)
-        if key is None:
-            key = await _in_thread(lambda: self._keys.key(subject))
+        sealer = self._keys.sealer(subject, served.text)
+        while sealer is None:  # made, or made anew because the subject was erased meanwhile
+            await _in_thread(lambda: self._keys.key(subject))
+            sealer = self._keys.sealer(subject, served.text)
         marker = served.markers.get(subject) or await self._marker(served, subject)
         watch = served.watch
         if watch is not None:
@@ -165,7 +166,7 @@ class Gateway:
             body = encode_response(served.ref, request.id, [(spec, shown.outputs[spec.name]) for spec in wanted])
             plain = encode_body(shown.x, shown.raw, shown.served, b"" if shown.raw is not None else body, rung)
             entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome="ok")
-            written = await self._recorder.write(entry, seal_body(key, plain, subject, served.text))
+            written = await self._recorder.write(entry, sealer.seal(plain))
         except BaseException:
             if watch is not None:
                 watch.release(subject, checked.rows)
@@ -214,8 +215,12 @@ class Gateway:
         if plan.probabilities is None:
             return Shown(x, None, None, {spec.name: round_floats(found[spec.name]) for spec in plan.served})
         raw = probability_rows(found[plan.probabilities], checked.rows)
-        marked = raw if marker is None else marker.apply(x, raw)
-        shown = respond(rung, marked, self._terms.decimals)
+        if checked.rows == 1:
+            row: list[float] = raw[0].tolist()
+            marked = row if marker is None else marker.apply_one(x, row)
+            shown = np.array((respond_one(rung, marked, self._terms.decimals),))
+        else:
+            shown = respond(rung, raw if marker is None else marker.apply(x, raw), self._terms.decimals)
         outputs = {plan.probabilities: shown}
         if plan.label is not None:
             outputs[plan.label] = found[plan.label]

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from modelkeep.core.ports import Clock
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
@@ -42,8 +42,7 @@ def _settle(future: asyncio.Future[int], result: int | ModelkeepError) -> None:
         future.set_result(result)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A record that is durable: its ``index`` in the log of ``instance``."""
 
     instance: str
@@ -59,7 +58,8 @@ class Recorder:
     """The audit log as the hot path sees it. ``took`` is told each record's seconds."""
 
     def __init__(self, audit: AuditSeries, clock: Clock) -> None:
-        self._submit, self._monotonic = audit.submit, clock.monotonic
+        self._submit, self._monotonic = audit.enqueue, clock.monotonic
+        self._turning = False
         self.took: Callable[[float], None] = lambda _seconds: None
         self._audit = audit
         self._quiet: dict[str, float] = {}
@@ -73,11 +73,20 @@ class Recorder:
     async def write(self, entry: AuditEntry, body: bytes) -> Written:
         """Where the record is, once it is durable. Raises Unavailable: then nothing may be answered."""
         began = self._monotonic()
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[int] = loop.create_future()
         instance = self._submit(entry, body, partial(_settle, future))
+        if not self._turning:
+            self._turning = True
+            loop.call_soon(self._turn)
         index = await future
         self.took(self._monotonic() - began)
         return Written(instance, index)
+
+    def _turn(self) -> None:
+        """The loop has come round: what was handed over in this turn is committed together."""
+        self._turning = False
+        self._audit.wake()
 
     async def refusal(self, subject: str, release: str, error: ModelkeepError) -> None:
         """Record that a known account was refused. Of refusals over a limit one a second and account: they cost nothing."""
