@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelkeep.crypto.wrap import OVERHEAD, WRAPPED_SIZE, open_bytes, seal_bytes, unwrap_key, wrap_key
+from modelkeep.crypto.wrap import OVERHEAD, WRAPPED_SIZE, Sealer, open_bytes, seal_bytes, unwrap_key, wrap_key
 from modelkeep.errors import Invalid, NotTrusted
 
 KEK, OTHER, DEK = bytes(range(32)), bytes(32), bytes(range(100, 132))
@@ -72,3 +72,33 @@ def test_keys_of_a_wrong_size_are_invalid():
 
 def _flip(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :]
+
+
+def test_a_sealer_s_bytes_are_as_specified():
+    sealer = Sealer(KEK, b"context")
+    first, second = sealer.seal(b"one"), sealer.seal(b"two")
+    assert first[:64] == second[:64] and (first[64:76], second[64:76]) == (bytes(12), bytes(11) + b"\x01")
+    prk = hmac.digest(first[:32], KEK, "sha512")
+    derived = hmac.new(prk, b"modelkeep/bytes/2" + b"context" + b"\x01", hashlib.sha512).digest()
+    assert derived[32:] == first[32:64]
+    assert AESGCM(derived[:32]).decrypt(second[64:76], second[76:], b"context") == b"two"
+
+
+def test_what_a_sealer_sealed_opens_and_every_flipped_byte_is_refused():
+    sealer = Sealer(KEK, b"c")
+    for plaintext in (b"", b"x" * 300):
+        sealed = sealer.seal(plaintext)
+        assert open_bytes(KEK, sealed, b"c") == plaintext
+        for position in range(len(sealed)):
+            with pytest.raises(NotTrusted):
+                open_bytes(KEK, _flip(sealed, position), b"c")
+        for key, aad in ((OTHER, b"c"), (KEK, b"d")):
+            with pytest.raises(NotTrusted):
+                open_bytes(key, sealed, aad)
+
+
+def test_a_sealer_takes_another_key_before_its_nonces_run_out():
+    sealer = Sealer(KEK, b"c", messages=3)
+    sealed = [sealer.seal(b"x") for _ in range(8)]
+    assert [open_bytes(KEK, one, b"c") for one in sealed] == [b"x"] * 8
+    assert len({one[:32] for one in sealed}) == 3 and len({(one[:32], one[64:76]) for one in sealed}) == 8

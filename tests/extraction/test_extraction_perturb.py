@@ -54,6 +54,7 @@ def test_the_same_query_gets_the_same_mark_alone_or_in_a_batch(digits):
     assert np.array_equal(batch, Marker(KEY, digits.profile).apply(x, probs))
     for i in range(64):
         assert np.array_equal(marker.apply(x[i : i + 1], probs[i : i + 1])[0], batch[i])
+        assert marker.apply_one(x[i : i + 1].astype(np.float32), probs[i].tolist()) == batch[i].tolist()
     assert np.array_equal(marker.apply(x.astype(np.float32), probs), batch)
 
 

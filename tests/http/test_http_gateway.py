@@ -309,7 +309,7 @@ def test_evidence_rebuilt_at_restart_is_the_evidence_that_was(keep, trained):
 
 def guard_state(watch, subject) -> dict:
     """Everything that the guard keeps of an account, exactly."""
-    account = watch._guard._accounts[subject]
+    account = watch._guard._accounts.get(subject)
     found = {name: getattr(account, name) for name in account.__slots__}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()}
 

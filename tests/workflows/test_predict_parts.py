@@ -14,11 +14,11 @@ from modelkeep.core.epochs import epoch_key
 from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import NoteSigner
-from modelkeep.crypto.wrap import unwrap_key, wrap_key
+from modelkeep.crypto.wrap import Sealer, unwrap_key, wrap_key
 from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
 from modelkeep.extraction.ladder import Rung
 from modelkeep.serving.audit import AuditEntry, AuditLog
-from modelkeep.serving.bodies import SubjectKeys, encode_body, open_body, seal_body
+from modelkeep.serving.bodies import SubjectKeys, body_context, encode_body, open_body
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.follow import AuditFolder, History
 from modelkeep.workflows.predict import Marks, account_key, commitment
@@ -39,6 +39,9 @@ class Ledger:
     def __init__(self) -> None:
         self.rows: list[tuple[str, float]] = []
         self.fail = False
+
+    def alarmed(self) -> list[str]:
+        return []
 
     def observe_many(self, subjects, x, probs) -> None:
         if self.fail:
@@ -114,7 +117,9 @@ def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_revie
         x, told = np.array([[value]], np.float32), threading.Event()
         plain = encode_body(x, np.full((1, 2), 0.5), np.full((1, 2), 0.5), b"", Rung.MARK)
         entry = AuditEntry(kind="predict", subject=subject, release=str(ONE), request="", outcome="ok")
-        logs[name][0].submit(entry, seal_body(keys.key(subject), plain, subject, str(ONE)), lambda _index: told.set())
+        keys.key(subject)
+        sealed = keys.sealer(subject, str(ONE)).seal(plain)
+        logs[name][0].submit(entry, sealed, lambda _index: told.set())
         assert told.wait(5)
 
     begin("1")
@@ -228,7 +233,7 @@ def test_subject_keys_are_made_once_and_stay_erased_when_their_record_comes_back
     before = one.key("sub_a")
     assert before == two.key("sub_a") == one.cached("sub_a") != one.key("sub_b")
     plain = encode_body(np.zeros((1, 2), np.float32), None, None, b"{}", 0)
-    sealed = seal_body(before, plain, "sub_a", "m@1")
+    sealed = one.sealer("sub_a", "m@1").seal(plain)
     assert one.open(sealed, "sub_a", "m@1").rows == 1
     kept = records.get("audit-key", "sub_a")
     epochs["sub_a"] = 7  # the log says so; the record is still there
@@ -250,7 +255,7 @@ def test_a_body_that_does_not_open_is_damage_unless_its_subject_was_erased():
     plain = encode_body(np.zeros((1, 2), np.float32), None, None, b"{}", 0)
     keys.key("sub_a")
     with pytest.raises(NotTrusted):
-        keys.open(seal_body(bytes(32), plain, "sub_a", "m@1"), "sub_a", "m@1")
+        keys.open(Sealer(bytes(32), body_context("sub_a", "m@1")).seal(plain), "sub_a", "m@1")
 
 
 def test_a_key_of_one_subject_does_not_pass_for_another():
@@ -274,7 +279,7 @@ def test_bodies_come_back_as_they_went(shape, wide, seed):
     x = rng.normal(size=(rows, features)).astype(np.float64 if wide else np.float32)
     raw, served = rng.random((2, rows, classes))
     key = rng.bytes(32)
-    sealed = seal_body(key, encode_body(x, raw, served, b"{}", 1), "sub_a", "m@1")
+    sealed = Sealer(key, body_context("sub_a", "m@1")).seal(encode_body(x, raw, served, b"{}", 1))
     body = open_body(key, sealed, "sub_a", "m@1")
     assert np.array_equal(body.inputs(), x) and np.array_equal(body.raw_probs(), raw)
     assert np.array_equal(body.served_probs(), served) and (body.outputs, body.rung) == (b"{}", 1)

@@ -11,6 +11,7 @@ import httpx
 from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
+from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_series, recover_all
@@ -91,7 +92,9 @@ def open_gateway(
         OnnxRuntime,
         clock,
         history,
-        guard=lambda profile: Guard(profile, alpha=extraction.alpha),
+        guard=lambda profile: Guard(
+            profile, alpha=extraction.alpha, cold=ColdFile(directory / "run"), in_memory=extraction.accounts_in_memory
+        ),
     )
     alarms = _Alarms(here, loader)
     troubles = SinkTroubles(here, audit, report)

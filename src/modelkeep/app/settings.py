@@ -100,6 +100,8 @@ class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Greatest L1 distance that the account mark moves a vector of probabilities."""
     on_alarm: Literal["refuse", "label-only"] = "refuse"
     """What an accused account gets until it is reviewed."""
+    accounts_in_memory: Count = 32_768
+    """Accounts of one release whose evidence stays in memory; the coldest go to a nameless, encrypted file in the keep."""
 
 
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -185,6 +185,18 @@ class LogFiles(StaticFiles, Protocol):
         ...
 
 
+class Cold(Protocol):
+    """A place for state that is not needed at the moment, in numbered slots, for the life of this process."""
+
+    def put(self, slot: int, data: bytes) -> None:
+        """Keep ``data`` in ``slot``, in place of what was there; every slot's data has the same size. Raises Unavailable."""
+        ...
+
+    def get(self, slot: int) -> bytes:
+        """What ``slot`` was given last. Raises NotTrusted (altered), Unavailable."""
+        ...
+
+
 class Room(Protocol):
     """The space that a log needs, with a reserve so that its end can be written when there is no other left."""
 

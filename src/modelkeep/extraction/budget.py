@@ -50,11 +50,15 @@ def weight_of(probs: Floats | None, count: int) -> Floats:
     return out
 
 
-def spend(inverse: Floats, phi: Floats, w: float) -> tuple[float, Floats]:
-    """Cost in nats of one question with features ``phi`` (24,), and the new A^-1 (24, 24) (Sherman-Morrison)."""
-    moved = inverse @ phi
-    gain = w * float(moved @ phi)
-    return 0.5 * math.log1p(gain), inverse - np.outer(moved, moved * (w / (1.0 + gain)))
+def spend(inverse: NDArray[np.floating], phi: NDArray[np.floating], w: float) -> float:
+    """Cost in nats of one question with features ``phi`` (24,); brings ``inverse``, A^-1 (24, 24), up to date in place.
+
+    Source: Sherman and Morrison 1950, equation for a rank-one change.
+    """
+    moved = inverse.dot(phi)
+    gain = w * float(moved.dot(phi))
+    inverse -= np.multiply.outer(moved, moved * moved.dtype.type(w / (1.0 + gain)))
+    return 0.5 * math.log1p(gain)
 
 
 def measure(
@@ -71,8 +75,7 @@ def measure(
     phi, w = spend_features(embedding, asked), weight_of(None if probs is None else probs[order], len(order))
     inverse, total, spent = np.eye(DIMENSIONS), 0.0, np.empty(len(order))
     for i in range(len(order)):
-        cost, inverse = spend(inverse, phi[i], float(w[i]))
-        total += cost
+        total += spend(inverse, phi[i], float(w[i]))
         spent[i] = total
     points = np.array(CURVE)
     fidelity = np.ones(len(points))

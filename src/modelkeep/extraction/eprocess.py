@@ -10,6 +10,7 @@ Sources: Ville 1939; Shafer 2021, "Testing by betting"; Shin, Ramdas, Rinaldo 20
 summable weights so that the lifetime error is bounded).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,18 @@ def step(kept: Floats, restarted: Floats, factors: Floats, t: Ints | int) -> tup
     forward = np.minimum(kept * factors, CEILING)
     again = np.minimum((restarted + restart_weight(t)[..., None]) * factors, CEILING)
     return forward, again
+
+
+def settle(stakes: Floats, factors: Floats, t: int) -> float:
+    """``step`` for one account in place, and its ``evidence`` then. ``stakes``: (2, c), kept and restarted."""
+    bets = len(factors)
+    if not bets:
+        return 1.0
+    n = t + 2.0
+    stakes[1] += 1.0 / (2.2 * n * math.log(n) ** 2)
+    stakes *= factors
+    np.minimum(stakes, CEILING, out=stakes)
+    return float(np.add.reduce(stakes, axis=None)) * (0.5 / bets)
 
 
 def evidence(kept: Floats, restarted: Floats) -> Floats:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkeep.core.ports import Cold
 from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, eprocess, evidence, ladder, null, places
+from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
 from modelkeep.extraction.budget import Budget
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.places import Places
@@ -17,14 +19,14 @@ from modelkeep.extraction.profile import Profile
 
 Floats = NDArray[np.float64]
 
-REMEMBERED = 1024
-"""Fingerprints of an account's last distinct queries, for exact repeats."""
 MIN_EFFECTIVE = 8
 """Nothing is enforced on fewer distinct queries than this: the account is uncovered."""
-FAR = 1000.0
-"""Coordinate of an empty place in an account's memory."""
 DEFAULT_LIMIT = 1000.0
 """Natural questions an account may learn from in one budget period."""
+SLICE = 64
+"""Queries that are examined at once: larger products wake the threads of BLAS, which costs more than it saves."""
+IN_MEMORY = 32_768
+"""Accounts of one release whose state stays in memory, where there is another place for the coldest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,57 +48,14 @@ class Verdict:
     alarmed_at: int | None
 
 
-class _Account:
-    """One account's state, about 20 KB."""
-
-    __slots__ = (
-        "alarmed_at",
-        "effective",
-        "inverse",
-        "kept",
-        "names",
-        "own",
-        "queries",
-        "restarted",
-        "reviews",
-        "since",
-        "spent",
-        "value",
-    )
-
-    def __init__(self, bets: int) -> None:
-        self.kept = np.ones(bets)
-        self.restarted = np.zeros(bets)
-        self.names = np.zeros(REMEMBERED, dtype=np.uint64)
-        self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float16)
-        self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
-        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
-        self.spent = 0.0
-        self.value = 0.5
-
-    def restart(self) -> None:
-        """Fresh stakes after a review."""
-        self.kept[:] = 1.0
-        self.restarted[:] = 0.0
-        self.since = self.alarmed_at = 0
-        self.reviews += 1
-        self.value = 0.5
-
-    def renew(self) -> None:
-        """A new budget period."""
-        self.spent = 0.0
-        self.inverse[:] = np.eye(budget.DIMENSIONS)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Queries:
-    """A batch made ready: fingerprints (b,), places (b, 32), score events (b, streams), phi (b, 24) and w (b,)."""
+    """Queries made ready: places (b, 32), score events (b, streams), phi (b, 24) and w (b)."""
 
-    names: NDArray[np.uint64]
     own: NDArray[np.float32]
     events: NDArray[np.bool_]
-    phi: Floats
-    w: Floats
+    phi: NDArray[np.float32]
+    w: list[float]
 
 
 class Guard:
@@ -107,14 +66,24 @@ class Guard:
     Raises Invalid when ``alpha`` is not in (0, 0.1] or the limit is not positive.
     """
 
-    def __init__(self, profile: Profile, *, alpha: float = 1e-3, budget_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        alpha: float = 1e-3,
+        budget_limit: float | None = None,
+        cold: Cold | None = None,
+        in_memory: int = IN_MEMORY,
+    ) -> None:
+        """``cold``: where the state of accounts goes beyond the ``in_memory`` that asked last; None: all stay in memory."""
         limit = DEFAULT_LIMIT if budget_limit is None else float(budget_limit)
         if not 0.0 < alpha <= 0.1 or not 0.0 < limit < math.inf:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
         self._profile, self._alpha, self._limit = profile, alpha, limit
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
-        self._accounts: dict[str, _Account] = {}
+        self._accounts = Accounts(len(self._bets.stream), cold, in_memory)
+        self._alarmed: dict[str, None] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
         self._unseen = Verdict(
@@ -127,7 +96,16 @@ class Guard:
 
     def subjects(self) -> list[str]:
         """Every account seen, in the order of first queries."""
-        return list(self._accounts)
+        with self._lock:
+            return list(self._accounts)
+
+    def alarmed(self) -> list[str]:
+        """Subjects at the alarm rung, in the order in which they got there."""
+        return list(self._alarmed)
+
+    def held(self) -> Held:
+        """How many accounts there are, and in memory."""
+        return Held(len(self._accounts), self._accounts.hot)
 
     def observe(self, subject: str, x: Floats, probs: Floats | None) -> None:
         """Take in queries ``x`` (b, d) of one account, with the model's own answers ``probs`` (b, k), before any mark or
@@ -143,17 +121,43 @@ class Guard:
         taken in then.
         """
         self._check(subjects, x, probs)
-        if len(x) == 0:
-            return
-        queries = self._prepare(np.asarray(x, dtype=np.float64), probs)
+        for at in range(0, len(x), SLICE):
+            end = at + SLICE
+            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end])
+
+    def _observe(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+        names = evidence.fingerprints(x)
         with self._lock:
+            fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
+            queries = self._prepare(x, probs, fresh)
+            at = dict(zip(fresh, range(len(fresh)), strict=True))
             for i, subject in enumerate(subjects):
-                account = self._accounts.get(subject)
-                if account is None:
-                    account = self._accounts[subject] = _Account(len(self._bets.stream))
-                self._take(account, queries, i)
+                account = self._accounts.get(subject) or self._accounts.make(subject)
+                account.queries += 1
+                if (account.names == names[i]).any():
+                    continue
+                if i in at:
+                    self._take(account, names[i], queries, at[i])
+                else:  # its name was pushed out by others of this batch
+                    self._take(account, names[i], self._prepare(x, probs, [i]), 0)
             for subject in dict.fromkeys(subjects):
-                self._verdicts[subject] = self._judge(self._accounts[subject])
+                self._hold(subject)
+            self._accounts.settle()
+
+    def _repeats(self, subject: str, name: np.uint64) -> bool:
+        account = self._accounts.get(subject)
+        return account is not None and bool((account.names == name).any())
+
+    def _hold(self, subject: str) -> None:
+        """Bring the verdict on ``subject`` up to date."""
+        account = self._accounts.get(subject)
+        if account is None:
+            return
+        verdict = self._verdicts[subject] = self._judge(account)
+        if verdict.rung is Rung.ALARM:
+            self._alarmed[subject] = None
+        else:
+            self._alarmed.pop(subject, None)
 
     def clear(self, subject: str) -> None:
         """A person reviewed the account: its evidence restarts, and the next alarm needs twice the odds. Silent when unseen."""
@@ -161,13 +165,15 @@ class Guard:
             account = self._accounts.get(subject)
             if account is not None:
                 account.restart()
-                self._verdicts[subject] = self._judge(account)
+                self._hold(subject)
+                self._accounts.settle()
 
     def forget(self, subject: str) -> None:
         """Drop all that is held about an account, as if it had never asked. Silent when unseen."""
         with self._lock:
             self._verdicts.pop(subject, None)
-            self._accounts.pop(subject, None)
+            self._alarmed.pop(subject, None)
+            self._accounts.forget(subject)
 
     def renew(self, subject: str | None = None) -> None:
         """Begin a new budget period for one account, or for all. What was learnt is forgotten; the evidence is not."""
@@ -176,7 +182,8 @@ class Guard:
                 account = self._accounts.get(name)
                 if account is not None:
                     account.renew()
-                    self._verdicts[name] = self._judge(account)
+                    self._hold(name)
+                    self._accounts.settle()
 
     def _check(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
         if x.ndim != 2 or x.shape[1] != self._profile.n_features or len(subjects) != len(x):
@@ -188,46 +195,42 @@ class Guard:
         if self._profile.n_classes and (probs is None or probs.shape != (len(x), self._profile.n_classes)):
             raise Invalid(f"evidence needs {self._profile.n_classes} probabilities per query")
 
-    def _prepare(self, x: Floats, probs: Floats | None) -> _Queries:
-        profile = self._profile
-        answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)
+    def _prepare(self, x: Floats, probs: Floats | None, chosen: list[int]) -> _Queries:
+        """The rows ``chosen`` of a batch, made ready."""
+        profile, x = self._profile, x[chosen]
+        answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)[chosen]
+        if not chosen:
+            nothing = np.empty((0, places.DIMENSIONS), dtype=np.float32)
+            return _Queries(nothing, np.empty((0, 0), dtype=np.bool_), nothing, [])
         scores = profile.scores(x, answers)
         projected = profile.embedding.project(x)[1]
         found = self._places.of(x)
         own = np.zeros((len(x), places.DIMENSIONS), dtype=np.float32)
         own[:, : found.shape[1]] = found
         return _Queries(
-            names=evidence.fingerprints(x),
             own=own,
             events=(scores[:, :, None] > profile.limits).reshape(len(x), -1),
-            phi=budget.spend_features(profile.embedding, projected),
-            w=budget.weight_of(answers, len(x)),
+            phi=budget.spend_features(profile.embedding, projected).astype(np.float32),
+            w=budget.weight_of(answers, len(x)).tolist(),
         )
 
-    def _take(self, account: _Account, queries: _Queries, i: int) -> None:
-        """One query: dedupe, charge, compare with the account's own last ones, settle the bets."""
-        account.queries += 1
-        name = queries.names[i]
-        if (account.names == name).any():
-            return
-        cost, account.inverse[:] = budget.spend(account.inverse.astype(np.float64), queries.phi[i], float(queries.w[i]))
-        account.spent += cost
+    def _take(self, account: Account, name: np.uint64, queries: _Queries, i: int) -> None:
+        """One query that is no exact repeat: charge, compare with the account's own last ones, settle the bets."""
+        account.spent += budget.spend(account.inverse, queries.phi[i], queries.w[i])
         apart = account.own - queries.own[i]
         nearest = math.sqrt(float(np.einsum("ij,ij->i", apart, apart).min()))
         if nearest <= self._profile.near:
             return
         account.names[account.effective % REMEMBERED] = name
-        account.own[account.effective % null.OWN] = queries.own[i]
+        account.own[account.effective % null.OWN] = queries.own[i].astype(np.float16)  # so that it can be packed as that
         events = np.concatenate([queries.events[i], nearest < self._profile.step_limits])
-        factors = self._bets.factors(events)
-        account.kept, account.restarted = eprocess.step(account.kept, account.restarted, factors, account.since)
+        account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
         account.effective += 1
         account.since += 1
-        account.value = float(eprocess.evidence(account.kept, account.restarted))
         if not account.alarmed_at and account.since >= MIN_EFFECTIVE and account.value >= 2.0**account.reviews / self._alpha:
             account.alarmed_at = account.queries
 
-    def _judge(self, account: _Account) -> Verdict:
+    def _judge(self, account: Account) -> Verdict:
         spent = budget.quote(account.spent, self._profile.curve, self._limit)
         uncovered = account.since < MIN_EFFECTIVE
         return Verdict(

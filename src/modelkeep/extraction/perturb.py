@@ -100,7 +100,7 @@ class Marker:
         return np.array([self._mark(*each) for each in zip(rows, cells, probs.tolist(), strict=True)])
 
     def apply_one(self, x: NDArray[np.floating], answer: list[float]) -> list[float]:
-        """``apply`` for one input ``x`` (1, d): the marked answer, as a list. A list is three times as quick on one short row."""
+        """``apply`` for one input ``x`` (1, d): the marked answer, a list, which is quicker on one short row."""
         if len(answer) < 2 or self._room == 0.0:
             return answer
         row = np.asarray(x, dtype=np.float32)[0]

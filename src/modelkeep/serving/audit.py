@@ -209,8 +209,8 @@ class AuditLog:
     def enqueue(self, entry: AuditEntry, body: bytes, done: Done) -> None:
         """Hand one record over, to be committed with ``wake``, or by itself within a quarter of ``hang``.
 
-        ``done`` is called exactly once, through ``deliver``; ``entry`` is the log's from here on. Raises Unavailable at once, and then ``done`` is never called: the log has failed or stopped, too much waits, or a
-        record has waited too long.
+        ``done`` is called exactly once, through ``deliver``; ``entry`` is the log's from here on. Raises Unavailable at once,
+        and then ``done`` is never called: the log has failed or stopped, too much waits, or a record has waited too long.
         """
         now = self._monotonic()
         with self._lock:

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+
+import msgspec
 
 from modelkeep.core.ports import Clock
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
@@ -42,7 +43,7 @@ def _settle(future: asyncio.Future[int], result: int | ModelkeepError) -> None:
         future.set_result(result)
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True):
     """A record that is durable: its ``index`` in the log of ``instance``."""
 
     instance: str

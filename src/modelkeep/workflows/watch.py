@@ -50,7 +50,6 @@ class Watch:
         self._max_behind = max_rows_behind
         self._waiting: deque[Observation] = deque()
         self._behind: dict[str, int] = {}
-        self._subjects: set[str] = set()
         self._lock = threading.Lock()
         self._broken = False
         self._reviewed: dict[str, int] = {}
@@ -158,7 +157,6 @@ class Watch:
         with self._lock:
             self._examine_waiting()
             self._guard.forget(subject)
-            self._subjects.discard(subject)
             self._count_alarms()
 
     def take(self, decision: Cleared | Erased) -> None:
@@ -174,7 +172,7 @@ class Watch:
 
     def alarmed(self) -> list[str]:
         """Subjects at the alarm rung."""
-        return [subject for subject in list(self._subjects) if self._guard.verdict(subject).rung is Rung.ALARM]
+        return self._guard.alarmed()
 
     def _observe(self, batch: list[Observation]) -> dict[str, int]:
         done: dict[str, int] = {}
@@ -184,7 +182,6 @@ class Watch:
         self._guard.observe_many(
             subjects, np.concatenate([one.x for one in batch]), np.concatenate([one.probs for one in batch])
         )
-        self._subjects.update(done)
         self._count_alarms()
         return done
 
@@ -200,7 +197,7 @@ class Watchers:
         watches: Callable[[], Iterable[Watch]],
         settle: Callable[[list[tuple[Watch, dict[str, int]]]], None],
         *,
-        every: float = 0.05,
+        every: float = 0.02,
     ) -> None:
         """``watches``: those in force; ``settle``: told, in this thread, what was examined; ``every``: seconds a round."""
         self._watches, self._settle, self._every = watches, settle, every

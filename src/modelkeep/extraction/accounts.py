@@ -1,0 +1,161 @@
+"""What is held about each account: the ones that asked last in memory, the coldest elsewhere, at a fixed size each."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from modelkeep.core.ports import Cold
+from modelkeep.errors import NotTrusted, Unavailable
+from modelkeep.extraction import budget, null, places
+
+REMEMBERED = 1024
+"""Fingerprints of an account's last distinct queries, for exact repeats."""
+FAR = 1000.0
+"""Coordinate of an empty place in an account's memory."""
+
+
+class Account:
+    """One account's state, about 30 KB: bets and budget, and its last queries, which the next one is compared with.
+
+    ``names``: fingerprints, (1024,); ``own``: places of its last 128 distinct queries, to the precision of float16;
+    ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted.
+    """
+
+    __slots__ = (
+        "alarmed_at",
+        "effective",
+        "inverse",
+        "names",
+        "own",
+        "queries",
+        "reviews",
+        "since",
+        "spent",
+        "stakes",
+        "value",
+    )
+
+    def __init__(self, bets: int) -> None:
+        self.stakes = np.zeros((2, bets))
+        self.names = np.zeros(REMEMBERED, dtype=np.uint64)
+        self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float32)
+        self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
+        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
+        self.spent = 0.0
+        self.value = 0.5
+        self.stakes[0] = 1.0
+
+    def restart(self) -> None:
+        """Fresh stakes after a review."""
+        self.stakes[0], self.stakes[1] = 1.0, 0.0
+        self.since = self.alarmed_at = 0
+        self.reviews += 1
+        self.value = 0.5
+
+    def renew(self) -> None:
+        """A new budget period."""
+        self.spent = 0.0
+        self.inverse[:] = np.eye(budget.DIMENSIONS)
+
+    def pack(self) -> bytes:
+        """The account as bytes, the same number for every account of a release."""
+        numbers = (self.queries, self.effective, self.since, self.reviews, self.alarmed_at, self.spent, self.value)
+        own = self.own.astype(np.float16)  # nothing is lost: see ``Guard``
+        scalars = np.array(numbers, dtype=np.float64)
+        return b"".join(part.tobytes() for part in (scalars, self.stakes, self.names, own, self.inverse))
+
+    @classmethod
+    def unpack(cls, data: bytes, bets: int) -> "Account":
+        """Undo ``pack``. Raises NotTrusted (of another size)."""
+        account = cls(bets)
+        at = 7 * 8
+        if len(data) != at + 16 * bets + 8 * REMEMBERED + 2 * account.own.size + 4 * account.inverse.size:
+            raise NotTrusted(f"an account's evidence does not have {len(data):,} bytes")
+        numbers = np.frombuffer(data, np.float64, 7).tolist()
+        account.queries, account.effective, account.since, account.reviews, account.alarmed_at = map(int, numbers[:5])
+        account.spent, account.value = numbers[5:]
+        for into, kind in (
+            (account.stakes, np.float64),
+            (account.names, np.uint64),
+            (account.own, np.float16),
+            (account.inverse, np.float32),
+        ):
+            part = np.frombuffer(data, kind, into.size, at)
+            into[...] = part.reshape(into.shape)
+            at += part.nbytes
+        return account
+
+
+class Accounts:
+    """All accounts of one release. Not thread-safe: the guard's lock is held."""
+
+    def __init__(self, bets: int, cold: Cold | None, most: int) -> None:
+        """``cold``: where accounts go beyond the ``most`` that stay in memory; None: all stay."""
+        self._bets, self._cold, self._most = bets, cold, most
+        self._hot: OrderedDict[str, Account] = OrderedDict()
+        self._slots: dict[str, int] = {}
+        self._free: list[int] = []
+        self._subjects: dict[str, None] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """Every subject seen, in the order of first queries."""
+        return iter(list(self._subjects))
+
+    def __len__(self) -> int:
+        return len(self._subjects)
+
+    @property
+    def hot(self) -> int:
+        """How many are in memory."""
+        return len(self._hot)
+
+    def get(self, subject: str) -> Account | None:
+        """An account, brought back if it went cold; None when it was never seen. Raises Unavailable, NotTrusted."""
+        found = self._hot.get(subject)
+        if found is not None:
+            self._hot.move_to_end(subject)
+            return found
+        slot = self._slots.get(subject)
+        if slot is None or self._cold is None:
+            return None
+        found = Account.unpack(self._cold.get(slot), self._bets)
+        self._hot[subject] = found
+        self._free.append(self._slots.pop(subject))
+        return found
+
+    def make(self, subject: str) -> Account:
+        """An account that was never seen."""
+        self._subjects[subject] = None
+        account = self._hot[subject] = Account(self._bets)
+        return account
+
+    def forget(self, subject: str) -> None:
+        """Drop an account. What it left elsewhere is overwritten by the next one that goes there."""
+        self._subjects.pop(subject, None)
+        self._hot.pop(subject, None)
+        slot = self._slots.pop(subject, None)
+        if slot is not None and self._cold is not None:
+            self._cold.put(slot, Account(self._bets).pack())
+            self._free.append(slot)
+
+    def settle(self) -> None:
+        """Let the coldest go until no more than ``most`` are in memory; all stay while there is no room elsewhere."""
+        while self._cold is not None and len(self._hot) > self._most:
+            subject, account = next(iter(self._hot.items()))
+            slot = self._free.pop() if self._free else len(self._slots)
+            try:
+                self._cold.put(slot, account.pack())
+            except Unavailable:
+                self._free.append(slot)
+                return
+            del self._hot[subject]
+            self._slots[subject] = slot
+
+
+class Held(msgspec.Struct, frozen=True):
+    """How many accounts a guard knows, and how many of them are in memory."""
+
+    known: int
+    hot: int
