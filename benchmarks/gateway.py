@@ -1,14 +1,15 @@
-"""The gateway with every defence on, beside bare onnxruntime and MLServer, one model, one run.
+"""The gateway with every defence on, beside bare onnxruntime and the usual Python servers, one model, one run.
 
 One ONNX MLP on the digits. modelkeep: its own ``serve`` process, TLS 1.3, API key, validation, extraction evidence, watermark,
-an audit record on stable storage before each answer. MLServer: undefended, plain HTTP, in a virtual environment of its own that
-this bench makes. The server runs on one core and the load on another. Every client waits for its answer before it asks again.
+an audit record on stable storage before each answer. The others: undefended, plain HTTP, in virtual environments of their own
+that this bench makes (``_servers.py``). The server runs on one core and the load on another. Every client waits for its answer
+before it asks again. ``python -m benchmarks gateway -- FOLDER MLServer``: only that peer, the log on FOLDER's disk.
 """
 
 import asyncio
 import json
 import os
-import shutil
+import signal
 import ssl
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,35 +25,37 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._peers import NoPeer
+from benchmarks._servers import HOST, PORT, SERVERS, Server, bin_of, open_inference
+
 PASSPHRASE = "a passphrase for a benchmark"
-MLSERVER = ("mlserver==1.7.1", "uvloop==0.21.0", "onnxruntime")
-VENV = Path(".venv-mlserver")
+ACCOUNTS = 160
 SECONDS = 6.0
 WARM_UP = 1.0
 CONNECTIONS = (1, 16)
 
 
 class Peer(NamedTuple):
-    """A server to ask: where, over what, with which headers."""
+    """A server to ask: where, over what, with which headers (one set after the other), and how a question is written."""
 
     name: str
     port: int
     tls: ssl.SSLContext | None
     path: str
-    headers: str
-    tensor: str
+    headers: tuple[str, ...]
+    body: Callable[[np.ndarray], bytes]
 
 
 def run(args: list[str]) -> None:
-    """``args``: a folder on the disk that the audit log shall be on; the system's temporary folder by default."""
+    """``args``: a folder on the disk that the audit log shall be on (the system's temporary folder by default); peers."""
     with tempfile.TemporaryDirectory(dir=args[0] if args else None) as folder:
-        rows = list(_measure(Path(folder)))
+        rows = list(_measure(Path(folder), args[1:]))
     for row in rows:
         print(json.dumps(row))
     _show(rows)
 
 
-def _measure(folder: Path) -> Iterator[dict[str, Any]]:
+def _measure(folder: Path, peers: list[str]) -> Iterator[dict[str, Any]]:
     model, rows, reference = _train()
     yield {"bench": "gateway", "case": "fdatasync", **_percentiles(_fdatasync(folder))}
     yield {"bench": "gateway", "case": "onnxruntime, bare loop", **_bare(model, rows)}
@@ -60,12 +63,19 @@ def _measure(folder: Path) -> Iterator[dict[str, Any]]:
     with _modelkeep(folder / "keep", model, reference) as peer:
         for connections in CONNECTIONS:
             yield _load(peer, rows, connections)
-    with _mlserver(folder / "mlserver", model) as other:
-        if other is None:
-            yield {"bench": "gateway", "case": "MLServer", "skipped": "it could not be installed or started: see above"}
-            return
-        for connections in CONNECTIONS:
-            yield _load(other, rows, connections)
+    with _modelkeep(folder / "crowd", model, reference, accounts=ACCOUNTS) as peer:
+        yield _load(peer._replace(name="crowd: 160 accounts, no question twice"), rows, CONNECTIONS[-1])
+    with _modelkeep(folder / "silent", model, reference, program=NO_SINK) as peer:
+        yield _load(peer._replace(name="no-op sink: the same, but nothing is recorded"), rows, CONNECTIONS[-1])
+    for server in SERVERS:
+        if peers and server.name not in peers:
+            continue
+        try:
+            with _other(server, folder / server.name, model) as other:
+                for connections in CONNECTIONS:
+                    yield _load(other, rows, connections)
+        except NoPeer as cause:
+            yield {"bench": "gateway", "case": server.name, "skipped": str(cause)}
 
 
 def _train() -> tuple[bytes, np.ndarray, np.ndarray]:
@@ -111,14 +121,19 @@ def _bare(model: bytes, rows: np.ndarray, count: int = 20_000) -> dict[str, Any]
     return {**_percentiles(waits), "rps": round(count / sum(waits))}
 
 
+def _recorded(_entry: Any, _body: bytes, done: Callable[[int], None]) -> str:
+    done(0)
+    return "nowhere"
+
+
 def _handler(folder: Path, model: bytes, rows: np.ndarray, reference: np.ndarray, count: int = 3000) -> dict[str, Any]:
     """``Gateway.predict`` without the socket and without the disk: what all defences cost in the handler."""
     from modelkeep.workflows.predict import Call
 
-    _, key = _make_keep(folder, model, reference)
+    _, (key,) = _make_keep(folder, model, reference)
     service = _open(folder)
-    service.recorder._submit = lambda _entry, _body, done: done(0)  # the bench's own: no setting turns the record off
-    bodies = [_body(row, "X") for row in rows]
+    service.recorder._submit = _recorded  # the bench's own: no setting turns the record off
+    bodies = [open_inference(row) for row in rows]
     waits: list[float] = []
 
     async def ask() -> None:
@@ -144,8 +159,8 @@ def _handler(folder: Path, model: bytes, rows: np.ndarray, reference: np.ndarray
 # -- servers --
 
 
-def _make_keep(folder: Path, model: bytes, reference: np.ndarray) -> tuple[Path, str]:
-    """A keep with the model promoted, and an analyst's key."""
+def _make_keep(folder: Path, model: bytes, reference: np.ndarray, accounts: int = 1) -> tuple[Path, list[str]]:
+    """A keep with the model promoted, and keys of so many analysts."""
     import io
 
     from modelkeep.app.keep import Keep
@@ -155,12 +170,14 @@ def _make_keep(folder: Path, model: bytes, reference: np.ndarray) -> tuple[Path,
     with (folder / "modelkeep.toml").open("a") as file:
         file.write("[gateway]\nport = 0\n[limits]\nrate = 1e9\nburst = 1000000000\n")
     keep = Keep.open(folder, PASSPHRASE.encode())
-    keep.user_add(name="bench", roles=(Role.ANALYST,))
     buffer = io.BytesIO()
     np.savez(buffer, x=reference)
     found = keep.publish(name="digits", filename="digits.onnx", model=model, reference=buffer.getvalue())
     keep.promote(ref=found.ref)
-    return folder, keep.key_issue(account="bench", quota=1_000_000_000).token
+    names = [f"bench-{number}" for number in range(accounts)]
+    for name in names:
+        keep.user_add(name=name, roles=(Role.ANALYST,))
+    return folder, [keep.key_issue(account=name, quota=1_000_000_000).token for name in names]
 
 
 def _open(folder: Path) -> Any:
@@ -173,99 +190,73 @@ def _open(folder: Path) -> Any:
     return open_gateway(folder, opened, [], lambda text: print(text, file=sys.stderr))
 
 
+SERVE = "from modelkeep.__main__ import run; run()"
+NO_SINK = f"""
+from modelkeep.workflows.recorder import Recorder, Written
+
+async def write(self, entry, body):
+    return Written("nowhere", 0)
+
+Recorder.write = write
+{SERVE}
+"""
+"""The same program with an audit log that takes nothing: in this bench only, no such setting exists."""
+
+
 @contextmanager
-def _modelkeep(folder: Path, model: bytes, reference: np.ndarray) -> Iterator[Peer]:
-    _, key = _make_keep(folder, model, reference)
+def _modelkeep(folder: Path, model: bytes, reference: np.ndarray, *, accounts: int = 1, program: str = SERVE) -> Iterator[Peer]:
+    _, keys = _make_keep(folder, model, reference, accounts)
     secret = folder.parent / "passphrase"
     secret.write_text(PASSPHRASE)
     secret.chmod(0o600)
-    command = [sys.executable, "-m", "modelkeep", "--dir", str(folder), "--passphrase-file", str(secret), "serve"]
+    command = [sys.executable, "-c", program, "--dir", str(folder), "--passphrase-file", str(secret), "serve"]
     with _process(command, {}) as process:
         address = folder / "run" / "gateway.json"
-        _wait(lambda: address.exists() and json.loads(address.read_bytes())["pid"] == process.pid, process)
+        if not _wait(lambda: address.exists() and json.loads(address.read_bytes())["pid"] == process.pid, process):
+            raise RuntimeError("the gateway did not start")
         port = int(json.loads(address.read_bytes())["url"].rpartition(":")[2])
         tls = ssl.create_default_context(cafile=str(folder / "tls" / "ca.pem"))
-        yield Peer("modelkeep, all defences", port, tls, "/v2/models/digits/infer", f"authorization: Bearer {key}\r\n", "X")
-
-
-_RUNTIME = """
-import numpy as np, onnxruntime
-from mlserver import MLModel
-from mlserver.codecs import NumpyCodec
-from mlserver.types import InferenceResponse
-
-
-class Onnx(MLModel):
-    async def load(self):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(self.settings.parameters.uri, options)
-        return True
-
-    async def predict(self, payload):
-        x = self.decode(payload.inputs[0], default_codec=NumpyCodec).astype(np.float32)
-        found = self._session.run(None, {"X": x})
-        names = [output.name for output in self._session.get_outputs()]
-        outputs = [NumpyCodec.encode_output(name, array) for name, array in zip(names, found)]
-        return InferenceResponse(model_name=self.name, outputs=outputs)
-"""
+        headers = tuple(f"authorization: Bearer {key}\r\n" for key in keys)
+        yield Peer("modelkeep, all defences", port, tls, "/v2/models/digits/infer", headers, open_inference)
 
 
 @contextmanager
-def _mlserver(folder: Path, model: bytes) -> Iterator[Peer | None]:
-    if not _install_mlserver():
-        yield None
-        return
+def _other(server: Server, folder: Path, model: bytes) -> Iterator[Peer]:
+    programs = bin_of(server)
     folder.mkdir()
     (folder / "model.onnx").write_bytes(model)
-    (folder / "bench_runtime.py").write_text(_RUNTIME)
-    ports = {"http_port": 18080, "grpc_port": 18081, "metrics_port": 18082}
-    (folder / "settings.json").write_text(json.dumps({"debug": False, "parallel_workers": 0, "host": "127.0.0.1", **ports}))
-    settings = {"name": "digits", "implementation": "bench_runtime.Onnx", "parameters": {"uri": str(folder / "model.onnx")}}
-    (folder / "model-settings.json").write_text(json.dumps(settings))
-    command = [str(VENV.absolute() / "bin" / "mlserver"), "start", str(folder)]
-    with _process(command, {"PYTHONPATH": str(folder)}) as process:
-        if not _wait(lambda: _answers(18080, "/v2/models/digits/ready"), process):
-            yield None
-            return
-        yield Peer("MLServer, undefended, plain HTTP", 18080, None, "/v2/models/digits/infer", "", "X")
-
-
-def _install_mlserver() -> bool:
-    program = VENV / "bin" / "mlserver"
-    if program.exists():
-        return True
-    python = shutil.which("python3") or sys.executable
-    try:
-        subprocess.run([python, "-m", "venv", str(VENV)], check=True)
-        subprocess.run([str(VENV / "bin" / "pip"), "install", "-q", *MLSERVER], check=True)
-    except (subprocess.CalledProcessError, OSError) as cause:
-        print(f"MLServer could not be installed: {cause}", file=sys.stderr)
-    return program.exists()
+    command = server.write(folder)
+    place = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    with _process(command, place, folder) as process:
+        if not _wait(lambda: _answers(PORT, server.ready), process):
+            raise NoPeer(f"{server.name} did not start")
+        yield Peer(f"{server.name}, undefended, plain HTTP", PORT, None, server.path, ("",), server.body)
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A server on the first core; this process goes to the last one."""
+def _process(command: list[str], environment: dict[str, str], cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, with all that it starts, on the first core; this process goes to the last one."""
     cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[0]})
     process = subprocess.Popen(
         command,
         env={**os.environ, **environment},
+        cwd=cwd,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
-    os.sched_setaffinity(process.pid, {cores[0]})  # its threads begin after this and stay there
     os.sched_setaffinity(0, {cores[-1]})
     try:
         yield process
     finally:
         os.sched_setaffinity(0, set(cores))
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):  # some leave workers behind
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait(up: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 90.0) -> bool:
@@ -280,7 +271,7 @@ def _wait(up: Callable[[], bool], process: subprocess.Popen[bytes], seconds: flo
 def _answers(port: int, path: str) -> bool:
     import http.client
 
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200
@@ -291,11 +282,6 @@ def _answers(port: int, path: str) -> bool:
 
 
 # -- load --
-
-
-def _body(row: np.ndarray, tensor: str) -> bytes:
-    data = {"name": tensor, "datatype": "FP32", "shape": [1, len(row)], "data": [float(v) for v in row]}
-    return json.dumps({"inputs": [data]}, separators=(",", ":")).encode()
 
 
 class _Client(asyncio.Protocol):
@@ -335,9 +321,11 @@ class _Client(asyncio.Protocol):
 def _load(peer: Peer, rows: np.ndarray, connections: int) -> dict[str, Any]:
     import uvloop
 
-    head = f"POST {peer.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{peer.headers}"
-    bodies = [_body(row, peer.tensor) for row in rows]
-    requests = [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
+    head = f"POST {peer.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    bodies = [peer.body(row) for row in rows]
+    requests = [
+        f"{head}{headers}content-length: {len(body)}\r\n\r\n".encode() + body for headers in peer.headers for body in bodies
+    ]
     waits: list[float] = []
     errors: list[bytes] = []
 
@@ -348,7 +336,7 @@ def _load(peer: Peer, rows: np.ndarray, connections: int) -> dict[str, Any]:
             start = n * len(requests) // connections
             made = await loop.create_connection(
                 lambda start=start: _Client(requests, start, waits, errors),
-                "127.0.0.1",
+                HOST,
                 peer.port,
                 ssl=peer.tls,
                 server_hostname="localhost" if peer.tls else None,
@@ -390,16 +378,26 @@ def _show(rows: list[dict[str, Any]]) -> None:
         table.add_row(row["case"], *(str(cell) for cell in cells))
     console = Console()
     console.print(table)
-    found = {(row["case"].partition(",")[0], row.get("connections", 0)): row for row in rows if "p50_us" in row}
-    ours, theirs = found["modelkeep", 1], found.get(("MLServer", 1))
-    added = found["handler", 0]["p50_us"] - found["onnxruntime", 0]["p50_us"]
-    console.print(f"the handler adds {added:.0f} µs (p50) to onnxruntime's {found['onnxruntime', 0]['p50_us']:.0f} µs")
-    if theirs is None:
-        return
-    bar = 0.40 * theirs["p50_us"] + 1.2 * found["fdatasync", 0]["p50_us"]
-    console.print(
-        f"p50 at 1 connection: {ours['p50_us'] / theirs['p50_us']:.2f} x MLServer's; "
-        f"{ours['p50_us']:.0f} µs against 0.40 x MLServer + 1.2 x fdatasync = {bar:.0f} µs"
-    )
-    ratio = found["modelkeep", 16]["rps"] / found["MLServer", 16]["rps"]
-    console.print(f"requests/s at 16 connections: {ratio:.2f} x MLServer's")
+    name = lambda case: case.partition(",")[0].partition(":")[0]  # noqa: E731
+    found = {(name(row["case"]), row.get("connections", 0)): row for row in rows if "p50_us" in row}
+    bars(found, console.print)
+
+
+def bars(found: dict[tuple[str, int], dict[str, Any]], tell: Callable[[str], None]) -> None:
+    """Say how the figures stand to what is wanted. ``found``: rows by the first word of their case, and connections."""
+    added = {cut: found["handler", 0][cut] - found["onnxruntime", 0][cut] for cut in ("p50_us", "p99_us")}
+    tell(f"all defences in the handler, no disk: {added['p50_us']:.0f} µs p50, {added['p99_us']:.0f} µs p99 (wanted: 30, 500)")
+    ours, silent = found["modelkeep", 16], found["no-op sink", 16]
+    tell(f"durable audit at 16 connections: {ours['rps'] / silent['rps']:.2f} x a no-op sink (wanted: 0.6)")
+    theirs = found.get(("MLServer", 1))
+    if theirs is not None:
+        bar = 0.40 * theirs["p50_us"] + 1.2 * found["fdatasync", 0]["p50_us"]
+        one = found["modelkeep", 1]["p50_us"]
+        tell(
+            f"p50 at 1 connection: {one:.0f} µs, {one / theirs['p50_us']:.2f} x MLServer's "
+            f"(wanted: 0.40 x MLServer + 1.2 x fdatasync = {bar:.0f} µs)"
+        )
+    for server in SERVERS:
+        other = found.get((server.name, 16))
+        if other is not None:
+            tell(f"requests/s at 16 connections: {ours['rps'] / other['rps']:.2f} x {server.name}'s")
