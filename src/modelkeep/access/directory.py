@@ -15,6 +15,7 @@ from modelkeep.access.accounts import ACCOUNT, Account, parse_account
 from modelkeep.access.credentials import KEY, ApiKey, check_secret, key_id_of, parse_key_record
 from modelkeep.access.forgetting import FORGOTTEN
 from modelkeep.access.limits import Limiter, address_key
+from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import MAX_TOKEN, REVOCATION, Revocation, SessionVerifier, check_time, parse_revocation
 from modelkeep.access.steady import NANOSECONDS, SteadyTime
 from modelkeep.core.ports import Clock, Record, Records
@@ -132,22 +133,22 @@ class Directory:
             self._clock_offset = offset
             self._fresh_until = began + LEASE
 
-    def authenticate(self, token: str, address: str = "") -> Grant:
-        """Who ``token`` (an API key or a session token) speaks for; ``address``: the caller's, for the limit on failures.
+    def authenticate(self, presented: Presented) -> Grant:
+        """Who the credential speaks for.
 
-        Raises Unauthenticated; OverBudget (too many bad credentials from ``address``); Unavailable (the view is too old).
+        Raises Unauthenticated; OverBudget (too many bad credentials from its address); Unavailable (the view is too old).
         """
         now = self._monotonic()
         if now > self._fresh_until:
             raise Unavailable("accounts and keys could not be read for a second: nobody is let in until they can")
-        view = self._view
+        view, token = self._view, presented.token
         if len(token) > MAX_TOKEN or not token.isascii():
-            return self._refuse(address, "this is neither an API key nor a session token")
+            return self._refuse(presented.address, "this is neither an API key nor a session token")
         digest = hashlib.sha256(token.encode()).digest()
         known = view.accepted.get(digest)
         if known is not None and now < known[0]:
             return known[1]
-        return self._examine(view, token, digest, address)
+        return self._examine(view, token, digest, presented.address)
 
     def clock_ahead(self) -> float:
         """Seconds by which the machine's clock was set back since this process began (credentials expire that much early)."""

@@ -18,6 +18,7 @@ from modelkeep.access.authorize import context_of
 from modelkeep.access.directory import Directory, Grant
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
+from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_series, recover_all
@@ -99,46 +100,46 @@ class Control:
         self._record("login", proven.subject, "", "ok")
         return token, session.exp
 
-    def logout(self, token: str, address: str) -> None:
-        """End the session ``token``. Raises Unauthenticated, Invalid (it is an API key)."""
-        grant = self.authenticate(token, address)
+    def logout(self, presented: Presented) -> None:
+        """End the session that asks. Raises Unauthenticated, Invalid (it is an API key)."""
+        grant = self.authenticate(presented)
         if grant.kind != "session":
             raise Invalid("an API key is no session: revoke it with 'modelkeep key revoke'")
-        self.keep.premises.records.commit(revoke_session(self.verifier.verify(token)))
+        self.keep.premises.records.commit(revoke_session(self.verifier.verify(presented.token)))
         self._record("logout", grant.principal.subject, "", "ok")
 
-    def authenticate(self, token: str, address: str) -> Grant:
+    def authenticate(self, presented: Presented) -> Grant:
         """Who asks, on records read now. Raises Unauthenticated, OverBudget, Unavailable."""
         self._renew()
         self.directory_of_accounts.refresh()
-        return self.directory_of_accounts.authenticate(token, address)
+        return self.directory_of_accounts.authenticate(presented)
 
-    def room(self, token: str, address: str, name: str) -> int:
+    def room(self, presented: Presented, name: str) -> int:
         """The largest body that a call of verb ``name`` may have, bytes: asked before any of it is read.
 
         Only a verb that takes a file has room for one, and only for those who may use it on something.
         Raises Unauthenticated, Denied, OverBudget, Unavailable.
         """
-        grant = self.authenticate(token, address)
+        grant = self.authenticate(presented)
         found = self.verbs.get(name)
         if found is None or not any(field.type is bytes for field in msgspec.structs.fields(found.params)):
             return MAX_SMALL
         with self._refusals(grant, name):
             policy = self.keep.premises.access
             targets = [model(known) for known in grant.principal.models] or [KEEP, model(NOBODYS), *policy.models]
-            context = context_of(policy, address)
+            context = context_of(policy, presented.address)
             if not any(policy.decide(grant.principal, found.action, target, context).allowed for target in targets):
                 raise Denied(policy.explain(grant.principal, found.action, targets[0], context))
         return self.settings.control.max_upload
 
-    def run(self, token: str, address: str, name: str, body: bytes) -> bytes:
-        """Run a verb for whoever ``token`` speaks for *now*: the body may have come slowly, and the credential ended meanwhile.
+    def run(self, presented: Presented, name: str, body: bytes) -> bytes:
+        """Run a verb for whoever the credential speaks for *now*: the body may have come slowly, and it may have ended since.
 
         Raises what authentication and the verb raise; the record of a refusal is durable, too.
         """
-        grant = self.authenticate(token, address)
+        grant = self.authenticate(presented)
         with self._refusals(grant, name):
-            answer = call(self.verbs, self.keep.acting_as(grant.principal, address), name, body)
+            answer = call(self.verbs, self.keep.acting_as(grant.principal, presented.address), name, body)
         self._record(f"admin:{name}", grant.principal.subject, "", "ok")
         return answer
 
