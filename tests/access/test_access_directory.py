@@ -2,7 +2,7 @@ import pytest
 from access_house import ORIGIN, House
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from modelkeep.access import directory as room
+from modelkeep.access import view as room
 from modelkeep.access.accounts import reset_password, set_disabled, set_roles
 from modelkeep.access.credentials import KeyTerms, issue_key, revoke_key, rotate_key
 from modelkeep.access.directory import LEASE, Directory

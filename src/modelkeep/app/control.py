@@ -15,14 +15,16 @@ import msgspec
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.authorize import context_of
-from modelkeep.access.directory import Directory, Grant
+from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
 from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
+from modelkeep.access.view import Grant
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import Opened
+from modelkeep.app.identity import KeyReader, Visitors, open_issuers, open_proofs
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
 from modelkeep.app.receipts import phase_of
@@ -46,6 +48,7 @@ CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
 
 NOBODYS = "-"
 """No model can have this name: what is allowed on it is allowed on any."""
+_VISIT_SECONDS = 0.25
 MAX_SMALL = 1 << 20
 """Largest body of a call that carries no file, bytes."""
 
@@ -57,6 +60,7 @@ class Control:
     keep: Keep
     audit: AuditSeries
     directory_of_accounts: Directory
+    visitors: Visitors
     logins: Logins
     issuer: SessionIssuer
     verifier: SessionVerifier
@@ -178,6 +182,7 @@ class Control:
             (self._keys, settings.keys.check_seconds),
             (self._intel, settings.intel.check_seconds),
             (self._rescan, settings.control.rescan_seconds),
+            *(((self._visits, _VISIT_SECONDS),) if settings.issuers else ()),
         )
         for work, pause in due:
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
@@ -250,6 +255,12 @@ class Control:
                 why = done.problem or f"{done.outcome}: {done.findings[0].message}"
                 self.report(f"control judged {done.ref} again: {why}")
 
+    def _visits(self) -> None:
+        """Read the keys of other issuers when they are due, and give whoever came from there a pseudonym."""
+        self.visitors.look()
+        for why in self.keep.acting_as(CONTROL).admit_newcomers():
+            self.report(f"control let somebody of another issuer not in: {why}")
+
     def _handover(self) -> None:
         if final := self.audit.roll():
             self.log_checkpoint(final)
@@ -298,10 +309,22 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
     glass = Glass(parse_break_glass(premises.settings.audit.break_glass), clock.now_ns, clock.monotonic)
     recovered = recover_all(premises, keyring, report)
     audit = new_series(premises, keyring, "control", glass)
+    issuers = open_issuers(directory, premises.settings, clock)
+    accounts = Directory(
+        premises.records,
+        clock,
+        premises.trust.token_keys,
+        origin,
+        failures=failures,
+        issuers=issuers,
+        proofs=open_proofs(premises.settings, clock, entropy.token(32)),
+        report=report,
+    )
     made = Control(
         keep=keep,
         audit=audit,
-        directory_of_accounts=Directory(premises.records, clock, premises.trust.token_keys, origin, failures=failures),
+        directory_of_accounts=accounts,
+        visitors=Visitors(accounts, KeyReader(issuers, report), report),
         logins=Logins(premises.records, premises.passwords, entropy=entropy, clock=clock),
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
         verifier=SessionVerifier(premises.trust.token_keys, origin),

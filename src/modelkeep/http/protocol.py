@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import httptools
 
+from modelkeep.access.certificates import client_certificate
 from modelkeep.access.presented import Certificate
+from modelkeep.errors import Invalid
 from modelkeep.workflows.service import Listen
 
 NEVER = float("inf")
@@ -173,6 +175,11 @@ class HttpConnection(asyncio.Protocol):
         """Take the connection."""
         self._transport = transport
         if self._server.draining:
+            self.abort()
+            return
+        try:
+            self._certificate = _shown(transport)
+        except Invalid:  # nobody can say whose it is: the client learns no more than from any failed handshake
             self.abort()
             return
         self._server.connections.add(self)
@@ -419,6 +426,13 @@ class HttpConnection(asyncio.Protocol):
         self._closing = True
         self.deadline = NEVER
         self._transport.abort()
+
+
+def _shown(transport: asyncio.BaseTransport) -> Certificate | None:
+    """The certificate that the client proved in the TLS handshake, if any. Raises Invalid (it cannot be read)."""
+    tls = transport.get_extra_info("ssl_object")
+    der = None if tls is None else tls.getpeercert(True)
+    return client_certificate(der) if der else None
 
 
 _BROKEN = Response(

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
-from modelkeep.access.directory import Directory, Grant
+from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter
 from modelkeep.access.presented import Presented
 from modelkeep.access.quotas import Quotas
+from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, NotTrusted, OverBudget, ReviewRequired, Unavailable
