@@ -1,7 +1,7 @@
 """The keys of one token issuer: fetched in the background, remembered, rotated, and believed for a stated time only.
 
 Nobody who asks ever waits for a fetch, and nobody can cause many: a key id that is not known makes one fetch due, and then
-none until ``RETRY_SECONDS`` are over, however often it is asked for. When the issuer cannot be reached its keys go on counting
+none until ``retry_seconds`` are over, however often it is asked for. When the issuer cannot be reached its keys go on counting
 for ``stale_seconds`` after they were last read, and then nobody of it is let in.
 """
 
@@ -14,9 +14,6 @@ import msgspec
 from modelkeep.core.ports import KeySource
 from modelkeep.crypto.jose import Jwk, PublicKey, algorithms_of, public_key
 from modelkeep.errors import ModelkeepError, NotTrusted, Unauthenticated, Unavailable
-
-RETRY_SECONDS = 10.0
-"""Least time between two fetches from one issuer, also after a failure."""
 
 MAX_KEYS = 64
 """Keys of one issuer; a set with more is refused."""
@@ -87,9 +84,12 @@ class IssuerKeys:
         *,
         refresh_seconds: float,
         stale_seconds: float,
+        retry_seconds: float = 10.0,
     ) -> None:
+        """``refresh_seconds``: between two reads; ``retry_seconds``: at least so much, also after a failure; ``stale_seconds``:
+        how long the keys count after they were last read."""
         self._source, self._algorithms, self._monotonic = source, tuple(algorithms), monotonic
-        self._refresh, self._stale = refresh_seconds, stale_seconds
+        self._refresh, self._stale, self._retry = refresh_seconds, stale_seconds, retry_seconds
         self._keys: Mapping[str, PinnedKey] = {}
         self._raw = b""
         self._until = self._read_at = self._tried = float("-inf")
@@ -110,14 +110,14 @@ class IssuerKeys:
             raise Unavailable("the keys of this token's issuer could not be read for too long: try again later")
         found = self._keys.get(kid)
         if found is None:
-            self._wanted = True  # perhaps a new key; asked for at most once in RETRY_SECONDS
+            self._wanted = True  # perhaps a new key; asked for at most once in retry_seconds
             raise Unauthenticated(f"its issuer has no key {kid[:40]!r}")
         return found
 
     def due(self) -> bool:
         """Whether the keys should be read now."""
         now = self._monotonic()
-        if now < self._tried + RETRY_SECONDS or self._busy.locked():
+        if now < self._tried + self._retry or self._busy.locked():
             return False
         return self._wanted or now >= self._read_at + self._refresh
 

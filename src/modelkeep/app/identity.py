@@ -79,6 +79,7 @@ def _issuer(directory: Path, settings: IssuerSettings, clock: Clock) -> Issuer:
         clock.monotonic,
         refresh_seconds=settings.refresh_seconds,
         stale_seconds=settings.stale_seconds,
+        retry_seconds=settings.retry_seconds,
     )
     return Issuer(terms, keys)
 

@@ -177,6 +177,8 @@ class IssuerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Longest time from "iat" to "exp", seconds."""
     refresh_seconds: Positive = 300.0
     """Pause between two reads of the issuer's keys."""
+    retry_seconds: Annotated[float, Meta(ge=1.0)] = 10.0
+    """Least pause between two reads, when a token names a key that is not known or the last read failed."""
     stale_seconds: Positive = 3600.0
     """How long its keys count after they were last read."""
     token_requests: Annotated[int, Meta(ge=0)] = 0
