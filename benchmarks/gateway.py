@@ -128,6 +128,7 @@ def _recorded(_entry: Any, _body: bytes, done: Callable[[int], None]) -> str:
 
 def _handler(folder: Path, model: bytes, rows: np.ndarray, reference: np.ndarray, count: int = 3000) -> dict[str, Any]:
     """``Gateway.predict`` without the socket and without the disk: what all defences cost in the handler."""
+    from modelkeep.access.presented import Presented
     from modelkeep.workflows.predict import Call
 
     _, (key,) = _make_keep(folder, model, reference)
@@ -140,7 +141,7 @@ def _handler(folder: Path, model: bytes, rows: np.ndarray, reference: np.ndarray
         service.follower.settle(120.0)
         service.follower.start()
         for n in range(count):
-            call = Call("digits", None, key, "127.0.0.1", bodies[n % len(bodies)])
+            call = Call("digits", None, Presented(key, "127.0.0.1"), bodies[n % len(bodies)])
             began = time.perf_counter()
             await service.gateway.predict(call)
             waits.append(time.perf_counter() - began)

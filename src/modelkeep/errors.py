@@ -20,9 +20,17 @@ class Refused(ModelkeepError):
 
 
 class Unauthenticated(Refused):
-    """Who you are was not proven: no credential, or one that is unknown, expired, revoked or forged."""
+    """Who you are was not proven: no credential, or one that is unknown, expired, revoked or forged.
+
+    ``fault``: what the client's protocol calls it (RFC 6750, section 3.1; RFC 9449, section 12.2), "" = nothing; ``nonce``:
+    what the next proof of possession must contain.
+    """
 
     code = "unauthenticated"
+
+    def __init__(self, message: str, *, fault: str = "", nonce: str = "") -> None:
+        super().__init__(message)
+        self.fault, self.nonce = fault, nonce
 
 
 class Denied(Refused):

@@ -2,11 +2,12 @@ import pytest
 from access_house import ORIGIN, House
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from modelkeep.access import directory as room
+from modelkeep.access import view as room
 from modelkeep.access.accounts import reset_password, set_disabled, set_roles
 from modelkeep.access.credentials import KeyTerms, issue_key, revoke_key, rotate_key
 from modelkeep.access.directory import LEASE, Directory
 from modelkeep.access.limits import Limiter
+from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, revoke_session
 from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.core.ports import Change
@@ -20,7 +21,7 @@ def key_for(house, account="anna", **terms):
 
 def refused(directory, token, address=""):
     with pytest.raises(Unauthenticated) as caught:
-        directory.authenticate(token, address)
+        directory.authenticate(Presented(token, address))
     return str(caught.value)
 
 
@@ -28,7 +29,7 @@ def test_an_api_key_speaks_for_its_account(house):
     new = key_for(house, models=("credit-risk",), quota=7, lifetime=100)
     directory = house.directory()
     for _ in range(2):  # examined, then remembered
-        grant = directory.authenticate(new.text)
+        grant = directory.authenticate(Presented(new.text))
         assert grant.principal.account == "anna" and grant.principal.subject == house.anna.subject
         assert grant.principal.roles == (Role.ANALYST,) and grant.principal.models == ("credit-risk",)
         assert grant.principal.credential == grant.quota_id == f"key:{new.key.id}"
@@ -39,7 +40,7 @@ def test_a_session_speaks_for_its_account(house):
     token, session = house.issuer.issue(house.anna, SessionTerms(max_requests=5, models=("a",)))
     directory = house.directory()
     for _ in range(2):
-        grant = directory.authenticate(token)
+        grant = directory.authenticate(Presented(token))
         assert grant.principal.account == "anna" and grant.principal.models == ("a",)
         assert (grant.kind, grant.quota, grant.quota_id) == ("session", 5, f"session:{session.jti}")
 
@@ -47,7 +48,7 @@ def test_a_session_speaks_for_its_account(house):
 def test_nobody_is_let_in_before_the_first_refresh(house):
     new = key_for(house)
     with pytest.raises(Unavailable):
-        Directory(house.records, house.clock, [house.public], ORIGIN).authenticate(new.text)
+        Directory(house.records, house.clock, [house.public], ORIGIN).authenticate(Presented(new.text))
 
 
 def test_when_the_records_cannot_be_read_the_lease_runs_out(house):
@@ -55,16 +56,16 @@ def test_when_the_records_cannot_be_read_the_lease_runs_out(house):
     directory = house.directory()
     house.records.down = True
     house.clock.advance(LEASE)
-    assert directory.authenticate(new.text)
+    assert directory.authenticate(Presented(new.text))
     with pytest.raises(Unavailable):
         directory.refresh()
     house.clock.advance(0.01)
     for token in (new.text, "junk"):  # remembered or not
         with pytest.raises(Unavailable):
-            directory.authenticate(token)
+            directory.authenticate(Presented(token))
     house.records.down = False
     directory.refresh()
-    assert directory.authenticate(new.text)
+    assert directory.authenticate(Presented(new.text))
 
 
 def test_the_lease_counts_from_before_the_records_were_read(house):
@@ -79,7 +80,7 @@ def test_the_lease_counts_from_before_the_records_were_read(house):
     house.records.revision = slow_read
     directory.refresh()
     with pytest.raises(Unavailable):
-        directory.authenticate(new.text)
+        directory.authenticate(Presented(new.text))
 
 
 def test_the_lease_is_of_monotonic_time(house):
@@ -88,7 +89,7 @@ def test_the_lease_is_of_monotonic_time(house):
     house.clock.wall -= 3600
     house.clock.up += LEASE + 0.01
     with pytest.raises(Unavailable):
-        directory.authenticate(new.text)
+        directory.authenticate(Presented(new.text))
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["remembered", "new"])
@@ -97,7 +98,7 @@ def test_the_end_of_an_api_key(house, warm, end):
     new = key_for(house, lifetime=100)
     directory = house.directory()
     if warm:
-        directory.authenticate(new.text)
+        directory.authenticate(Presented(new.text))
     record = house.records.get("key", new.key.id)
     if end == "revoke":
         house.do(revoke_key(record))
@@ -106,7 +107,7 @@ def test_the_end_of_an_api_key(house, warm, end):
     elif end == "rotate out":
         house.do(rotate_key(record, overlap=5, entropy=house.entropy, clock=house.clock))
         directory.refresh()
-        assert directory.authenticate(new.text)
+        assert directory.authenticate(Presented(new.text))
         house.clock.advance(5)
     elif end == "disable":
         house.do(set_disabled(house.accounts(), "anna", True))
@@ -122,7 +123,7 @@ def test_the_end_of_a_session(house, warm, end):
     token, session = house.issuer.issue(house.anna)
     directory = house.directory()
     if warm:
-        directory.authenticate(token)
+        directory.authenticate(Presented(token))
     if end == "revoke":
         house.records.commit(revoke_session(session))
     elif end == "expire":
@@ -153,10 +154,10 @@ def test_a_session_of_before_the_account_was_enabled_again_stays_dead(house):
 def test_a_role_given_reaches_an_api_key(house):
     new = key_for(house)
     directory = house.directory()
-    assert directory.authenticate(new.text).principal.roles == (Role.ANALYST,)
+    assert directory.authenticate(Presented(new.text)).principal.roles == (Role.ANALYST,)
     house.do(set_roles(house.accounts(), "anna", [Role.ML_ENGINEER]))
     directory.refresh()
-    assert directory.authenticate(new.text).principal.roles == (Role.ML_ENGINEER,)
+    assert directory.authenticate(Presented(new.text)).principal.roles == (Role.ML_ENGINEER,)
 
 
 def test_a_key_refused_as_unknown_is_accepted_once_it_is_there(house):
@@ -165,19 +166,19 @@ def test_a_key_refused_as_unknown_is_accepted_once_it_is_there(house):
     refused(directory, new.text)
     house.records.commit(changes)
     directory.refresh()
-    assert directory.authenticate(new.text)
+    assert directory.authenticate(Presented(new.text))
 
 
 def test_the_clock_going_back_prolongs_nothing(house):
     new = key_for(house, lifetime=100)
     token, _ = house.issuer.issue(house.anna, SessionTerms(lifetime=100))
     remembered, fresh = house.directory(), house.directory()
-    assert remembered.authenticate(new.text) and remembered.authenticate(token)
+    assert remembered.authenticate(Presented(new.text)) and remembered.authenticate(Presented(token))
     house.clock.wall -= 86_400  # set back by a day
     house.clock.up += 99
     for directory in (remembered, fresh):
         directory.refresh()
-        assert directory.authenticate(new.text) and directory.authenticate(token)
+        assert directory.authenticate(Presented(new.text)) and directory.authenticate(Presented(token))
     house.clock.up += 1.001
     for directory in (remembered, fresh):
         directory.refresh()
@@ -189,7 +190,7 @@ def test_the_clock_going_back_prolongs_nothing(house):
 def test_the_clock_going_forward_ends_what_was_remembered(house):
     new = key_for(house, lifetime=100)
     directory = house.directory()
-    directory.authenticate(new.text)
+    directory.authenticate(Presented(new.text))
     house.clock.wall += 101
     directory.refresh()
     refused(directory, new.text)
@@ -203,7 +204,7 @@ def test_a_session_from_the_future_is_refused_and_accepted_later(house):
     assert "clocks" in refused(directory, token)
     house.clock.advance(1)
     directory.refresh()
-    assert directory.authenticate(token)
+    assert directory.authenticate(Presented(token))
 
 
 def test_records_that_went_back_are_not_trusted(house):
@@ -213,7 +214,7 @@ def test_records_that_went_back_are_not_trusted(house):
         directory.refresh()
     house.clock.advance(LEASE + 1)
     with pytest.raises(Unavailable):
-        directory.authenticate("junk")
+        directory.authenticate(Presented("junk"))
 
 
 def test_a_damaged_record_stops_the_refresh(house):
@@ -226,10 +227,10 @@ def test_a_damaged_record_stops_the_refresh(house):
 def test_other_records_do_not_empty_the_cache(house):
     new = key_for(house)
     directory = house.directory()
-    grant = directory.authenticate(new.text)
+    grant = directory.authenticate(Presented(new.text))
     house.records.commit([Change("quota", "key:x", b'{"granted":1}')])
     directory.refresh()
-    assert directory.authenticate(new.text) is grant
+    assert directory.authenticate(Presented(new.text)) is grant
 
 
 def test_a_failure_costs_the_address_before_any_signature_is_looked_at(house, monkeypatch):
@@ -237,15 +238,15 @@ def test_a_failure_costs_the_address_before_any_signature_is_looked_at(house, mo
     new = key_for(house)
     limiter = Limiter(house.clock.monotonic, rate=1, burst=3, what="bad credentials from this address")
     directory = house.directory(failures=limiter)
-    assert directory.authenticate(new.text, "192.0.2.1")
+    assert directory.authenticate(Presented(new.text, "192.0.2.1"))
     for bad in ("junk", token[:-6] + "AAAAAA", "mk_" + "a" * 58):
         refused(directory, bad, "192.0.2.1")
     looked = []
     monkeypatch.setattr(directory._verifier, "verify", looked.append)
     with pytest.raises(OverBudget) as caught:
-        directory.authenticate(token, "192.0.2.1")
+        directory.authenticate(Presented(token, "192.0.2.1"))
     assert not looked and 0 < caught.value.retry_after <= 1
-    assert directory.authenticate(new.text, "192.0.2.1")  # whoever is known already is not locked out by neighbours
+    assert directory.authenticate(Presented(new.text, "192.0.2.1"))  # whoever is known already is not locked out by neighbours
     refused(directory, "junk", "192.0.2.2")  # another address
     refused(directory, "junk")  # no address: the caller limits by other means
 
@@ -262,7 +263,7 @@ def test_the_tables_are_bounded(house, monkeypatch):
     directory = house.directory()
     for _ in range(10):
         token, _ = house.issuer.issue(house.anna)
-        directory.authenticate(token)
+        directory.authenticate(Presented(token))
         refused(directory, token[:-6] + "AAAAAA")
     assert len(directory._view.accepted) == len(directory._view.refused) == 4
 
@@ -270,5 +271,5 @@ def test_the_tables_are_bounded(house, monkeypatch):
 def test_no_token_is_held(house):
     new = key_for(house)
     directory = house.directory()
-    directory.authenticate(new.text)
+    directory.authenticate(Presented(new.text))
     assert new.text not in repr(directory._view.accepted) + repr(directory._view.keys)

@@ -7,6 +7,7 @@ from gateway_support import live, make_keep, question, train
 
 from modelkeep.access.accounts import parse_account
 from modelkeep.access.directory import Directory
+from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import SessionIssuer
 from modelkeep.app.keep import Keep
 from modelkeep.core.ports import Change
@@ -109,13 +110,13 @@ def test_a_name_may_be_given_again_and_old_sessions_do_not_come_with_it(keep):
     token, _ = SessionIssuer(key, origin, entropy=here.entropy, clock=here.clock).issue(parse_account(old))
     directory = Directory(here.records, here.clock, here.trust.token_keys, origin)
     directory.refresh()
-    assert directory.authenticate(token).principal.account == "alice"
+    assert directory.authenticate(Presented(token)).principal.account == "alice"
     keep.log_erase(subject="alice", forget=True)
     keep.user_add(name="alice", roles=(Role.ADMIN,))
     for view in (directory, Directory(here.records, here.clock, here.trust.token_keys, origin)):
         view.refresh()
         with pytest.raises(Unauthenticated):
-            view.authenticate(token)
+            view.authenticate(Presented(token))
     subject = {account.name: account.subject for account in keep.user_list()}["alice"]
     assert subject.encode() not in old.body
     assert keep.log_erasures()[-1].name.encode() in old.body

@@ -1,83 +1,39 @@
-"""The gateway's view of who there is: accounts, API keys and revoked sessions, held in memory and kept fresh from the records.
+"""Who there is: accounts, API keys, certificates, ended sessions, held in memory and kept fresh from the records.
 
 ``refresh`` is called about four times a second by a background task; ``authenticate`` never waits for anything. A view older
 than ``LEASE`` seconds answers nobody (Unavailable): so a disabled account or a revoked credential is refused after at most that
-long, and at once by the process that refreshed. Each view is immutable but for its caches, which die with it: no answer that
-was computed on an old view can survive a change.
+long, and at once by the process that refreshed.
 """
 
+import contextlib
 import hashlib
+import hmac
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from modelkeep.access.accounts import ACCOUNT, Account, parse_account
-from modelkeep.access.credentials import KEY, ApiKey, check_secret, key_id_of, parse_key_record
-from modelkeep.access.forgetting import FORGOTTEN
+from modelkeep.access.credentials import check_secret, key_id_of
+from modelkeep.access.dpop import NONCE, Proofs
+from modelkeep.access.externals import PENDING, Newcomer, announce
+from modelkeep.access.issuers import MAX_TOKEN, Binding, Issuer, Issuers, check_claims
 from modelkeep.access.limits import Limiter, address_key
-from modelkeep.access.sessions import MAX_TOKEN, REVOCATION, Revocation, SessionVerifier, check_time, parse_revocation
+from modelkeep.access.presented import Certificate, Presented
+from modelkeep.access.sessions import SessionVerifier, check_time
 from modelkeep.access.steady import NANOSECONDS, SteadyTime
-from modelkeep.core.ports import Clock, Record, Records
+from modelkeep.access.view import KINDS, PARSERS, Grant, View, remember
+from modelkeep.core.ports import Clock, Records
 from modelkeep.core.values import Principal
-from modelkeep.errors import NotTrusted, Unauthenticated, Unavailable
+from modelkeep.errors import Conflict, NotTrusted, Unauthenticated, Unavailable
 
 LEASE = 1.0
 """Seconds for which a view answers after the moment at which it was read."""
 
 _CLOCK_JUMP = 0.5  # seconds: a wall clock that ran further ahead than this between two refreshes may have ended credentials
 
-CACHE_SIZE = 65_536
-"""Accepted credentials remembered; refused ones are remembered in a table of the same size."""
-
-_KINDS = (ACCOUNT, KEY, REVOCATION, FORGOTTEN)
-
-
-class Grant(NamedTuple):
-    """Who a credential speaks for, and its limits.
-
-    ``kind``: "key" or "session". ``expires``: Unix seconds. ``quota``: requests in all, None = no quota; counted under
-    ``quota_id`` by ``Quotas.take``.
-    """
-
-    principal: Principal
-    kind: str
-    expires: int
-    quota: int | None
-    quota_id: str
-
-
-class _View:
-    """The records at one revision, parsed, with the caches of answers computed from them."""
-
-    __slots__ = ("accepted", "accounts", "forgotten", "keys", "refused", "revision", "revoked")
-
-    def __init__(
-        self,
-        accounts: dict[str, Account],
-        keys: dict[str, ApiKey],
-        revoked: dict[str, Revocation],
-        forgotten: dict[str, str],
-        revision: int,
-    ) -> None:
-        self.accounts = accounts
-        self.keys = keys
-        self.revoked = revoked
-        self.forgotten = forgotten  # pseudonyms: a process that missed an account's deletion drops it all the same
-        self.revision = revision
-        self.accepted: dict[bytes, tuple[float, Grant]] = {}  # by SHA-256 of the token: (monotonic second of its end, grant)
-        self.refused: dict[bytes, str] = {}
-
-    def changed(self, records: Iterable[Record], revision: int) -> "_View":
-        """The view after ``records`` changed, with empty caches. Raises NotTrusted (a record is damaged)."""
-        accounts, keys, revoked, forgotten = dict(self.accounts), dict(self.keys), dict(self.revoked), dict(self.forgotten)
-        tables: dict[str, dict[str, Any]] = {ACCOUNT: accounts, KEY: keys, REVOCATION: revoked, FORGOTTEN: forgotten}
-        for record in records:
-            if record.body is None:
-                tables[record.kind].pop(record.key, None)
-            else:
-                tables[record.kind][record.key] = _PARSERS[record.kind](record)
-        known = {name: account for name, account in accounts.items() if account.subject not in forgotten}
-        return _View(known, keys, revoked, forgotten, revision)
+_NOT_TAKEN = "this token is not taken here: get a new one from your identity provider"
+_NO_PROOF = "the token is bound to a key or a certificate, and that was not proven"
+_FIRST_VISIT = "this account comes for the first time and is being made known: ask again in a second"
+_TELL_SECONDS = 1.0
 
 
 class Directory:
@@ -91,11 +47,16 @@ class Directory:
         origin: str,
         *,
         failures: Limiter | None = None,
+        issuers: Issuers | None = None,
+        proofs: Proofs | None = None,
+        report: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """Call ``refresh`` before the first ``authenticate``.
 
         ``token_public_keys``: 32-byte Ed25519 keys that may have signed session tokens. ``origin``: the keep's name.
-        ``failures``: limit on bad credentials per address, asked before any signature is looked at.
+        ``failures``: limit on bad credentials per address, asked before any signature is looked at. ``issuers``: others whose
+        tokens are taken; ``proofs``: judges those of tokens bound to a key, None = no such token is taken; ``report``: told
+        why a token of another issuer was refused, which its sender is not.
         """
         self._records = records
         self._monotonic = clock.monotonic
@@ -103,7 +64,11 @@ class Directory:
         self._trusted, self._origin = tuple(token_public_keys), origin
         self._verifier = SessionVerifier(token_public_keys, origin)
         self._failures = failures
-        self._view = _View({}, {}, {}, {}, 0)
+        self._issuers, self._proofs, self._report = issuers or Issuers(), proofs, report
+        self._key_version = self._issuers.version
+        self._newcomers: dict[str, Newcomer] = {}
+        self._told = float("-inf")
+        self._view = View({kind: {} for kind in KINDS}, 0)
         self._loaded = False
         self._fresh_until = float("-inf")
         self._clock_offset = self._offset()
@@ -126,28 +91,40 @@ class Directory:
             began = self._monotonic()
             self._view = self._read() if self._loaded else self._read_all()
             self._loaded = True
-            offset = self._offset()
-            if offset > self._clock_offset + _CLOCK_JUMP:
+            offset, version = self._offset(), self._issuers.version
+            if offset > self._clock_offset + _CLOCK_JUMP or version != self._key_version:
                 self._view = self._view.changed((), self._view.revision)
-            self._clock_offset = offset
+            self._clock_offset, self._key_version = offset, version
             self._fresh_until = began + LEASE
 
-    def authenticate(self, token: str, address: str = "") -> Grant:
-        """Who ``token`` (an API key or a session token) speaks for; ``address``: the caller's, for the limit on failures.
+    def authenticate(self, presented: Presented) -> Grant:
+        """Who the credential speaks for.
 
-        Raises Unauthenticated; OverBudget (too many bad credentials from ``address``); Unavailable (the view is too old).
+        Raises Unauthenticated; OverBudget (too many bad credentials from its address); Unavailable (the view is too old).
         """
         now = self._monotonic()
         if now > self._fresh_until:
             raise Unavailable("accounts and keys could not be read for a second: nobody is let in until they can")
-        view = self._view
+        view, token = self._view, presented.token
         if len(token) > MAX_TOKEN or not token.isascii():
-            return self._refuse(address, "this is neither an API key nor a session token")
+            return self._refuse(presented.address, "this is neither an API key nor a token")
         digest = hashlib.sha256(token.encode()).digest()
         known = view.accepted.get(digest)
-        if known is not None and now < known[0]:
+        if known is not None and now < known[0] and presented.proof is None:
             return known[1]
-        return self._examine(view, token, digest, address)
+        held = view.bound.get(digest)
+        if held is not None and now < held[0]:
+            return self._prove(presented, held[1], held[2])
+        if not token:
+            return self._from_certificate(view, presented)
+        return self._examine(view, presented, digest)
+
+    def announce(self) -> None:
+        """Tell control who came for the first time, and so has no pseudonym yet. Raises Unavailable."""
+        for digest, newcomer in list(self._newcomers.items()):
+            with contextlib.suppress(Conflict):  # another gateway did, or he is there by now
+                self._records.commit([announce(newcomer)])
+            self._newcomers.pop(digest, None)
 
     def clock_ahead(self) -> float:
         """Seconds by which the machine's clock was set back since this process began (credentials expire that much early)."""
@@ -156,11 +133,11 @@ class Directory:
     def _offset(self) -> float:
         return self._time.now_ns() / NANOSECONDS - self._monotonic()
 
-    def _read_all(self) -> _View:
+    def _read_all(self) -> View:
         revision = self._records.revision()  # first: what is committed while we scan is read again by the next refresh
-        return self._view.changed([record for kind in _KINDS for record in self._records.scan(kind)], revision)
+        return self._view.changed([record for kind in KINDS for record in self._records.scan(kind)], revision)
 
-    def _read(self) -> _View:
+    def _read(self) -> View:
         view, latest = self._view, self._records.revision()
         if latest < view.revision:
             raise NotTrusted(f"the records went back from revision {view.revision} to {latest}: restart once you know why")
@@ -168,34 +145,121 @@ class Directory:
             return view
         records = self._records.since(view.revision)
         latest = max([latest, *(record.revision for record in records)])
-        relevant = [record for record in records if record.kind in _PARSERS]
+        relevant = [record for record in records if record.kind in PARSERS]
         if relevant:
             return view.changed(relevant, latest)
         view.revision = latest
         return view
 
-    def _examine(self, view: _View, token: str, digest: bytes, address: str) -> Grant:
+    def _examine(self, view: View, presented: Presented, digest: bytes) -> Grant:
+        token, address = presented.token, presented.address
         if self._failures is not None and address:
             self._failures.check(address_key(address))
         refused = view.refused.get(digest)
         if refused is not None:
             return self._refuse(address, refused)
+        if digest in view.pending:
+            raise Unavailable(view.pending[digest])
+        issuer, binding, until = self._issuers.of(token), None, float("inf")
         try:
-            grant = _key_grant(view, token) if token.startswith("mk_") else self._session_grant(view, token, digest)
+            if token.startswith("mk_"):
+                grant = _key_grant(view, token)
+            elif issuer is None:
+                grant = self._session_grant(view, token, digest)
+            else:
+                grant, binding = self._external_grant(view, issuer, token, digest)
+                until = issuer.keys.until
         except Unauthenticated as cause:
             return self._refuse(address, str(cause), cause)
         now_ns = self._time.now_ns()
         left = grant.expires - now_ns / NANOSECONDS
         if left <= 0:
             return self._refuse(address, "this credential has expired: get a new one")
-        _remember(view.accepted, digest, (self._monotonic() + left, grant))
+        end = min(self._monotonic() + left, until)
+        if binding is not None:
+            remember(view.bound, digest, (end, grant, binding))
+            return self._prove(presented, grant, binding)
+        remember(view.accepted, digest, (end, grant))
+        if presented.proof is not None:
+            return self._refuse(address, "this credential is bound to no key: send it as 'authorization: Bearer …'")
         return grant
 
-    def _session_grant(self, view: _View, token: str, digest: bytes) -> Grant:
+    def _external_grant(self, view: View, issuer: Issuer, token: str, digest: bytes) -> tuple[Grant, Binding | None]:
+        try:
+            claims = self._issuers.check_signed(issuer, token)
+            found = check_claims(claims, issuer.terms, self._time.now())
+        except NotTrusted as cause:
+            remember(view.refused, digest, _NOT_TAKEN)
+            self._tell(issuer, str(cause))
+            raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
+        except Unauthenticated as cause:
+            self._tell(issuer, str(cause))
+            raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
+        account = view.externals.get(found.subject)
+        if account is None:
+            if len(self._newcomers) < PENDING:
+                self._newcomers[found.subject] = Newcomer(found.name, found.subject)
+            remember(view.pending, digest, _FIRST_VISIT)
+            raise Unavailable(_FIRST_VISIT)
+        if account.disabled:
+            self._tell(issuer, f"{account.name} is blocked here")
+            raise Unauthenticated(_NOT_TAKEN, fault="invalid_token")
+        credential = f"token:{digest.hex()[:32]}"
+        principal = Principal(account.name, account.subject, found.roles, credential)
+        return Grant(principal, "external", found.expires, found.terms.token_requests, credential), found.binding
+
+    def _from_certificate(self, view: View, presented: Presented) -> Grant:
+        """Who a client certificate that came alone speaks for."""
+        shown = presented.certificate
+        if shown is None or presented.proof is not None:
+            return self._refuse(presented.address, "this is neither an API key nor a token")
+        known = view.accepted.get(shown.digest)
+        if known is not None and self._monotonic() < known[0]:
+            return known[1]
+        if self._failures is not None and presented.address:
+            self._failures.check(address_key(presented.address))
+        try:
+            grant = _certificate_grant(view, shown)
+        except Unauthenticated as cause:
+            return self._refuse(presented.address, str(cause), cause)
+        left = grant.expires - self._time.now_ns() / NANOSECONDS
+        if left <= 0:
+            return self._refuse(presented.address, "this certificate has expired, or its entry here has")
+        remember(view.accepted, shown.digest, (self._monotonic() + left, grant))
+        return grant
+
+    def _prove(self, presented: Presented, grant: Grant, binding: Binding) -> Grant:
+        """Check that who presents a bound token holds what it is bound to."""
+        shown = presented.certificate
+        try:
+            if binding.certificate and not hmac.compare_digest(shown.digest if shown else b"", binding.certificate):
+                raise Unauthenticated(_NO_PROOF, fault="invalid_token")
+            if not binding.key and presented.proof is not None:
+                raise Unauthenticated(_NO_PROOF, fault="invalid_token")
+            if binding.key:
+                if presented.proof is None or self._proofs is None:
+                    raise Unauthenticated(_NO_PROOF, fault="invalid_token")
+                self._proofs.check(presented.proof, presented.token, binding.key, self._time.now())
+        except Unauthenticated as cause:
+            if cause.fault == NONCE:  # every client's first request comes without one
+                raise
+            if self._failures is not None and presented.address:
+                self._failures.charge(address_key(presented.address))
+            raise Unauthenticated(_NO_PROOF, fault=cause.fault, nonce=cause.nonce) from cause
+        return grant
+
+    def _tell(self, issuer: Issuer, why: str) -> None:
+        """Say why a token was refused, once a second at most: its sender decides how often it is."""
+        now = self._monotonic()
+        if now >= self._told + _TELL_SECONDS:
+            self._told = now
+            self._report(f"a token of {issuer.terms.alias} was refused: {why}")
+
+    def _session_grant(self, view: View, token: str, digest: bytes) -> Grant:
         try:
             session = self._verifier.verify(token)
         except Unauthenticated as cause:
-            _remember(view.refused, digest, str(cause))  # a signature is dear to check, and a bad one never becomes good
+            remember(view.refused, digest, str(cause))  # a signature is dear to check, and a bad one never becomes good
             raise
         check_time(session, self._time.now())
         account = view.accounts.get(session.sub)
@@ -210,18 +274,10 @@ class Directory:
     def _refuse(self, address: str, message: str, cause: Unauthenticated | None = None) -> NoReturn:
         if self._failures is not None and address:
             self._failures.charge(address_key(address))
-        raise Unauthenticated(message) from cause
+        raise Unauthenticated(message, fault=cause.fault if cause else "") from cause
 
 
-_PARSERS: dict[str, Callable[[Record], object]] = {
-    ACCOUNT: parse_account,
-    KEY: parse_key_record,
-    REVOCATION: parse_revocation,
-    FORGOTTEN: lambda record: record.key,
-}
-
-
-def _key_grant(view: _View, token: str) -> Grant:
+def _key_grant(view: View, token: str) -> Grant:
     key = view.keys.get(key_id_of(token))
     if key is None:
         raise Unauthenticated("this API key is unknown")
@@ -235,8 +291,16 @@ def _key_grant(view: _View, token: str) -> Grant:
     return Grant(principal, "key", key.expires, key.quota, key.quota_id)
 
 
-def _remember(table: dict[bytes, Any], digest: bytes, value: object) -> None:
-    """Add to a bounded table, dropping the oldest; only the thread that authenticates does so."""
-    while len(table) >= CACHE_SIZE:
-        del table[next(iter(table))]
-    table[digest] = value
+def _certificate_grant(view: View, shown: Certificate) -> Grant:
+    names = (f"sha256:{shown.digest.hex()}", *shown.names)
+    found = [view.certificates[name] for name in names if name in view.certificates]
+    if not found:
+        raise Unauthenticated("this client certificate speaks for nobody here")
+    entry = found[0]  # the certificate itself before its names
+    if entry.name != names[0] and len({one.account for one in found}) > 1:
+        raise Unauthenticated("the names in this client certificate speak for more than one account")
+    account = view.accounts.get(entry.account)
+    if account is None or account.disabled:
+        raise Unauthenticated("the account of this client certificate is disabled")
+    principal = Principal(account.name, account.subject, account.roles, entry.quota_id, entry.models)
+    return Grant(principal, "certificate", min(entry.expires, shown.expires), entry.quota, entry.quota_id)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from modelkeep.access.accounts import ACCOUNT, LOGIN, Account, parse_account, set_disabled
+from modelkeep.access.certificates import CERTIFICATE, parse_certificate
 from modelkeep.access.credentials import KEY, parse_key_record
 from modelkeep.access.sessions import REVOCATION, parse_revocation
 from modelkeep.core.ports import Change, Record
@@ -16,14 +17,15 @@ FORGOTTEN = "forgotten"
 
 
 class Credentials(NamedTuple):
-    """Every record of an API key, and of a session that was ended early."""
+    """Every record of an API key, of a session that was ended early, and of a certificate."""
 
-    keys: Sequence[Record]
-    revocations: Sequence[Record]
+    keys: Sequence[Record] = ()
+    revocations: Sequence[Record] = ()
+    certificates: Sequence[Record] = ()
 
 
 def forget_account(accounts: Sequence[Record], credentials: Credentials, name: str) -> tuple[Account, list[Change]]:
-    """Delete an account with its API keys and what is known of its logins.
+    """Delete an account with its API keys, its certificates and what is known of its logins.
 
     Raises Missing, Conflict (the last enabled admin), NotTrusted (a record is damaged).
     """
@@ -32,6 +34,9 @@ def forget_account(accounts: Sequence[Record], credentials: Credentials, name: s
     revision = next(record.revision for record in accounts if record.key == name)
     keys = [Change(KEY, r.key, None, r.revision) for r in credentials.keys if parse_key_record(r).account == name]
     ended = [Change(REVOCATION, r.key, None) for r in credentials.revocations if parse_revocation(r).account == name]
+    shown = [
+        Change(CERTIFICATE, r.key, None, r.revision) for r in credentials.certificates if parse_certificate(r).account == name
+    ]
     return account, [
         Change(ACCOUNT, name, None, revision),
         Change(LOGIN, f"account/{name}", None),
@@ -39,6 +44,7 @@ def forget_account(accounts: Sequence[Record], credentials: Credentials, name: s
         *others,
         *keys,
         *ended,
+        *shown,
     ]
 
 

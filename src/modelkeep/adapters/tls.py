@@ -116,8 +116,12 @@ def belongs(key: bytes, authority: bytes) -> bool:
     return _certificate(authority).public_key() == _load(key).public_key()
 
 
-def server_context(identity: Identity) -> ssl.SSLContext:
-    """A server context for ``identity``: TLS 1.3 only. Raises NotTrusted (key and certificate do not belong together)."""
+def server_context(identity: Identity, clients: bytes = b"", required: bool = False) -> ssl.SSLContext:
+    """A server context for ``identity``: TLS 1.3 only.
+
+    ``clients``: the authorities whose client certificates count, PEM; empty = none is asked for; ``required``: nobody comes in
+    without one. Raises NotTrusted (key and certificate do not belong together), Invalid (``clients`` is no PEM).
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
@@ -126,6 +130,12 @@ def server_context(identity: Identity) -> ssl.SSLContext:
             context.load_cert_chain(chain, key)
         except ssl.SSLError as cause:
             raise NotTrusted(f"the TLS certificate and its key cannot be used together: {cause.reason}") from None
+    if clients:
+        try:
+            context.load_verify_locations(cadata=clients.decode("ascii"))
+        except (ssl.SSLError, UnicodeDecodeError) as cause:
+            raise Invalid("the authorities of client certificates are not certificates in PEM form") from cause
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return context
 
 

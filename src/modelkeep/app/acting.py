@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.authorize import authorize
+from modelkeep.app.names import names_by_pseudonym
 from modelkeep.app.premises import DESK_FAMILIES, OPERATOR_ACCOUNT, Premises
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Principal, ReleaseRef, ReleaseState, parse_name
@@ -30,7 +30,7 @@ class Acts:
 
     def authorize(self, action: str, arguments: dict[str, Any]) -> None:
         """Raise Denied unless the actor may do ``action`` to what ``arguments`` name."""
-        engine = self.premises.shipped_access if "@" in self.actor.account else self.premises.access
+        engine = self.premises.shipped_access if self.actor.account.endswith("@local") else self.premises.access
         authorize(engine, self.actor, action, _target(action, arguments), self.address)
 
     def act(self, verb: str, about: str, **detail: str) -> int:
@@ -54,8 +54,7 @@ class Acts:
 
     def names(self) -> dict[str, str]:
         """Account names by pseudonym: the log has only these."""
-        found = map(parse_account, self.premises.records.scan(ACCOUNT))
-        return {account.subject: account.name for account in found}
+        return names_by_pseudonym(self.premises.records)
 
     def change(self, decide: Callable[[], tuple[T, Sequence[Change]]]) -> T:
         """Commit what ``decide`` computes from the records, again if they changed meanwhile. Raises Conflict, Unavailable."""

@@ -15,13 +15,16 @@ import msgspec
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.authorize import context_of
-from modelkeep.access.directory import Directory, Grant
+from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.logins import Logins
+from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
+from modelkeep.access.view import Grant
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import Opened
+from modelkeep.app.identity import KeyReader, Visitors, open_issuers, open_proofs
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
 from modelkeep.app.receipts import phase_of
@@ -45,6 +48,7 @@ CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
 
 NOBODYS = "-"
 """No model can have this name: what is allowed on it is allowed on any."""
+_VISIT_SECONDS = 0.25
 MAX_SMALL = 1 << 20
 """Largest body of a call that carries no file, bytes."""
 
@@ -56,6 +60,7 @@ class Control:
     keep: Keep
     audit: AuditSeries
     directory_of_accounts: Directory
+    visitors: Visitors
     logins: Logins
     issuer: SessionIssuer
     verifier: SessionVerifier
@@ -99,46 +104,46 @@ class Control:
         self._record("login", proven.subject, "", "ok")
         return token, session.exp
 
-    def logout(self, token: str, address: str) -> None:
-        """End the session ``token``. Raises Unauthenticated, Invalid (it is an API key)."""
-        grant = self.authenticate(token, address)
+    def logout(self, presented: Presented) -> None:
+        """End the session that asks. Raises Unauthenticated, Invalid (it is an API key)."""
+        grant = self.authenticate(presented)
         if grant.kind != "session":
             raise Invalid("an API key is no session: revoke it with 'modelkeep key revoke'")
-        self.keep.premises.records.commit(revoke_session(self.verifier.verify(token)))
+        self.keep.premises.records.commit(revoke_session(self.verifier.verify(presented.token)))
         self._record("logout", grant.principal.subject, "", "ok")
 
-    def authenticate(self, token: str, address: str) -> Grant:
+    def authenticate(self, presented: Presented) -> Grant:
         """Who asks, on records read now. Raises Unauthenticated, OverBudget, Unavailable."""
         self._renew()
         self.directory_of_accounts.refresh()
-        return self.directory_of_accounts.authenticate(token, address)
+        return self.directory_of_accounts.authenticate(presented)
 
-    def room(self, token: str, address: str, name: str) -> int:
+    def room(self, presented: Presented, name: str) -> int:
         """The largest body that a call of verb ``name`` may have, bytes: asked before any of it is read.
 
         Only a verb that takes a file has room for one, and only for those who may use it on something.
         Raises Unauthenticated, Denied, OverBudget, Unavailable.
         """
-        grant = self.authenticate(token, address)
+        grant = self.authenticate(presented)
         found = self.verbs.get(name)
         if found is None or not any(field.type is bytes for field in msgspec.structs.fields(found.params)):
             return MAX_SMALL
         with self._refusals(grant, name):
             policy = self.keep.premises.access
             targets = [model(known) for known in grant.principal.models] or [KEEP, model(NOBODYS), *policy.models]
-            context = context_of(policy, address)
+            context = context_of(policy, presented.address)
             if not any(policy.decide(grant.principal, found.action, target, context).allowed for target in targets):
                 raise Denied(policy.explain(grant.principal, found.action, targets[0], context))
         return self.settings.control.max_upload
 
-    def run(self, token: str, address: str, name: str, body: bytes) -> bytes:
-        """Run a verb for whoever ``token`` speaks for *now*: the body may have come slowly, and the credential ended meanwhile.
+    def run(self, presented: Presented, name: str, body: bytes) -> bytes:
+        """Run a verb for whoever the credential speaks for *now*: the body may have come slowly, and it may have ended since.
 
         Raises what authentication and the verb raise; the record of a refusal is durable, too.
         """
-        grant = self.authenticate(token, address)
+        grant = self.authenticate(presented)
         with self._refusals(grant, name):
-            answer = call(self.verbs, self.keep.acting_as(grant.principal, address), name, body)
+            answer = call(self.verbs, self.keep.acting_as(grant.principal, presented.address), name, body)
         self._record(f"admin:{name}", grant.principal.subject, "", "ok")
         return answer
 
@@ -177,6 +182,7 @@ class Control:
             (self._keys, settings.keys.check_seconds),
             (self._intel, settings.intel.check_seconds),
             (self._rescan, settings.control.rescan_seconds),
+            *(((self._visits, _VISIT_SECONDS),) if settings.issuers else ()),
         )
         for work, pause in due:
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
@@ -249,6 +255,12 @@ class Control:
                 why = done.problem or f"{done.outcome}: {done.findings[0].message}"
                 self.report(f"control judged {done.ref} again: {why}")
 
+    def _visits(self) -> None:
+        """Read the keys of other issuers when they are due, and give whoever came from there a pseudonym."""
+        self.visitors.look()
+        for why in self.keep.acting_as(CONTROL).admit_newcomers():
+            self.report(f"control let somebody of another issuer not in: {why}")
+
     def _handover(self) -> None:
         if final := self.audit.roll():
             self.log_checkpoint(final)
@@ -297,10 +309,22 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
     glass = Glass(parse_break_glass(premises.settings.audit.break_glass), clock.now_ns, clock.monotonic)
     recovered = recover_all(premises, keyring, report)
     audit = new_series(premises, keyring, "control", glass)
+    issuers = open_issuers(directory, premises.settings, clock)
+    accounts = Directory(
+        premises.records,
+        clock,
+        premises.trust.token_keys,
+        origin,
+        failures=failures,
+        issuers=issuers,
+        proofs=open_proofs(premises.settings, clock, entropy.token(32)),
+        report=report,
+    )
     made = Control(
         keep=keep,
         audit=audit,
-        directory_of_accounts=Directory(premises.records, clock, premises.trust.token_keys, origin, failures=failures),
+        directory_of_accounts=accounts,
+        visitors=Visitors(accounts, KeyReader(issuers, report), report),
         logins=Logins(premises.records, premises.passwords, entropy=entropy, clock=clock),
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
         verifier=SessionVerifier(premises.trust.token_keys, origin),

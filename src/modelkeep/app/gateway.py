@@ -16,12 +16,14 @@ from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
+from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
 from modelkeep.app.sinktroubles import SinkTroubles
 from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.kdf import hkdf
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, WATERMARK
@@ -70,7 +72,19 @@ def open_gateway(
     failures = Limiter(
         clock.monotonic, rate=limits.failures_rate, burst=limits.failures_burst, what="bad credentials from this address"
     )
-    access = Directory(here.records, clock, trust.token_keys, trust.origin, failures=failures)
+    issuers = open_issuers(here.directory, settings, clock)
+    nonce_key = hkdf(keyring.secret(WATERMARK), salt=b"", info=b"modelkeep/dpop-nonce-key/1")  # the same in every gateway
+    access = Directory(
+        here.records,
+        clock,
+        trust.token_keys,
+        trust.origin,
+        failures=failures,
+        issuers=issuers,
+        proofs=open_proofs(settings, clock, nonce_key),
+        report=report,
+    )
+    visitors = Visitors(access, KeyReader(issuers, report), report)
     quotas = Quotas(here.records, clock.monotonic)
     doors = Doors(
         directory=access,
@@ -111,7 +125,14 @@ def open_gateway(
         loader,
         clock,
         publish=admit,
-        also=(lambda: access.trust(here.trust.token_keys), access.refresh, quotas.refill, alarms.look, watch_sinks),
+        also=(
+            lambda: access.trust(here.trust.token_keys),
+            access.refresh,
+            visitors.look,
+            quotas.refill,
+            alarms.look,
+            watch_sinks,
+        ),
         only=only,
         report=report,
     )
@@ -126,7 +147,7 @@ def open_gateway(
     listen = Listen(
         host=settings.gateway.host,
         port=settings.gateway.port,
-        tls=server_context(leaf),
+        tls=server_context(leaf, *client_authorities(here.directory, settings)),
         header_seconds=settings.gateway.header_seconds,
         body_seconds=settings.gateway.body_seconds,
         drain_seconds=settings.gateway.drain_seconds,

@@ -18,6 +18,7 @@ from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.bomverbs import BomVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
+from modelkeep.app.certverbs import CertificateVerbs
 from modelkeep.app.keyverbs import KeyVerbs
 from modelkeep.app.lifeverbs import LifeVerbs
 from modelkeep.app.omsverbs import OmsVerbs
@@ -49,6 +50,7 @@ class Keep(
     CatalogueVerbs,
     PolicyVerbs,
     PeopleVerbs,
+    CertificateVerbs,
     KeyVerbs,
     TrustVerbs,
     OmsVerbs,

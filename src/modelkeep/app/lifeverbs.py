@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelkeep.access.accounts import ACCOUNT, Account, parse_account
+from modelkeep.access.externals import EXTERNAL, External, external_of, parse_external
 from modelkeep.access.forgetting import Credentials, account_of, forget_account
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.app.auditshelf import AuditShelf, ClosedLog, check_elsewhere
@@ -137,17 +138,18 @@ class LifeVerbs(OversightVerbs):
         self.premises.settle_lease()  # from here on no gateway makes or uses a key of before
         sweep(self.premises.desk(), self.premises.settle_lease, wipe=True)
 
-    def _whose(self, subject: str) -> tuple[str, Account | None]:
+    def _whose(self, subject: str) -> tuple[str, Account | External | None]:
         """The pseudonym, and the account if there still is one."""
-        accounts = self.premises.records.scan(ACCOUNT)
+        accounts, externals = (self.premises.records.scan(kind) for kind in (ACCOUNT, EXTERNAL))
         if _PSEUDONYM.match(subject):
-            return subject, account_of(accounts, subject)
-        for found in map(parse_account, accounts):
+            return subject, account_of(accounts, subject) or external_of(externals, subject)
+        known: list[Account | External] = [*map(parse_account, accounts), *map(parse_external, externals)]
+        for found in known:
             if found.name == subject:
                 return found.subject, found
         raise Missing(f"there is no account {subject[:64]!r}: if it was forgotten already, give its pseudonym")
 
-    def _check_erasable(self, pseudonym: str, account: Account | None, forget: bool, reason: str) -> None:
+    def _check_erasable(self, pseudonym: str, account: Account | External | None, forget: bool, reason: str) -> None:
         waiting = [one for one in self._open_incidents() if one.kind == EXTRACTION and one.about.split(" ")[0] == pseudonym]
         if waiting:
             raise Conflict(f"{pseudonym} is accused of copying a model: 'modelkeep review' first, since the evidence goes, too")
@@ -157,8 +159,8 @@ class LifeVerbs(OversightVerbs):
             raise Invalid("the reason is logged in public: leave the account's name out of it")
         if forget and account.name == self.actor.account:
             raise Denied("nobody forgets the account that he acts with: ask another administrator")
-        if forget:  # before anything is logged
-            forget_account(self.premises.records.scan(ACCOUNT), Credentials((), ()), account.name)
+        if forget and isinstance(account, Account):  # before anything is logged
+            forget_account(self.premises.records.scan(ACCOUNT), Credentials(), account.name)
 
     def _copies(self) -> tuple[str, ...]:
         found = sorted(self.premises.directory.glob(f"{RECORDS_FILE}.v*.bak*"))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from modelkeep.access.accounts import ACCOUNT, parse_account, set_disabled
+from modelkeep.access.accounts import ACCOUNT, Account, parse_account, set_disabled
+from modelkeep.access.externals import EXTERNAL, External, find_external, is_external, set_blocked
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.offline import check_logs
@@ -145,15 +146,16 @@ class OversightVerbs(Acts):
         """
         if outcome not in OUTCOMES:
             raise Invalid(f"{outcome[:40]!r} is no outcome of a review: use {' or '.join(OUTCOMES)}")
-        try:
-            owner = parse_account(self.record(ACCOUNT, account))
-        except Missing:
-            raise Missing(f"there is no account {account[:64]!r}") from None
+        owner = self._reviewed(account)
         if owner.name == self.actor.account:
             raise Denied("nobody reviews the evidence against their own account: ask another administrator")
         index = self.act(REVIEW, owner.subject, outcome=outcome, reason=reason)
         if outcome == "confirmed" and not owner.disabled:
-            self.change(lambda: set_disabled(self.premises.records.scan(ACCOUNT), account, True))
+            scan = self.premises.records.scan
+            if isinstance(owner, External):
+                self.change(lambda: set_blocked(scan(EXTERNAL), account, True))
+            else:
+                self.change(lambda: set_disabled(scan(ACCOUNT), account, True))
         for found in self._open_incidents():
             if found.kind == EXTRACTION and found.about.startswith(owner.subject):
                 self._resolve(found.id, f"{outcome}: {reason}")
@@ -195,6 +197,14 @@ class OversightVerbs(Acts):
             return self.change(decide)
         except Conflict:
             return self.change(decide)  # another process opened it at this moment
+
+    def _reviewed(self, name: str) -> Account | External:
+        try:
+            if is_external(name):
+                return find_external(self.premises.records.scan(EXTERNAL), name)
+            return parse_account(self.record(ACCOUNT, name))
+        except Missing:
+            raise Missing(f"there is no account {name[:64]!r}") from None
 
     def _resolve(self, incident_id: str, note: str) -> Incident:
         at = self.premises.clock.now_ns()

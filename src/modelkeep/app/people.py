@@ -2,12 +2,24 @@
 
 from modelkeep.access.accounts import ACCOUNT, Account, add_account, parse_account, set_disabled, set_roles
 from modelkeep.access.credentials import KEY, ApiKey, KeyTerms, NewKey, issue_key, parse_key_record, revoke_key, rotate_key
+from modelkeep.access.externals import (
+    EXTERNAL,
+    NEWCOMER,
+    External,
+    Newcomer,
+    admit,
+    is_external,
+    parse_external,
+    parse_newcomer,
+    set_blocked,
+)
 from modelkeep.access.quotas import granted_of
 from modelkeep.app.acting import Acts
 from modelkeep.app.results import KeyIssued, KeyRow, UserAdded, UserRow
 from modelkeep.app.verbs import verb
+from modelkeep.core.ports import Change
 from modelkeep.core.values import parse_role
-from modelkeep.errors import Conflict, Invalid, Missing
+from modelkeep.errors import Conflict, Denied, Invalid, Missing
 
 SECOND = 1_000_000_000
 
@@ -29,6 +41,8 @@ class PeopleVerbs(Acts):
     def user_role(self, *, name: str, roles: tuple[str, ...]) -> UserRow:
         """Set the roles of an account; its sessions end. Raises Missing, Conflict (the last admin), Invalid."""
         self._check_roles(roles)
+        if is_external(name):
+            raise Invalid(f"the roles of {name} come with its tokens: change them at its issuer, or the mapping in [[issuers]]")
         changed = self.change(lambda: set_roles(self.premises.records.scan(ACCOUNT), name, roles))
         self.act("user.role", changed.subject, roles=",".join(changed.roles))
         self.premises.settle_lease()
@@ -37,7 +51,7 @@ class PeopleVerbs(Acts):
     @verb("user.disable")
     def user_disable(self, *, name: str) -> UserRow:
         """Disable an account; nothing that it asks after this returns is answered. Raises Missing, Conflict."""
-        changed = self.change(lambda: set_disabled(self.premises.records.scan(ACCOUNT), name, True))
+        changed = self._able(name, False)
         self.act("user.disable", changed.subject)
         self.premises.settle_lease()
         return _user(changed)
@@ -45,14 +59,16 @@ class PeopleVerbs(Acts):
     @verb("user.enable")
     def user_enable(self, *, name: str) -> UserRow:
         """Enable a disabled account again. Raises Missing."""
-        changed = self.change(lambda: set_disabled(self.premises.records.scan(ACCOUNT), name, False))
+        changed = self._able(name, True)
         self.act("user.enable", changed.subject)
         return _user(changed)
 
     @verb("user.list")
     def user_list(self) -> tuple[UserRow, ...]:
-        """Every account, by name."""
-        return tuple(_user(parse_account(record)) for record in self.premises.records.scan(ACCOUNT))
+        """Every account, by name: own ones, and those of other issuers that ever came, whose roles come with their tokens."""
+        scan = self.premises.records.scan
+        own = [_user(parse_account(record)) for record in scan(ACCOUNT)]
+        return (*own, *sorted((_user(parse_external(record)) for record in scan(EXTERNAL)), key=lambda row: row.name))
 
     @verb("key.issue")
     def key_issue(
@@ -94,6 +110,33 @@ class PeopleVerbs(Acts):
         """Every API key, without its secret."""
         return tuple(self._row(parse_key_record(record)) for record in self.premises.records.scan(KEY))
 
+    def admit_newcomers(self) -> tuple[str, ...]:
+        """Give everybody whom a gateway announced a pseudonym, and commit to his marks first; why some got none, in words."""
+        records, refused = self.premises.records, []
+        for record in records.scan(NEWCOMER):
+            try:
+                self._admit(parse_newcomer(record))
+            except Conflict:
+                pass  # he has one
+            except (Denied, Invalid) as cause:
+                refused.append(str(cause))
+            records.commit([Change(NEWCOMER, record.key, None)])
+        return tuple(refused)
+
+    def _admit(self, newcomer: Newcomer) -> None:
+        here, alias = self.premises, newcomer.name.rpartition("@")[2]
+        most = next((one.max_accounts for one in here.settings.issuers if one.alias == alias), 0)
+        account, changes = admit(here.records.scan(EXTERNAL), newcomer, most, entropy=here.entropy, clock=here.clock)
+        self.act("user.add", account.subject, issuer=alias)
+        self.commit_marks([account.subject])
+        here.records.commit(changes)
+
+    def _able(self, name: str, enabled: bool) -> Account | External:
+        scan = self.premises.records.scan
+        if is_external(name):
+            return self.change(lambda: set_blocked(scan(EXTERNAL), name, not enabled))
+        return self.change(lambda: set_disabled(scan(ACCOUNT), name, not enabled))
+
     def _check_roles(self, roles: tuple[str, ...]) -> None:
         """Raise Invalid for a role that no rule of the access policy speaks of: it would be a mistyped one."""
         known = self.premises.access.roles
@@ -133,8 +176,9 @@ class PeopleVerbs(Acts):
         return KeyRow(key.id, key.account, state, key.expires * SECOND, key.quota or 0, used, key.models)
 
 
-def _user(account: Account) -> UserRow:
-    return UserRow(account.name, tuple(map(str, account.roles)), account.disabled, account.subject, account.created * SECOND)
+def _user(account: Account | External) -> UserRow:
+    roles = account.roles if isinstance(account, Account) else ()
+    return UserRow(account.name, tuple(map(str, roles)), account.disabled, account.subject, account.created * SECOND)
 
 
 def _issued(made: NewKey) -> KeyIssued:

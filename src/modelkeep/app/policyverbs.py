@@ -62,7 +62,7 @@ class PolicyVerbs(Acts):
         """
         parsed = self.ref(ref)
         publisher = self.premises.registry().release(parsed).history[0].actor
-        if "@" in self.actor.account:
+        if self.actor.account.endswith("@local"):
             raise Denied(
                 f"{self.actor.account} is nobody in particular, so its approval would not count: use 'modelkeep login'"
             )

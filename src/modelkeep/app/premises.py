@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from modelkeep.access.accounts import ACCOUNT, OPERATOR
+from modelkeep.access.certificates import CERTIFICATE
 from modelkeep.access.credentials import KEY
+from modelkeep.access.externals import EXTERNAL
 from modelkeep.access.passwords import Passwords
 from modelkeep.adapters.claims import FolderClaims
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
@@ -19,7 +21,7 @@ from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import Identity, issue
 from modelkeep.app.scanning import open_scanner
-from modelkeep.app.settings import FILE_NAME, Settings, load
+from modelkeep.app.settings import FILE_NAME, Settings, authority_files, load
 from modelkeep.app.stores import RECORDS_FILE, open_blobs, open_records
 from modelkeep.app.tokens import open_token_identity
 from modelkeep.app.witnessing import PolicyFile
@@ -47,7 +49,7 @@ TRUST_FILE, CA_FILE = "trust.toml", "tls/ca.pem"
 SINKS_FOLDER = "sinks"
 """How far each audit sink has accepted each audit log."""
 OPERATOR_ACCOUNT: Principal = OPERATOR
-SIGNED_KINDS = (ACCOUNT, KEY)
+SIGNED_KINDS = (ACCOUNT, KEY, CERTIFICATE, EXTERNAL)
 """Records that say who may come in: signed with ``token-signing``, which the gateway does not hold."""
 DESK_FAMILIES = (MODEL_KEK, STATEMENT_SIGNING, LOG_SIGNING)
 """What changing releases needs."""
@@ -118,7 +120,7 @@ class Premises:
         keep), NotTrusted (open to others, or ``trust.toml`` is not the sealed one), Invalid (settings), Unavailable.
         """
         settings = load(directory)
-        check_private(directory, settings.witness.policy, settings.witness.ca)
+        check_private(directory, settings.witness.policy, settings.witness.ca, *authority_files(settings))
         trust = TrustRoot.parse(_read(directory / TRUST_FILE))
         made = cls(
             directory=directory,

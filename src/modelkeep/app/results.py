@@ -256,6 +256,16 @@ class UserAdded(Struct, frozen=True):
     password: str
 
 
+class CertificateRow(Struct, frozen=True):
+    """A client certificate that speaks for ``account``. ``expires``: Unix nanoseconds."""
+
+    name: str
+    account: str
+    expires: int
+    quota: int
+    models: tuple[str, ...]
+
+
 class UserRow(Struct, frozen=True):
     """One account."""
 

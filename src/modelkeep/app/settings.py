@@ -5,6 +5,7 @@ The environment overrides the file: ``MODELKEEP_GATEWAY_PORT=9443`` sets ``port`
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from modelkeep.crypto.jose import ALGORITHMS
 from modelkeep.errors import Invalid, Missing, Unavailable
 
 FILE_NAME = "modelkeep.toml"
 PREFIX = "MODELKEEP_"
 LISTS = (("gateway", "names"), ("audit", "sinks"))
 """Settings whose environment variable is a list, separated by commas."""
+TABLES = ("issuers",)
+"""Arrays of tables, ``[[issuers]]``: the file alone sets them."""
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -55,6 +59,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Connections held at once from one address; more are closed at the door."""
     drain_seconds: Positive = 10.0
     """On stop, how long requests in flight may take to finish."""
+    client_ca: str = ""
+    """PEM file in the keep's folder: the authorities whose client certificates count; empty = none is asked for."""
+    client_certificates: Literal["optional", "required"] = "optional"
+    """Whether a client must show a certificate, where ``client_ca`` names authorities."""
 
 
 class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +131,73 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many of the sinks must accept a record before it counts; 0 = they follow when they can."""
     break_glass: str = ""
     """Answer without required sinks for a while, as "until 2026-12-01T00:00Z: why"; at most 24 hours, and logged."""
+
+
+class DpopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[dpop]"""
+
+    window_seconds: Annotated[int, Meta(ge=5, le=600)] = 60
+    """How long a proof of possession is good for, seconds from when it was made."""
+    nonce_seconds: Annotated[int, Meta(ge=0, le=3600)] = 300
+    """How old our nonce in a proof may be, seconds; 0 = none is asked for."""
+
+
+class IssuerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[[issuers]], one for each"""
+
+    alias: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    """Short name; accounts are called <name>@<alias>. Never change it: it is part of who somebody is."""
+    issuer: Annotated[str, Meta(pattern=r"^https?://[^\s?#]+$", max_length=512)]
+    """The issuer's identifier, letter for letter as in the claim "iss"."""
+    audiences: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """What this keep is called at the issuer; one of these must be in the claim "aud"."""
+    roles: dict[str, str]
+    """Which value of the roles claim gives which role."""
+    algorithms: Annotated[tuple[str, ...], Meta(min_length=1)] = ("ES256", "EdDSA", "PS256", "RS256")
+    """Algorithms allowed, the preferred one first for keys that do not name theirs."""
+    types: Annotated[tuple[str, ...], Meta(min_length=1)] = ("at+jwt",)
+    """Values of the header "typ" that count as access tokens."""
+    jwks_uri: str = ""
+    """Where the issuer's keys are; empty = where its discovery document says."""
+    ca: str = ""
+    """PEM file in the keep's folder: the authorities of the issuer's certificate; empty = those that the machine trusts."""
+    allow_http: bool = False
+    """Allow http to the machine itself, for tests."""
+    account_claim: str = "sub"
+    """Claim that an account is named by."""
+    roles_claim: str = "roles"
+    """Claim that holds the roles: a list, or words in one text; dots lead into objects."""
+    tenant_claim: str = ""
+    """Claim that names a tenant."""
+    tenants: tuple[str, ...] = ()
+    """Values of the tenant claim that are let in; empty = it is not looked at."""
+    binding: Literal["", "dpop", "certificate", "any"] = ""
+    """What a token must be bound to; empty = it may be a bearer token."""
+    clock_skew: Annotated[int, Meta(ge=0, le=300)] = 30
+    """Seconds that "iat" and "nbf" may be ahead of this machine."""
+    max_lifetime: Annotated[int, Meta(ge=1, le=604_800)] = 86_400
+    """Longest time from "iat" to "exp", seconds."""
+    refresh_seconds: Positive = 300.0
+    """Pause between two reads of the issuer's keys."""
+    retry_seconds: Annotated[float, Meta(ge=1.0)] = 10.0
+    """Least pause between two reads, when a token names a key that is not known or the last read failed."""
+    stale_seconds: Positive = 3600.0
+    """How long its keys count after they were last read."""
+    token_requests: Annotated[int, Meta(ge=0)] = 0
+    """Requests that one token is good for; 0 = as many as the limits let."""
+    max_accounts: Count = 10_000
+    """How many accounts of this issuer may come."""
+
+    def __post_init__(self) -> None:
+        if self.alias == "local":
+            raise ValueError("no issuer may be called local")
+        if unknown := sorted(set(self.algorithms) - set(ALGORITHMS)):
+            raise ValueError(f"{unknown[0]!r} is no algorithm for tokens: use some of {', '.join(ALGORITHMS)}")
+        if bool(self.tenants) != bool(self.tenant_claim):
+            raise ValueError("tenants and tenant_claim go together")
+        for role in self.roles.values():
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", role):
+                raise ValueError(f"{role!r} is not the name of a role")
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,6 +290,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gateway: GatewaySettings = GatewaySettings()
     control: ControlSettings = ControlSettings()
     limits: LimitSettings = LimitSettings()
+    dpop: DpopSettings = DpopSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     audit: AuditSettings = AuditSettings()
     blobs: BlobSettings = BlobSettings()
@@ -224,6 +300,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provenance: ProvenanceSettings = ProvenanceSettings()
     intel: IntelSettings = IntelSettings()
     scan: ScanSettings = ScanSettings()
+    issuers: tuple[IssuerSettings, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("alias", "issuer"):
+            found = [getattr(issuer, field) for issuer in self.issuers]
+            if len(set(found)) < len(found):
+                raise ValueError(f"two issuers have the same {field}")
 
 
 def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -259,8 +342,13 @@ def parse(table: dict[str, Any], environment: Mapping[str, str], where: str) -> 
 
 def all_settings() -> list[tuple[str, str]]:
     """Every (section, field), in the order of the file."""
-    sections = msgspec.structs.fields(Settings)
+    sections = [section for section in msgspec.structs.fields(Settings) if section.name not in TABLES]
     return [(section.name, field.name) for section in sections for field in msgspec.structs.fields(section.type)]
+
+
+def authority_files(settings: Settings) -> list[str]:
+    """Files in the keep's folder that say whose certificates count for identity."""
+    return [name for name in (settings.gateway.client_ca, *(issuer.ca for issuer in settings.issuers)) if name]
 
 
 def variable(section: str, field: str) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.access.accounts import ACCOUNT, parse_account
+from modelkeep.app.names import names_by_pseudonym
 from modelkeep.app.predictor import Predictor
 from modelkeep.app.premises import Premises
 from modelkeep.app.results import Accusation
@@ -53,7 +53,7 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
         AccountTrail(subject, account_key(keyring.secret(WATERMARK), subject, ref), x)
         for subject, x in _questions(premises, ref, keys).items()
     ]
-    names = {account.subject: account.name for account in map(parse_account, premises.records.scan(ACCOUNT))}
+    names = names_by_pseudonym(premises.records)
     epsilon = premises.settings.extraction.epsilon
     found = trace(thief.probabilities, victim.probabilities, trails, profile, probes=probes, epsilon=epsilon)
     asked = {trail.subject: len(trail.x) for trail in trails}

@@ -47,6 +47,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         backup,
         bom,
         catalogue,
+        certificates,
         intel,
         keys,
         loglife,
@@ -63,7 +64,7 @@ def _rooms() -> tuple[ModuleType, ...]:
     )
 
     models = (setup, releases, run, scanning, catalogue, policy, bom, intel)
-    return (*models, accounts, keys, trust, server, loglife, backup, witness, operations, redteam)
+    return (*models, accounts, certificates, keys, trust, server, loglife, backup, witness, operations, redteam)
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

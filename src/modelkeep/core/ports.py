@@ -405,3 +405,14 @@ class SecondOpinions(Protocol):
         The bytes are not written to any disk, and whoever reads them can send them nowhere.
         """
         ...
+
+
+class KeySource(Protocol):
+    """Where the public keys of one token issuer are published."""
+
+    def fetch(self) -> bytes:
+        """The issuer's JWK set as it is now, JSON, of bounded size and in bounded time.
+
+        Raises Unavailable (no answer, or none that is a key set), NotTrusted (what answers is another issuer).
+        """
+        ...

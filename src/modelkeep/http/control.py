@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from modelkeep.access.presented import Presented, Proof
 from modelkeep.app.control import MAX_SMALL, Control
 from modelkeep.app.processes import announce, withdraw
 from modelkeep.core.hidden import holds_secrets
@@ -93,14 +94,14 @@ class Api:
 
     async def logout(self, request: Request) -> Response:
         """End the session that asks."""
-        await run_in_threadpool(self._control.logout, _token(request), _address(request))
+        await run_in_threadpool(self._control.logout, _presented(request))
         return _packed(b"")
 
     async def verb(self, request: Request) -> Response:
         """Run one verb as the principal whose credential came with the request."""
-        token, address, verb = _token(request), _address(request), request.path_params["verb"]
-        body = await _body(request, await run_in_threadpool(self._control.room, token, address, verb))
-        return _packed(await run_in_threadpool(self._control.run, token, address, verb, body))
+        presented, verb = _presented(request), request.path_params["verb"]
+        body = await _body(request, await run_in_threadpool(self._control.room, presented, verb))
+        return _packed(await run_in_threadpool(self._control.run, presented, verb, body))
 
     async def checkpoint(self, request: Request) -> Response:
         """A gateway hands over a checkpoint of its audit log; the signature on it is the credential."""
@@ -133,11 +134,15 @@ def _packed(body: bytes) -> Response:
     return Response(body, media_type="application/msgpack", headers={"cache-control": "no-store"})
 
 
-def _token(request: Request) -> str:
+def _presented(request: Request) -> Presented:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    if scheme.lower() not in {"bearer", "dpop"} or not token:
         raise Unauthenticated("this needs a session or an API key: send 'Authorization: Bearer …'")
-    return token
+    if scheme.lower() == "bearer":
+        return Presented(token, _address(request))
+    jwt, host = request.headers.get("dpop", ""), request.headers.get("host", "").encode("latin-1")
+    proof = Proof(jwt, request.method.encode(), host, request.scope["raw_path"])
+    return Presented(token, _address(request), proof=proof)
 
 
 def _address(request: Request) -> str:

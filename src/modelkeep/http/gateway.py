@@ -5,12 +5,14 @@ dictionary look-up before ``Gateway.predict``.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import modelkeep
+from modelkeep.access.presented import Certificate
 from modelkeep.core.ports import Clock, LogFiles
-from modelkeep.errors import Invalid, Missing, ModelkeepError, Unauthenticated, Unavailable
+from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
+from modelkeep.http.credential import presented
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
@@ -71,12 +73,12 @@ class App:
         except ModelkeepError as error:
             return problem(error)
 
-    def door(self, method: bytes, headers: Mapping[bytes, bytes]) -> Response | None:
+    def door(self, method: bytes, headers: dict[bytes, bytes], certificate: Certificate | None) -> Response | None:
         """Turn away, before its body is read, a request that asks for something or brings a body without a credential."""
         if method != b"POST" and b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0":
             return None
         try:
-            bearer(headers)
+            presented(Request(method, b"", headers, b"", "", certificate))
         except ModelkeepError as error:
             self._metrics.requests.add("", error.code)
             return problem(error)
@@ -109,7 +111,7 @@ class App:
             headers = request.headers
             if b"content-encoding" in headers or b"inference-header-content-length" in headers:
                 raise Invalid("send plain JSON: neither a content-encoding nor the binary tensor extension is taken here")
-            call = Call(route.model, route.version, bearer(headers), request.address, request.body)
+            call = Call(route.model, route.version, presented(request), request.body)
             answer = await self._gateway.predict(call)
             return Response(200, answer.body, headers=((RECORD_HEADER, answer.record.encode()),))
         except ModelkeepError as error:
@@ -136,15 +138,15 @@ class App:
         return Response(200, b'{"ready":true}')
 
     async def _model_ready(self, request: Request, route: _Route) -> Response:
-        name = self._gateway.ready(bearer(request.headers), request.address, route.model, route.version)
+        name = self._gateway.ready(presented(request), route.model, route.version)
         return Response(200, b'{"name":"%s","ready":true}' % name.encode())
 
     async def _model_metadata(self, request: Request, route: _Route) -> Response:
-        return Response(200, self._gateway.metadata(bearer(request.headers), request.address, route.model, route.version))
+        return Response(200, self._gateway.metadata(presented(request), route.model, route.version))
 
     async def _show_metrics(self, request: Request, _route: _Route) -> Response:
         if not self._open_metrics:
-            self._gateway.permit(bearer(request.headers), request.address, "status")
+            self._gateway.permit(presented(request), "status")
         return Response(200, self._metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _log_file(self, request: Request, _route: _Route) -> Response:
@@ -155,20 +157,12 @@ class App:
         if instance is None:
             data = self._releases.read(path)
         else:
-            self._gateway.permit(bearer(request.headers), request.address, "audit.read")
+            self._gateway.permit(presented(request), "audit.read")
             data = self._audits(instance.decode()).read(path)
         scope = b"public" if instance is None else b"private"
         if path.startswith("checkpoint"):
             return Response(200, data, _TEXT, cache=b"no-cache")
         return Response(200, data, _BYTES, cache=scope + b", max-age=31536000, immutable")
-
-
-def bearer(headers: Mapping[bytes, bytes]) -> str:
-    """The token of an ``authorization: Bearer …`` header (RFC 6750, section 2.1). Raises Unauthenticated."""
-    value = headers.get(b"authorization", b"")
-    if value[:7].lower() != b"bearer " or not value.isascii():
-        raise Unauthenticated("send an API key or a session token in the header 'authorization: Bearer …'")
-    return value[7:].decode("ascii").strip()
 
 
 def _method_not_allowed(allowed: bytes) -> Response:

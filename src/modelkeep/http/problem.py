@@ -9,6 +9,8 @@ import math
 import msgspec
 
 from modelkeep import errors
+from modelkeep.access.dpop import INVALID, NONCE
+from modelkeep.crypto.jose import ALGORITHMS
 from modelkeep.http.protocol import BadRequest, Response
 
 STATUS: dict[type[errors.ModelkeepError], int] = {
@@ -76,10 +78,21 @@ def problem(error: errors.ModelkeepError) -> Response:
         wait = str(max(1, math.ceil(min(error.retry_after, 86_400.0)))).encode()
         headers = ((b"retry-after", wait),)
     elif status == 401:
-        headers = ((b"www-authenticate", b'Bearer realm="modelkeep"'),)
+        headers = _challenge(error)
     elif status == 503:
         headers = ((b"retry-after", b"1"),)
     return _answer(status, error.code, str(error), headers)
+
+
+def _challenge(error: errors.ModelkeepError) -> tuple[tuple[bytes, bytes], ...]:
+    """How to authenticate: RFC 6750, section 3; RFC 9449, sections 7.1, 8 and 9."""
+    fault, nonce = (error.fault, error.nonce) if isinstance(error, errors.Unauthenticated) else ("", "")
+    if fault in (INVALID, NONCE):
+        algorithms = " ".join(ALGORITHMS)
+        challenge = (b"www-authenticate", f'DPoP realm="modelkeep", error="{fault}", algs="{algorithms}"'.encode())
+        return (challenge, (b"dpop-nonce", nonce.encode())) if nonce else (challenge,)
+    extra = f', error="{fault}"' if fault else ""
+    return ((b"www-authenticate", f'Bearer realm="modelkeep"{extra}'.encode()),)
 
 
 def bad_request(refusal: BadRequest) -> Response:

@@ -15,19 +15,24 @@ from typing import Any, NamedTuple
 
 import httptools
 
+from modelkeep.access.certificates import client_certificate
+from modelkeep.access.presented import Certificate
+from modelkeep.errors import Invalid
 from modelkeep.workflows.service import Listen
 
 NEVER = float("inf")
 
 
 class Request(NamedTuple):
-    """One request, whole. ``headers``: by lower-case name, the last wins where a name stands twice; ``target``: path, query."""
+    """One request, whole. ``headers``: by lower-case name, the last wins where a name stands twice; ``target``: path, query;
+    ``certificate``: the one that the client proved in the TLS handshake."""
 
     method: bytes
     target: bytes
     headers: dict[bytes, bytes]
     body: bytes
     address: str
+    certificate: Certificate | None = None
 
 
 class Response(NamedTuple):
@@ -50,11 +55,11 @@ class BadRequest(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Response]]
 Problem = Callable[[BadRequest], Response]
-Door = Callable[[bytes, dict[bytes, bytes]], Response | None]
-"""From method and headers: why a request is turned away before its body is read, or None."""
+Door = Callable[[bytes, dict[bytes, bytes], Certificate | None], Response | None]
+"""From method, headers and the client's certificate: why a request is turned away before its body is read, or None."""
 
 
-def open_door(_method: bytes, _headers: dict[bytes, bytes]) -> None:
+def open_door(_method: bytes, _headers: dict[bytes, bytes], _certificate: Certificate | None) -> None:
     """Turn nobody away."""
 
 
@@ -152,6 +157,7 @@ class HttpConnection(asyncio.Protocol):
         self._queue: deque[tuple[Request, bool]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._transport: Any = None
+        self._certificate: Certificate | None = None
         self._refusal: Response | None = None
         self._closing = self._idle = False
         self._paused = self._writing_paused = False
@@ -169,6 +175,11 @@ class HttpConnection(asyncio.Protocol):
         """Take the connection."""
         self._transport = transport
         if self._server.draining:
+            self.abort()
+            return
+        try:
+            self._certificate = _shown(transport)
+        except Invalid:  # nobody can say whose it is: the client learns no more than from any failed handshake
             self.abort()
             return
         self._server.connections.add(self)
@@ -257,7 +268,7 @@ class HttpConnection(asyncio.Protocol):
         version = self._parser.get_http_version()
         self._old = version != "1.1"
         if self._refusal is None:
-            self._refusal = self._server.door(self._parser.get_method(), self._headers)
+            self._refusal = self._server.door(self._parser.get_method(), self._headers, self._certificate)
         self._check_framing(self._headers, version)
 
     def _check_framing(self, headers: dict[bytes, bytes], version: str) -> None:
@@ -304,7 +315,7 @@ class HttpConnection(asyncio.Protocol):
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body, self._body_size = [], 0
-        request = Request(method, self._target, self._headers, body, self._place.address)
+        request = Request(method, self._target, self._headers, body, self._place.address, self._certificate)
         self._queue.append((request, not self._old and self._parser.should_keep_alive()))
 
     # -- answering --
@@ -417,10 +428,17 @@ class HttpConnection(asyncio.Protocol):
         self._transport.abort()
 
 
+def _shown(transport: asyncio.BaseTransport) -> Certificate | None:
+    """The certificate that the client proved in the TLS handshake, if any. Raises Invalid (it cannot be read)."""
+    tls = transport.get_extra_info("ssl_object")
+    der = None if tls is None else tls.getpeercert(True)
+    return client_certificate(der) if der else None
+
+
 _BROKEN = Response(
     503,
     b'{"type":"urn:x-modelkeep:error:unavailable","title":"Not available now","status":503,'
     b'"detail":"the request was not finished","code":"unavailable","error":"the request was not finished"}',
     b"application/problem+json",
 )
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"expect"})
+_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"expect", b"dpop"})

@@ -8,8 +8,10 @@ does so whenever it starts.
 from collections.abc import Callable
 
 from modelkeep.access.accounts import ACCOUNT, LOGIN
+from modelkeep.access.certificates import CERTIFICATE
 from modelkeep.access.credentials import KEY
-from modelkeep.access.forgetting import Credentials, account_of, forget_account
+from modelkeep.access.externals import EXTERNAL, NAME, NEWCOMER, external_of, forget_external
+from modelkeep.access.forgetting import FORGOTTEN, Credentials, account_of, forget_account
 from modelkeep.access.sessions import REVOCATION
 from modelkeep.core.epochs import Epochs, epoch_key, split_epoch
 from modelkeep.core.ports import Change, Records
@@ -20,8 +22,9 @@ from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET, Decisions, decisions_of
 from modelkeep.workflows.registry import Desk
 
-WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, LOGIN)
-"""Kinds whose deleted records leave nothing behind, not even their key. Only an erasure deletes the first three."""
+WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, EXTERNAL, NAME, LOGIN, NEWCOMER)
+"""Kinds whose deleted records leave nothing behind, not even their key. All but the last two are deleted by erasures only."""
+_PASSING = {LOGIN, NEWCOMER}
 SECRETS = {ERASE: SUBJECT_KEY, ERASE_DATA: DATA_SALT}
 """Act -> the kind of what it erases."""
 _RETRIES = 16
@@ -52,9 +55,9 @@ def sweep(desk: Desk, wait: Callable[[], None], *, wipe: bool) -> int:
         records.commit(stale)
     forgotten = sum(_forget(records, subject) for subject in found.erased(FORGET))
     left = {record.kind for record in records.since(0) if record.body is None} & set(WIPED)
-    if ACCOUNT in left:
+    if left & {ACCOUNT, EXTERNAL}:
         wait()
-    if left - {LOGIN} or wipe:
+    if left - _PASSING or wipe:
         records.expunge(WIPED)
     return len(stale) + forgotten
 
@@ -88,8 +91,8 @@ def _forget(records: Records, subject: str) -> bool:
         accounts = records.scan(ACCOUNT)
         account = account_of(accounts, subject)
         if account is None:
-            return False
-        credentials = Credentials(records.scan(KEY), records.scan(REVOCATION))
+            return _forget_external(records, subject)
+        credentials = Credentials(records.scan(KEY), records.scan(REVOCATION), records.scan(CERTIFICATE))
         try:
             changes = forget_account(accounts, credentials, account.name)[1]
         except Conflict:
@@ -100,3 +103,15 @@ def _forget(records: Records, subject: str) -> bool:
             continue
         return True
     raise Unavailable("the records change too fast: try again in a moment")
+
+
+def _forget_external(records: Records, subject: str) -> bool:
+    externals = records.scan(EXTERNAL)
+    account = external_of(externals, subject)
+    if account is None:
+        return False
+    try:
+        records.commit([*forget_external(externals, account.name)[1], Change(FORGOTTEN, subject, b"{}")])
+    except Conflict:
+        return _forget_external(records, subject)
+    return True

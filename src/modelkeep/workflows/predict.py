@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
-from modelkeep.access.directory import Directory, Grant
+from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter
+from modelkeep.access.presented import Presented
 from modelkeep.access.quotas import Quotas
+from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, NotTrusted, OverBudget, ReviewRequired, Unavailable
@@ -44,13 +46,11 @@ INLINE_SECONDS = 0.002
 
 
 class Call(NamedTuple):
-    """One request for a prediction. ``version``: a number, an alias, or None for the newest that is served; ``token``: as it
-    stood in the header."""
+    """One request for a prediction. ``version``: a number, an alias, or None for the newest that is served."""
 
     model: str
     version: int | str | None
-    token: str
-    address: str
+    presented: Presented
     body: bytes
 
 
@@ -133,7 +133,7 @@ class Gateway:
         NotTrusted, Unavailable. A refusal of somebody who is known has a durable record too (all but Unavailable; of those
         over a limit, one a second).
         """
-        grant = self._directory.authenticate(call.token, call.address)
+        grant = self._directory.authenticate(call.presented)
         try:
             return await self._answer(call, grant)
         except Unavailable:
@@ -145,7 +145,7 @@ class Gateway:
     async def _answer(self, call: Call, grant: Grant) -> Answer:
         principal, subject = grant.principal, grant.principal.subject
         self._rate.take(subject)
-        authorize(self._policy, principal, "predict", model(call.model), call.address)
+        authorize(self._policy, principal, "predict", model(call.model), call.presented.address)
         served = self.admitted.find(call.model, call.version, self._monotonic())
         request = decode_request(call.body)
         wanted = served.outputs.wanted(request.output_names())
@@ -239,22 +239,22 @@ class Gateway:
 
     # -- what else clients may ask --
 
-    def permit(self, token: str, address: str, action: str, target: Target = KEEP) -> Grant:
+    def permit(self, presented: Presented, action: str, target: Target = KEEP) -> Grant:
         """Let somebody do ``action``. Raises Unauthenticated, OverBudget, Denied, Unavailable."""
-        grant = self._directory.authenticate(token, address)
+        grant = self._directory.authenticate(presented)
         self._rate.take(grant.principal.subject)
-        authorize(self._policy, grant.principal, action, target, address)
+        authorize(self._policy, grant.principal, action, target, presented.address)
         return grant
 
-    def metadata(self, token: str, address: str, name: str, version: int | str | None) -> bytes:
+    def metadata(self, presented: Presented, name: str, version: int | str | None) -> bytes:
         """The metadata of a served model. Raises what ``permit`` and ``Admitted.find`` raise."""
-        served = self._shown_to(token, address, name, version)
+        served = self._shown_to(presented, name, version)
         versions = sorted(ref.version for ref in self.admitted.models if ref.name == name)
         return model_metadata(name, versions, served.interface)
 
-    def ready(self, token: str, address: str, name: str, version: int | str | None) -> str:
+    def ready(self, presented: Presented, name: str, version: int | str | None) -> str:
         """Return the release that would answer. Raises what ``permit`` and ``Admitted.find`` raise."""
-        return self._shown_to(token, address, name, version).text
+        return self._shown_to(presented, name, version).text
 
     def serves(self, name: str) -> bool:
         """Whether ``name`` is a served model now."""
@@ -269,8 +269,8 @@ class Gateway:
         self.admitted.check_lease(self._monotonic())
         self._recorder.check()
 
-    def _shown_to(self, token: str, address: str, name: str, version: int | str | None) -> Served:
-        self.permit(token, address, "show", model(name))
+    def _shown_to(self, presented: Presented, name: str, version: int | str | None) -> Served:
+        self.permit(presented, "show", model(name))
         return self.admitted.find(name, version, self._monotonic())
 
 

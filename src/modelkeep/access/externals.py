@@ -1,0 +1,133 @@
+"""Accounts of other issuers: who came, under which pseudonym, and whether he is blocked here.
+
+A gateway that meets somebody for the first time says so (``NEWCOMER``); control, which alone may sign who there is, gives him a
+random pseudonym (``EXTERNAL``). He is found by issuer and ``sub``, so that a new name at the issuer is no new account here; and
+a name that one ``sub`` has is refused to every other (``NAME``), so that nobody is taken for his predecessor.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from modelkeep.core.ports import Change, Clock, Entropy, Record
+from modelkeep.core.values import to_json
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted
+
+EXTERNAL = "external"
+"""Record kind, signed; the key is ``access.issuers.subject_digest`` of issuer and ``sub``."""
+NAME = "external-name"
+"""Record kind; the key is the account's name, so that it is given once; the body names the key of the account."""
+NEWCOMER = "newcomer"
+"""Record kind; the key is that of the account to be. Whoever writes one gains no more than a pseudonym that nobody can use."""
+
+PENDING = 256
+"""Newcomers that a process announces at once."""
+
+
+class External(msgspec.Struct, frozen=True, kw_only=True):
+    """One account of another issuer. ``name``: ``<name>@<alias>`` as of its first visit; ``subject``: pseudonym in public
+    records; ``digest``: what it is found by; ``created``: Unix seconds of its first visit."""
+
+    name: str
+    subject: str
+    digest: str
+    created: int
+    disabled: bool = False
+
+
+class Newcomer(msgspec.Struct, frozen=True):
+    """Somebody with a good token whom the records do not know yet."""
+
+    name: str
+    digest: str
+
+
+def parse_external(record: Record) -> External:
+    """Decode an account record. Raises NotTrusted (damaged)."""
+    try:
+        found = msgspec.json.decode(record.body or b"", type=External)
+    except msgspec.MsgspecError as cause:
+        raise NotTrusted(f"the record of external account {record.key!r} is damaged: restore it from a backup") from cause
+    if found.digest != record.key:
+        raise NotTrusted(f"the record of external account {record.key!r} is of another: restore it from a backup")
+    return found
+
+
+def announce(newcomer: Newcomer) -> Change:
+    """Say that somebody came. The commit raises Conflict when that was said already."""
+    return Change(NEWCOMER, newcomer.digest, to_json(newcomer), 0)
+
+
+def parse_newcomer(record: Record) -> Newcomer:
+    """Decode an announcement. Raises Invalid (it is none; anybody can have written it)."""
+    try:
+        found = msgspec.json.decode(record.body or b"", type=Newcomer)
+    except msgspec.MsgspecError as cause:
+        raise Invalid("this announces no newcomer") from cause
+    if found.digest != record.key or len(found.digest) != 64:
+        raise Invalid("this announces another newcomer")
+    return found
+
+
+def admit(
+    externals: Sequence[Record], newcomer: Newcomer, most: int, *, entropy: Entropy, clock: Clock
+) -> tuple[External, list[Change]]:
+    """An account for ``newcomer``. ``most``: how many his issuer may have here.
+
+    Raises Conflict (he has one; so, too, the commit), Denied (his name is another's, or there are too many).
+    """
+    known = [parse_external(record) for record in externals]
+    if any(found.digest == newcomer.digest for found in known):
+        raise Conflict("this external account is there already")
+    if any(found.name == newcomer.name for found in known):
+        raise Denied(f"{newcomer.name} is the name of another account of that issuer: erase that one first, if it is gone")
+    alias = newcomer.name.rpartition("@")[2]
+    if sum(found.name.rpartition("@")[2] == alias for found in known) >= most:
+        raise Denied(f"{most} accounts of {alias} have come, and no more are let in: raise max_accounts of that issuer")
+    account = External(
+        name=newcomer.name,
+        subject="sub_" + entropy.token(8).hex(),
+        digest=newcomer.digest,
+        created=clock.now_ns() // 1_000_000_000,
+    )
+    return account, [
+        Change(EXTERNAL, account.digest, to_json(account), 0),
+        Change(NAME, account.name, to_json(account.digest), 0),
+        Change(NEWCOMER, account.digest, None),
+    ]
+
+
+def set_blocked(externals: Sequence[Record], name: str, blocked: bool) -> tuple[External, list[Change]]:
+    """Block or unblock ``name``; no token of it is taken while it is blocked. Raises Missing."""
+    record, account = _find(externals, name)
+    changed = msgspec.structs.replace(account, disabled=blocked)
+    return changed, [Change(EXTERNAL, record.key, to_json(changed), record.revision)]
+
+
+def forget_external(externals: Sequence[Record], name: str) -> tuple[External, list[Change]]:
+    """Delete what maps the pseudonym to a person; who comes again is a newcomer. Raises Missing."""
+    record, account = _find(externals, name)
+    return account, [Change(EXTERNAL, record.key, None, record.revision), Change(NAME, account.name, None)]
+
+
+def external_of(externals: Sequence[Record], subject: str) -> External | None:
+    """The account behind a pseudonym, if there is one. Raises NotTrusted (a record is damaged)."""
+    return next((found for found in map(parse_external, externals) if found.subject == subject), None)
+
+
+def find_external(externals: Sequence[Record], name: str) -> External:
+    """The account called ``name``. Raises Missing."""
+    return _find(externals, name)[1]
+
+
+def is_external(name: str) -> bool:
+    """Whether a name is that of another issuer's account: own accounts have no @, and nobody's issuer is called local."""
+    return "@" in name and not name.endswith("@local")
+
+
+def _find(externals: Sequence[Record], name: str) -> tuple[Record, External]:
+    for record in externals:
+        account = parse_external(record)
+        if account.name == name:
+            return record, account
+    raise Missing(f"nobody came as {name[:64]!r} yet: 'modelkeep user list' has those who did")

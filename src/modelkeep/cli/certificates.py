@@ -1,0 +1,57 @@
+"""cert add/remove/list."""
+
+from pathlib import Path
+
+import click
+
+from modelkeep.app.keep import Keep
+from modelkeep.cli.context import Context, moment, read_file
+
+
+@click.group(epilog="Example: modelkeep cert add alice client.pem")
+def cert() -> None:
+    """Client certificates that speak for accounts."""
+
+
+@cert.command("add", epilog="Example: modelkeep cert add alice uri:spiffe://acme.eu/scoring --model credit-risk")
+@click.argument("account")
+@click.argument("certificate")
+@click.option("--quota", type=click.IntRange(1), default=None, help="Requests; limits.key_requests if not given.")
+@click.option("--days", type=click.IntRange(1, 3650), default=None, help="Days until it ends; limits.key_days if not given.")
+@click.option("--model", "models", multiple=True, help="Model it is for; may be given several times; all if not given.")
+@click.pass_obj
+def cert_add(
+    ctx: Context, account: str, certificate: str, quota: int | None, days: int | None, models: tuple[str, ...]
+) -> None:
+    """Let a client certificate speak for an account: a PEM file, sha256:HEX, uri:URI or dns:NAME."""
+    named = _named(certificate)
+    made = ctx.call(Keep.cert_add, account=account, certificate=named, quota=quota, days=days, models=models)
+    ctx.out.show(made, f"{made.name} speaks for {made.account}: {made.quota:,} requests, until {moment(made.expires)}")
+
+
+@cert.command("remove", epilog="Example: modelkeep cert remove uri:spiffe://acme.eu/scoring")
+@click.argument("certificate")
+@click.pass_obj
+def cert_remove(ctx: Context, certificate: str) -> None:
+    """Let a certificate speak for nobody: it stops working before this command returns."""
+    removed = ctx.call(Keep.cert_remove, certificate=_named(certificate))
+    ctx.out.show(removed, f"{removed.name} speaks for {removed.account} no more")
+
+
+@cert.command("list", epilog="Example: modelkeep cert list")
+@click.pass_obj
+def cert_list(ctx: Context) -> None:
+    """List the certificates that speak for accounts."""
+    found = ctx.call(Keep.cert_list)
+    rows = [(c.name, c.account, f"{c.quota}", ", ".join(c.models) or "all", moment(c.expires)) for c in found]
+    ctx.out.table(found, ("CERTIFICATE", "ACCOUNT", "QUOTA", "MODELS", "ENDS"), rows, empty="None speaks for anybody.")
+
+
+def _named(text: str) -> str:
+    """What is to be sent of a certificate: a file is read, a name stays."""
+    if text.startswith(("sha256:", "uri:", "dns:")) and not Path(text).exists():
+        return text
+    return read_file(text).decode("utf-8", "replace")
+
+
+COMMANDS = (cert,)
