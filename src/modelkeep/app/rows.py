@@ -38,6 +38,7 @@ def release_row(evidence: ReleaseEvidence, names: Mapping[str, str], catalogue: 
         classification=described.said.classification if described else "",
         tags=described.said.tags if described else (),
         held=bool(catalogue.holds_on(evidence.ref)),
+        custody=evidence.custody,
     )
 
 

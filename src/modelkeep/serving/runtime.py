@@ -5,7 +5,7 @@ second copy of the probabilities) would carry what the ladder coarsens and the w
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -23,6 +23,24 @@ class Runtime(Protocol):
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name. Safe to call from several threads. Raises Invalid (the model refuses the input), Unavailable."""
+        ...
+
+
+@runtime_checkable
+class RemoteRuntime(Runtime, Protocol):
+    """A model that another server runs: asked without holding a thread, and it may be down."""
+
+    @property
+    def platform(self) -> str:
+        """What runs it, as metadata say."""
+        ...
+
+    async def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name. Cancelling it cancels the question there. Raises Invalid (it refuses the input), Unavailable."""
+        ...
+
+    async def check_ready(self) -> None:
+        """Raise Unavailable unless it answers, as far as is known."""
         ...
 
 
