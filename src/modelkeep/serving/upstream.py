@@ -26,7 +26,7 @@ BINARY = "binary_tensor_data"
 """The extension of the protocol, as ``/v2`` lists it."""
 _OF_THE_INPUT = (400, 413, 422)
 """Statuses by which an upstream says that the question was bad, and not that something is wrong with it."""
-_SAID = 200
+_SAID, _READ = 200, 64 << 10
 _FLOATING = ("FP16", "FP32", "FP64")
 
 Arrays = dict[str, NDArray[Any]]
@@ -204,7 +204,7 @@ def _said(body: bytes) -> str:
     """What an error says, in at most 200 printable characters, with a colon before it; "" when it says nothing."""
     text = body[:4096].decode("utf-8", "replace")
     try:
-        found = json.loads(body) if len(body) <= 4096 else None
+        found = json.loads(body) if len(body) <= _READ else None
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):

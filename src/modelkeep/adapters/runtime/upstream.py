@@ -189,7 +189,7 @@ class _Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._size = self._head_size = 0
-        self._in_head = self._whole = False
+        self._in_head = self._whole = self._keep = False
         self._problem = ""
 
     def certificate(self) -> bytes:
@@ -248,35 +248,39 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._problem = "it wants to speak another protocol"
+            self._note("it wants to speak another protocol")
         except httptools.HttpParserError:
-            self._problem = self._problem or "its answer is not well-formed HTTP/1.1"
+            self._note("its answer is not well-formed HTTP/1.1")
         if self._in_head and self._head_size > MAX_HEAD + len(data):
-            self._problem = "its answer has a head without end"
+            self._note("its answer has a head without end")
         if self._problem:
             self._fail(self._problem)
             self.abort()
         elif self._whole:
-            status, keep = self._parser.get_status_code(), self._parser.should_keep_alive()
-            self.reusable = keep and not self.lost and self._transport.get_write_buffer_size() == 0
+            status = self._parser.get_status_code()
+            self.reusable = self._keep and not self.lost and self._transport.get_write_buffer_size() == 0
             self._waiting.set_result(Reply(status, self._headers, b"".join(self._body)))
 
     def _fail(self, why: str) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(Unavailable(why))
 
+    def _note(self, why: str) -> None:
+        """Remember what is wrong with the answer, but for what only follows from it."""
+        self._problem = self._problem or why
+
     # -- httptools callbacks: they only take notes --
 
     def on_message_begin(self) -> None:
         """An answer begins; a second one must not."""
         if self._whole:
-            self._problem = "it answers twice"
+            self._note("it answers twice")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header field."""
         name = name.lower()
         if not self._in_head or len(self._headers) >= MAX_FIELDS or (name in self._headers and name in _ONCE):
-            self._problem = "its answer has header fields twice, too many or behind its body"
+            self._note("its answer has header fields twice, too many or behind its body")
             return
         self._headers[name] = value
 
@@ -286,24 +290,25 @@ class _Connection(asyncio.Protocol):
         status, headers = self._parser.get_status_code(), self._headers
         coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
         if status < 200 or self._parser.get_http_version() != "1.1":
-            self._problem = f"it answers with status {status} in HTTP/{self._parser.get_http_version()}"
+            self._note(f"it answers with status {status} in HTTP/{self._parser.get_http_version()}")
         elif headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            self._problem = "its answer is compressed, which was not asked for"
+            self._note("its answer is compressed, which was not asked for")
         elif coding is not None and (coding.lower() != b"chunked" or length is not None):
-            self._problem = "its answer has two lengths"
+            self._note("its answer has two lengths")
         elif coding is None and length is None and status not in (204, 304):
-            self._problem = "its answer has no length, so that nobody could see where it is cut off"
+            self._note("its answer has no length, so that nobody could see where it is cut off")
         elif length is not None and (not length.isdigit() or len(length) > 15 or int(length) > self._max):
-            self._problem = f"its answer is larger than {self._max} bytes"
+            self._note(f"its answer is larger than {self._max} bytes")
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._size += len(body)
         if self._size > self._max or len(self._body) > 65_536:
-            self._problem = f"its answer is larger than {self._max} bytes"
+            self._note(f"its answer is larger than {self._max} bytes")
         elif not self._problem:
             self._body.append(body)
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
         self._whole = True
+        self._keep = self._parser.should_keep_alive()  # the parser forgets it with the message
