@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from modelkeep.core.values import ModelSignature
 from modelkeep.errors import Invalid
-from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs
+from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs, probability_rows
 
 Rows = NDArray[np.float64]
 BATCH = 512
@@ -48,14 +48,14 @@ class Predictor:
         return self._plan.probabilities is not None
 
     def probabilities(self, rows: Rows) -> Rows:
-        """Class probabilities (n, k) for rows (n, d). Raises Invalid (not a classifier, wrong width)."""
+        """Class probabilities (n, k) for rows (n, d). Raises Invalid (not a classifier, wrong width, no probabilities)."""
         name = self._plan.probabilities
         if name is None:
             raise Invalid("the model does not answer with class probabilities")
-        parts = [
-            np.asarray(self._runtime.run({self._input.name: self._tensor(rows[at : at + self._batch])})[name], dtype=np.float64)
-            for at in range(0, len(rows), self._batch)
-        ]
+        parts = []
+        for at in range(0, len(rows), self._batch):
+            some = rows[at : at + self._batch]
+            parts.append(probability_rows(self._runtime.run({self._input.name: self._tensor(some)})[name], len(some)))
         return np.concatenate(parts)
 
     def as_function(self) -> Callable[[Rows], Rows] | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
+from modelkeep.app.conversions import from_pickle
 from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.results import Exported, Published, ReleaseDetail, ReleaseRow, StateChanged, Verified
 from modelkeep.app.rows import hold_row, release_row, statement_row
@@ -27,7 +28,7 @@ from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.serving.runtime import Runtime
 from modelkeep.workflows.describe import prepared
 from modelkeep.workflows.follow import judge
-from modelkeep.workflows.publish import Calibration, ModelFile, publish
+from modelkeep.workflows.publish import Calibration, ConvertedFrom, ModelFile, publish
 from modelkeep.workflows.release_state import change_state, export_release
 from modelkeep.workflows.verify import check_present, check_stored, verify_release
 
@@ -40,15 +41,28 @@ class RegistryVerbs(Acts):
 
     @verb("publish")
     def publish(
-        self, *, name: str, filename: str, model: bytes, reference: bytes = b"", metadata: bytes = b"", card: bytes = b""
+        self,
+        *,
+        name: str,
+        filename: str,
+        model: bytes,
+        reference: bytes = b"",
+        metadata: bytes = b"",
+        card: bytes = b"",
+        convert: bool = False,
     ) -> Published:
         """Scan, seal, calibrate, sign and log a model file as the next version of ``name``.
 
         ``reference``: an npz file of benign rows. An ONNX model needs it; weights without a graph (safetensors) are kept,
         exported and verified, cannot be served, and take none. ``metadata`` (TOML) and ``card`` (Markdown): as of
-        ``metadata_set``, logged in the same step. Raises Invalid, NotTrusted (the scan refuses it), Conflict,
+        ``metadata_set``, logged in the same step. ``convert``: the file is a pickle of scikit-learn, and ONNX is made of it and
+        published (app/conversions.py). Raises Invalid, NotTrusted (the scan refuses it), Conflict,
         Unavailable.
         """
+        source = None
+        if convert:
+            file, source = from_pickle(self.premises, model, filename, reference)
+            model, filename = bytes(file.data), file.filename
         kind = detect(model)
         if kind is Format.UPSTREAM:
             raise Invalid("an upstream is published by its address, so that it is asked what it is: give --upstream")
@@ -59,7 +73,7 @@ class RegistryVerbs(Acts):
         if kind is not Format.SAFETENSORS:
             start = lambda data: OnnxRuntime(bytes(data))  # noqa: E731
             calibration = self._calibration(reference, fitted, start)
-        return self._publish(name, ModelFile(model, filename), calibration, fitted, metadata, card)
+        return self._publish(name, ModelFile(model, filename), calibration, fitted, (metadata, card), source)
 
     @verb("publish")
     def publish_upstream(
@@ -83,7 +97,7 @@ class RegistryVerbs(Acts):
         start = lambda data: upstreams.open(parse_upstream(data))  # noqa: E731
         calibration = self._calibration(reference, fitted, start, batch=UPSTREAM_BATCH)
         file = ModelFile(document.encode(), "upstream.json")
-        return self._publish(name, file, calibration, fitted, metadata, card)
+        return self._publish(name, file, calibration, fitted, (metadata, card))
 
     def _publish(
         self,
@@ -91,15 +105,16 @@ class RegistryVerbs(Acts):
         file: ModelFile,
         calibration: Calibration | None,
         fitted: list[Profile],
-        metadata: bytes,
-        card: bytes,
+        described: tuple[bytes, bytes],
+        source: ConvertedFrom | None = None,
     ) -> Published:
+        metadata, card = described
         about = parse_about(metadata) if metadata else None
         if card and about is None:
             raise Invalid("a model card goes with metadata that name it: give --metadata")
         desk = self.premises.desk()
         with prepared(desk, about, card) if about else nullcontext() as sheet:
-            evidence = publish(desk, file, name, actor=self.actor.subject, calibration=calibration, sheet=sheet)
+            evidence = publish(desk, file, name, actor=self.actor.subject, calibration=calibration, sheet=sheet, source=source)
         promise = fitted[0].promise if fitted else "none: weights without a graph are kept and exported, not served"
         return Published(
             str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise, evidence.bundle, evidence.custody

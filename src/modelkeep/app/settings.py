@@ -283,6 +283,19 @@ class IntelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two looks of control whether releases must be checked against a new advisory snapshot."""
 
 
+class ConvertSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[convert]"""
+
+    python: Annotated[str, Meta(pattern=r"^(/.+)?$")] = ""
+    """Absolute path of the Python interpreter that has scikit-learn and skl2onnx; empty = the one that modelkeep runs in."""
+    seconds: Positive = 120.0
+    """How long one conversion may take."""
+    memory: Annotated[int, Meta(ge=256 << 20)] = 4 << 30
+    """Memory that it may use, beside three times the file's size, bytes."""
+    max_model: Count = 512 << 20
+    """Largest model that may come out of it, bytes."""
+
+
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[upstream]"""
 
@@ -328,6 +341,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     intel: IntelSettings = IntelSettings()
     scan: ScanSettings = ScanSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    convert: ConvertSettings = ConvertSettings()
     issuers: tuple[IssuerSettings, ...] = ()
 
     def __post_init__(self) -> None:

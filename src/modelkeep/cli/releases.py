@@ -1,93 +1,13 @@
-"""publish, verify, export, list, show, promote, quarantine, reinstate, retire."""
-
-from pathlib import Path
-from typing import Any
+"""verify, export, list, show, promote, quarantine, reinstate, retire."""
 
 import click
-import msgspec
 
 from modelkeep.app.keep import Keep
-from modelkeep.app.results import Published, ReleaseDetail, StateChanged
-from modelkeep.app.upstreams import UpstreamPlace
-from modelkeep.cli.catalogue import read_metadata
-from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.app.results import ReleaseDetail, StateChanged
+from modelkeep.cli.context import Context, moment, write_file
 from modelkeep.cli.output import below
 from modelkeep.cli.signatures import check_place, saying_that, verify_signature, write_signature
 from modelkeep.errors import Invalid
-
-
-@click.command(epilog="Example: modelkeep publish model.onnx --name credit-risk --reference ref.npz")
-@click.argument("model", metavar="[MODEL]", default="")
-@click.option("--name", required=True, help="Name of the model; the version is the next one.")
-@click.option("--reference", default="", help="npz file with benign input rows, array 'x' (rows, features...); ONNX needs it.")
-@click.option("--metadata", default="", help="TOML file with owner, classification, licence, tags and model card.")
-@click.option("--signature", default="", help="File for the OpenSSF signature; without it MODEL.sig beside the model.")
-@click.option(
-    "--upstream", default="", help="URL of an Open Inference Protocol v2 server that runs the model, in place of MODEL."
-)
-@click.option("--upstream-model", default="", help="What the model is called there; without it NAME.")
-@click.option("--upstream-version", default="", help="Version of the model there; without it the server chooses.")
-@click.option("--upstream-ca", default="", help="PEM file of the authorities that its certificate must descend from.")
-@click.option("--upstream-pin", default=(), multiple=True, help="Hex SHA-256 of its public key; may be given several times.")
-@click.option(
-    "--upstream-token", default="", help="Where its bearer token is found: env:MODELKEEP_UPSTREAM_TOKEN_... or file:NAME."
-)
-@click.pass_obj
-def publish(ctx: Context, /, model: str, name: str, reference: str, metadata: str, signature: str, **upstream: Any) -> None:
-    """Scan, seal, calibrate, sign and log MODEL (ONNX or safetensors), and publish it as NAME@VERSION.
-
-    The file is read, never run. The original stays where it is: it is yours to remove. With --upstream, the model stays on the
-    server that runs it, and this gateway guards it.
-    """
-    check_place(signature)
-    if bool(model) == bool(upstream["upstream"]):
-        raise Invalid("name the file of a model, or with --upstream the server that runs it: one of the two")
-    if upstream["upstream"] and signature:
-        raise Invalid(
-            "--signature goes with MODEL: of an upstream, 'modelkeep export' writes what was signed, and its signature"
-        )
-    if not upstream["upstream"] and any(upstream.values()):
-        raise Invalid("--upstream-... goes with --upstream, the URL of the server that runs the model")
-    with ctx.out.busy(f"Publishing {model or upstream['upstream']}: scan, seal, calibrate, sign, log"):
-        rows = read_file(reference) if reference else b""
-        about, card = read_metadata(metadata) if metadata else (b"", b"")
-        done = (
-            _publish_upstream(ctx, name, rows, about, card, upstream)
-            if upstream["upstream"]
-            else ctx.call(
-                Keep.publish, name=name, filename=Path(model).name, model=read_file(model), reference=rows, metadata=about,
-                card=card,
-            )
-        )  # fmt: skip
-    written = ""
-    if model:
-        with saying_that(f"{done.ref} is published"):
-            written = write_signature(ctx, done.signature, model, signature)
-    outside = "\n  custody external: another server has the weights, and policies other than 'open' do not serve it"
-    ctx.out.show(
-        {**msgspec.structs.asdict(done), "signature": written},
-        f"{done.ref}\n  model   {done.model_digest}\n  sealed  {done.sealed_digest}\n  log     entry {done.log_index}\n"
-        f"  guard   {done.promise}\n  signed  {written or 'not written'}{outside if done.custody != 'sealed' else ''}",
-    )
-
-
-def _publish_upstream(
-    ctx: Context, name: str, reference: bytes, metadata: bytes, card: bytes, upstream: dict[str, Any]
-) -> Published:
-    authority = upstream["upstream_ca"]
-    try:
-        pem = read_file(authority).decode("ascii") if authority else ""
-    except UnicodeDecodeError:
-        raise Invalid(f"{authority} is not a PEM file") from None
-    at = UpstreamPlace(
-        upstream["upstream"],
-        upstream["upstream_model"],
-        upstream["upstream_version"],
-        pem,
-        tuple(upstream["upstream_pin"]),
-        upstream["upstream_token"],
-    )
-    return ctx.call(Keep.publish_upstream, name=name, at=at, reference=reference, metadata=metadata, card=card)
 
 
 @click.command(epilog="Example: modelkeep verify credit-risk@1")
@@ -221,4 +141,4 @@ def _say(ctx: Context, changed: StateChanged) -> None:
     ctx.out.show(changed, f"{changed.ref} is {changed.state} (log entry {changed.log_index}){note}")
 
 
-COMMANDS = (publish, verify, export, list_, show, promote, quarantine, reinstate, retire)
+COMMANDS = (verify, export, list_, show, promote, quarantine, reinstate, retire)
