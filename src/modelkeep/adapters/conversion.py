@@ -25,7 +25,7 @@ PACKAGES = ("scikit-learn", "skl2onnx", "onnx", "numpy", "scipy", "joblib")
 def sklearn_to_onnx(estimator: Any, example: Any) -> bytes:
     """The fitted ``estimator`` (a pipeline, too) as an ONNX file whose ends are plain tensors.
 
-    ``example``: rows as an array (n, d), which become one FP32 input ``X``; or columns by name (a mapping, a data frame), each
+    ``example``: rows as an array (n, d), which become one input ``X``, FP32 or text; or columns by name (a mapping, a data frame), each
     an input of its own of shape (n, 1): texts, whole numbers, or FP32. A classifier gives ``label`` and ``probabilities``.
     Raises TypeError, ValueError, RuntimeError and what skl2onnx raises, when it cannot be converted.
     """
@@ -41,12 +41,11 @@ def _inputs(example: Any) -> list[tuple[str, Any]]:
     import numpy as np
     from skl2onnx.common import data_types as kinds
 
-    if isinstance(example, np.ndarray):
-        if example.ndim != 2 or example.dtype.kind not in "fiub":
-            raise TypeError("the example has to be rows of numbers, of shape (n, features), or columns by name")
-        return [("X", kinds.FloatTensorType([None, example.shape[1]]))]
+    if isinstance(example, np.ndarray) and example.ndim == 2 and example.dtype.kind in "fiubOU":
+        kind = kinds.StringTensorType if example.dtype.kind in "OU" else kinds.FloatTensorType
+        return [("X", kind([None, example.shape[1]]))]
     if not isinstance(example, Mapping) and not hasattr(example, "columns"):
-        raise TypeError("the example has to be rows of numbers, of shape (n, features), or columns by name")
+        raise TypeError("the example has to be rows of numbers or of texts, of shape (n, features), or columns by name")
     names = list(example) if isinstance(example, Mapping) else list(example.columns)
     by_kind = {"f": kinds.FloatTensorType, "i": kinds.Int64TensorType, "u": kinds.Int64TensorType, "b": kinds.BooleanTensorType}
     return [(str(name), by_kind.get(np.asarray(example[name]).dtype.kind, kinds.StringTensorType)([None, 1])) for name in names]
@@ -76,6 +75,7 @@ def versions() -> dict[str, str]:
 
 
 def _main(path: str, columns: str) -> None:
+    os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # there are no semaphores here
     import joblib
     import numpy as np
 

@@ -50,7 +50,15 @@ def convert(
     is no answer), Unavailable (the kernel does not let it be confined: then nothing was run).
     """
     given = b"".join((len(model).to_bytes(8, "little"), model, np.ascontiguousarray(rows, np.float32).tobytes()))
-    command = [python or sys.executable, "-I", str(Path(conversion.__file__)), inside(_NAME), str(rows.shape[1])]
+    command = [
+        python or sys.executable,
+        "-I",
+        "-W",
+        "ignore",
+        str(Path(conversion.__file__)),
+        inside(_NAME),
+        str(rows.shape[1]),
+    ]
     done = run_confined(command, memoryview(given), _NAME, limits, hidden)
     if done.problem:
         raise Invalid(f"the model could not be converted: {done.problem}, and was stopped")

@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from modelkeep.adapters.confine import Limits
-from modelkeep.adapters.converting import Converted, convert
-from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.adapters.converting import convert
 from modelkeep.app.arrays import load_rows
+from modelkeep.app.fidelity import compare
 from modelkeep.app.premises import Premises
 from modelkeep.core.values import digest_of
 from modelkeep.custody.scan import refusal, scan
@@ -16,8 +15,6 @@ from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.formats.detect import Format, detect
 from modelkeep.workflows.publish import ConvertedFrom, ModelFile
 
-TOLERANCE = 1e-4
-"""Greatest difference of a probability, or of a value beside its size, that both may have."""
 _PICKLES = (Format.PICKLE, Format.JOBLIB)
 
 
@@ -62,31 +59,9 @@ def from_pickle(premises: Premises, model: bytes, filename: str, reference: byte
         versions=made.versions,
         rows=len(rows),
         reference=digest_of(reference),
-        difference=compare(made, rows),
+        difference=compare(made.onnx, {"X": rows.astype(np.float32)}, made.values, made.labels),
     )
     return FromPickle(ModelFile(made.onnx, name), source)
-
-
-def compare(made: Converted, rows: NDArray[np.float64]) -> float:
-    """The greatest difference between what the original and the converted model answer to ``rows`` (n, d).
-
-    Raises NotTrusted: they do not answer alike.
-    """
-    found = OnnxRuntime(made.onnx).run({"X": rows.astype(np.float32)})
-    if made.labels is not None:
-        labels = [one.decode() if isinstance(one, bytes) else str(one) for one in found["label"].ravel().tolist()]
-        top = np.sort(made.values, axis=1)[:, -2:]
-        tied = np.ptp(top, axis=1) <= TOLERANCE  # then the last bit of a sum decides, in the original as well
-        differ = int((~tied & np.array([one != other for one, other in zip(labels, made.labels, strict=True)])).sum())
-        if differ:
-            raise NotTrusted(f"the converted model gives another label to {differ} of {len(rows)} reference rows")
-    values = np.asarray(found["probabilities" if made.labels is not None else "variable"], np.float64).reshape(len(rows), -1)
-    if values.shape != made.values.shape or not np.isfinite(values).all():
-        raise NotTrusted(f"the converted model answers in the shape {values.shape}, the original in {made.values.shape}")
-    difference = float((np.abs(values - made.values) / np.maximum(1.0, np.abs(made.values))).max(initial=0.0))
-    if difference > TOLERANCE:
-        raise NotTrusted(f"the converted model differs by {difference:.2g} from the original, more than {TOLERANCE:g}")
-    return difference
 
 
 def _advice(kind: Format) -> str:
