@@ -13,10 +13,12 @@ from modelkeep.errors import Invalid
 def from_sklearn(estimator: Any, example: Any) -> bytes:
     """The fitted scikit-learn ``estimator`` (a pipeline, too) as the bytes of an ONNX file, fit for ``modelkeep publish``.
 
-    ``example``: some rows: an array (n, d), which become one input ``X``, FP32 or text; or columns by name (a data frame, a mapping of
-    arrays), each an input of its own: texts, whole numbers, or FP32. A classifier gives ``label`` and ``probabilities``. Both
-    are asked the example: every label must be the same, unless the original holds two for as probable, and no number may differ
-    by more than 1e-4. Raises Invalid (skl2onnx is not installed, or cannot convert it), NotTrusted (they do not answer alike).
+    ``example``: some rows: an array (n, d), which become one input ``X``, FP32 or text; or columns by name (a data frame, a
+    mapping of arrays), each an input of its own: texts, whole numbers, or FP32. A classifier gives ``label`` and
+    ``probabilities``. Both are asked the example: every label must be the same, unless the original holds two for as probable,
+    and no number may differ by more than 1e-4.
+
+    Raises Invalid (skl2onnx is not installed, or cannot convert it), NotTrusted (they do not answer alike).
     """
     try:
         from modelkeep.adapters.conversion import answers, sklearn_to_onnx

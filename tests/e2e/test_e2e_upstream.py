@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from commandline import Cli, copy_keep
@@ -13,6 +15,12 @@ from peer_mlserver import MlServer
 GUARDED = "/v2/models/guarded/infer"
 PATIENCE = 1.0
 """Seconds that a question has at the upstream here."""
+
+
+def documented(kind):
+    """The lines of the first block of this kind in docs/upstream.md."""
+    text = (Path(__file__).parents[2] / "docs" / "upstream.md").read_text("utf-8")
+    return text.partition(f"```{kind}\n")[2].partition("```")[0].splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +36,17 @@ def published(template, desk, peer, tmp_path_factory):
     """A keep in which guarded@1 is MLServer's model; what publishing and promoting said."""
     folder = tmp_path_factory.mktemp("guard")
     cli = Cli(copy_keep(template, folder / "keep"), desk / "pass")
-    asked = ("--name", "guarded", "--upstream-model", "risk", "--reference", str(desk / "ref.npz"))
-    said = cli("publish", "--upstream", peer.url, *asked, code=0).out
-    return cli, folder, said, cli("promote", "guarded@1", code=0).out
+    publish, _, promote = documented("sh")
+    here = {"http://127.0.0.1:8080": peer.url, "benign.npz": str(desk / "ref.npz")}
+    said = cli(*[here.get(word, word) for word in shlex.split(publish)[1:]], code=0).out
+    return cli, folder, said, cli(*shlex.split(promote)[1:], code=0).out
 
 
 @pytest.fixture(scope="module")
 def guard(published):
     """A gateway in front of it that serves what others have in custody; a key that may ask for ever."""
     cli, folder, *_ = published
-    cli("policy", "set", "admission", "open", "--reason", "the models of the other team", code=0)
+    cli(*shlex.split(documented("sh")[1])[1:], code=0)
     token = cli("key", "issue", "alice", "--quota", "1000000", "--json", code=0).json["token"]
     quick = {
         "MODELKEEP_UPSTREAM_ANSWER_SECONDS": str(PATIENCE),
@@ -58,6 +67,10 @@ def metric(house, name):
 def ready(house, token):
     with house.client(token) as client:
         return client.get("/v2/models/guarded/ready").status_code
+
+
+def test_the_settings_of_mlserver_are_the_documented_ones(peer):
+    assert json.loads("\n".join(documented("json"))) == json.loads((peer.folder / "model-settings.json").read_text())
 
 
 def test_custody_is_external_and_everybody_says_so(published):

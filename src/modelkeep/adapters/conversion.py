@@ -25,8 +25,9 @@ PACKAGES = ("scikit-learn", "skl2onnx", "onnx", "numpy", "scipy", "joblib")
 def sklearn_to_onnx(estimator: Any, example: Any) -> bytes:
     """The fitted ``estimator`` (a pipeline, too) as an ONNX file whose ends are plain tensors.
 
-    ``example``: rows as an array (n, d), which become one input ``X``, FP32 or text; or columns by name (a mapping, a data frame), each
-    an input of its own of shape (n, 1): texts, whole numbers, or FP32. A classifier gives ``label`` and ``probabilities``.
+    ``example``: rows as an array (n, d), which become one input ``X``, FP32 or text; or columns by name (a mapping, a data
+    frame), each an input of its own of shape (n, 1): texts, whole numbers, or FP32. A classifier gives ``label`` and
+    ``probabilities``.
     Raises TypeError, ValueError, RuntimeError and what skl2onnx raises, when it cannot be converted.
     """
     import skl2onnx
@@ -75,7 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def _main(path: str, columns: str) -> None:
-    os.environ["JOBLIB_MULTIPROCESSING"] = "0"  # there are no semaphores here
+    os.environ.update(JOBLIB_MULTIPROCESSING="0")  # there are no semaphores here
     import joblib
     import numpy as np
 

@@ -10,7 +10,6 @@ import msgspec
 
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.adapters.runtime.upstream import HttpLink, LinkBounds, tls_context
 from modelkeep.app.settings import UpstreamSettings
 from modelkeep.core.ports import Link
 from modelkeep.core.values import TensorSpec
@@ -117,6 +116,8 @@ class Upstreams:
 
     def _ways(self, document: Upstream) -> Callable[[], Link]:
         """How connections to the upstream are made. Raises Denied, Invalid."""
+        from modelkeep.adapters.runtime.upstream import HttpLink, LinkBounds, tls_context  # with it comes an HTTP parser
+
         settings, place = self._settings, document.place
         document.check()
         if settings.origins and place.origin not in settings.origins:
