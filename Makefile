@@ -35,6 +35,6 @@ audit: $(STAMP) ## look the pinned dependencies up in the vulnerability database
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tools/scanners.txt tools/peers.txt
 	@PYTHON=$(PYTHON) VENV=$(VENV) sh ./tools/setup.sh
 	@touch $@

@@ -18,7 +18,7 @@ if ! "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null; then  # Debian ships ven
 fi
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 echo "Installing the pinned dependencies into $VENV (once; a minute or two)." >&2
-"$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[lab,hsm,vault,aws,s3,postgres,scan,dev]' 2>&1 | grep -v '^WARNING: Location' >&2 || true
+"$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[lab,torch,hsm,vault,aws,s3,postgres,scan,dev]' 2>&1 | grep -v '^WARNING: Location' >&2 || true
 # modelaudit, for the tests: apart, because it would be asked whenever a test publishes, and without the clients of clouds that it
 # brings along, whose pins are not ours. What it needs besides is taken from the environment around it.
 scanners="$VENV/scanners"
@@ -26,5 +26,11 @@ scanners="$VENV/scanners"
 inside=$("$scanners/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$inside/around.pth"
 "$VENV/bin/python" -m pip install -q --upgrade --no-deps --target "$inside" -r tools/scanners.txt 2>&1 | grep -v '^WARNING: Location' >&2 || true
+# The servers and clients that the tests and the benchmarks hold ours against (MLServer, Triton's client): apart, because their
+# pins are not ours (protobuf 6, starlette 0.46).
+peers="$VENV/peers"
+[ -x "$peers/bin/python" ] || "$VENV/bin/python" -m venv --without-pip "$peers"
+"$VENV/bin/python" -m pip --python "$peers/bin/python" install -q --no-deps -r tools/peers.txt 2>&1 | grep -v '^WARNING: Location' >&2 || true
 "$VENV/bin/python" -c 'import modelkeep, sklearn, pytest'
 "$scanners/bin/python" -c 'import modelaudit'
+"$peers/bin/python" -c 'import mlserver, tritonclient.http, geventhttpclient, onnxruntime'

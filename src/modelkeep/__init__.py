@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelkeep import torch
+    from modelkeep import convert, torch
     from modelkeep.app.filechanges import RecipientChange, reencrypt_file, rewrap_file
     from modelkeep.app.fileinspect import inspect_file
     from modelkeep.app.filekeys import Keychain
@@ -17,6 +17,7 @@ __all__ = [
     "Keychain",
     "RecipientChange",
     "__version__",
+    "convert",
     "inspect_file",
     "load_file",
     "open_file",
@@ -45,8 +46,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name on first use, so that importing the package stays cheap (PEP 562)."""
     import importlib
 
-    if name == "torch":
-        return importlib.import_module("modelkeep.torch")
+    if name in ("convert", "torch"):
+        return importlib.import_module(f"modelkeep.{name}")
     if name in _PLACES:
         return getattr(importlib.import_module(f"modelkeep.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,13 @@
-"""``modelkeep.torch.load_file``: sealed tensors as PyTorch's. PyTorch is imported when a file is loaded, and never before."""
+"""``modelkeep.torch``: sealed tensors as PyTorch's, and modules as ONNX. PyTorch is imported when needed, never before."""
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 from modelkeep.app.sealed import Key, TensorInfo, open_sealed
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, NotTrusted
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
@@ -35,6 +36,77 @@ def load_file(
         return {
             name: as_tensor(torch, name, info, data).to(device=device) for name, info, data in sealed.parts(threads=threads)
         }
+
+
+OPSET = 18
+
+
+def to_onnx(module: Any, example: Any, *, logits: bool = False) -> bytes:
+    """A ``torch.nn.Module`` that you hold as the bytes of an ONNX file, fit for ``modelkeep publish``.
+
+    ``example``: a tensor of some rows, shape (n, ...), for the module's one input, which is called ``x``; any number of rows is
+    taken. ``logits``: the module gives scores of classes, shape (n, k), and the file ``label`` and ``probabilities`` of them.
+    Module and file are asked the example: no number may differ by more than 1e-4. The module is exported as for evaluation, and
+    left in the mode that it was in. Raises Invalid (PyTorch or onnxscript are not installed, or it cannot be exported),
+    NotTrusted (they do not answer alike).
+    """
+    torch = _torch()
+    whole = _with_labels(torch, module) if logits else module
+    example = torch.cat([example, example]) if len(example) == 1 else example  # of one row alone, "any number" is not learnt
+    training = module.training
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about itself
+            whole.eval()
+            original = whole(example)
+            made = torch.onnx.export(
+                whole,
+                (example,),
+                input_names=["x"],
+                output_names=["label", "probabilities"] if logits else None,
+                dynamic_shapes=({0: torch.export.Dim("rows")},),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                dynamo=True,
+            )
+            onnx = bytes(made.model_proto.SerializeToString())
+    except ImportError as cause:
+        raise Invalid(f"exporting a module needs onnxscript: 'pip install modelkeep[torch]' ({cause})") from cause
+    except (RuntimeError, TypeError, ValueError) as cause:  # torch.onnx.OnnxExporterError is a RuntimeError
+        raise Invalid(
+            f"{type(module).__name__} cannot be exported: {str(cause).strip().partition(chr(10))[0][:300]}"
+        ) from cause
+    finally:
+        module.train(training)
+    _compare(onnx, example, original)
+    return onnx
+
+
+def _with_labels(torch: Any, module: Any) -> Any:
+    class Labelled(torch.nn.Module):  # type: ignore[misc]  # PyTorch is imported when it is needed
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Any) -> Any:
+            probabilities = torch.softmax(self.module(x), dim=1)
+            return probabilities.argmax(dim=1), probabilities
+
+    return Labelled()
+
+
+def _compare(onnx: bytes, example: Any, original: Any) -> None:
+    """Raises NotTrusted: the file does not answer as the module did."""
+    from modelkeep.adapters.runtime.onnx import OnnxRuntime
+    from modelkeep.app.fidelity import differences
+
+    wanted = list(original) if isinstance(original, tuple | list) else [original]
+    found = list(OnnxRuntime(onnx).run({"x": example.numpy()}).values())
+    if len(found) != len(wanted):
+        raise NotTrusted(f"the exported model has {len(found)} outputs, the module has {len(wanted)}")
+    for one, other in zip(found, wanted, strict=True):
+        differences(one, other.numpy())
 
 
 def as_tensor(torch: Any, name: str, info: TensorInfo, data: memoryview) -> Any:

@@ -277,7 +277,8 @@ def test_importing_and_loading_arrays_never_imports_pytorch(keep):
 
 
 def test_tensors_of_pytorch(keep):
-    torch = pytest.importorskip("torch")
+    import torch
+
     found = modelkeep.torch.load_file(keep(), PASSPHRASE)
     for name, array in ARRAYS.items():
         assert found[name].numpy().dtype == array.dtype

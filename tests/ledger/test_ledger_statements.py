@@ -76,6 +76,18 @@ SAMPLES = [
         inputs=(a.Salted("loans@3", D),),
         outputs={"model.onnx": D},
     ),
+    a.Conversion(
+        **BY,
+        source=E,
+        filename="m.joblib",
+        format="joblib",
+        scanner="modelkeep/3",
+        converter="skl2onnx",
+        versions={"skl2onnx": "1.20.0"},
+        rows=10,
+        reference=D,
+        difference=1e-7,
+    ),
     a.Dataset(**BY, name="loans@3", format="csv", size=9, rows=3, licence="MIT", source="s3", personal=True, description="d"),
     a.Evaluation(
         **BY,

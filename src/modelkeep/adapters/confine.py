@@ -34,7 +34,7 @@ except ImportError:  # in the fresh interpreter, which is given this file and no
 SCRATCH = "/run"
 """Where the program finds its bytes: the host's own sockets are there, and what is mounted over them hides them."""
 MAX_OUTPUT = 16 << 20
-"""Bytes that a program may say. One that says more is stopped."""
+"""Bytes that a program may say, unless its limits say otherwise. One that says more is stopped."""
 _TAIL = 2000
 _HIDDEN = ("/dev/shm", "/dev/mqueue")  # noqa: S108  # hidden, not used
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
@@ -68,10 +68,12 @@ _NOBODY = 65534
 
 
 class Limits(NamedTuple):
-    """``memory``: bytes of address space, and of files in memory; ``seconds``: of wall and of processor time."""
+    """``memory``: bytes of address space, and of files in memory; ``seconds``: of wall and of processor time; ``output``: bytes
+    that it may say."""
 
     memory: int = 4 << 30
     seconds: float = 120.0
+    output: int = MAX_OUTPUT
 
 
 DEFAULT_LIMITS = Limits()
@@ -86,10 +88,11 @@ class Finished(NamedTuple):
     problem: str = ""
 
 
-def run_confined(command: list[str], data: memoryview, filename: str, limits: Limits) -> Finished:
+def run_confined(command: list[str], data: memoryview, filename: str, limits: Limits, hidden: Sequence[str] = ()) -> Finished:
     """Run ``command`` (the absolute path of a program, and its arguments) with ``data`` in a file at ``inside(filename)``.
 
-    The bytes are handed over in memory, and memory is all that it can write to. What it started is killed with it.
+    The bytes are handed over in memory, and memory is all that it can write to. What it started is killed with it. It sees
+    the rest of the machine's files as its user does, but for those in the folders ``hidden``.
     Raises Unavailable when the kernel refuses to confine it: then nothing was run.
     """
     refusals, tell = _pipe()
@@ -97,9 +100,9 @@ def run_confined(command: list[str], data: memoryview, filename: str, limits: Li
         with contextlib.ExitStack() as theirs:  # what is theirs alone once they are started
             theirs.callback(os.close, tell)
             memory = _in_memory(data, theirs)
-            order = json.dumps([command, filename, len(data), limits, memory, tell, os.getpid()])
+            order = json.dumps([command, filename, len(data), limits, memory, tell, os.getpid(), list(hidden)])
             process = _start(order, (memory, tell))
-        finished = _attend(process, limits.seconds)
+        finished = _attend(process, limits)
         refusal = refusals.read().decode("utf-8", "replace")
     if refusal:
         raise Unavailable(f"the kernel does not let another program be confined: {refusal}")
@@ -151,8 +154,8 @@ def _start(order: str, descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
         raise Unavailable(f"cannot start another process: {cause.strerror}") from cause
 
 
-def _attend(process: subprocess.Popen[bytes], seconds: float) -> Finished:
-    """Wait for a program, but not for longer than ``seconds`` nor for more than ``MAX_OUTPUT``. Killing it kills all of it."""
+def _attend(process: subprocess.Popen[bytes], limits: Limits) -> Finished:
+    """Wait for a program, but neither longer nor for more than ``limits`` allow. Killing it kills all of it."""
     assert process.stdout is not None
     assert process.stderr is not None
     late = threading.Event()
@@ -161,13 +164,13 @@ def _attend(process: subprocess.Popen[bytes], seconds: float) -> Finished:
         late.set()
         process.kill()
 
-    timer, errors = threading.Timer(seconds, stop), [b""]
+    timer, errors = threading.Timer(limits.seconds, stop), [b""]
     drain = threading.Thread(target=_keep_tail, args=(process.stderr, errors), daemon=True)
     try:
         timer.start()
         drain.start()
-        output = process.stdout.read(MAX_OUTPUT + 1)
-        if len(output) <= MAX_OUTPUT:
+        output = process.stdout.read(limits.output + 1)
+        if len(output) <= limits.output:
             process.wait()
     finally:  # also when somebody interrupts us
         timer.cancel()
@@ -178,9 +181,9 @@ def _attend(process: subprocess.Popen[bytes], seconds: float) -> Finished:
         process.stderr.close()
     problem = ""
     if late.is_set():
-        problem = f"it did not end within {seconds:g} seconds"
-    elif len(output) > MAX_OUTPUT:
-        problem = f"it said more than {MAX_OUTPUT >> 20} MiB"
+        problem = f"it did not end within {limits.seconds:g} seconds"
+    elif len(output) > limits.output:
+        problem = f"it said more than {limits.output >> 20} MiB"
     return Finished(code if code >= 0 else 128 - code, output, errors[0].decode("utf-8", "replace"), problem)
 
 
@@ -193,7 +196,7 @@ def _keep_tail(stream: IO[bytes], into: list[bytes]) -> None:
 
 
 def _main(order: str) -> None:
-    command, filename, size, (memory, seconds), source, tell, parent = json.loads(order)
+    command, filename, size, (memory, seconds, _), source, tell, parent, hidden = json.loads(order)
     os.set_inheritable(tell, False)  # closed when the program begins: until then, what stands in it is a refusal
     try:
         _die_with(parent)
@@ -204,7 +207,7 @@ def _main(order: str) -> None:
             os.close(tell)  # else it would be held open for as long as the program runs
             os.close(source)
             _exit_like(child)
-        _furnish(filename, source, size, memory)
+        _furnish(filename, source, size, memory, hidden)
         child = _fork()
         if child:
             os.close(tell)
@@ -250,7 +253,7 @@ def _exit_like(child: int) -> None:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _furnish(filename: str, source: int, size: int, memory: int) -> None:
+def _furnish(filename: str, source: int, size: int, memory: int, hidden: Sequence[str]) -> None:
     """Make all there is read-only, and put the bytes where the program finds them."""
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     _attributes("/", _RDONLY | _NOSUID | _NODEV, recursive=True)
@@ -261,7 +264,7 @@ def _furnish(filename: str, source: int, size: int, memory: int) -> None:
         _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY)
     except PermissionError:  # parts of the host's are masked, as in a container: then it sees none
         _mount("none", "/proc", "tmpfs", _MS_RDONLY)
-    for folder in filter(os.path.isdir, _HIDDEN):
+    for folder in (*filter(os.path.isdir, _HIDDEN), *hidden):
         _mount("none", folder, "tmpfs", _MS_RDONLY)
     _mount("none", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={size + memory},nr_inodes=65536,mode=0700")
     with Path(SCRATCH, filename).open("wb") as made:

@@ -12,7 +12,6 @@ from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
 from modelkeep.adapters.coldfile import ColdFile
-from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
@@ -22,6 +21,7 @@ from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
 from modelkeep.app.sinktroubles import SinkTroubles
+from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.kdf import hkdf
 from modelkeep.crypto.notes import encode_vkey
@@ -103,7 +103,7 @@ def open_gateway(
     )
     loader = Loader(
         partial(open_release, registry),
-        OnnxRuntime,
+        Upstreams(settings.upstream, directory, report).runtime,
         clock,
         history,
         guard=lambda profile: Guard(

@@ -5,10 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.core.values import ModelSignature
 from modelkeep.errors import Invalid
-from modelkeep.serving.runtime import OutputPlan, plan_outputs
+from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs, probability_rows
 
 Rows = NDArray[np.float64]
 BATCH = 512
@@ -29,13 +28,16 @@ _DTYPES = {
 
 
 class Predictor:
-    """An ONNX model of one numeric input, asked with flattened rows (n, d)."""
+    """A model of one numeric input, asked with flattened rows (n, d)."""
 
-    def __init__(self, model: bytes, interface: ModelSignature, sample: Rows) -> None:
-        """``sample``: a few rows, to see what the model answers. Raises Invalid (other inputs), NotTrusted."""
+    def __init__(self, runtime: Runtime, interface: ModelSignature, sample: Rows, *, batch: int = BATCH) -> None:
+        """``sample``: a few rows, to see what the model answers; ``batch``: rows that it is asked at once.
+
+        Raises Invalid (other inputs), NotTrusted.
+        """
         if len(interface.inputs) != 1 or interface.inputs[0].datatype not in _DTYPES:
             raise Invalid("extraction evidence needs a model with one numeric input: join its inputs into one tensor")
-        self._runtime = OnnxRuntime(model)
+        self._runtime, self._batch = runtime, batch
         self._input = interface.inputs[0]
         self._tail = tuple(self._input.shape[1:])
         self._plan: OutputPlan = plan_outputs(interface, self._runtime.run({self._input.name: self._tensor(sample[:1])}))
@@ -46,14 +48,14 @@ class Predictor:
         return self._plan.probabilities is not None
 
     def probabilities(self, rows: Rows) -> Rows:
-        """Class probabilities (n, k) for rows (n, d). Raises Invalid (not a classifier, wrong width)."""
+        """Class probabilities (n, k) for rows (n, d). Raises Invalid (not a classifier, wrong width, no probabilities)."""
         name = self._plan.probabilities
         if name is None:
             raise Invalid("the model does not answer with class probabilities")
-        parts = [
-            np.asarray(self._runtime.run({self._input.name: self._tensor(rows[at : at + BATCH])})[name], dtype=np.float64)
-            for at in range(0, len(rows), BATCH)
-        ]
+        parts = []
+        for at in range(0, len(rows), self._batch):
+            some = rows[at : at + self._batch]
+            parts.append(probability_rows(self._runtime.run({self._input.name: self._tensor(some)})[name], len(some)))
         return np.concatenate(parts)
 
     def as_function(self) -> Callable[[Rows], Rows] | None:

@@ -1,17 +1,20 @@
 """Verbs about releases: publish, verify, export, list, show, promote, quarantine, reinstate, retire."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
-from modelkeep.app.predictor import Predictor
+from modelkeep.app.conversions import from_pickle
+from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.results import Exported, Published, ReleaseDetail, ReleaseRow, StateChanged, Verified
 from modelkeep.app.rows import hold_row, release_row, statement_row
+from modelkeep.app.upstreams import UpstreamPlace, Upstreams
 from modelkeep.app.verbs import verb
 from modelkeep.core.values import ModelSignature, ReleaseRef, digest_bytes, digest_of
 from modelkeep.custody.evidence import ReleaseEvidence
@@ -20,12 +23,17 @@ from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, n
 from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
 from modelkeep.extraction.profile import Profile, fit_profile
 from modelkeep.formats.detect import Format, detect
+from modelkeep.formats.upstream import parse_upstream
 from modelkeep.policy.admission import AdmissionPolicy
+from modelkeep.serving.runtime import Runtime
 from modelkeep.workflows.describe import prepared
 from modelkeep.workflows.follow import judge
-from modelkeep.workflows.publish import Calibration, ModelFile, publish
+from modelkeep.workflows.publish import Calibration, ConvertedFrom, ModelFile, publish
 from modelkeep.workflows.release_state import change_state, export_release
 from modelkeep.workflows.verify import check_present, check_stored, verify_release
+
+UPSTREAM_BATCH = 32
+"""Rows that an upstream is asked at once at publish: what many servers take by default."""
 
 
 class RegistryVerbs(Acts):
@@ -33,39 +41,95 @@ class RegistryVerbs(Acts):
 
     @verb("publish")
     def publish(
-        self, *, name: str, filename: str, model: bytes, reference: bytes = b"", metadata: bytes = b"", card: bytes = b""
+        self,
+        *,
+        name: str,
+        filename: str,
+        model: bytes,
+        reference: bytes = b"",
+        metadata: bytes = b"",
+        card: bytes = b"",
+        convert: bool = False,
     ) -> Published:
         """Scan, seal, calibrate, sign and log a model file as the next version of ``name``.
 
         ``reference``: an npz file of benign rows. An ONNX model needs it; weights without a graph (safetensors) are kept,
         exported and verified, cannot be served, and take none. ``metadata`` (TOML) and ``card`` (Markdown): as of
-        ``metadata_set``, logged in the same step. Raises Invalid, NotTrusted (the scan refuses it), Conflict,
+        ``metadata_set``, logged in the same step. ``convert``: the file is a pickle of scikit-learn, and ONNX is made of it and
+        published (app/conversions.py). Raises Invalid, NotTrusted (the scan refuses it), Conflict,
         Unavailable.
         """
+        source = None
+        if convert:
+            file, source = from_pickle(self.premises, model, filename, reference)
+            model, filename = bytes(file.data), file.filename
+        kind = detect(model)
+        if kind is Format.UPSTREAM:
+            raise Invalid("an upstream is published by its address, so that it is asked what it is: give --upstream")
+        if kind is Format.SAFETENSORS and reference:
+            raise Invalid("safetensors holds weights without a graph and cannot be calibrated: leave out --reference")
+        fitted: list[Profile] = []
+        calibration = None
+        if kind is not Format.SAFETENSORS:
+            start = lambda data: OnnxRuntime(bytes(data))  # noqa: E731
+            calibration = self._calibration(reference, fitted, start)
+        return self._publish(name, ModelFile(model, filename), calibration, fitted, (metadata, card), source)
+
+    @verb("publish")
+    def publish_upstream(
+        self,
+        *,
+        name: str,
+        at: UpstreamPlace,
+        reference: bytes = b"",
+        metadata: bytes = b"",
+        card: bytes = b"",
+    ) -> Published:
+        """Publish a model that another Open Inference Protocol v2 server runs, as the next version of ``name``.
+
+        What is sealed, signed and logged is where it is and what it says of itself: custody is *external*, and only admission
+        policies that allow that let it be served. ``at``: the server, and what the model is called there; the rest as of
+        ``publish``. Raises Invalid, Denied (the settings do not allow it), NotTrusted, Conflict, Unavailable.
+        """
+        upstreams = Upstreams(self.premises.settings.upstream, self.premises.directory)
+        document = upstreams.discover(at, name)
+        fitted: list[Profile] = []
+        start = lambda data: upstreams.open(parse_upstream(data))  # noqa: E731
+        calibration = self._calibration(reference, fitted, start, batch=UPSTREAM_BATCH)
+        file = ModelFile(document.encode(), "upstream.json")
+        return self._publish(name, file, calibration, fitted, (metadata, card))
+
+    def _publish(
+        self,
+        name: str,
+        file: ModelFile,
+        calibration: Calibration | None,
+        fitted: list[Profile],
+        described: tuple[bytes, bytes],
+        source: ConvertedFrom | None = None,
+    ) -> Published:
+        metadata, card = described
         about = parse_about(metadata) if metadata else None
         if card and about is None:
             raise Invalid("a model card goes with metadata that name it: give --metadata")
-        fitted: list[Profile] = []
-        file, calibration = ModelFile(model, filename), None
-        if detect(model) is Format.SAFETENSORS:
-            if reference:
-                raise Invalid("safetensors holds weights without a graph and cannot be calibrated: leave out --reference")
-        elif not reference:
-            raise Invalid("a model that can be served needs benign rows to calibrate on: give --reference")
-        else:
-            calibration = self._calibration(reference, fitted)
         desk = self.premises.desk()
         with prepared(desk, about, card) if about else nullcontext() as sheet:
-            evidence = publish(desk, file, name, actor=self.actor.subject, calibration=calibration, sheet=sheet)
+            evidence = publish(desk, file, name, actor=self.actor.subject, calibration=calibration, sheet=sheet, source=source)
         promise = fitted[0].promise if fitted else "none: weights without a graph are kept and exported, not served"
-        return Published(str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise, evidence.bundle)
+        return Published(
+            str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise, evidence.bundle, evidence.custody
+        )
 
-    def _calibration(self, reference: bytes, fitted: list[Profile]) -> Calibration:
+    def _calibration(
+        self, reference: bytes, fitted: list[Profile], start: Callable[[memoryview], Runtime], *, batch: int = BATCH
+    ) -> Calibration:
+        if not reference:
+            raise Invalid("a model that can be served needs benign rows to calibrate on: give --reference")
         rows = load_rows(reference, "the reference data")
         digest = digest_of(reference)
 
         def fit(data: memoryview, interface: ModelSignature) -> Mapping[str, NDArray[Any]]:
-            predictor = Predictor(bytes(data), interface, rows)
+            predictor = Predictor(start(data), interface, rows, batch=batch)
             seed = int.from_bytes(digest_bytes(digest)[:8], "big")
             alpha = self.premises.settings.extraction.alpha
             fitted.append(fit_profile(rows, predictor.as_function(), seed=seed, alpha=alpha))

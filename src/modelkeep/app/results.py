@@ -21,7 +21,7 @@ class Initialised(Struct, frozen=True):
 
 class Published(Struct, frozen=True):
     """A published release. ``log_index``: of its release statement; ``promise``: what its profile covers, in words;
-    ``signature``: the text of its OpenSSF signature.
+    ``signature``: the text of its OpenSSF signature; ``custody``: sealed, or external when another server has the weights.
     """
 
     ref: str
@@ -30,6 +30,7 @@ class Published(Struct, frozen=True):
     log_index: int
     promise: str
     signature: str
+    custody: str = "sealed"
 
 
 class Verified(Struct, frozen=True):
@@ -67,7 +68,8 @@ class SignatureChecked(Struct, frozen=True):
 
 
 class ReleaseRow(Struct, frozen=True):
-    """One release in a list. ``published``: Unix nanoseconds; owner, classification and tags as its metadata say."""
+    """One release in a list. ``published``: Unix nanoseconds; owner, classification and tags as its metadata say;
+    ``custody``: as of ``Published``."""
 
     ref: str
     state: str
@@ -80,6 +82,7 @@ class ReleaseRow(Struct, frozen=True):
     classification: str = ""
     tags: tuple[str, ...] = ()
     held: bool = False
+    custody: str = "sealed"
 
 
 class StatementRow(Struct, frozen=True):

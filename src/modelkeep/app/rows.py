@@ -38,6 +38,7 @@ def release_row(evidence: ReleaseEvidence, names: Mapping[str, str], catalogue: 
         classification=described.said.classification if described else "",
         tags=described.said.tags if described else (),
         held=bool(catalogue.holds_on(evidence.ref)),
+        custody=evidence.custody,
     )
 
 
@@ -135,6 +136,8 @@ def _attested(kind: str, said: dict[str, Any]) -> str:
     if kind == "vulnerabilities":
         told = f"{len(said.get('advisories', ()))} advisories, {said.get('audited')} packages audited"
         return f"{told}, {len(said.get('unaudited', ()))} not"[:120]
+    if kind == "conversion":
+        return f"from {said.get('filename')} ({said.get('format')}) {str(said.get('source'))[:19]}"[:120]
     if kind == "training-run":
         code = said.get("code") or {}
         return f"{len(said.get('inputs', ()))} inputs, commit {str(code.get('commit'))[:12] or 'none'}"

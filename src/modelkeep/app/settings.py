@@ -19,7 +19,7 @@ from modelkeep.errors import Invalid, Missing, Unavailable
 
 FILE_NAME = "modelkeep.toml"
 PREFIX = "MODELKEEP_"
-LISTS = (("gateway", "names"), ("audit", "sinks"))
+LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"))
 """Settings whose environment variable is a list, separated by commas."""
 TABLES = ("issuers",)
 """Arrays of tables, ``[[issuers]]``: the file alone sets them."""
@@ -283,6 +283,46 @@ class IntelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two looks of control whether releases must be checked against a new advisory snapshot."""
 
 
+class ConvertSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[convert]"""
+
+    python: Annotated[str, Meta(pattern=r"^(/.+)?$")] = ""
+    """Absolute path of the Python interpreter that has scikit-learn and skl2onnx; empty = the one that modelkeep runs in."""
+    seconds: Positive = 120.0
+    """How long one conversion may take."""
+    memory: Annotated[int, Meta(ge=256 << 20)] = 4 << 30
+    """Memory that it may use, beside three times the file's size, bytes."""
+    max_model: Count = 512 << 20
+    """Largest model that may come out of it, bytes."""
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[upstream]"""
+
+    origins: tuple[str, ...] = ()
+    """Servers that releases may point at, such as https://models.acme.eu:8443; empty = any, and then none is sent a token."""
+    link_local: bool = False
+    """Whether an upstream may have a link-local address, where clouds keep the secrets of machines."""
+    connect_seconds: Positive = 2.0
+    """How long a connection to an upstream may take to make, TLS included."""
+    answer_seconds: Annotated[float, Meta(gt=0, le=14)] = 10.0
+    """How long one question may take there, waiting for its turn included."""
+    max_answer: Count = 16 << 20
+    """Largest answer of an upstream, bytes."""
+    requests: Count = 16
+    """Questions that one model's upstream is asked at once."""
+    queue: Count = 64
+    """Questions that may wait for their turn at one model's upstream; one more is refused."""
+    breaker_window: Count = 20
+    """Answers of an upstream that its circuit breaker looks back at."""
+    breaker_failures: Count = 5
+    """It opens when at least so many of them failed..."""
+    breaker_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """...and at least this share of them."""
+    breaker_seconds: Positive = 2.0
+    """How long it stays open before one question is let through to see."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -300,6 +340,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provenance: ProvenanceSettings = ProvenanceSettings()
     intel: IntelSettings = IntelSettings()
     scan: ScanSettings = ScanSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    convert: ConvertSettings = ConvertSettings()
     issuers: tuple[IssuerSettings, ...] = ()
 
     def __post_init__(self) -> None:

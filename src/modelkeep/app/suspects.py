@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.names import names_by_pseudonym
 from modelkeep.app.predictor import Predictor
 from modelkeep.app.premises import Premises
 from modelkeep.app.results import Accusation
+from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK, WATERMARK
@@ -15,6 +17,7 @@ from modelkeep.custody.signing import interface_of
 from modelkeep.errors import Invalid, Missing, NotTrusted
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.trace import AccountTrail, trace
+from modelkeep.formats.detect import Format
 from modelkeep.formats.safetensors import load
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.recovery import read_bodies
@@ -41,12 +44,15 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
     if probes.shape[1] != profile.n_features:
         raise Invalid(f"the probes have {probes.shape[1]} values a row, and {ref} takes {profile.n_features}")
     model = registry.open_body(evidence.body, evidence.model, MODEL).read_source()
-    victim = Predictor(bytes(model), evidence.interface, probes)
+    upstreams = Upstreams(premises.settings.upstream, premises.directory)
+    victim = Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, probes)
     verdict = scan(suspect, "suspect")
     reason = refusal(verdict, "suspect")
+    if reason is None and verdict.format != Format.ONNX.id:
+        raise Invalid(f"the suspect is {verdict.format}, and only an ONNX model can be asked here")
     if reason is not None:
         raise NotTrusted(f"the suspect is not run, because it is not clean: {reason.message}")
-    thief = Predictor(suspect, interface_of(verdict), probes)
+    thief = Predictor(OnnxRuntime(suspect), interface_of(verdict), probes)
     epochs = decisions_of(registry.view, premises.trust).epochs()
     keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)
     trails = [

@@ -53,6 +53,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         loglife,
         operations,
         policy,
+        publishing,
         redteam,
         releases,
         run,
@@ -63,7 +64,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         witness,
     )
 
-    models = (setup, releases, run, scanning, catalogue, policy, bom, intel)
+    models = (setup, publishing, releases, run, scanning, catalogue, policy, bom, intel)
     return (*models, accounts, certificates, keys, trust, server, loglife, backup, witness, operations, redteam)
 
 

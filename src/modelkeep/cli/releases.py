@@ -1,46 +1,13 @@
-"""publish, verify, export, list, show, promote, quarantine, reinstate, retire."""
-
-from pathlib import Path
+"""verify, export, list, show, promote, quarantine, reinstate, retire."""
 
 import click
-import msgspec
 
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import ReleaseDetail, StateChanged
-from modelkeep.cli.catalogue import read_metadata
-from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.cli.context import Context, moment, write_file
 from modelkeep.cli.output import below
 from modelkeep.cli.signatures import check_place, saying_that, verify_signature, write_signature
 from modelkeep.errors import Invalid
-
-
-@click.command(epilog="Example: modelkeep publish model.onnx --name credit-risk --reference ref.npz")
-@click.argument("model", metavar="MODEL")
-@click.option("--name", required=True, help="Name of the model; the version is the next one.")
-@click.option("--reference", default="", help="npz file with benign input rows, array 'x' (rows, features...); ONNX needs it.")
-@click.option("--metadata", default="", help="TOML file with owner, classification, licence, tags and model card.")
-@click.option("--signature", default="", help="File for the OpenSSF signature; without it MODEL.sig beside the model.")
-@click.pass_obj
-def publish(ctx: Context, model: str, name: str, reference: str, metadata: str, signature: str) -> None:
-    """Scan, seal, calibrate, sign and log MODEL (ONNX or safetensors), and publish it as NAME@VERSION.
-
-    The file is read, never run. The original stays where it is: it is yours to remove.
-    """
-    check_place(signature)
-    with ctx.out.busy(f"Publishing {model}: scan, seal, calibrate, sign, log"):
-        rows = read_file(reference) if reference else b""
-        about, card = read_metadata(metadata) if metadata else (b"", b"")
-        file = Path(model).name
-        done = ctx.call(
-            Keep.publish, name=name, filename=file, model=read_file(model), reference=rows, metadata=about, card=card
-        )
-    with saying_that(f"{done.ref} is published"):
-        written = write_signature(ctx, done.signature, model, signature)
-    ctx.out.show(
-        {**msgspec.structs.asdict(done), "signature": written},
-        f"{done.ref}\n  model   {done.model_digest}\n  sealed  {done.sealed_digest}\n  log     entry {done.log_index}\n"
-        f"  guard   {done.promise}\n  signed  {written or 'not written'}",
-    )
 
 
 @click.command(epilog="Example: modelkeep verify credit-risk@1")
@@ -103,6 +70,7 @@ def show(ctx: Context, ref: str) -> None:
     """Show one release and its evidence from the log."""
     found = ctx.call(Keep.show, ref=ref)
     head = found.release
+    outside = head.custody != "sealed"
     lines = [
         f"{head.ref}  {head.state}",
         f"  model      {head.model_digest} ({head.format})",
@@ -110,6 +78,7 @@ def show(ctx: Context, ref: str) -> None:
         f"  interface  {found.interface}",
         f"  admission  {found.admission}",
         *_catalogued(found),
+        *(["  custody    external: what is sealed says where it runs; another server has its weights"] if outside else []),
         "  evidence",
         *(f"    {s.index:>5}  {moment(s.at)}  {s.type:<18} {s.actor}  {below(s.summary, 13)}" for s in found.statements),
     ]
@@ -172,4 +141,4 @@ def _say(ctx: Context, changed: StateChanged) -> None:
     ctx.out.show(changed, f"{changed.ref} is {changed.state} (log entry {changed.log_index}){note}")
 
 
-COMMANDS = (publish, verify, export, list_, show, promote, quarantine, reinstate, retire)
+COMMANDS = (verify, export, list_, show, promote, quarantine, reinstate, retire)

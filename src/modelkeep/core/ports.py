@@ -197,6 +197,26 @@ class Cold(Protocol):
         ...
 
 
+class Reply(NamedTuple):
+    """An answer of another server as it came. ``headers``: by lower-case name."""
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+class Link(Protocol):
+    """A way to one server that runs models. For one event loop; cancelling a request ends it there and then."""
+
+    async def request(self, method: bytes, path: str, headers: Sequence[tuple[bytes, bytes]] = (), body: bytes = b"") -> Reply:
+        """Ask once. A request of which a byte was sent is never sent again. Raises Unavailable (also: too large an answer)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of every connection; idempotent."""
+        ...
+
+
 class Room(Protocol):
     """The space that a log needs, with a reserve so that its end can be written when there is no other left."""
 

@@ -41,7 +41,7 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
         "state": str(evidence.state),
         "format": evidence.format,
         "signer": evidence.signer,
-        "custody": "sealed",
+        "custody": evidence.custody,
         "logged": witnessed is None or rests_on < witnessed.size,
         "witnesses": len(witnessed.names) if witnessed and rests_on < witnessed.size else 0,
         "scanned": scan is not None,

@@ -18,6 +18,7 @@ from modelkeep.core.values import Digest, digest_hex, digest_of
 from modelkeep.custody.bomcard import DATA, data_reference, model_card, prop
 from modelkeep.custody.cvss import SEVERITIES, UNKNOWN, rank
 from modelkeep.custody.dossier import Dossier, Told
+from modelkeep.custody.evidence import custody_of
 from modelkeep.custody.lockfiles import Packages, installed
 from modelkeep.errors import Invalid
 from modelkeep.ledger.attestations import Advisory, Dataset, Salted, TrainingRun, Vulnerabilities
@@ -127,6 +128,7 @@ def _model(found: Dossier, origin: str) -> dict[str, Any]:
             prop("modelkeep:file:name", release.filename),
             prop("modelkeep:file:size", str(release.size)),
             prop("modelkeep:file:format", release.format),
+            prop("modelkeep:custody", custody_of(release.format)),
         ],
     }
     if metadata is None:

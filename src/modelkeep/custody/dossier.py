@@ -21,6 +21,7 @@ from modelkeep.ledger.attestations import (
     Approval,
     Attestation,
     Bom,
+    Conversion,
     Dataset,
     Evaluation,
     Hardening,
@@ -79,6 +80,7 @@ class Dossier:
     scan: Told[Scan] | None
     metadata: Told[Metadata] | None
     run: Told[TrainingRun] | None
+    conversion: Told[Conversion] | None
     datasets: dict[Digest, Told[Dataset]]
     evaluations: tuple[Told[Evaluation], ...]
     hardening: Told[Hardening] | None
@@ -96,7 +98,16 @@ class Dossier:
 
     def everything(self) -> list[Told[Predicate]]:
         """Every statement that stands, in the order of the log. A bill of materials says nothing new, and is not among them."""
-        single = (self.release, self.scan, self.metadata, self.run, self.hardening, self.privacy, self.watermark)
+        single = (
+            self.release,
+            self.scan,
+            self.metadata,
+            self.run,
+            self.conversion,
+            self.hardening,
+            self.privacy,
+            self.watermark,
+        )
         found: list[Told[Predicate]] = [one for one in (*single, self.vulnerabilities) if one is not None]
         several = (*self.datasets.values(), *self.evaluations, *self.approvals)
         return sorted([*found, *several], key=lambda one: one.index)
@@ -145,6 +156,7 @@ def compile_dossier(ref: ReleaseRef, told: Iterable[Told[Predicate]]) -> Dossier
         scan=_last(found, Scan),
         metadata=_last(found, Metadata),
         run=_last(found, TrainingRun),
+        conversion=_last(found, Conversion),
         datasets={one.about: one for one in _of(found, Dataset)},
         evaluations=_of(found, Evaluation),
         hardening=_last(found, Hardening),

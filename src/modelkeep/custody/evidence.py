@@ -7,6 +7,8 @@ from modelkeep.custody.releases import QUARANTINE, SealedBody
 from modelkeep.errors import NotAdmitted, Quarantined
 from modelkeep.ledger.predicates import Profile, Scan, Sealing
 
+EXTERNAL, UPSTREAM_FORMAT = "external", "upstream"
+
 
 class Problem(msgspec.Struct, frozen=True):
     """A log entry that did not count: its index and why.
@@ -62,6 +64,11 @@ class ReleaseEvidence(msgspec.Struct, frozen=True):
         return sealed_body(self.profile) if self.profile else None
 
     @property
+    def custody(self) -> str:
+        """``sealed``, or ``external`` when what is sealed only says where the model runs, and nobody here holds its weights."""
+        return custody_of(self.format)
+
+    @property
     def index(self) -> int:
         """Log index of the release statement."""
         return self.entries["release"]
@@ -85,6 +92,11 @@ class Found(msgspec.Struct, frozen=True):
     model: Digest
     second: Digest | None
     signer: str
+
+
+def custody_of(format_id: str) -> str:
+    """Who has the weights of a release in this format: ``sealed``, we do; ``external``, another server does."""
+    return EXTERNAL if format_id == UPSTREAM_FORMAT else "sealed"
 
 
 def sealed_body(said: Sealing | Profile) -> SealedBody:

@@ -18,6 +18,7 @@ from modelkeep.custody.scanning.onnx import scan_onnx
 from modelkeep.custody.scanning.pickles import loads_as_pickle
 from modelkeep.custody.scanning.rules import RULES, RULES_VERSION, Report
 from modelkeep.custody.scanning.torch import scan_torch_legacy, scan_torch_zip
+from modelkeep.custody.scanning.upstream import scan_upstream
 from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.detect import Format, begins_as_tar, detect, hides_hdf5
 from modelkeep.formats.safetensors import head_length, parse_head
@@ -29,7 +30,7 @@ __all__ = ["RULES", "RULES_VERSION", "SCANNED_FORMATS", "SCANNER", "SERVED_FORMA
 SCANNER = "modelkeep"
 MAX_KEYS = 200_000
 """Keys of a safetensors header, four a tensor: its values take far more memory than its text."""
-SERVED_FORMATS = frozenset({Format.ONNX.id, Format.SAFETENSORS.id})
+SERVED_FORMATS = frozenset({Format.ONNX.id, Format.SAFETENSORS.id, Format.UPSTREAM.id})
 """Stable names of the formats that can be published; others are only scanned."""
 
 _PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}\Z")
@@ -123,6 +124,7 @@ _JUDGES: Mapping[Format, Callable[[memoryview, Report], ModelSignature | None]] 
     Format.GGUF: scan_gguf,
     Format.KERAS_ZIP: scan_keras_zip,
     Format.HDF5: scan_hdf5,
+    Format.UPSTREAM: scan_upstream,
 }
 
 SCANNED_FORMATS = tuple(sorted(found.id for found in _JUDGES))

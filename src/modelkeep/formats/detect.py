@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from modelkeep.formats.onnx import looks_like_onnx
 from modelkeep.formats.safetensors import MAX_HEADER
+from modelkeep.formats.upstream import looks_like_upstream
 
 
 class _Facts(NamedTuple):
@@ -26,6 +27,7 @@ class Format(Enum):
 
     SAFETENSORS = _Facts("safetensors", "a plain safetensors file", "")
     ONNX = _Facts("onnx", "a plain ONNX model", "")
+    UPSTREAM = _Facts("upstream", "an upstream document", "")
     KEEP = _Facts("keep", "a sealed container", "open it first")
     PICKLE = _Facts("pickle", "a pickle", _SKLEARN)
     JOBLIB = _Facts("joblib", "a compressed joblib pickle", _SKLEARN)
@@ -93,6 +95,8 @@ def detect(data: bytes | bytearray | memoryview) -> Format:
     for magic, found in _PREFIXES:
         if prefix.startswith(magic):
             return found
+    if looks_like_upstream(prefix):
+        return Format.UPSTREAM
     if prefix.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip_kind(prefix)
     if len(prefix) > 8 and prefix[8:9] == b"{" and int.from_bytes(prefix[:8], "little") <= MAX_HEADER:

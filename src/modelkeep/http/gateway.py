@@ -138,7 +138,7 @@ class App:
         return Response(200, b'{"ready":true}')
 
     async def _model_ready(self, request: Request, route: _Route) -> Response:
-        name = self._gateway.ready(presented(request), route.model, route.version)
+        name = await self._gateway.ready(presented(request), route.model, route.version)
         return Response(200, b'{"name":"%s","ready":true}' % name.encode())
 
     async def _model_metadata(self, request: Request, route: _Route) -> Response:

@@ -19,6 +19,7 @@ from modelkeep.access.certificates import client_certificate
 from modelkeep.access.presented import Certificate
 from modelkeep.errors import Invalid
 from modelkeep.workflows.service import Listen
+from modelkeep.workflows.upstream import WAITING
 
 NEVER = float("inf")
 
@@ -189,6 +190,8 @@ class HttpConnection(asyncio.Protocol):
         """Forget the connection. A request already handed over is finished (its record stands), its answer goes nowhere."""
         self._closing = True
         self.deadline = NEVER
+        if self._task is not None and self._task in WAITING:  # nothing is recorded yet, and nobody is there to be answered
+            self._task.cancel()
         self._drop_body()
         self._free(sum(len(request.body) for request, _ in self._queue))
         self._queue.clear()

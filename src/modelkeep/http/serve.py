@@ -19,9 +19,12 @@ from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import bad_request
 from modelkeep.http.protocol import HttpConnection, Place, Server
+from modelkeep.serving.breaker import State
 from modelkeep.serving.series import AuditSeries
 from modelkeep.serving.sinks import SinkState
+from modelkeep.workflows.predict import Gateway
 from modelkeep.workflows.service import Listen, Service
+from modelkeep.workflows.upstream import RemoteModel
 from modelkeep.workflows.watch import Watch, Watchers
 
 _HANDSHAKE_SECONDS = 5.0
@@ -105,6 +108,7 @@ def application(service: Service) -> App:
     metrics.gauge("modelkeep_audit_records", "Durable records in this process's audit log.", lambda: service.audit.size)
     metrics.gauge("modelkeep_audit_refusing", "1 while no record can be written.", lambda: float(bool(service.audit.refusal)))
     _sink_metrics(metrics, service.audit)
+    _upstream_metrics(metrics, gateway)
     return App(gateway, metrics, service.clock, releases=service.releases, audits=service.audits)
 
 
@@ -121,6 +125,24 @@ def _sink_metrics(metrics: Metrics, audit: AuditSeries) -> None:
     metrics.gauge(
         "modelkeep_audit_break_glass", "1 while answers leave without required audit sinks.", lambda: float(bool(audit.waiving))
     )
+
+
+def _upstream_metrics(metrics: Metrics, gateway: Gateway) -> None:
+    def series(name: str, words: str, read: Callable[[RemoteModel], float], *, counter: bool = False) -> None:
+        def rows() -> list[tuple[str, float]]:
+            models = sorted(gateway.admitted.models.items())
+            return [(str(ref), float(read(one.remote))) for ref, one in models if isinstance(one.remote, RemoteModel)]
+
+        metrics.readings(f"modelkeep_upstream_{name}", words, "release", rows, counter=counter)
+
+    series("breaker", "0 while the upstream is asked, 1 while one request sees, 2 while it is left alone.", _breaker)
+    series("answers_total", "Answers of the upstream that could be used.", lambda one: one.readings.answers, counter=True)
+    series("failures_total", "Questions that it gave no such answer to.", lambda one: one.readings.failures, counter=True)
+    series("seconds_total", "Time that those answers took together.", lambda one: one.readings.seconds, counter=True)
+
+
+def _breaker(one: RemoteModel) -> float:
+    return {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}[one.state()]
 
 
 def _hand_back(loop: asyncio.AbstractEventLoop, done: list[tuple[Watch, dict[str, int]]]) -> None:

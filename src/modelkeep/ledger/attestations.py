@@ -110,6 +110,26 @@ class TrainingRun(Attestation, frozen=True, kw_only=True):
     outputs: dict[str, Digest] = msgspec.field(default_factory=dict)
 
 
+class Conversion(Attestation, frozen=True, kw_only=True):
+    """The file was made from another by ``converter``, and answers as that one does. ``source``: the other's SHA-256.
+
+    ``filename``, ``format``: of the other; ``scanner``: whose rules, in which version, found nothing in it, such as
+    ``modelkeep/3``; ``versions``: of what ran. Both were asked the ``rows`` of the file ``reference``: every label was the
+    same, unless the original held two for as probable, and no number differed by more than ``difference``.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:conversion:v1"
+    source: Digest
+    filename: str
+    format: str
+    scanner: str
+    converter: str
+    versions: dict[str, str]
+    rows: Count
+    reference: Digest
+    difference: Amount
+
+
 class Dataset(Attestation, frozen=True, kw_only=True):
     """A data set. Subject: its salted digest, as in ``Salted``. ``size``: bytes; ``rows``: 0 when it has none."""
 
@@ -252,6 +272,6 @@ class Bom(Attestation, frozen=True, kw_only=True):
 
 ATTESTATIONS: dict[str, type[Attestation]] = {
     kind.TYPE: kind
-    for kind in (TrainingRun, Dataset, Evaluation, Hardening, Privacy, Watermark, Approval, Vulnerabilities, Bom)
+    for kind in (TrainingRun, Conversion, Dataset, Evaluation, Hardening, Privacy, Watermark, Approval, Vulnerabilities, Bom)
 }
 """Every type about a file, by its predicate type."""

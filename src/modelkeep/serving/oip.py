@@ -246,9 +246,13 @@ class _Meta(msgspec.Struct, frozen=True):
     outputs: tuple[TensorSpec, ...]
 
 
-def model_metadata(name: str, versions: Iterable[int], signature: ModelSignature) -> bytes:
+ONNX = "onnx_onnxruntime"
+"""Platform of the models that run in this process."""
+
+
+def model_metadata(name: str, versions: Iterable[int], signature: ModelSignature, platform: str = ONNX) -> bytes:
     """The body of ``GET /v2/models/{name}``."""
-    meta = _Meta(name, [str(v) for v in versions], "onnx_onnxruntime", signature.inputs, signature.outputs)
+    meta = _Meta(name, [str(v) for v in versions], platform, signature.inputs, signature.outputs)
     return _ENCODER.encode(meta)
 
 

@@ -5,7 +5,7 @@ second copy of the probabilities) would carry what the ladder coarsens and the w
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -16,6 +16,8 @@ from modelkeep.errors import Invalid, NotTrusted
 
 _FLOATING = ("FP16", "FP32", "FP64")
 _SUM_TOLERANCE = 1e-3
+_ZERO = -1e-6
+"""Sums of many trees in float32 come out a little below zero, and mean zero."""
 
 
 class Runtime(Protocol):
@@ -23,6 +25,24 @@ class Runtime(Protocol):
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name. Safe to call from several threads. Raises Invalid (the model refuses the input), Unavailable."""
+        ...
+
+
+@runtime_checkable
+class RemoteRuntime(Runtime, Protocol):
+    """A model that another server runs: asked without holding a thread, and it may be down."""
+
+    @property
+    def platform(self) -> str:
+        """What runs it, as metadata say."""
+        ...
+
+    async def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name. Cancelling it cancels the question there. Raises Invalid (it refuses the input), Unavailable."""
+        ...
+
+    async def check_ready(self) -> None:
+        """Raise Unavailable unless it answers, as far as is known."""
         ...
 
 
@@ -74,7 +94,7 @@ def plan_outputs(signature: ModelSignature, sample: Mapping[str, NDArray[Any]]) 
 def _sums_to_one(array: NDArray[Any]) -> bool:
     if array.ndim != 2 or array.shape[1] < 2 or not np.isfinite(array).all():
         return False
-    return bool((array >= 0).all() and (np.abs(array.sum(axis=1) - 1) <= _SUM_TOLERANCE).all())
+    return bool((array >= _ZERO).all() and (np.abs(array.sum(axis=1) - 1) <= _SUM_TOLERANCE).all())
 
 
 def probability_rows(array: NDArray[Any], rows: int) -> NDArray[np.float64]:
@@ -89,9 +109,9 @@ def probability_rows(array: NDArray[Any], rows: int) -> NDArray[np.float64]:
         row = probs[0].tolist()
         if min(row) >= 0.0 and abs(sum(row) - 1.0) <= _SUM_TOLERANCE:
             return probs
-    if not (probs.min(initial=1.0) >= 0.0 and (abs(probs.sum(axis=1) - 1.0) <= _SUM_TOLERANCE).all()):
+    if not (probs.min(initial=1.0) >= _ZERO and (abs(probs.sum(axis=1) - 1.0) <= _SUM_TOLERANCE).all()):
         raise Invalid("the model did not answer with probabilities for this input; check the input's range")
-    return probs
+    return np.maximum(probs, 0.0)
 
 
 def round_floats(array: NDArray[Any], digits: int = 6) -> NDArray[Any]:

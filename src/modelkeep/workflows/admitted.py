@@ -9,7 +9,7 @@ from modelkeep.errors import Missing, ModelkeepError, Unavailable
 from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import Profile
 from modelkeep.policy.engine import Target
-from modelkeep.serving.runtime import OutputPlan, Runtime
+from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime
 from modelkeep.serving.validate import InputPlan
 from modelkeep.workflows.watch import Watch
 
@@ -20,9 +20,9 @@ LEASE = 1.0
 class Served(msgspec.Struct, frozen=True):
     """A release that is loaded and admitted, with everything that is computed once.
 
-    ``text``: the reference in words; ``row_seconds``: what a row costs to run, measured at load; ``profile`` and ``watch`` are
-    None when it has no extraction profile (only an admission policy that allows that lets it get here); ``markers``: the
-    watermark by subject, filled as accounts come.
+    ``text``: the reference in words; ``row_seconds``: what a row costs to run, measured at load; ``remote``: the
+    runtime, when another server runs the model; ``profile`` and ``watch`` are None when it has no extraction profile (only an
+    admission policy that allows that lets it get here); ``markers``: the watermark by subject, filled as accounts come.
     """
 
     ref: ReleaseRef
@@ -35,6 +35,7 @@ class Served(msgspec.Struct, frozen=True):
     profile: Profile | None
     watch: Watch | None
     row_seconds: float
+    remote: RemoteRuntime | None
     markers: dict[str, Marker]
 
 

@@ -27,7 +27,7 @@ from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import model as model_target
 from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys
-from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs
+from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs
 from modelkeep.serving.validate import InputPlan
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
 from modelkeep.workflows.decisions import Decision, Decisions
@@ -210,14 +210,15 @@ class Loader:
     def __init__(
         self,
         opened: Callable[[ReleaseEvidence], Opened],
-        start: Callable[[bytes], Runtime],
+        start: Callable[[ReleaseEvidence, bytes], Runtime],
         clock: Clock,
         history: History,
         *,
         guard: Callable[[Profile], Guard],
         max_rows: int = 1024,
     ) -> None:
-        """``opened``: decrypts and proves; ``start``: a runtime from a model's bytes; ``guard``: a fresh one for a profile."""
+        """``opened``: decrypts and proves; ``start``: a runtime from a release and its bytes;
+        ``guard``: a fresh one for a profile."""
         self._opened, self._start, self._clock, self._history = opened, start, clock, history
         self._guard, self._max_rows = guard, max_rows
         self._watches: dict[ReleaseRef, Watch] = {}
@@ -226,7 +227,7 @@ class Loader:
     def load(self, found: ReleaseEvidence) -> Served:
         """Open, start and probe one release, and rebuild its evidence. Raises NotTrusted, Unavailable, Missing, Invalid."""
         opened = self._opened(found)
-        runtime = self._start(bytes(opened.model))
+        runtime = self._start(found, bytes(opened.model))
         inputs = InputPlan(found.interface, max_rows=self._max_rows)
         outputs, row_seconds = self._probe(found, runtime, inputs, opened.profile)
         return Served(
@@ -240,6 +241,7 @@ class Loader:
             profile=opened.profile,
             watch=self._watch(found.ref, opened.profile),
             row_seconds=row_seconds,
+            remote=runtime if isinstance(runtime, RemoteRuntime) else None,
             markers={},
         )
 
@@ -282,6 +284,8 @@ class Loader:
         plan = plan_outputs(found.interface, runtime.run(row))
         if profile is not None and bool(profile.n_classes) != (plan.probabilities is not None):
             raise NotTrusted(f"{found.ref} does not answer as its extraction profile says: publish it again")
+        if isinstance(runtime, RemoteRuntime):  # it holds up nobody here
+            return plan, 0.0
         times = []
         for _ in range(5):
             began = self._clock.monotonic()

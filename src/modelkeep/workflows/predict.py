@@ -26,7 +26,7 @@ from modelkeep.extraction.perturb import Marker, commitment
 from modelkeep.policy.engine import KEEP, Engine, Target, model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
-from modelkeep.serving.oip import decode_request, encode_response, model_metadata
+from modelkeep.serving.oip import ONNX, decode_request, encode_response, model_metadata
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
@@ -250,11 +250,15 @@ class Gateway:
         """The metadata of a served model. Raises what ``permit`` and ``Admitted.find`` raise."""
         served = self._shown_to(presented, name, version)
         versions = sorted(ref.version for ref in self.admitted.models if ref.name == name)
-        return model_metadata(name, versions, served.interface)
+        platform = served.remote.platform if served.remote is not None else ONNX
+        return model_metadata(name, versions, served.interface, platform)
 
-    def ready(self, presented: Presented, name: str, version: int | str | None) -> str:
+    async def ready(self, presented: Presented, name: str, version: int | str | None) -> str:
         """Return the release that would answer. Raises what ``permit`` and ``Admitted.find`` raise."""
-        return self._shown_to(presented, name, version).text
+        served = self._shown_to(presented, name, version)
+        if served.remote is not None:
+            await served.remote.check_ready()
+        return served.text
 
     def serves(self, name: str) -> bool:
         """Whether ``name`` is a served model now."""
@@ -280,7 +284,9 @@ async def _examine(watch: Watch) -> None:
 
 
 async def _run(served: Served, checked: Checked) -> dict[str, NDArray[Any]]:
-    """Run the model: here when it is quick, in a thread when it would hold everybody up."""
+    """Run the model: here when it is quick, in a thread when it would hold everybody up; or where it runs."""
+    if served.remote is not None:
+        return await served.remote.infer(checked.feeds)
     if checked.rows * served.row_seconds < INLINE_SECONDS:
         return served.runtime.run(checked.feeds)
     return await _in_thread(lambda: served.runtime.run(checked.feeds))

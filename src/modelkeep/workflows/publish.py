@@ -7,13 +7,13 @@ finds a pending record whose claim nobody holds either completes it (it is in th
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from numpy.typing import NDArray
 
 from modelkeep.core.ports import Change, Record
-from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, digest_of, parse_name
+from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, Statement, digest_of, parse_name
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
@@ -21,6 +21,8 @@ from modelkeep.custody.scan import ScanVerdict, refusal
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.formats.safetensors import dump
+from modelkeep.ledger.attestations import Conversion
+from modelkeep.ledger.statements import make_statement
 from modelkeep.workflows.bodies import Stored, let_go, store
 from modelkeep.workflows.describe import Sheet
 from modelkeep.workflows.oms import sign_model
@@ -48,6 +50,20 @@ class Calibration(msgspec.Struct, frozen=True):
     reference: Digest
 
 
+class ConvertedFrom(msgspec.Struct, frozen=True):
+    """What the file was made from, as the predicate ``Conversion`` says it."""
+
+    source: Digest
+    filename: str
+    format: str
+    scanner: str
+    converter: str
+    versions: dict[str, str]
+    rows: int
+    reference: Digest
+    difference: float
+
+
 class Settled(msgspec.Struct, frozen=True):
     """What settling did: releases completed, pending ones collected, ones still being published, bodies removed."""
 
@@ -65,12 +81,14 @@ def publish(
     actor: str,
     calibration: Calibration | None = None,
     sheet: Sheet | None = None,
+    source: ConvertedFrom | None = None,
 ) -> ReleaseEvidence:
     """Release ``model`` as the next version of ``name``; what the log then says of it.
 
-    The same file again is a version like any other, which shares the sealed body. ``sheet``: metadata, logged in the same step.
-    On any error nothing was released and nothing is left, or settling removes it. Raises Invalid (name, file), NotTrusted (the
-    scan refuses the file), Unavailable (store full or failing), Conflict (the log does not count the release).
+    The same file again is a version like any other, which shares the sealed body. ``sheet``: metadata, logged in the same
+    step, and so is ``source``, what the file was converted from. On any error nothing was released and nothing is left, or
+    settling removes it. Raises Invalid (name, file), NotTrusted (the scan refuses the file), Unavailable (store full or
+    failing), Conflict (the log does not count the release).
     """
     name, filename = parse_name(name, "model name"), file_name(model.filename)
     data = memoryview(model.data).cast("B")
@@ -92,7 +110,7 @@ def publish(
         )
         record = _reserve(desk, blank)
         try:
-            return _carry_out(desk, record, data, verdict, profile, calibration, sheet)
+            return _carry_out(desk, record, data, verdict, profile, calibration, _Also(sheet, source))
         except ModelkeepError:
             found = _settle_after_failure(desk, record)
             if found is None:
@@ -137,7 +155,7 @@ def _carry_out(
     verdict: ScanVerdict,
     profile: bytes | None,
     calibration: Calibration | None,
-    sheet: Sheet | None,
+    also: "_Also",
 ) -> ReleaseEvidence:
     try:
         release, sealed, sealed_profile = _store(desk, record, data, profile, reuse=True)
@@ -151,14 +169,29 @@ def _carry_out(
         release.created, sign_model(desk, release.filename, release.model),
     )  # fmt: skip
     statements = release_statements(facts)
-    described = [sheet.statement(desk, release.ref, facts.resource, release.actor)] if sheet else []
-    index = desk.log_statements([*statements, *described])[len(statements) - 1]
+    index = desk.log_statements([*statements, *also.statements(desk, facts)])[len(statements) - 1]
     book = desk.registry.refresh()
     evidence = _logged(book, release)
     if evidence is None or evidence.index != index:
         raise Conflict(f"{release.ref} was logged at {index} and does not count: {_problem(book, index)}")
     _complete(desk, release.ref, evidence)
     return evidence
+
+
+class _Also(NamedTuple):
+    """What is logged with a release, behind it."""
+
+    sheet: Sheet | None
+    source: ConvertedFrom | None
+
+    def statements(self, desk: Desk, facts: ReleaseFacts) -> list[Statement]:
+        found = []
+        if self.sheet is not None:
+            found.append(self.sheet.statement(desk, facts.ref, facts.resource, facts.actor))
+        if self.source is not None:
+            said = Conversion(actor=facts.actor, at=facts.at, **msgspec.structs.asdict(self.source))
+            found.append(make_statement(said, facts.resource))
+        return found
 
 
 def _scan(desk: Desk, data: memoryview, filename: str) -> ScanVerdict:
