@@ -72,8 +72,19 @@ def test_honest_tensors_of_every_type_are_backed(data_type, shape, raw):
     assert parse_onnx(model([], [tensor]).SerializeToString()).oversized == ()
 
 
+@pytest.mark.parametrize("texts", [[], [b"one"], [b"", b"two", b"\xff"]])
+def test_tensors_of_texts_are_backed_by_their_texts(texts):
+    """A classifier of texts has its labels in one."""
+    tensor = TensorProto(data_type=TensorProto.STRING, dims=[len(texts)], name="classes", string_data=texts)
+    assert parse_onnx(model([], [tensor]).SerializeToString()).oversized == ()
+
+
 def test_tensors_that_claim_more_than_they_bring_are_seen():
     for tensor in (
+        TensorProto(data_type=8, dims=[3], name="t", string_data=[b"one", b"two"]),
+        TensorProto(data_type=8, dims=[1 << 40], name="t"),
+        TensorProto(data_type=8, dims=[1], name="t", raw_data=b"a"),
+        TensorProto(data_type=8, dims=[1], name="t", string_data=[b"a"], int64_data=[1]),
         TensorProto(data_type=1, dims=[1 << 40], name="t", raw_data=bytes(8)),
         TensorProto(data_type=1, dims=[1 << 62, 1 << 62], name="t"),
         TensorProto(data_type=1, dims=[-1], name="t"),

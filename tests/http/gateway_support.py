@@ -99,7 +99,7 @@ class Live:
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
-        async with serving(self.service) as self.url:
+        async with serving(self.service) as (self.url, self.grpc):
             self._ready.set()
             await self._stop.wait()
 

@@ -50,9 +50,12 @@ class Running:
         self._loop.run_until_complete(self._main())
         self._loop.close()
 
+    def make(self, listen: Listen, loop: asyncio.AbstractEventLoop) -> Server:
+        return Server(self._handler, bad_request, listen, loop, self._door)
+
     async def _main(self) -> None:
         self._stop = asyncio.Event()
-        self.server = Server(self._handler, bad_request, self._listen, self._loop, self._door)
+        self.server = self.make(self._listen, self._loop)
         async with listening(self.server) as (_, port):
             self.port = port
             self._ready.set()

@@ -116,15 +116,18 @@ def belongs(key: bytes, authority: bytes) -> bool:
     return _certificate(authority).public_key() == _load(key).public_key()
 
 
-def server_context(identity: Identity, clients: bytes = b"", required: bool = False) -> ssl.SSLContext:
+def server_context(
+    identity: Identity, clients: bytes = b"", required: bool = False, *, speaks: str = "http/1.1"
+) -> ssl.SSLContext:
     """A server context for ``identity``: TLS 1.3 only.
 
     ``clients``: the authorities whose client certificates count, PEM; empty = none is asked for; ``required``: nobody comes in
-    without one. Raises NotTrusted (key and certificate do not belong together), Invalid (``clients`` is no PEM).
+    without one; ``speaks``: the protocol that is offered (ALPN). Raises NotTrusted (key and certificate do not belong
+    together), Invalid (``clients`` is no PEM).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([speaks])
     with _in_memory(identity.chain) as chain, _in_memory(identity.key) as key:
         try:
             context.load_cert_chain(chain, key)

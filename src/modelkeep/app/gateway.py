@@ -4,15 +4,17 @@ import ssl
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limiter
 from modelkeep.access.quotas import Quotas
 from modelkeep.adapters.coldfile import ColdFile
-from modelkeep.adapters.tls import server_context
+from modelkeep.adapters.tls import Identity, server_context
 from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
@@ -20,6 +22,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
+from modelkeep.app.settings import GatewaySettings
 from modelkeep.app.sinktroubles import SinkTroubles
 from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import ReleaseRef
@@ -55,6 +58,7 @@ def open_gateway(
     _check_surplus(keyring)
     here = Premises.open(directory, _no_passphrase, keyring)
     clock, settings, trust = here.clock, here.settings, here.trust
+    _check_grpc(settings.gateway)
     handover = _Handover(directory)
     for note in recover_all(here, keyring, report):
         handover.later(note)
@@ -168,11 +172,27 @@ def open_gateway(
         audits=here.audit_files,
         handover=handover,
         handover_seconds=settings.audit.handover_seconds,
-        announce=lambda url: _announce(directory, url, report),
+        announce=lambda url, grpc: _announce(directory, url, grpc, report),
         withdraw=lambda: withdraw(directory, "gateway"),
         closing=(alarms.look, quotas.give_back),
         report=report,
+        grpc=_listen_grpc(here, listen, leaf),
     )
+
+
+def _check_grpc(settings: GatewaySettings) -> None:
+    """Raises Invalid when gRPC is asked for, and what it needs is not installed."""
+    if settings.grpc_port >= 0 and find_spec("h2") is None:
+        raise Invalid("gateway.grpc_port is set, and gRPC needs a package that is missing: pip install 'modelkeep[grpc]'")
+
+
+def _listen_grpc(here: Premises, listen: Listen, leaf: Identity) -> Listen | None:
+    """Where gRPC is spoken, if it is: with the bounds of HTTP, the same certificate, and the same clients' certificates."""
+    settings = here.settings
+    if settings.gateway.grpc_port < 0:
+        return None
+    tls = server_context(leaf, *client_authorities(here.directory, settings), speaks="h2")
+    return msgspec.structs.replace(listen, port=settings.gateway.grpc_port, tls=tls)
 
 
 def _check_surplus(keyring: Keyring) -> None:
@@ -181,8 +201,8 @@ def _check_surplus(keyring: Keyring) -> None:
         raise Invalid(f"a gateway must not hold {', '.join(sorted(surplus))}: open only what serving needs")
 
 
-def _announce(directory: Path, url: str, report: Callable[[str], None]) -> None:
-    announce(directory, "gateway", url)
+def _announce(directory: Path, url: str, grpc: str, report: Callable[[str], None]) -> None:
+    announce(directory, "gateway", url, grpc)
     report(f"clients trust {directory / CA_FILE}, such as: curl --cacert {directory / CA_FILE} {url}/v2/health/ready")
 
 

@@ -20,10 +20,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a process of this keep listens."""
+    """Where a process of this keep listens; ``grpc``: host:port, "" where it is not spoken."""
 
     url: str
     pid: int
+    grpc: str = ""
 
 
 def address_file(directory: Path, role: str) -> Path:
@@ -31,13 +32,13 @@ def address_file(directory: Path, role: str) -> Path:
     return directory / "run" / f"{role}.json"
 
 
-def announce(directory: Path, role: str, url: str) -> None:
-    """Say that this process listens at ``url``. Raises Unavailable."""
+def announce(directory: Path, role: str, url: str, grpc: str = "") -> None:
+    """Say that this process listens at ``url``, and speaks gRPC at ``grpc``. Raises Unavailable."""
     path = address_file(directory, role)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(msgspec.json.encode(Address(url, os.getpid())))
+        fresh.write_bytes(msgspec.json.encode(Address(url, os.getpid(), grpc)))
         fresh.replace(path)
     except OSError as cause:
         raise Unavailable(f"cannot write {path}: {cause}") from cause

@@ -45,6 +45,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Address to listen on."""
     port: Port = 8443
     """Port to listen on; 0 takes a free one."""
+    grpc_port: Annotated[int, Meta(ge=-1, le=65535)] = -1
+    """Port to speak gRPC on; 0 takes a free one, -1 speaks none."""
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Host names and addresses that the certificate made by --tls auto carries."""
     header_seconds: Positive = 5.0

@@ -274,22 +274,25 @@ def _domain(text: str) -> str:
 
 def _backed(tensor: Fields, count: int, code: int) -> bool:
     """Whether exactly the elements that the shape needs are in the file, in one field."""
+    raw = tensor.get("raw_data")
+    typed = [(name, tensor[name][0]) for name in _TYPED if tensor.get(name, [0])[0]]
+    if code == _STRING:
+        return raw is None and typed == ([("string_data", count)] if count else [])
     bits = _BITS.get(code)
     if bits is None:
         return False
-    raw = tensor.get("raw_data")
-    typed = [(name, tensor[name][0]) for name in _TYPED if tensor.get(name, [0])[0]]
     if raw is not None:
-        return not typed and code != 8 and len(raw[-1]) == (count * bits + 7) // 8
+        return not typed and len(raw[-1]) == (count * bits + 7) // 8
     if count == 0:
         return not typed
     slots = 2 * count if code in (14, 15) else (count * bits + 7) // 8 if bits < 8 else count
     return typed == [(_STORED.get(code, "int32_data"), slots)]
 
 
+_STRING = 8
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _STORED = {
-    1: "float_data", 14: "float_data", 7: "int64_data", 8: "string_data", 11: "double_data", 15: "double_data",
+    1: "float_data", 14: "float_data", 7: "int64_data", 11: "double_data", 15: "double_data",
     12: "uint64_data", 13: "uint64_data",
 }  # fmt: skip
 

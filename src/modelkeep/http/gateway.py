@@ -17,9 +17,11 @@ from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
 from modelkeep.serving.oip import server_metadata
-from modelkeep.workflows.predict import Call, Gateway
+from modelkeep.serving.rest import JSON, RestForm
+from modelkeep.workflows.predict import Answer, Call, Gateway
 
 RECORD_HEADER = b"modelkeep-record"
+JSON_SIZE = b"inference-header-content-length"
 _MAX_ROUTES = 4096
 _MODEL = re.compile(
     rb"/v2/models/([a-z0-9][a-z0-9._-]{0,63})(?:/versions/([1-9][0-9]{0,8}|[a-z][a-z0-9._-]{0,63}))?(/infer|/ready)?\Z"
@@ -52,7 +54,7 @@ class App:
         open_metrics: bool = True,
     ) -> None:
         """``open_metrics``: ``/metrics`` needs no credential; otherwise it needs the permission ``status``."""
-        self._gateway, self._metrics, self._monotonic = gateway, metrics, clock.monotonic
+        self._gateway, self.metrics, self._monotonic = gateway, metrics, clock.monotonic
         self._releases, self._audits, self._open_metrics = releases, audits, open_metrics
         self._server = server_metadata(modelkeep.__version__)
         self._known: dict[bytes, _Route] = {
@@ -80,7 +82,7 @@ class App:
         try:
             presented(Request(method, b"", headers, b"", "", certificate))
         except ModelkeepError as error:
-            self._metrics.requests.add("", error.code)
+            self.metrics.requests.add("", error.code)
             return problem(error)
         return None
 
@@ -109,18 +111,19 @@ class App:
         outcome = "ok"
         try:
             headers = request.headers
-            if b"content-encoding" in headers or b"inference-header-content-length" in headers:
-                raise Invalid("send plain JSON: neither a content-encoding nor the binary tensor extension is taken here")
-            call = Call(route.model, route.version, presented(request), request.body)
-            answer = await self._gateway.predict(call)
-            return Response(200, answer.body, headers=((RECORD_HEADER, answer.record.encode()),))
+            if b"content-encoding" in headers:
+                raise Invalid("send the body as it is: no content-encoding is taken here")
+            json_size = headers.get(JSON_SIZE)
+            form = JSON if json_size is None else RestForm(json_size)
+            call = Call(route.model, route.version, presented(request), request.body, form)
+            return _answered(await self._gateway.predict(call))
         except ModelkeepError as error:
             outcome = error.code
             raise
         finally:
             name = route.model if self._gateway.serves(route.model) else ""
-            self._metrics.requests.add(name, outcome)
-            self._metrics.latency.observe(self._monotonic() - began)
+            self.metrics.requests.add(name, outcome)
+            self.metrics.latency.observe(self._monotonic() - began)
 
     # -- what is served --
 
@@ -147,7 +150,7 @@ class App:
     async def _show_metrics(self, request: Request, _route: _Route) -> Response:
         if not self._open_metrics:
             self._gateway.permit(presented(request), "status")
-        return Response(200, self._metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+        return Response(200, self.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _log_file(self, request: Request, _route: _Route) -> Response:
         found = _LOG.match(request.target.partition(b"?")[0])
@@ -163,6 +166,13 @@ class App:
         if path.startswith("checkpoint"):
             return Response(200, data, _TEXT, cache=b"no-cache")
         return Response(200, data, _BYTES, cache=scope + b", max-age=31536000, immutable")
+
+
+def _answered(answer: Answer) -> Response:
+    record = (RECORD_HEADER, answer.record.encode())
+    if answer.json_size < 0:
+        return Response(200, answer.body, headers=(record,))
+    return Response(200, answer.body, _BYTES, headers=(record, (JSON_SIZE, b"%d" % answer.json_size)))
 
 
 def _method_not_allowed(allowed: bytes) -> Response:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httptools
 
@@ -64,6 +64,16 @@ def open_door(_method: bytes, _headers: dict[bytes, bytes], _certificate: Certif
     """Turn nobody away."""
 
 
+class Connection(Protocol):
+    """What the sweep and the drain ask of a connection. ``deadline``: loop time after which it is ``overdue``."""
+
+    deadline: float
+
+    def overdue(self) -> None: ...
+    def begin_drain(self, grace: float) -> None: ...
+    def abort(self) -> None: ...
+
+
 class Server:
     """What all connections of one listener share: bounds, the handler, and the sweep that enforces deadlines."""
 
@@ -76,7 +86,7 @@ class Server:
         door: Door = open_door,
     ) -> None:
         self.handler, self.problem, self.bounds, self.loop, self.door = handler, problem, bounds, loop, door
-        self.connections: set[HttpConnection] = set()
+        self.connections: set[Connection] = set()
         self.accepted = 0
         self.per_address: dict[str, int] = {}
         self.buffered = 0
@@ -84,6 +94,10 @@ class Server:
         self.date = b""
         self.refused = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    def connection(self, place: "Place") -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        return HttpConnection(place)
 
     def start(self) -> None:
         """Begin to enforce deadlines."""
@@ -179,7 +193,7 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
             return
         try:
-            self._certificate = _shown(transport)
+            self._certificate = certificate_of(transport)
         except Invalid:  # nobody can say whose it is: the client learns no more than from any failed handshake
             self.abort()
             return
@@ -431,7 +445,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.abort()
 
 
-def _shown(transport: asyncio.BaseTransport) -> Certificate | None:
+def certificate_of(transport: asyncio.BaseTransport) -> Certificate | None:
     """The certificate that the client proved in the TLS handshake, if any. Raises Invalid (it cannot be read)."""
     tls = transport.get_extra_info("ssl_object")
     der = None if tls is None else tls.getpeercert(True)
@@ -444,4 +458,15 @@ _BROKEN = Response(
     b'"detail":"the request was not finished","code":"unavailable","error":"the request was not finished"}',
     b"application/problem+json",
 )
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"expect", b"dpop"})
+_ONCE = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"authorization",
+        b"content-type",
+        b"expect",
+        b"dpop",
+        b"inference-header-content-length",
+    }
+)

@@ -12,13 +12,14 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import numpy as np
 import uvloop
 
 from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import bad_request
-from modelkeep.http.protocol import HttpConnection, Place, Server
+from modelkeep.http.protocol import Place, Server
 from modelkeep.serving.breaker import State
 from modelkeep.serving.series import AuditSeries
 from modelkeep.serving.sinks import SinkState
@@ -50,9 +51,9 @@ def run_gateway(service: Service, tell: Callable[[str], None] = lambda _text: No
 
 
 async def _serve_gateway(service: Service, tell: Callable[[str], None]) -> None:
-    async with serving(service) as url:
-        service.announce(url)
-        tell(f"gateway: {url}")
+    async with serving(service) as (url, grpc):
+        service.announce(url, grpc)
+        tell(f"gateway: {url}" + (f" and gRPC on {grpc}" if grpc else ""))
         try:
             await _stopped_or_failed(service)
         finally:
@@ -71,8 +72,11 @@ async def _stopped_or_failed(service: Service) -> None:
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[str]:
-    """Answer predictions within; yields the address. On leaving, stop as this module says. Raises what ``run_gateway`` does."""
+async def serving(service: Service) -> AsyncIterator[tuple[str, str]]:
+    """Answer predictions within; yields the URL, and host:port of gRPC ("" where it is not spoken).
+
+    On leaving, stop as this module says. Raises what ``run_gateway`` does.
+    """
     loop = asyncio.get_running_loop()
     service.delivery.loop = loop
     watchers = Watchers(service.loader.watches, lambda done: _hand_back(loop, done))
@@ -82,10 +86,26 @@ async def serving(service: Service) -> AsyncIterator[str]:
         watchers.start()
         app = application(service)
         server = Server(app, bad_request, service.listen, loop, app.door)
-        async with listening(server) as (host, port), _handing_over(service):
-            yield f"{'https' if service.listen.tls else 'http'}://{host}:{port}"
+        with np.errstate(over="ignore"):  # a sum of squares that overflows is an answer (serving/validate), and no news
+            async with listening(server) as (host, port), _speaking_grpc(service, app) as grpc, _handing_over(service):
+                yield f"{'https' if service.listen.tls else 'http'}://{host}:{port}", grpc
     finally:
         await loop.run_in_executor(None, _close, service, watchers)
+
+
+@asynccontextmanager
+async def _speaking_grpc(service: Service, app: App) -> AsyncIterator[str]:
+    """Answer gRPC within, if that is wanted; yields host:port, or "". On leaving, drain."""
+    if service.grpc is None:
+        yield ""
+        return
+    from modelkeep.http.grpc import GrpcServer
+    from modelkeep.http.inference import Inference
+
+    inference = Inference(service.gateway, app.metrics, service.clock)
+    server = GrpcServer(inference, inference.door, service.grpc, asyncio.get_running_loop())
+    async with listening(server) as (host, port):
+        yield f"{host}:{port}"
 
 
 def application(service: Service) -> App:
@@ -243,7 +263,7 @@ async def _open(connection: socket.socket, place: Place) -> None:
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await place.server.loop.connect_accepted_socket(
-            lambda: HttpConnection(place),
+            lambda: place.server.connection(place),
             connection,
             ssl=tls,
             ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,

@@ -7,8 +7,8 @@ because two readers of one body must never understand two different things.
 
 import json
 from array import array
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,22 @@ MAX_TENSORS = 64
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Parameters = dict[Annotated[str, Meta(max_length=256)], Annotated[str, Meta(max_length=4096)] | int | float | bool]
+Parameters = Mapping[str, str | int | float | bool]
+"""What clients say besides: of a request, an input or an output. What is not known here changes nothing."""
+
+
+class InputTensor(Protocol):
+    """One input of a request, in whatever form it came: its data is not understood before ``values``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def datatype(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+    def values(self, datatype: str) -> NDArray[Any]:
+        """The data as a flat array of ``datatype``, row-major; of BYTES an array of bytes objects. Raises Invalid."""
+        ...
 
 
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +50,10 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: Raw
     parameters: _Parameters | UnsetType = UNSET
 
+    def values(self, datatype: str) -> NDArray[Any]:
+        """The data as a flat array of ``datatype``. Raises Invalid."""
+        return tensor_array(self, datatype)
+
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One output that the client asks for by name."""
@@ -42,17 +62,68 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: _Parameters | UnsetType = UNSET
 
 
-class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An inference request. ``outputs`` unset or empty: every output that is served."""
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An inference request but for its inputs. ``outputs`` unset or empty: every output that is served.
 
-    inputs: Annotated[list[Tensor], Meta(min_length=1, max_length=MAX_TENSORS)]
+    ``model_name``: some clients say it again in the body; it must be the model that was addressed.
+    """
+
     id: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
+    model_name: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
     outputs: Annotated[list[Wanted], Meta(max_length=MAX_TENSORS)] | UnsetType = UNSET
     parameters: _Parameters | UnsetType = UNSET
 
     def output_names(self) -> tuple[str, ...]:
         """The outputs asked for by name; empty: all."""
         return tuple(wanted.name for wanted in self.outputs) if self.outputs else ()
+
+    def check_model(self, name: str) -> None:
+        """Raise Invalid if the body names another model than ``name``."""
+        if self.model_name is not UNSET and self.model_name != name:
+            raise Invalid(f"the body names the model {self.model_name[:64]!r}, but {name} was addressed")
+
+
+class InferRequest(Request, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An inference request whose inputs are all JSON."""
+
+    inputs: Annotated[list[Tensor], Meta(min_length=1, max_length=MAX_TENSORS)]
+
+
+class Question(Protocol):
+    """An inference request in whatever form it came."""
+
+    @property
+    def id(self) -> str | UnsetType: ...
+    @property
+    def inputs(self) -> Sequence[InputTensor]: ...
+    @property
+    def outputs(self) -> Sequence[Wanted] | UnsetType: ...
+    @property
+    def parameters(self) -> Parameters | UnsetType: ...
+    def output_names(self) -> tuple[str, ...]: ...
+    def check_model(self, name: str) -> None: ...
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """An answer as it leaves. ``json_size``: so many bytes of ``body`` are JSON and the rest is raw; -1: all of it is JSON."""
+
+    body: bytes
+    json_size: int = -1
+
+
+Outputs = Sequence[tuple[TensorSpec, NDArray[Any]]]
+
+
+class Form(Protocol):
+    """A way to write requests and their answers down. ``rest`` has JSON with and without binary tensors, ``grpc`` protobuf."""
+
+    def read(self, body: bytes) -> Question:
+        """Parse a request, strictly. Raises Invalid."""
+        ...
+
+    def write(self, ref: ReleaseRef, request: Question, outputs: Outputs) -> Reply:
+        """The answer to ``request``: each output under its spec's name and datatype. Raises Invalid."""
+        ...
 
 
 _REQUEST = msgspec.json.Decoder(InferRequest)
@@ -90,44 +161,82 @@ def dtype_of(datatype: str) -> np.dtype[Any]:
         raise Invalid(f"datatype {datatype[:20]!r} is not one of {', '.join(sorted(DATATYPES))}") from None
 
 
+BINARY_SIZE = "binary_data_size"
+"""The parameter of a tensor that follows the JSON in its raw form: its size in bytes."""
+R = TypeVar("R", bound=Request)
+
+
 def decode_request(body: bytes) -> InferRequest:
-    """Parse the body of ``POST …/infer``. Tensor data stays JSON until ``flat_values``. Raises Invalid."""
+    """Parse the body of ``POST …/infer``. Tensor data stays JSON until ``values``. Raises Invalid."""
+    request = decode_strictly(_REQUEST, body)
+    if body.count(b":") != colons(request, request.inputs) or b"\\" in body:
+        refuse_twice(body)
+    return request
+
+
+def decode_strictly(decoder: msgspec.json.Decoder[R], body: bytes) -> R:
+    """Parse ``body``. Raises Invalid, with what is wrong."""
     try:
-        request = _REQUEST.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as cause:
+        if b'"shared_memory_region"' in body:  # such an input has no data, which would be the complaint
+            raise Invalid(_NOT_OFFERED["shared_memory_region"]) from None
         raise Invalid(f"the body is not an inference request: {cause}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:
         raise Invalid(f"the body is not JSON: {cause}") from None
     except RecursionError:
         raise Invalid("the body is not an inference request: arrays or objects are nested too deep") from None
-    if body.count(b":") != _colons(request) or b"\\" in body:
-        _refuse_twice(body)
-    return request
 
 
-def _colons(request: InferRequest) -> int:
-    """How many colons a body with these keys, each once, has outside its strings.
+_NOT_OFFERED = {
+    "shared_memory_region": "shared memory is not offered here: send the data in the request, and get it in the answer",
+    "classification": "classification by the server is not offered here: ask for the output itself",
+    BINARY_SIZE: "binary_data_size needs the header inference-header-content-length, which tells where the JSON ends",
+}
+
+
+def refuse_parameters(given: Parameters, known: tuple[str, ...] = ()) -> None:
+    """Refuse parameters that ask for what is not done here, unless ``known``, and a flag that is no bool. Raises Invalid."""
+    for name, why in _NOT_OFFERED.items():
+        if name in given and name not in known:
+            raise Invalid(why)
+    for name in ("binary_data", "binary_data_output"):
+        if not isinstance(given.get(name, False), bool):
+            raise Invalid(f"the parameter {name} is neither true nor false")
+
+
+def colons(request: Request, inputs: Iterable[Tensor], known: tuple[str, ...] = ()) -> int:
+    """How many colons a body with these keys, each once, has outside its strings; every parameter is looked at on the way.
 
     Every key brings one colon, so a body with more has a key twice or a colon in a string; only then is it read again slowly.
-    Missing such a body is impossible: without a backslash in it no colon can be written but as itself.
+    Missing such a body is impossible: without a backslash in it no colon can be written but as itself. ``known``: parameters of
+    inputs that are understood. Raises Invalid (a parameter that asks for what is not done here).
     """
-    if request.parameters is not UNSET:
-        return -1
-    count = 1 + 4 * len(request.inputs)
+    count = 1
     if request.id is not UNSET:
         count += 1
+    if request.model_name is not UNSET:
+        count += 1
+    if request.parameters is not UNSET:
+        count += _said(request.parameters)
     if request.outputs is not UNSET:
         count += 1 + len(request.outputs)
         for wanted in request.outputs:
             if wanted.parameters is not UNSET:
-                return -1
-    for tensor in request.inputs:
+                count += _said(wanted.parameters)
+    for tensor in inputs:
+        count += 4
         if tensor.parameters is not UNSET:
-            return -1
+            count += _said(tensor.parameters, known)
     return count
 
 
-def _refuse_twice(body: bytes) -> None:
+def _said(given: Parameters, known: tuple[str, ...] = ()) -> int:
+    refuse_parameters(given, known)
+    return 1 + len(given)
+
+
+def refuse_twice(body: bytes) -> None:
     """Raise Invalid if any object in the JSON ``body`` has a key twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -212,10 +321,17 @@ class _OutTensor(msgspec.Struct, frozen=True):
     data: list[Any]
 
 
+class _RawOutTensor(msgspec.Struct, frozen=True):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: dict[str, int]
+
+
 class _Response(msgspec.Struct, frozen=True, omit_defaults=True):
     model_name: str
     model_version: str
-    outputs: list[_OutTensor]
+    outputs: Sequence[_OutTensor | _RawOutTensor]
     id: str | UnsetType = UNSET
 
 
@@ -229,13 +345,30 @@ def _plain(array: NDArray[Any]) -> list[Any]:
     return flat
 
 
-def encode_response(ref: ReleaseRef, request_id: str | UnsetType, outputs: Iterable[tuple[TensorSpec, NDArray[Any]]]) -> bytes:
+def encode_response(
+    ref: ReleaseRef, request_id: str | UnsetType, outputs: Outputs, sizes: Mapping[str, int] | None = None
+) -> bytes:
     """The body of an answer: each output under its spec's name and datatype, row-major, numbers in their shortest form.
 
-    Raises Invalid if a number is not finite: JSON has no way to write it.
+    ``sizes``: of outputs that follow in their raw form, by name, bytes. Numbers are finite: what runs the model sees to that.
     """
-    tensors = [_OutTensor(spec.name, spec.datatype, array.shape, _plain(array)) for spec, array in outputs]
+    tensors: Sequence[_OutTensor | _RawOutTensor]
+    if sizes is None:
+        tensors = [_OutTensor(spec.name, spec.datatype, array.shape, _plain(array)) for spec, array in outputs]
+    else:
+        tensors = [_out(spec, array, sizes.get(spec.name)) for spec, array in outputs]
     return _ENCODER.encode(_Response(ref.name, str(ref.version), tensors, request_id))
+
+
+def _out(spec: TensorSpec, array: NDArray[Any], size: int | None) -> _OutTensor | _RawOutTensor:
+    if size is None:
+        return _OutTensor(spec.name, spec.datatype, array.shape, _plain(array))
+    return _RawOutTensor(spec.name, spec.datatype, array.shape, {BINARY_SIZE: size})
+
+
+SERVER_NAME = "modelkeep"
+EXTENSIONS = ("binary_tensor_data",)
+"""What is offered beyond the protocol's core, under Triton's names for it."""
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -258,4 +391,4 @@ def model_metadata(name: str, versions: Iterable[int], signature: ModelSignature
 
 def server_metadata(version: str) -> bytes:
     """The body of ``GET /v2``."""
-    return _ENCODER.encode({"name": "modelkeep", "version": version, "extensions": []})
+    return _ENCODER.encode({"name": SERVER_NAME, "version": version, "extensions": EXTENSIONS})

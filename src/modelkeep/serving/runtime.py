@@ -121,5 +121,9 @@ def round_floats(array: NDArray[Any], digits: int = 6) -> NDArray[Any]:
     wide = array.astype(np.float64)
     if not np.isfinite(wide).all():
         raise Invalid("the model's answer for this input is not a finite number; check the input's range")
-    scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(wide), where=wide != 0, out=np.zeros_like(wide))))
-    return np.round(wide * scale) / scale
+    power = digits - 1 - np.floor(np.log10(np.abs(wide), where=wide != 0, out=np.zeros_like(wide)))
+    scale: NDArray[Any] = 10.0 ** np.minimum(
+        power, 300.0
+    )  # what is smaller than that loses digits, and not its place among the numbers
+    rounded: NDArray[Any] = np.round(wide * scale) / scale
+    return rounded

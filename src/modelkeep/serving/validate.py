@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from modelkeep.core.values import ModelSignature, TensorSpec
 from modelkeep.errors import Invalid, TooLarge
-from modelkeep.serving.oip import DATATYPES, InferRequest, Tensor, dtype_of, tensor_array
+from modelkeep.serving.oip import DATATYPES, InputTensor, Question, dtype_of
 
 MAX_ROWS = 1024
 _FLOATING = ("FP16", "FP32", "FP64")
@@ -44,7 +44,7 @@ class InputPlan:
         self._single = narrow and len(signature.inputs) == 1
         self.numeric = tuple(spec.name for spec in signature.inputs if spec.datatype != "BYTES")
 
-    def check(self, request: InferRequest) -> Checked:
+    def check(self, request: Question) -> Checked:
         """The request's inputs as arrays of the model's own dtypes and shapes. Raises Invalid, TooLarge."""
         feeds: dict[str, NDArray[Any]] = {}
         rows = 0
@@ -109,7 +109,7 @@ def _zeros(spec: TensorSpec) -> NDArray[Any]:
     return np.full(shape, "", dtype=object) if spec.datatype == "BYTES" else np.zeros(shape, dtype_of(spec.datatype))
 
 
-def _check_shape(spec: TensorSpec, tensor: Tensor) -> None:
+def _check_shape(spec: TensorSpec, tensor: InputTensor) -> None:
     if tensor.datatype != spec.datatype:
         raise Invalid(f"input {spec.name!r} has datatype {tensor.datatype[:20]!r}, the model takes {spec.datatype}")
     if len(tensor.shape) != len(spec.shape):
@@ -119,15 +119,22 @@ def _check_shape(spec: TensorSpec, tensor: Tensor) -> None:
             raise Invalid(f"input {spec.name!r} has shape {tensor.shape}, the model takes {_words(spec)}")
 
 
-def _array(spec: TensorSpec, tensor: Tensor, floating: bool) -> NDArray[Any]:
-    flat = tensor_array(tensor, spec.datatype)
+def _array(spec: TensorSpec, tensor: InputTensor, floating: bool) -> NDArray[Any]:
+    flat = tensor.values(spec.datatype)
     if flat.size != math.prod(tensor.shape):
         raise Invalid(f"input {spec.name!r} has {flat.size} values, its shape {tensor.shape} needs {math.prod(tensor.shape)}")
     if floating and not (math.isfinite(flat.dot(flat)) or np.isfinite(flat).all()):  # the sum of squares alone is quicker
         raise Invalid(f"input {spec.name!r} has a number that does not fit {spec.datatype}")
     if spec.datatype == "BYTES":
-        flat = np.array([item.decode() for item in flat], dtype=object)
+        flat = _texts(spec.name, flat)
     return flat.reshape(tensor.shape)
+
+
+def _texts(name: str, flat: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return np.array([item.decode() for item in flat] or [], dtype=object)
+    except UnicodeDecodeError:
+        raise Invalid(f"input {name!r}: a text is not UTF-8") from None
 
 
 def _words(spec: TensorSpec) -> str:

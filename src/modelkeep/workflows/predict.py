@@ -19,14 +19,15 @@ from modelkeep.access.presented import Presented
 from modelkeep.access.quotas import Quotas
 from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
-from modelkeep.core.values import ReleaseRef
+from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.errors import ModelkeepError, NotTrusted, OverBudget, ReviewRequired, Unavailable
 from modelkeep.extraction.ladder import TABLE, Rung, respond, respond_one
 from modelkeep.extraction.perturb import Marker, commitment
 from modelkeep.policy.engine import KEEP, Engine, Target, model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
-from modelkeep.serving.oip import ONNX, decode_request, encode_response, model_metadata
+from modelkeep.serving.oip import ONNX, Form, encode_response, model_metadata
+from modelkeep.serving.rest import JSON
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
@@ -46,19 +47,23 @@ INLINE_SECONDS = 0.002
 
 
 class Call(NamedTuple):
-    """One request for a prediction. ``version``: a number, an alias, or None for the newest that is served."""
+    """One request for a prediction. ``version``: a number, an alias, or None for the newest that is served; ``form``: how
+    ``body`` is written, and how its answer will be."""
 
     model: str
     version: int | str | None
     presented: Presented
     body: bytes
+    form: Form = JSON
 
 
 class Answer(NamedTuple):
-    """``body``: the response of the Open Inference Protocol; ``record``: ``<instance>/<index>`` of its audit record."""
+    """``body``: the response of the Open Inference Protocol; ``record``: ``<instance>/<index>`` of its audit record;
+    ``json_size``: see ``Reply``."""
 
     body: bytes
     record: str
+    json_size: int = -1
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +152,8 @@ class Gateway:
         self._rate.take(subject)
         authorize(self._policy, principal, "predict", model(call.model), call.presented.address)
         served = self.admitted.find(call.model, call.version, self._monotonic())
-        request = decode_request(call.body)
+        request = call.form.read(call.body)
+        request.check_model(call.model)
         wanted = served.outputs.wanted(request.output_names())
         checked = served.inputs.check(request)
         rung = self._rung(served, subject)
@@ -163,8 +169,12 @@ class Gateway:
             watch.reserve(subject, checked.rows)
         try:
             shown = self._show(served, checked, await _run(served, checked), marker, rung)
-            body = encode_response(served.ref, request.id, [(spec, shown.outputs[spec.name]) for spec in wanted])
-            plain = encode_body(shown.x, shown.raw, shown.served, b"" if shown.raw is not None else body, rung)
+            outputs = [(spec, shown.outputs[spec.name]) for spec in wanted]
+            reply = call.form.write(served.ref, request, outputs)
+            said = b""  # the record holds the probabilities; of other answers the JSON, in whatever form they leave
+            if shown.raw is None:
+                said = reply.body if reply.json_size < 0 else encode_response(served.ref, request.id, outputs)
+            plain = encode_body(shown.x, shown.raw, shown.served, said, rung)
             entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome="ok")
             written = await self._recorder.write(entry, sealer.seal(plain))
         except BaseException:
@@ -176,7 +186,7 @@ class Gateway:
             watch.submit(Observation(written.index, subject, shown.x, raw))
             if checked.rows > LONE_ROWS or watch.behind(subject) > UNSEEN_ROWS:
                 await self._judge(watch, subject)
-        return Answer(body, written.receipt)
+        return Answer(reply.body, written.receipt, reply.json_size)
 
     def _named(self, call: Call) -> str:
         """What a refusal is recorded to be about: nothing unless there is such a model, for what was typed may be anything."""
@@ -248,10 +258,16 @@ class Gateway:
 
     def metadata(self, presented: Presented, name: str, version: int | str | None) -> bytes:
         """The metadata of a served model. Raises what ``permit`` and ``Admitted.find`` raise."""
+        return model_metadata(name, *self.interface(presented, name, version))
+
+    def interface(self, presented: Presented, name: str, version: int | str | None) -> tuple[list[int], ModelSignature, str]:
+        """The served versions of a model, what it takes and gives, and its platform.
+
+        Raises what ``permit`` and ``Admitted.find`` raise.
+        """
         served = self._shown_to(presented, name, version)
         versions = sorted(ref.version for ref in self.admitted.models if ref.name == name)
-        platform = served.remote.platform if served.remote is not None else ONNX
-        return model_metadata(name, versions, served.interface, platform)
+        return versions, served.interface, served.remote.platform if served.remote is not None else ONNX
 
     async def ready(self, presented: Presented, name: str, version: int | str | None) -> str:
         """Return the release that would answer. Raises what ``permit`` and ``Admitted.find`` raise."""

@@ -41,10 +41,11 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a gateway process.
 
-    ``delivery``: the one that ``audit`` was made with; ``releases``: files of the releases log; ``audits``: those of an audit
-    log by instance; ``handover``: takes the audit log's signed checkpoint to control at start, every ``handover_seconds``, at
-    the end of its period and at stop (its failures are reported and stop nothing); ``announce`` and ``withdraw``: say where it
-    listens, and take it back; ``closing``: run last, in order; ``report``: told of trouble, one line each.
+    ``grpc``: where gRPC is spoken, None = nowhere; ``delivery``: the one that ``audit`` was made with; ``releases``: files of
+    the releases log; ``audits``: those of an audit log by instance; ``handover``: takes the audit log's signed checkpoint to
+    control at start, every ``handover_seconds``, at the end of its period and at stop (its failures are reported and stop
+    nothing); ``announce`` and ``withdraw``: say where it listens (URL, and host:port of gRPC or ""), and take it back;
+    ``closing``: run last, in order; ``report``: told of trouble, one line each.
     """
 
     listen: Listen
@@ -59,7 +60,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     audits: Callable[[str], LogFiles]
     handover: Callable[[bytes], None] = lambda _checkpoint: None
     handover_seconds: float = 60.0
-    announce: Callable[[str], None] = lambda _url: None
+    announce: Callable[[str, str], None] = lambda _url, _grpc: None
     withdraw: Callable[[], None] = lambda: None
     closing: Sequence[Callable[[], None]] = ()
     report: Callable[[str], None] = lambda _text: None
+    grpc: Listen | None = None
