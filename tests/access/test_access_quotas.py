@@ -94,7 +94,7 @@ def test_a_spent_quota_does_not_reach_the_records_with_every_request():
     take_all(quotas)
     calls = records.calls
     for _ in range(100):
-        with pytest.raises(OverBudget, match="40 requests") as caught:
+        with pytest.raises(OverBudget, match="40 rows") as caught:
             quotas.take("key:1", LIMIT)
     assert records.calls == calls and caught.value.retry_after > 0
 

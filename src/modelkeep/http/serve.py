@@ -77,11 +77,13 @@ async def serving(service: Service) -> AsyncIterator[str]:
     service.delivery.loop = loop
     watchers = Watchers(service.loader.watches, lambda done: _hand_back(loop, done))
     try:
+        for begin in service.opening:
+            begin()
         await loop.run_in_executor(None, service.follower.settle, _LOAD_SECONDS)
         service.follower.start()
         watchers.start()
         app = application(service)
-        server = Server(app, bad_request, service.listen, loop, app.door)
+        server = Server(app, bad_request, service.listen, loop, app.door, app.welcome)
         async with listening(server) as (host, port), _handing_over(service):
             yield f"{'https' if service.listen.tls else 'http'}://{host}:{port}"
     finally:
