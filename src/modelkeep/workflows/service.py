@@ -44,7 +44,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     ``delivery``: the one that ``audit`` was made with; ``releases``: files of the releases log; ``audits``: those of an audit
     log by instance; ``handover``: takes the audit log's signed checkpoint to control at start, every ``handover_seconds``, at
     the end of its period and at stop (its failures are reported and stop nothing); ``announce`` and ``withdraw``: say where it
-    listens, and take it back; ``opening`` and ``closing``: run first and last, in order; ``report``: told of trouble, a line each.
+    listens, and take it back; ``opening``, ``closing``: run first and last, in order; ``report``: told of trouble, a line each.
     """
 
     listen: Listen

@@ -11,6 +11,7 @@ limit until a window that was full at that moment has passed.
 """
 
 import contextlib
+import math
 import os
 import re
 import ssl
@@ -30,6 +31,8 @@ from modelkeep.errors import Invalid, ModelkeepError, Unavailable
 
 ANSWER_SECONDS = 0.25
 """The longest wait for a connection, and for an answer: a request may be waiting for it."""
+FIRST_SECONDS = 2.0
+"""How long to wait for whoever asks for the first time ever, before it is taken to have died."""
 JUMP = 0.5
 """Seconds by which the server's clock may run ahead of this machine's between two exchanges before it counts as set forward."""
 
@@ -183,7 +186,7 @@ class RedisAllowances:
         self._prefix = f"{{modelkeep:{origin}}}:"
         self._replica = f"at:{entropy.token(8).hex()}"
         self._known, self._first, self._claimed, self._kept = "", False, False, ""
-        self._answered, self._contact = 0, _NEVER
+        self._answered, self._contact, self._asked_at = 0, _NEVER, math.inf
         self._seen: tuple[float, float] | None = None  # of the last answer: the server's seconds, and ours when it was asked
         self._checked = False
         self._lock = threading.Lock()
@@ -239,12 +242,18 @@ class RedisAllowances:
         return now - before > self._monotonic() - asked + JUMP
 
     def _claim(self) -> None:
-        if not self._claimed:
-            try:
-                self._known, self._first = self._memory.claim()
-            except ModelkeepError as cause:
-                raise Unavailable(f"what {self._name} knew before cannot be looked up: {cause}") from cause
-            self._kept, self._claimed = self._known, True
+        """Find out, once, what the server knew last."""
+        if self._claimed:
+            return
+        try:
+            known, first = self._memory.claim()
+        except ModelkeepError as cause:
+            raise Unavailable(f"what {self._name} knew before cannot be looked up: {cause}") from cause
+        now = self._monotonic()
+        self._asked_at = min(self._asked_at, now)
+        if not known and not first and now < self._asked_at + FIRST_SECONDS:
+            raise Unavailable(f"another gateway is asking {self._name} for the first time: ask again in a moment")
+        self._known, self._first, self._kept, self._claimed = known, first, known, True
 
     def _keep(self, epoch: str) -> None:
         """Remember what the server knows now. When that fails, a restart takes the state for lost, which is safe."""
