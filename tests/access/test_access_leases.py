@@ -14,14 +14,14 @@ from access_house import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
-from lease_history import ALICE, LIMITS, Break, Line, faults, most_above, read
+from lease_history import ALICE, LEASE, LIMITS, Break, Line, faults, most_above, read
 from services import Redis
 
 from modelkeep.access.leases import IDLE, MOST_AT_ONCE, Lease, Leases, largest
 from modelkeep.access.limits import Limits
 from modelkeep.access.rates import Rate, Rates
 from modelkeep.adapters.records.sqlite import SqliteRecords
-from modelkeep.adapters.state.memory import LEASE, MemoryAllowances
+from modelkeep.adapters.state.memory import MemoryAllowances
 from modelkeep.errors import OverBudget, Unavailable
 
 

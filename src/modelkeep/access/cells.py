@@ -156,8 +156,10 @@ class Schedules:
         if now < self._swept + _SWEEP:
             return
         self._swept = now
-        self._table = {key: cell for key, cell in self._table.items() if not cell.idle(now)}
-        self.forgotten += 1
+        kept = {key: cell for key, cell in self._table.items() if not cell.idle(now)}
+        if len(kept) < len(self._table):
+            self._table = kept
+            self.forgotten += 1
 
 
 def refusal(rate: Rate, wait: float) -> OverBudget:

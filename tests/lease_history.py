@@ -19,13 +19,14 @@ from modelkeep.access.limits import Limits
 from modelkeep.access.rates import Rates
 from modelkeep.adapters.clock import SystemEntropy
 from modelkeep.adapters.records.sqlite import SqliteRecords
-from modelkeep.adapters.state.memory import LEASE
 from modelkeep.core.values import Principal
 from modelkeep.errors import OverBudget, Unavailable
 
 RATES = Rates(account=(40.0, 80.0), cost=(60.0, 120.0))
 ALICE = Principal("alice", "sub_1", ("analyst",), "key:1", ())
 LIMITS = {found.name: found for found in (RATES.of_account("alice"), RATES.of_cost("alice")) if found is not None}
+LEASE = 1.0
+"""Seconds after which nobody may live on what was granted before (P5)."""
 MARGIN = 0.15
 """Seconds by which what a process wrote down may be late, on a busy machine."""
 
