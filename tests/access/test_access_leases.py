@@ -13,7 +13,7 @@ import pytest
 from access_house import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 from lease_history import ALICE, LEASE, LIMITS, Break, Line, faults, most_above, read
 from services import Redis
 
@@ -269,7 +269,7 @@ def test_many_low_leases_are_topped_up_in_bounded_exchanges():
 
 # -- any interleaving, in a world whose clock the test moves -------------------------------------------------------------------
 
-RATE, BURST = 5.0, 16.0
+RATE, BURST = 10.0, 64.0
 
 
 class Replicas(RuleBasedStateMachine):
@@ -283,6 +283,10 @@ class Replicas(RuleBasedStateMachine):
         self.place = Place(self.clock.monotonic)
         self.uses, self.living, self.most_living = [], [], 0
         self.lost_at, self.away_at = [], None
+
+    @initialize(target=replicas)
+    def start_two(self):
+        return multiple(self.start(), self.start())
 
     @rule(target=replicas)
     def start(self):
@@ -314,6 +318,9 @@ class Replicas(RuleBasedStateMachine):
     @rule(replica=replicas)
     def exchange(self, replica):
         replica[0].work()
+
+    @rule(replica=replicas)
+    def tend(self, replica):
         replica[0].tend()
 
     @rule(replica=consumes(replicas))
@@ -326,14 +333,20 @@ class Replicas(RuleBasedStateMachine):
         replica[0].stop()
         self.living.remove(replica)
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 0.3, 0.6, 1.0, 4.0]))
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 2.0, 8.0]))
     def wait(self, seconds):
         self.clock.advance(seconds)
 
+    @precondition(lambda self: self.away_at is None)
+    @rule(seconds=st.sampled_from([0.0, LEASE]))
+    def go_away(self, seconds):
+        self.place.away, self.away_at = True, self.clock.monotonic()
+        self.clock.advance(seconds)
+
+    @precondition(lambda self: self.away_at is not None)
     @rule()
-    def go_or_come(self):
-        self.place.away = not self.place.away
-        self.away_at = self.clock.monotonic() if self.place.away else None
+    def come_back(self):
+        self.place.away, self.away_at = False, None
 
     @precondition(lambda self: self.away_at is None)
     @rule()

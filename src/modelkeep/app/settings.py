@@ -23,6 +23,8 @@ LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"))
 """Settings whose environment variable is a list, separated by commas."""
 TABLES = ("issuers",)
 """Arrays of tables, ``[[issuers]]``: the file alone sets them."""
+INLINE = (("limits", "accounts"), ("limits", "keys"), ("limits", "models"))
+"""Settings whose environment variable is an inline table of TOML."""
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -449,11 +451,22 @@ def parse(table: dict[str, Any], environment: Mapping[str, str], where: str) -> 
     for section, field in all_settings():
         value = environment.get(variable(section, field))
         if value is not None:
-            merged.setdefault(section, {})[field] = value.split(",") if (section, field) in LISTS else value
+            merged.setdefault(section, {})[field] = _from_text(section, field, value)
     try:
         return msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as cause:
         raise Invalid(f"{where}: {cause}") from cause
+
+
+def _from_text(section: str, field: str, value: str) -> Any:
+    if (section, field) in LISTS:
+        return value.split(",")
+    if (section, field) not in INLINE:
+        return value
+    try:
+        return tomllib.loads(f"table = {value}")["table"]
+    except tomllib.TOMLDecodeError as cause:
+        raise Invalid(f"{variable(section, field)} is no inline table of TOML: {cause}") from cause
 
 
 def all_settings() -> list[tuple[str, str]]:
