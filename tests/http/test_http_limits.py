@@ -160,6 +160,8 @@ def test_two_gateways_on_one_redis_share_every_limit(keep, trained, redis_server
             codes = [ask((client, other)[turn % 2], trained).status_code for turn in range(40)]
         assert set(codes) == {200, 429} and 20 - 2 * 3 <= codes.count(200) <= 20
         assert client.get("/v2/health/ready").status_code == 200
+        said = client.get("/metrics").text
+        assert "modelkeep_limits_counted 1" in said and "modelkeep_requests_in_flight 0" in said
         assert first.instance != second.instance
         with redis_server.client() as found:
             assert any(b"}:account/sub_" in key for key in found.keys("{modelkeep:*"))

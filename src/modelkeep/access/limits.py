@@ -256,6 +256,19 @@ class Limits:
         with self._here.lock:
             self._here.cell(rate, principal.subject).take(1.0, now)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being handled now."""
+        return self._flying_in_all
+
+    def trouble(self) -> str:
+        """Why limits cannot be counted, "" while they can."""
+        try:
+            self._cells.check()
+        except Unavailable as cause:
+            return str(cause)
+        return ""
+
     def check(self) -> None:
         """Raise Unavailable when the place that counts cannot be reached."""
         self._cells.check()

@@ -97,6 +97,9 @@ def application(service: Service) -> App:
     gateway, now = service.gateway, service.clock.monotonic
     metrics.gauge("modelkeep_lease_seconds", "Seconds left of the admission lease.", lambda: gateway.lease_left(now()))
     metrics.gauge("modelkeep_models_served", "Releases that are served.", lambda: len(gateway.admitted.models))
+    limits = gateway.limits
+    metrics.gauge("modelkeep_requests_in_flight", "Predictions that are being made.", lambda: limits.in_flight)
+    metrics.gauge("modelkeep_limits_counted", "1 while limits can be counted.", lambda: float(not limits.trouble()))
     metrics.gauge(
         "modelkeep_extraction_alarms",
         "Accounts at the alarm rung, over all releases.",
