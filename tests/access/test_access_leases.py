@@ -248,12 +248,34 @@ def test_what_is_refused_in_one_limit_is_not_used_up_in_another():
     assert table["account/sub_1"].held == desk.place.granted["account/sub_1"] - 10
 
 
+def test_a_lowered_limit_is_counted_beside_the_usual_one():
+    desk = Desk(account=(10.0, 100.0), cost=(10.0, 1000.0))
+
+    async def run(share):
+        asking = asyncio.ensure_future(desk.limits.take(ALICE, "risk", 50.0, share))
+        await asyncio.sleep(0)
+        while not asking.done():
+            desk.exchange()
+            await asyncio.sleep(0)
+        return await asking
+
+    asyncio.run(run(0.1)), asyncio.run(run(0.1))
+    with pytest.raises(OverBudget):
+        asyncio.run(run(0.1))
+    assert {name: units for name, units in desk.place.granted.items() if units >= 100} == {
+        "rows/sub_1": pytest.approx(100, abs=60),
+        "rows@0.1/sub_1": 100.0,
+    }
+    asyncio.run(run(1.0))
+
+
 def test_too_many_cells_are_refused_until_some_are_idle():
     desk = Desk(account=(0.0, 1.0), key=(1.0, 5.0), size=3)
     assert [desk.ask(credential=f"key:{number}") for number in range(3)] == [1, 1, 1]
     with pytest.raises(Unavailable, match="too many"):
         desk.ask(credential="key:9")
-    desk.clock.advance(2.0)
+    desk.exchange()
+    desk.clock.advance(2.1)
     assert desk.ask(credential="key:9") == 1
     assert len(desk.leases) == 1
 

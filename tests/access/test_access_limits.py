@@ -226,9 +226,8 @@ def test_known_answers_of_a_schedule():
     assert caught.value.retry_after == pytest.approx(0.5)
     assert (caught.value.policy, caught.value.terms) == ("rows", 'q=4;w=2;modelkeep-unit="rows"')
     with pytest.raises(OverBudget):
-        cell.take(6.0, 11.0)
-    assert cell.take(6.0, 11.5), "what weighs more than the burst passes when nothing is used"
-    assert cell.left(11.5) == -2.0
+        cell.take(4.5, 99.0)
+    assert cell.take(4.0, 11.5) and cell.left(11.5) == 0.0
 
 
 def test_every_dimension_is_limited_by_itself():
@@ -282,17 +281,26 @@ def test_a_batch_weighs_its_rows_and_one_that_never_fits_says_so():
 def test_an_account_on_a_higher_rung_has_a_tenth():
     clock = FakeClock()
     found = limits(clock, account=(10.0, 50.0), cost=(10.0, 100.0), model=(10.0, 100.0))
-    assert taken(found, 1.0, factor=0.1) == 5, "requests: one was counted, nine more are"
+    assert taken(found, 1.0, share=0.1) == 5, "a tenth of the requests"
     found = limits(clock, cost=(10.0, 100.0), model=(10.0, 100.0))
-    assert taken(found, 2.0, factor=0.1) == 5
+    assert taken(found, 2.0, share=0.1) == 5, "a tenth of the rows"
     passed = 0
     for _ in range(1000):
         clock.advance(0.01)
-        passed += taken(found, 1.0, factor=0.1, most=1)
+        passed += taken(found, 1.0, share=0.1, most=1)
     assert 9 <= passed <= 11
-    assert taken(found, 1.0, principal=BOB, most=200) >= 88, "what everybody shares is not used up by it"
+    assert taken(found, 1.0, principal=BOB, most=200) >= 88, "what everybody shares is not lowered"
     tight = limits(clock, account=(10.0, 5.0))
-    assert taken(tight, 1.0, factor=0.1) == 1, "a tenth of a small burst is not nothing"
+    assert admitted(tight, most=1) == taken(tight, 1.0, share=0.1) == 1, "a tenth of a small burst is not nothing"
+    clock.advance(0.9)
+    assert taken(tight, share=0.1) == 0
+    clock.advance(0.2)
+    assert taken(tight, share=0.1) == 1
+    found = limits(clock, account=(10.0, 5.0), cost=(10.0, 100.0))
+    with pytest.raises(TooLarge, match="10 at most"):
+        asyncio.run(found.take(ALICE, "risk", 11.0, 0.1))
+    counted = asyncio.run(found.take(ALICE, "risk", 7.0, 0.1))
+    assert found.tightest(counted)[:2] == (Rate("account", 1.0, 1.0, share=0.1), 0.0)
 
 
 def test_exceptions_of_accounts_keys_and_models():

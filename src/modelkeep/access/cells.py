@@ -47,7 +47,7 @@ class Cell(Protocol):
         ...
 
     def left(self, now: float) -> float:
-        """Units that may be used now; negative when units are owed."""
+        """Units that may be used now."""
         ...
 
     def reset(self, now: float) -> float:
@@ -77,8 +77,8 @@ class Cells(Protocol):
 class Schedule:
     """A cell counted in this process alone: the generic cell rate algorithm (``limits.gcra``), in units instead of cells.
 
-    Its schedule may run ahead by as long as the whole burst takes, less what is asked; so in any t seconds no more than
-    burst + rate·t units are used. (What weighs more than the burst waits until nothing is used, and is owed from then on.)
+    Its schedule may run ahead by as long as the whole burst takes, what is asked included; so in any t seconds no more than
+    burst + rate·t units are used, whatever single requests weigh.
     """
 
     __slots__ = ("_interval", "_tat", "_whole", "rate")
@@ -96,9 +96,7 @@ class Schedule:
             tat = now
         after = tat + units * self._interval
         if after > now + self._whole + _ROUNDING:
-            wait = tat + min(units, self.rate.burst) * self._interval - self._whole - now
-            if wait > _ROUNDING:
-                raise refusal(self.rate, wait)
+            raise refusal(self.rate, after - self._whole - now)
         self._tat = after
         return True
 
@@ -107,7 +105,7 @@ class Schedule:
         self._tat -= units * self._interval
 
     def left(self, now: float) -> float:
-        """Units that may be used now; negative when units are owed."""
+        """Units that may be used now."""
         ahead = self._tat - now
         return (self._whole - ahead if ahead > 0.0 else self._whole) / self._interval
 

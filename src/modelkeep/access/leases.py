@@ -26,6 +26,8 @@ IDLE = 0.5
 """Seconds without a request after which a lease is not renewed."""
 MOST_AT_ONCE = 512
 """Limits that are asked about in one exchange."""
+LONGEST_USE = 2.0
+"""Seconds for which a request may hold on to a lease that it waits for: no other one of the same limit is made meanwhile."""
 
 _RENEW = 0.4  # seconds before its end at which a lease in use is renewed
 _BUSY = 0.1  # a lease that is half used within this many seconds was too small
@@ -147,7 +149,7 @@ class Leases:
                 self._forget_idle()
             if len(self._table) >= self._size:
                 raise Unavailable("too many accounts and keys ask at once: ask again in a moment")
-            found = self._table[rate, key] = Lease(self, rate, f"{rate.name}/{key}")
+            found = self._table[rate, key] = Lease(self, rate, f"{_place_name(rate)}/{key}")
         return found
 
     async def supply(self, wanted: Sequence[tuple[Cell, float]]) -> None:
@@ -281,7 +283,11 @@ class Leases:
         if now < self._swept + _SWEEP:
             return
         self._swept = now
-        kept = {way: lease for way, lease in self._table.items() if now < max(lease.until, lease.used_at + IDLE)}
+        kept = {
+            way: lease
+            for way, lease in self._table.items()
+            if lease.asked or now < max(lease.until, lease.used_at + LONGEST_USE)
+        }
         if len(kept) < len(self._table):
             self._table = kept
             self.forgotten += 1
@@ -317,6 +323,10 @@ class Leases:
             waiting, self._waiting = self._waiting, []
         for _, done in waiting:
             done(Unavailable("this process is stopping"))
+
+
+def _place_name(rate: Rate) -> str:
+    return rate.name if rate.share == 1.0 else f"{rate.name}@{rate.share:g}"
 
 
 def _needs(waiting: Sequence[tuple[Sequence[tuple[Lease, float]], Done]], now: float) -> dict[Lease, tuple[float, float]]:

@@ -8,9 +8,10 @@ replicas at one place.
 import ipaddress
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from modelkeep.access.cells import Cell, Cells, Schedule, Schedules, Standing, refusal
-from modelkeep.access.rates import IN_FLIGHT, MODEL, Rate, Rates
+from modelkeep.access.rates import IN_FLIGHT, REQUESTS, Rate, Rates
 from modelkeep.core.values import Principal
 from modelkeep.errors import ModelkeepError, OverBudget, TooLarge, Unavailable
 
@@ -113,6 +114,7 @@ class Limiter:
 
 
 _ANY = float(1 << 60)
+Way = TypeVar("Way")
 _PATHS = 65_536  # remembered ways from who asks to the cells that count it
 _ONES = (1.0, 1.0)
 
@@ -139,7 +141,7 @@ class Limits:
         self._address = rates.of_address()
         self._addresses: dict[str, Schedule] = {}
         self._asking: dict[tuple[str, str], tuple[Cell, ...]] = {}
-        self._using: dict[tuple[str, str], tuple[Cell, ...]] = {}
+        self._using: dict[tuple[str, str, float], tuple[Cell, ...]] = {}
         self._forgotten = self._cells.forgotten
         self._most, self._most_in_all = in_flight or _ANY, in_flight_total or _ANY
         self._flying: dict[str, int] = {}
@@ -207,31 +209,35 @@ class Limits:
             await self._fetch(cells, _ONES)
         return cells
 
-    async def take(self, principal: Principal, model: str, units: float, factor: float = 1.0) -> Sequence[Cell]:
+    async def take(self, principal: Principal, model: str, units: float, share: float = 1.0) -> Sequence[Cell]:
         """Count ``units`` (``row_cost`` times rows) of ``model`` for an account that was admitted; returns what counted them.
 
-        ``factor``: the share of its limits that it has (``rate`` of the extraction ladder): a unit weighs 1 / factor, and so
-        does the request. Raises OverBudget, TooLarge (more at once than a limit ever allows), Unavailable.
+        ``share``: of its limits it has this share only (``rate`` of the extraction ladder): request and units are then counted
+        on lowered limits, too. Raises OverBudget, TooLarge (more at once than a limit ever allows), Unavailable.
         """
-        cells = self._using.get((principal.subject, model))
+        cells = self._using.get((principal.subject, model, share))
         if cells is None:
-            cells = self._path(
-                self._using,
-                (principal.subject, model),
-                (self._rates.of_cost(principal.account), principal.subject),
-                (self._rates.of_account_model(model), f"{model}/{principal.subject}"),
-                (self._rates.of_model(model), model),
-            )
+            cells = self._using_path(principal, model, share)
         weights: Sequence[float] = (units, units, units)
+        if share < 1.0:
+            weights = [1.0 if cell.rate.unit == REQUESTS else units for cell in cells]
         if units > 1.0:
             _check_size(cells, units)
-        if factor < 1.0:
-            requests = (self._rates.of_account(principal.account), principal.subject)
-            weights = [units if cell.rate.name == MODEL else units / factor for cell in cells] + [1.0 / factor - 1.0]
-            cells = (*cells, *self._cells_of(requests))
         if not self._take_held(cells, weights):
             await self._fetch(cells, weights)
         return cells
+
+    def _using_path(self, principal: Principal, model: str, share: float) -> tuple[Cell, ...]:
+        rates, subject = self._rates, principal.subject
+        own = [
+            (rates.of_cost(principal.account), subject),
+            (rates.of_account_model(model), f"{model}/{subject}"),
+        ]
+        lowered: list[tuple[Rate | None, str]] = []
+        if share < 1.0:
+            own_and_requests = [*own, (rates.of_account(principal.account), subject)]
+            lowered = [(rate.lowered(share), key) for rate, key in own_and_requests if rate is not None]
+        return self._path(self._using, (subject, model, share), *own, (rates.of_model(model), model), *lowered)
 
     def tightest(self, cells: Iterable[Cell]) -> Standing | None:
         """Of the limits that counted a request, the one that has the fewest units left; None when nothing is limited."""
@@ -296,9 +302,7 @@ class Limits:
         if not self._take_held(cells, weights):  # others who waited took what came
             raise refusal(cells[0].rate, 0.1)
 
-    def _path(
-        self, table: dict[tuple[str, str], tuple[Cell, ...]], way: tuple[str, str], *limits: tuple[Rate | None, str]
-    ) -> tuple[Cell, ...]:
+    def _path(self, table: dict[Way, tuple[Cell, ...]], way: Way, *limits: tuple[Rate | None, str]) -> tuple[Cell, ...]:
         """The cells of ``limits``, remembered until cells are forgotten."""
         found = self._cells_of(*limits)
         if self._forgotten != self._cells.forgotten or len(table) >= _PATHS:
@@ -321,7 +325,7 @@ def _undo(cells: Iterable[Cell], weights: Iterable[float]) -> None:
 def _check_size(cells: Iterable[Cell], units: float) -> None:
     """Raise TooLarge for what a limit would never let through, however long it waits."""
     for cell in cells:
-        if units > cell.rate.burst:
+        if units > cell.rate.burst and cell.rate.unit != REQUESTS:
             raise TooLarge(
                 f"this request is {units:,.6g} {cell.rate.unit} at once, and its limit ({cell.rate.name}) lets through "
                 f"{cell.rate.burst:,.6g} at most: send smaller batches"

@@ -14,17 +14,26 @@ import msgspec
 ACCOUNT, KEY, ADDRESS = "account", "key", "address"
 ROWS, TIME, MODEL, ACCOUNT_MODEL = "rows", "time", "model", "account-model"
 IN_FLIGHT = "in-flight"
+REQUESTS = "requests"
 
 _NO_OVERRIDES: Mapping[str, "Override"] = {}
 
 
 class Rate(NamedTuple):
-    """``per_second`` units on average, at most ``burst`` at once. ``name``: what clients are told the limit is called."""
+    """``per_second`` units on average, at most ``burst`` at once. ``name``: what clients are told the limit is called.
+
+    ``share``: part of what is usual that this is, for an account on a higher rung of the extraction ladder.
+    """
 
     name: str
     per_second: float
     burst: float
-    unit: str = "requests"
+    unit: str = REQUESTS
+    share: float = 1.0
+
+    def lowered(self, share: float) -> "Rate":
+        """This limit for an account that has only ``share`` of it; one unit at once always passes."""
+        return self._replace(per_second=self.per_second * share, burst=max(1.0, self.burst * share), share=share)
 
     @property
     def window(self) -> float:
@@ -37,7 +46,7 @@ class Rate(NamedTuple):
 
         Source: draft-ietf-httpapi-ratelimit-headers-11, section 3.1. Its registry of units knows requests only.
         """
-        other = "" if self.unit == "requests" else f';modelkeep-unit="{self.unit}"'
+        other = "" if self.unit == REQUESTS else f';modelkeep-unit="{self.unit}"'
         return f"q={math.floor(self.burst)};w={max(1, math.ceil(self.window))}{other}"
 
 
@@ -112,8 +121,6 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
         return "milliseconds" if self.timed else "rows"
 
 
-def _rate(
-    name: str, usual: tuple[float, float], rate: float | None, burst: float | None, unit: str = "requests"
-) -> Rate | None:
+def _rate(name: str, usual: tuple[float, float], rate: float | None, burst: float | None, unit: str = REQUESTS) -> Rate | None:
     per_second, at_once = usual[0] if rate is None else rate, usual[1] if burst is None else burst
     return Rate(name, per_second, at_once, unit) if per_second > 0 else None

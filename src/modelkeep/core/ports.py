@@ -381,8 +381,8 @@ class WrappingKeys(Protocol):
 class Want(NamedTuple):
     """What is asked of one limit: ``rate`` units a second with at most ``burst`` at once.
 
-    ``name``: whose limit it is, such as ``account/sub_1``. ``need``: units without which nothing is of use; ``want``: units
-    asked for, at least ``need``. A ``need`` above ``burst`` is granted when nothing of the burst is used, and owed afterwards.
+    ``name``: whose limit it is, such as ``account/sub_1``. ``need``: units without which nothing is of use, at most ``burst``;
+    ``want``: units asked for, at least ``need``.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,9 +36,8 @@ def decide(want: Want, tat: float, now: float, born: float) -> Decided:
         return Decided(tat, Given(0.0, 0.0, opens - now, lost=True))
     start = max(tat, now)
     room = want.burst - (start - now) / interval
-    least = min(want.need, want.burst)
-    if room < least - 1e-6:
-        return Decided(tat, Given(0.0, room, (least - room) * interval))
+    if room < want.need - 1e-6:
+        return Decided(tat, Given(0.0, room, (want.need - room) * interval))
     units = want.need + max(0, math.floor(min(want.want, room) - want.need + 1e-6))
     return Decided(start + units * interval, Given(units, room - units, 0.0))
 
@@ -56,7 +56,7 @@ class MemoryAllowances:
         self._begin(self._monotonic() if lost else -math.inf)
 
     def _begin(self, born: float) -> None:
-        self._born, self._epoch = born, f"memory-{next(_numbers)}"
+        self._born, self._epoch = born, f"memory-{os.getpid()}-{time.monotonic_ns()}-{next(_numbers)}"
         self._tats.clear()
 
     def forget(self) -> None:

@@ -67,10 +67,9 @@ for i = 2, #KEYS do
         wait, lost = opens - now, 1
     else
         local start = math.max(tonumber(redis.call('GET', KEYS[i]) or '0'), now)
-        local least = math.min(need, burst)
         room = burst - (start - now) / interval
-        if room < least - 0.000001 then
-            wait = (least - room) * interval
+        if room < need - 0.000001 then
+            wait = (need - room) * interval
         else
             units = need + math.max(0, math.floor(math.min(want, room) - need + 0.000001))
             if units > 0 then
