@@ -9,6 +9,7 @@ import httpx
 import pytest
 from gateway_support import Live, make_keep, make_service, question, train
 
+from modelkeep.access.presented import Presented
 from modelkeep.app.keep import Keep
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid
@@ -129,7 +130,8 @@ def test_too_many_from_one_address_are_turned_away_before_anything_else(keep, tr
 def test_what_is_cut_off_is_in_flight_no_longer(keep, trained):
     with limited(keep, in_flight=2) as (running, client):
         gateway, loop = running.service.gateway, running._loop
-        call = Call("iris", None, client.headers["authorization"].removeprefix("Bearer "), "", question(trained.fresh[:1]))
+        token = client.headers["authorization"].removeprefix("Bearer ")
+        call = Call("iris", None, Presented(token), question(trained.fresh[:1]))
 
         async def cut_off():
             tasks = [asyncio.ensure_future(gateway.predict(call)) for _ in range(3)]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import modelkeep
 from modelkeep.access.cells import Standing
-from modelkeep.access.rates import Rate
 from modelkeep.access.presented import Certificate
+from modelkeep.access.rates import Rate
 from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.http.credential import presented
