@@ -5,6 +5,7 @@ models: what one account, everybody together, or one account of one model may as
 the model), so that a batch of 500 weighs 500.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -123,4 +124,10 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
 def _rate(name: str, usual: tuple[float, float], rate: float | None, burst: float | None, unit: str = REQUESTS) -> Rate | None:
     per_second, at_once = usual[0] if rate is None else rate, usual[1] if burst is None else burst
-    return Rate(name, per_second, at_once, unit) if per_second > 0 else None
+    return _made(name, per_second, at_once, unit) if per_second > 0 else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _made(name: str, per_second: float, burst: float, unit: str) -> Rate:
+    """One object for all who have the same limit."""
+    return Rate(name, per_second, burst, unit)
