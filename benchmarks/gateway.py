@@ -170,6 +170,7 @@ def _make_keep(folder: Path, model: bytes, reference: np.ndarray, accounts: int 
     Keep.init(folder, PASSPHRASE.encode())
     with (folder / "modelkeep.toml").open("a") as file:
         file.write("[gateway]\nport = 0\n[limits]\nrate = 1e9\nburst = 1000000000\n")
+        file.write("address_rate = 1e9\naddress_burst = 1000000000\ncost_rate = 1e9\ncost_burst = 1000000000\n")
     keep = Keep.open(folder, PASSPHRASE.encode())
     buffer = io.BytesIO()
     np.savez(buffer, x=reference)

@@ -4,6 +4,7 @@
 its API key and the remembered credential, its audit key and sealer, its limits, its mark, and its evidence.
 """
 
+import asyncio
 import gc
 import tempfile
 import time
@@ -15,12 +16,13 @@ from benchmarks import Row, report
 from modelkeep.access.accounts import Account
 from modelkeep.access.credentials import KeyTerms, issue_key
 from modelkeep.access.directory import Directory
-from modelkeep.access.limits import Limiter
+from modelkeep.access.limits import Limits
+from modelkeep.access.rates import Rates
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.core.ports import Change
-from modelkeep.core.values import to_json
+from modelkeep.core.values import Principal, to_json
 from modelkeep.extraction.guard import IN_MEMORY, Guard
 from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import Profile, fit_profile
@@ -136,11 +138,17 @@ def _keys(count: int, rows: list[Row]) -> object:
 
 def _limits(count: int, rows: list[Row]) -> object:
     memory, began = _rss(), time.perf_counter()
-    limiter = Limiter(SystemClock().monotonic, rate=100.0, burst=200, what="requests")
-    for number in range(count):
-        limiter.take(f"sub_{number:016x}")
-    _measured("request limits", count, rows, began, memory)
-    return limiter
+    limits = Limits(SystemClock().monotonic, Rates(cost=(1000.0, 8192.0)))
+
+    async def ask() -> None:
+        for number in range(count):
+            asking = Principal(f"user-{number}", f"sub_{number:016x}", ("analyst",), f"key:{number}")
+            await limits.admit(asking, asking.credential)
+            await limits.take(asking, "digits", 1.0)
+
+    asyncio.run(ask())
+    _measured("limits on requests and rows", count, rows, began, memory)
+    return limits
 
 
 def _marks(count: int, profile: Profile, rows: list[Row]) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
-from services import S3, S3_ENVIRONMENT, Postgres
+from services import S3, S3_ENVIRONMENT, Postgres, Redis
 
 from modelkeep.container import recipients
 from modelkeep.crypto.kdf import argon2id
@@ -87,6 +87,14 @@ def bare(desk, tmp_path) -> Cli:
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of this test process; ``postgres.database()`` is the URL of a new database."""
     server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A Redis server of this test process."""
+    server = Redis()
     yield server
     server.close()
 

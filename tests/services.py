@@ -1,7 +1,7 @@
-"""Servers that tests start themselves: PostgreSQL from Debian's package, and S3 as moto plays it.
+"""Servers that tests start themselves: PostgreSQL and Redis from Debian's packages, and S3 as moto plays it.
 
 Each runs at most once a test process, is started by the first test that asks, and ends with the process however that ends.
-The fixtures stand in tests/conftest.py: ``postgres`` and ``s3``.
+The fixtures stand in tests/conftest.py: ``postgres``, ``redis_server`` and ``s3``.
 """
 
 import atexit
@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import psycopg
+import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -157,6 +158,68 @@ class Postgres:
         """End the server and remove its folder."""
         atexit.unregister(self.close)
         self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Redis:
+    """A Redis server on a socket in a folder of its own, with no TCP port unless ``options`` say so. Nothing is on disk."""
+
+    def __init__(self, *options: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mkred-", dir="/tmp"))
+        self.socket = self.folder / "socket"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Its URL."""
+        return f"unix://{self.socket}"
+
+    def client(self) -> redis.Redis:
+        """A client, for looking at what is there and for damaging it."""
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=READY_SECONDS, protocol=2)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        fixed = ("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", "", "--daemonize", "no")
+        command = ["setpriv", "--pdeathsig=KILL", "redis-server", *fixed, *self._options]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        _wait(self._answers, (self.folder / "log").read_text)
+
+    def _answers(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, (self.folder / "log").read_text()
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
+            return False
+
+    def flush(self) -> None:
+        """Forget everything."""
+        with self.client() as client:
+            client.flushall()
+
+    def pause(self, *, go_on: bool = False) -> None:
+        """Stop the server where it stands (or let it go on): it accepts connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT if go_on else signal.SIGSTOP)
+
+    def stop(self, how: int = signal.SIGKILL) -> None:
+        """End the server; what it knew is gone."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(how)
+            self._process.wait(READY_SECONDS)
+        self._process = None
+
+    def close(self) -> None:
+        """End the server and remove its folder."""
+        atexit.unregister(self.close)
+        self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

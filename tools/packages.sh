@@ -1,12 +1,13 @@
 #!/bin/sh
-# What the tests run besides Python: the commands of the README, an HSM in software, a PostgreSQL server of their own, and Go's
-# transparency log, which must agree with ours. Called by make test.
+# What the tests run besides Python: the commands of the README, an HSM in software, PostgreSQL and Redis servers of their own, and
+# Go's transparency log, which must agree with ours. Called by make test.
 set -eu
 missing=""
 for command in curl git openssl softhsm2-util; do
     command -v "$command" >/dev/null || missing="$missing ${command%-util}"
 done
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v go >/dev/null || missing="$missing golang-go"
 [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb ] || missing="$missing golang-golang-x-mod-dev"
 command -v ssh-keygen >/dev/null || missing="$missing openssh-client"

@@ -64,13 +64,16 @@ class Quarantined(Refused):
 
 
 class OverBudget(ModelkeepError):
-    """A limit, quota or budget is spent; ``retry_after`` is the seconds until asking again can help."""
+    """A limit, quota or budget is spent; ``retry_after`` is the seconds until asking again can help.
+
+    ``policy``: name of the limit, "" = it has none; ``terms``: what it allows, such as ``q=200;w=2`` (units, seconds).
+    """
 
     code = "over-budget"
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float, policy: str = "", terms: str = "") -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.policy, self.terms = retry_after, policy, terms
 
 
 class Invalid(ModelkeepError):

@@ -94,9 +94,23 @@ def test_a_spent_quota_does_not_reach_the_records_with_every_request():
     take_all(quotas)
     calls = records.calls
     for _ in range(100):
-        with pytest.raises(OverBudget, match="40 requests") as caught:
+        with pytest.raises(OverBudget, match="40 rows") as caught:
             quotas.take("key:1", LIMIT)
     assert records.calls == calls and caught.value.retry_after > 0
+
+
+def test_a_batch_counts_its_rows_and_all_of_them_or_none():
+    records, clock = FlakyRecords(), FakeClock()
+    quotas = Quotas(records, clock.monotonic)
+    quotas.take("key:1", LIMIT, 30)
+    assert granted(records) == 30, "as many as it needs, though a lease is smaller"
+    with pytest.raises(OverBudget, match="fewer than 11 left"):
+        quotas.take("key:1", LIMIT, 11)
+    other = Quotas(records, clock.monotonic)
+    other.take("key:1", LIMIT, 7)
+    assert take_all(quotas) + take_all(other) == 3
+    with pytest.raises(OverBudget, match="is spent"):
+        other.take("key:1", LIMIT, 1)
 
 
 def test_a_raised_quota_takes_effect_at_once_and_a_lowered_one_too():

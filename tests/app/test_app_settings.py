@@ -18,9 +18,22 @@ def test_the_environment_wins_and_is_typed():
     assert (settings.gateway.port, settings.gateway.names) == (9443, ("a", "b"))
 
 
+def test_limits_of_single_accounts_and_models():
+    table = {"limits": {"accounts": {"alice": {"rate": 5}}, "models": {"risk": {"cost": 3, "account_rate": 2.5}}}}
+    found = parse(table, {"MODELKEEP_LIMITS_KEYS": "{ab12cd34 = {rate = 0, burst = 7}}"}, "x").limits
+    assert (found.accounts["alice"].rate, found.accounts["alice"].burst) == (5.0, None)
+    assert (found.models["risk"].cost, found.models["risk"].account_rate) == (3.0, 2.5)
+    assert found.keys["ab12cd34"].burst == 7.0
+    with pytest.raises(Invalid, match="MODELKEEP_LIMITS_KEYS is no inline table"):
+        parse({}, {"MODELKEEP_LIMITS_KEYS": "{"}, "x")
+    assert "hunter2" not in repr(parse({"state": {"url": "redis://:hunter2@localhost"}}, {}, "x"))
+
+
 @pytest.mark.parametrize(
     ("table", "named"),
     [
+        ({"limits": {"accounts": {"alice": {"speed": 1}}}}, "limits.accounts"),
+        ({"limits": {"models": {"risk": {"cost": 0}}}}, "limits.models"),
         ({"gateway": {"prot": 1}}, "prot"),
         ({"gateway": {"port": 70_000}}, "gateway.port"),
         ({"gateway": 3}, "gateway"),

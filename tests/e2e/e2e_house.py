@@ -53,6 +53,8 @@ class House:
             "MODELKEEP_CONTROL_PORT": "0",
             "MODELKEEP_LIMITS_RATE": "100000",
             "MODELKEEP_LIMITS_BURST": "100000",
+            "MODELKEEP_LIMITS_ADDRESS_RATE": "0",
+            "MODELKEEP_LIMITS_COST_RATE": "0",
             "OMP_NUM_THREADS": "1",
             "TMPDIR": str(folder / "tmp"),
             **environment,

@@ -51,7 +51,7 @@ def make_keep(directory: Path, trained: Trained, names: tuple[str, ...] = ("iris
     """A keep with promoted models and an analyst called alice."""
     Keep.init(directory, PASSPHRASE)
     with (directory / "modelkeep.toml").open("a") as file:
-        file.write("[gateway]\nport = 0\n[limits]\nrate = 100000.0\nburst = 100000\n")
+        file.write("[gateway]\nport = 0\n[limits]\nrate = 100000.0\nburst = 100000\naddress_rate = 0\ncost_rate = 0\n")
     keep = Keep.open(directory, PASSPHRASE)
     keep.user_add(name="alice", roles=(Role.ANALYST,))
     keep.user_add(name="eve", roles=(Role.DATA_SCIENTIST,))

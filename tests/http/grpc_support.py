@@ -52,7 +52,7 @@ class Echo:
         return GrpcReply(0, body, trailers=((b"modelkeep-record", b"i/1"),))
 
 
-def door(path: bytes, _headers: dict[bytes, bytes], _certificate: object) -> GrpcReply | None:
+def door(path: bytes, _headers: dict[bytes, bytes], _certificate: object, _address: str) -> GrpcReply | None:
     return refusal(12, "missing", "no such method") if path == b"/nothing" else None
 
 

@@ -29,6 +29,12 @@ def test_every_error_has_a_status_of_its_own_and_one_shape(kind):
 def test_headers_that_tell_a_client_what_to_do():
     assert (b"retry-after", b"3") in problem(errors.OverBudget("slow down", 2.1)).headers
     assert (b"retry-after", b"1") in problem(errors.OverBudget("slow down", 0.01)).headers
+    told = problem(errors.OverBudget("slow down", 2.1, "rows", "q=8;w=4"))
+    assert told.headers == (
+        (b"retry-after", b"3"), (b"ratelimit-policy", b'"rows";q=8;w=4'), (b"ratelimit", b'"rows";r=0;t=3'),
+    )  # fmt: skip
+    assert (json.loads(told.body)["retry_after"], json.loads(told.body)["violated-policies"]) == (2.1, ["rows"])
+    assert "violated-policies" not in json.loads(problem(errors.Denied("no")).body)
     assert problem(errors.Unauthenticated("who")).headers[0][0] == b"www-authenticate"
     assert bad_request(BadRequest(408, "too-slow", "slow")).status == 408
 

@@ -297,7 +297,7 @@ def tls() -> ssl.SSLContext:
     return server_context(issue(key, authority_certificate(key, "keep.example", now), ["127.0.0.1"], now))
 
 
-def ask_at_the_door(method, headers, _certificate):
+def ask_at_the_door(method, headers, _certificate, _address):
     """Turn away who posts without a name."""
     return Response(401, b"who?") if method == b"POST" and b"authorization" not in headers else None
 

@@ -1,8 +1,9 @@
-"""Quotas: how many requests a credential may make in all, over every gateway and every restart.
+"""Quotas: how many rows a credential may ask about in all, over every gateway and every restart.
 
-A gateway takes a *lease* of a few requests at a time: the lease is debited in the records (compare-and-set) before the first of
-them is let through. So the sum of what all gateways let through never exceeds the quota, whatever crashes; what a crashed one
-had not used of its lease is lost to the credential, at most ``LARGEST_LEASE`` requests each time.
+Rows, not requests: otherwise a thief would get a batch for the price of one answer. A gateway takes a *lease* of a few rows at
+a time: it is debited in the records (compare-and-set) before the first of them is let through. So the sum of what all gateways
+let through never exceeds the quota, whatever crashes; what a crashed one had not used of its lease is lost to the credential,
+at most ``LARGEST_LEASE`` rows each time (or what one larger request asked for).
 """
 
 import threading
@@ -28,7 +29,7 @@ _SPENT_RETRY = 3_600.0  # only an operator can help: there is no moment at which
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """``granted``: requests leased out so far, used or not."""
+    """``granted``: rows leased out so far, used or not."""
 
     granted: int = 0
 
@@ -44,7 +45,7 @@ class _Lease:
 
 
 def lease_size(limit: int, granted: int) -> int:
-    """How many requests to lease next: small against the quota, so that several gateways share it fairly to the end."""
+    """How many rows to lease next: small against the quota, so that several gateways share it fairly to the end."""
     return max(0, min(LARGEST_LEASE, max(1, limit // 16), limit - granted))
 
 
@@ -57,24 +58,25 @@ class Quotas:
         self._leases: dict[str, _Lease] = {}
         self._lock = threading.Lock()
 
-    def take(self, quota_id: str, limit: int | None) -> None:
-        """Count one request of at most ``limit`` in all. The records are asked only when the lease in hand is used up.
+    def take(self, quota_id: str, limit: int | None, rows: int = 1) -> None:
+        """Count ``rows`` of at most ``limit`` in all. The records are asked only when the lease in hand does not hold them.
 
-        Raises OverBudget (the quota is spent), Unavailable (no lease in hand and the records cannot be reached).
+        Raises OverBudget (the quota is spent, or fewer are left: none is counted), Unavailable (the lease in hand is too small
+        and the records cannot be reached).
         """
-        if limit is not None and not self.take_held(quota_id, limit):
-            self._take_anew(quota_id, limit, self._monotonic())
+        if limit is not None and not self.take_held(quota_id, limit, rows):
+            self._take_anew(quota_id, limit, rows)
 
-    def take_held(self, quota_id: str, limit: int | None) -> bool:
-        """Count one request on the lease in hand, and whether there was one; never asks the records, so never waits."""
+    def take_held(self, quota_id: str, limit: int | None, rows: int = 1) -> bool:
+        """Count ``rows`` on the lease in hand, and whether it held them; never asks the records, so never waits."""
         if limit is None:
             return True
         now = self._monotonic()
         with self._lock:
             lease = self._leases.get(quota_id)
-            if lease is None or lease.limit != limit or lease.left < 1:
+            if lease is None or lease.limit != limit or lease.left < rows:
                 return False
-            lease.left -= 1
+            lease.left -= rows
             lease.used = now
             return True
 
@@ -104,7 +106,8 @@ class Quotas:
         for name, left in returned:
             self._add(name, -left)
 
-    def _take_anew(self, quota_id: str, limit: int, now: float) -> None:
+    def _take_anew(self, quota_id: str, limit: int, rows: int) -> None:
+        now = self._monotonic()
         with self._lock:
             lease = self._leases.get(quota_id)
             if lease is None or lease.limit != limit:
@@ -116,16 +119,16 @@ class Quotas:
         for name, left in returned:
             self._add(name, -left)
         if now >= lease.ask_again:
-            self._supply(quota_id, lease, now)
+            self._supply(quota_id, lease, now, rows)
         with self._lock:
-            if lease.left < 1:
-                raise OverBudget(f"the quota of {limit} requests is spent: ask an administrator for more", _SPENT_RETRY)
-            lease.left -= 1
+            if lease.left < rows:
+                raise _spent(limit, rows, lease.left)
+            lease.left -= rows
             lease.used = now
 
-    def _supply(self, quota_id: str, lease: _Lease, now: float) -> None:
-        """Debit first, then hand out: a crash in between loses requests, and never lets one through twice."""
-        size = self._grant(quota_id, lease.limit)
+    def _supply(self, quota_id: str, lease: _Lease, now: float, rows: int = 0) -> None:
+        """Debit first, then hand out: a crash in between loses rows, and never lets one through twice."""
+        size = self._grant(quota_id, lease.limit, rows - lease.left)
         with self._lock:
             lease.left += size
             if size == 0:
@@ -139,10 +142,12 @@ class Quotas:
             lease.left = 0
         return found
 
-    def _grant(self, quota_id: str, limit: int) -> int:
+    def _grant(self, quota_id: str, limit: int, missing: int) -> int:
         for _ in range(_RETRIES):
             granted, revision = self._granted(quota_id)
             size = lease_size(limit, granted.granted)
+            if size < missing <= limit - granted.granted:
+                size = missing
             if size == 0:
                 return 0
             if self._write(quota_id, granted.granted + size, revision):
@@ -166,8 +171,13 @@ class Quotas:
         return _read(self._records, quota_id)
 
 
+def _spent(limit: int, rows: int, left: int) -> OverBudget:
+    found = f"has fewer than {rows} left: send smaller batches" if left > 0 else "is spent: ask an administrator for more"
+    return OverBudget(f"the quota of {limit} rows {found}", _SPENT_RETRY, "quota")
+
+
 def granted_of(records: Records, quota_id: str) -> int:
-    """Requests leased out under ``quota_id`` so far: those used, and those that gateways hold in hand. Raises Unavailable."""
+    """Rows leased out under ``quota_id`` so far: those used, and those that gateways hold in hand. Raises Unavailable."""
     return _read(records, quota_id)[0].granted
 
 

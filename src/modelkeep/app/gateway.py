@@ -11,8 +11,10 @@ import httpx
 import msgspec
 
 from modelkeep.access.directory import Directory
-from modelkeep.access.limits import Limiter
+from modelkeep.access.leases import Leases
+from modelkeep.access.limits import Limiter, Limits
 from modelkeep.access.quotas import Quotas
+from modelkeep.access.rates import Override, Rates
 from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.tls import Identity, server_context
 from modelkeep.app.audits import new_series, recover_all
@@ -22,8 +24,9 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
-from modelkeep.app.settings import GatewaySettings
+from modelkeep.app.settings import GatewaySettings, LimitSettings
 from modelkeep.app.sinktroubles import SinkTroubles
+from modelkeep.app.stores import open_state
 from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.kdf import hkdf
@@ -90,9 +93,17 @@ def open_gateway(
     )
     visitors = Visitors(access, KeyReader(issuers, report), report)
     quotas = Quotas(here.records, clock.monotonic)
+    place = open_state(settings, trust.origin, here.records, here.entropy)
+    leases = None if place is None else Leases(place, clock.monotonic)
     doors = Doors(
         directory=access,
-        rate=Limiter(clock.monotonic, rate=limits.rate, burst=limits.burst, what="requests"),
+        limits=Limits(
+            clock.monotonic,
+            rates_of(limits),
+            in_flight=limits.in_flight,
+            in_flight_total=limits.in_flight_total,
+            cells=leases,
+        ),
         quotas=quotas,
         policy=here.access_in_force.engine,
     )
@@ -174,7 +185,8 @@ def open_gateway(
         handover_seconds=settings.audit.handover_seconds,
         announce=lambda url, grpc: _announce(directory, url, grpc, report),
         withdraw=lambda: withdraw(directory, "gateway"),
-        closing=(alarms.look, quotas.give_back),
+        opening=() if leases is None else (leases.start,),
+        closing=(alarms.look, quotas.give_back, *(() if leases is None else (leases.stop,))),
         report=report,
         grpc=_listen_grpc(here, listen, leaf),
     )
@@ -193,6 +205,31 @@ def _listen_grpc(here: Premises, listen: Listen, leaf: Identity) -> Listen | Non
         return None
     tls = server_context(leaf, *client_authorities(here.directory, settings), speaks="h2")
     return msgspec.structs.replace(listen, port=settings.gateway.grpc_port, tls=tls)
+
+
+def rates_of(limits: LimitSettings) -> Rates:
+    """The limits that the settings name."""
+    return Rates(
+        account=(limits.rate, limits.burst),
+        key=(limits.key_rate, limits.key_burst),
+        address=(limits.address_rate, limits.address_burst),
+        cost=(limits.cost_rate, limits.cost_burst),
+        model=(limits.model_rate, limits.model_burst),
+        account_model=(limits.account_model_rate, limits.account_model_burst),
+        timed=limits.cost == "time",
+        accounts={name: Override(**msgspec.structs.asdict(found)) for name, found in limits.accounts.items()},
+        keys={name: Override(**msgspec.structs.asdict(found)) for name, found in limits.keys.items()},
+        models={
+            name: Override(
+                rate=found.rate,
+                burst=found.burst,
+                cost_rate=found.account_rate,
+                cost_burst=found.account_burst,
+                cost=found.cost,
+            )
+            for name, found in limits.models.items()
+        },
+    )
 
 
 def _check_surplus(keyring: Keyring) -> None:

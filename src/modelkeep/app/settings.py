@@ -23,8 +23,13 @@ LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"))
 """Settings whose environment variable is a list, separated by commas."""
 TABLES = ("issuers",)
 """Arrays of tables, ``[[issuers]]``: the file alone sets them."""
+INLINE = (("limits", "accounts"), ("limits", "keys"), ("limits", "models"))
+"""Settings whose environment variable is an inline table of TOML."""
 
 Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+AtLeastOne = Annotated[float, Meta(ge=1)]
+Whole = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -82,6 +87,34 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest request of the admin API (a model to publish), bytes."""
 
 
+class OwnLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[limits.accounts.NAME], [limits.keys.ID]: instead of what everybody has."""
+
+    rate: NotNegative | None = None
+    """Requests a second; 0 = any number."""
+    burst: AtLeastOne | None = None
+    """Requests at once."""
+    cost_rate: NotNegative | None = None
+    """Cost a second (accounts only); 0 = any."""
+    cost_burst: AtLeastOne | None = None
+    """Cost at once (accounts only)."""
+
+
+class ModelLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[limits.models.NAME]"""
+
+    cost: Positive = 1.0
+    """What a row of this model costs, or the factor on its time."""
+    rate: NotNegative | None = None
+    """Cost a second, from everybody together, instead of limits.model_rate."""
+    burst: AtLeastOne | None = None
+    """Cost at once, from everybody together."""
+    account_rate: NotNegative | None = None
+    """Cost a second, from one account, instead of limits.account_model_rate."""
+    account_burst: AtLeastOne | None = None
+    """Cost at once, from one account."""
+
+
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[limits]"""
 
@@ -89,16 +122,48 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests a second that one principal may send, on average."""
     burst: Count = 200
     """Requests that one principal may send at once."""
+    key_rate: NotNegative = 0.0
+    """Requests a second with one API key or session, on average; 0 = any number."""
+    key_burst: Count = 200
+    """Requests at once with one API key or session."""
+    address_rate: NotNegative = 1000.0
+    """Requests and connections a second from one address, counted before any credential is looked at; 0 = any number."""
+    address_burst: Count = 2000
+    """Requests and connections at once from one address."""
+    cost: Literal["rows", "time"] = "rows"
+    """What a request costs: its rows, or the milliseconds that they take the model."""
+    cost_rate: NotNegative = 1000.0
+    """Cost a second that one principal may ask for, over all models; 0 = any."""
+    cost_burst: Count = 8192
+    """Cost that one principal may ask for at once: no batch may be larger."""
+    model_rate: NotNegative = 0.0
+    """Cost a second that everybody together may ask of one model; 0 = any."""
+    model_burst: Count = 8192
+    """Cost that everybody together may ask of one model at once."""
+    account_model_rate: NotNegative = 0.0
+    """Cost a second that one principal may ask of one model; 0 = any."""
+    account_model_burst: Count = 8192
+    """Cost that one principal may ask of one model at once."""
+    in_flight: Whole = 64
+    """Requests of one principal that one process handles at the same time; 0 = any number."""
+    in_flight_total: Whole = 512
+    """Requests that one process handles at the same time; 0 = any number."""
     failures_rate: Positive = 1.0
     """Bad credentials a second that one address may present, on average."""
     failures_burst: Count = 20
     """Bad credentials that one address may present at once."""
     key_requests: Count = 1000
-    """Default request quota of an API key or a session."""
+    """Default quota of an API key or a session, rows in all."""
     session_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 3600
     """Lifetime of a session token, seconds."""
     key_days: Annotated[int, Meta(ge=1, le=3650)] = 90
     """Default lifetime of an API key, days."""
+    accounts: dict[str, OwnLimits] = {}
+    """Other limits of single accounts, by name."""
+    keys: dict[str, OwnLimits] = {}
+    """Other limits of single API keys, by id."""
+    models: dict[str, ModelLimits] = {}
+    """Other limits of single models, by name."""
 
 
 class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -254,6 +319,16 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "RecordSettings(url=…)"  # it may hold a password
 
 
+class StateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[state]"""
+
+    url: str = ""
+    """Where limits are counted that several gateways share, such as "rediss://user@host"; empty = in each gateway by itself."""
+
+    def __repr__(self) -> str:
+        return "StateSettings(url=…)"  # it may hold a password
+
+
 class WitnessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """[witness]"""
 
@@ -337,6 +412,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audit: AuditSettings = AuditSettings()
     blobs: BlobSettings = BlobSettings()
     records: RecordSettings = RecordSettings()
+    state: StateSettings = StateSettings()
     keys: KeySettings = KeySettings()
     witness: WitnessSettings = WitnessSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
@@ -377,11 +453,22 @@ def parse(table: dict[str, Any], environment: Mapping[str, str], where: str) -> 
     for section, field in all_settings():
         value = environment.get(variable(section, field))
         if value is not None:
-            merged.setdefault(section, {})[field] = value.split(",") if (section, field) in LISTS else value
+            merged.setdefault(section, {})[field] = _from_text(section, field, value)
     try:
         return msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as cause:
         raise Invalid(f"{where}: {cause}") from cause
+
+
+def _from_text(section: str, field: str, value: str) -> Any:
+    if (section, field) in LISTS:
+        return value.split(",")
+    if (section, field) not in INLINE:
+        return value
+    try:
+        return tomllib.loads(f"table = {value}")["table"]
+    except tomllib.TOMLDecodeError as cause:
+        raise Invalid(f"{variable(section, field)} is no inline table of TOML: {cause}") from cause
 
 
 def all_settings() -> list[tuple[str, str]]:

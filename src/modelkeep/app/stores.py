@@ -1,4 +1,6 @@
-"""Where a keep's blobs and records are: a URL of the settings to the adapter that speaks it. Empty = in the keep's folder.
+"""Where a keep's blobs, records and shared limits are: a URL of the settings to the adapter that speaks it.
+
+Empty = in the keep's folder, and for limits in each process by itself.
 
 An adapter of an outside system is imported when a URL names it, so that a keep in a folder needs nothing of it.
 """
@@ -7,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from modelkeep.access.epochs import KeptEpoch
 from modelkeep.adapters.blobs.local import LocalBlobs
 from modelkeep.adapters.records import sqlite
 from modelkeep.adapters.records.sqlite import SqliteRecords
 from modelkeep.app.settings import Settings
-from modelkeep.core.ports import Blobs, Records
+from modelkeep.core.ports import Allowances, Blobs, Entropy, Records
 from modelkeep.errors import Invalid, ModelkeepError
 
 if TYPE_CHECKING:
@@ -75,6 +78,20 @@ def create_blobs(settings: Settings, origin: str) -> Undo:
     return _abandon(_s3(url).create(url, origin))
 
 
+def open_state(settings: Settings, origin: str, records: Records, entropy: Entropy) -> Allowances | None:
+    """Where the limits of the keep ``origin`` are counted for all gateways; None = in each by itself. Nothing is asked of it
+    yet. Raises Invalid."""
+    url = settings.state.url
+    if not url:
+        return None
+    _check_scheme(url, "state", ("rediss", "redis", "unix"), "limits")
+    try:
+        from modelkeep.adapters.state.redis import RedisAllowances
+    except ImportError as cause:
+        raise _lacking("limits in Redis", "redis", cause) from None
+    return RedisAllowances(url, origin, KeptEpoch(records), entropy)
+
+
 def _postgres(url: str) -> "type[PostgresRecords]":
     _check_scheme(url, "records", ("postgresql", "postgres"))
     try:
@@ -93,10 +110,10 @@ def _s3(url: str) -> "type[S3Blobs]":
     return S3Blobs
 
 
-def _check_scheme(url: str, section: str, known: tuple[str, ...]) -> None:
+def _check_scheme(url: str, section: str, known: tuple[str, ...], page: str = "stores") -> None:
     scheme = url.partition(":")[0]
     if not url.startswith(tuple(f"{name}://" for name in known)):
-        raise Invalid(f"[{section}] url begins with {scheme[:20]!r}: expected {known[0]}://… or nothing (see docs/stores.md)")
+        raise Invalid(f"[{section}] url begins with {scheme[:20]!r}: expected {known[0]}://… or nothing (see docs/{page}.md)")
 
 
 def _lacking(what: str, extra: str, cause: ImportError) -> Invalid:

@@ -72,7 +72,7 @@ def key() -> None:
 
 @key.command("issue", epilog="Example: modelkeep key issue alice --model credit-risk --quota 5000")
 @click.argument("account")
-@click.option("--quota", type=click.IntRange(1), default=None, help="Requests; limits.key_requests if not given.")
+@click.option("--quota", type=click.IntRange(1), default=None, help="Rows; limits.key_requests if not given.")
 @click.option("--days", type=click.IntRange(1, 3650), default=None, help="Days until it expires; limits.key_days if not given.")
 @click.option("--model", "models", multiple=True, help="Model it is for; may be given several times; all if not given.")
 @click.option("--out", default="", help="Write the key to this new file instead of printing it.")
@@ -111,7 +111,7 @@ def key_list(ctx: Context) -> None:
 
 
 def _show_once(ctx: Context, issued: KeyIssued, out: str) -> None:
-    until = f"{issued.quota:,} requests, until {moment(issued.expires)}"
+    until = f"{issued.quota:,} rows, until {moment(issued.expires)}"
     if not out:
         ctx.out.show(issued, f"{issued.token}\nKey {issued.id} of {issued.account}: {until}. It will not be shown again.")
         return

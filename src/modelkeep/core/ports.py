@@ -378,6 +378,64 @@ class WrappingKeys(Protocol):
         ...
 
 
+class Want(NamedTuple):
+    """What is asked of one limit: ``rate`` units a second with at most ``burst`` at once.
+
+    ``name``: whose limit it is, such as ``account/sub_1``. ``need``: units without which nothing is of use, at most ``burst``;
+    ``want``: units asked for, at least ``need``.
+    """
+
+    name: str
+    rate: float
+    burst: float
+    need: float
+    want: float
+
+
+class Given(NamedTuple):
+    """The answer to a ``Want``: ``units`` granted, 0 or at least what was needed; ``room``: units that the limit has left.
+
+    ``wait``: seconds until what was needed can be granted, 0 when it was. ``lost``: refused only because the store forgot what
+    had been granted before, until no window that began before then is open any more.
+    """
+
+    units: float
+    room: float
+    wait: float
+    lost: bool = False
+
+
+class Grants(NamedTuple):
+    """Answers in the order of the wants. ``until``: monotonic second at which what was granted ends. ``epoch``: changes when
+    the store has lost what it knew; then nothing that was granted before counts any more."""
+
+    until: float
+    epoch: str
+    given: tuple[Given, ...]
+
+
+class Allowances(Protocol):
+    """Limits that several processes share, counted at one place: each takes leases of a few units and spends them by itself.
+
+    What is granted is debited at that moment, by the clock of the place, whether it is used or not: so in any ``t`` seconds no
+    more than ``burst + rate * t`` units are granted of one limit, over all processes. Called by one thread at a time; every
+    call ends in bounded time.
+    """
+
+    def grant(self, wants: Sequence[Want]) -> Grants:
+        """Lease units of several limits, each by itself, in one exchange. Raises Unavailable; what the place may have granted
+        then is lost until it has recovered by itself."""
+        ...
+
+    def give_back(self, epoch: str, units: Sequence[tuple[Want, float]]) -> None:
+        """Return what was granted under ``epoch`` and not used. Raises Unavailable: it recovers by itself."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the place; idempotent. Never raises."""
+        ...
+
+
 class ChangedFile(NamedTuple):
     """A file of a working tree that is not as the commit has it, or that the commit does not have (``tracked`` is false).
 

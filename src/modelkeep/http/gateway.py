@@ -4,12 +4,16 @@
 dictionary look-up before ``Gateway.predict``.
 """
 
+import functools
+import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import modelkeep
+from modelkeep.access.cells import Standing
 from modelkeep.access.presented import Certificate
+from modelkeep.access.rates import Rate
 from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.http.credential import presented
@@ -75,8 +79,25 @@ class App:
         except ModelkeepError as error:
             return problem(error)
 
-    def door(self, method: bytes, headers: dict[bytes, bytes], certificate: Certificate | None) -> Response | None:
-        """Turn away, before its body is read, a request that asks for something or brings a body without a credential."""
+    def welcome(self, address: str) -> bool:
+        """Whether a connection may come in, before TLS is agreed on it: not while its address is over its limit."""
+        try:
+            self._gateway.limits.knock(address)
+        except ModelkeepError as error:
+            self.metrics.requests.add("", error.code)
+            return False
+        return True
+
+    def door(
+        self, method: bytes, headers: dict[bytes, bytes], certificate: Certificate | None, address: str
+    ) -> Response | None:
+        """Turn away, before its body is read and anything is looked up, a request whose address has sent too many, and one
+        that asks for something or brings a body without a credential."""
+        try:
+            self._gateway.limits.knock(address)
+        except ModelkeepError as error:
+            self.metrics.requests.add("", error.code)
+            return problem(error)
         if method != b"POST" and b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0":
             return None
         try:
@@ -169,10 +190,23 @@ class App:
 
 
 def _answered(answer: Answer) -> Response:
-    record = (RECORD_HEADER, answer.record.encode())
+    told = ((RECORD_HEADER, answer.record.encode()), *ratelimit(answer.standing))
     if answer.json_size < 0:
-        return Response(200, answer.body, headers=(record,))
-    return Response(200, answer.body, _BYTES, headers=(record, (JSON_SIZE, b"%d" % answer.json_size)))
+        return Response(200, answer.body, headers=told)
+    return Response(200, answer.body, _BYTES, headers=(*told, (JSON_SIZE, b"%d" % answer.json_size)))
+
+
+def ratelimit(standing: Standing | None) -> tuple[tuple[bytes, bytes], ...]:
+    """The limit that is nearest to its end, as draft-ietf-httpapi-ratelimit-headers-11 (sections 3 and 4) has it."""
+    if standing is None:
+        return ()
+    name, terms = _policy(standing.rate)
+    return (b"ratelimit-policy", terms), (b"ratelimit", b"%s;r=%d;t=%d" % (name, standing.left, math.ceil(standing.reset)))
+
+
+@functools.lru_cache(maxsize=256)
+def _policy(rate: Rate) -> tuple[bytes, bytes]:
+    return f'"{rate.name}"'.encode(), f'"{rate.name}";{rate.terms}'.encode()
 
 
 def _method_not_allowed(allowed: bytes) -> Response:

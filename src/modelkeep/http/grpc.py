@@ -34,7 +34,7 @@ from hyperframe.frame import GoAwayFrame
 
 from modelkeep.access.presented import Certificate
 from modelkeep.errors import Invalid
-from modelkeep.http.protocol import NEVER, BadRequest, Place, Response, Server, certificate_of
+from modelkeep.http.protocol import NEVER, BadRequest, Place, Response, Server, Welcome, certificate_of, everybody
 from modelkeep.workflows.service import Listen
 from modelkeep.workflows.upstream import WAITING
 
@@ -71,8 +71,8 @@ class GrpcReply(NamedTuple):
 
 OK, INVALID, DEADLINE, EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 0, 3, 4, 8, 12, 13, 14
 Answering = Callable[[GrpcCall], Awaitable[GrpcReply]]
-GrpcDoor = Callable[[bytes, dict[bytes, bytes], Certificate | None], GrpcReply | None]
-"""From path, metadata and the client's certificate: why a call is turned away before its message is read, or None."""
+GrpcDoor = Callable[[bytes, dict[bytes, bytes], Certificate | None, str], GrpcReply | None]
+"""From path, metadata, the client's certificate and address: why a call is turned away before its message is read, or None."""
 
 
 def refusal(status: int, code: str, detail: str) -> GrpcReply:
@@ -83,8 +83,15 @@ def refusal(status: int, code: str, detail: str) -> GrpcReply:
 class GrpcServer(Server):
     """What all gRPC connections of one listener share."""
 
-    def __init__(self, answering: Answering, door: GrpcDoor, bounds: Listen, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(_no_http, _no_problem, bounds, loop)
+    def __init__(
+        self,
+        answering: Answering,
+        door: GrpcDoor,
+        bounds: Listen,
+        loop: asyncio.AbstractEventLoop,
+        welcome: Welcome = everybody,
+    ) -> None:
+        super().__init__(_no_http, _no_problem, bounds, loop, welcome=welcome)
         self.answering, self.turn_away = answering, door
 
     def connection(self, place: Place) -> "GrpcConnection":
@@ -246,7 +253,7 @@ class GrpcConnection(asyncio.Protocol):
             self._answer(stream, refusal(INVALID, "invalid", "the metadata has a credential twice, or too many entries"))
         elif headers.get(b"grpc-encoding", b"identity") != b"identity":
             self._answer(stream, refusal(UNIMPLEMENTED, "invalid", "messages are not taken compressed: send them as they are"))
-        elif turned_away := self._server.turn_away(stream.path, headers, self._certificate):
+        elif turned_away := self._server.turn_away(stream.path, headers, self._certificate, self._place.address):
             self._answer(stream, turned_away)
 
     def _receive(self, event: DataReceived) -> None:

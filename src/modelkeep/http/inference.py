@@ -91,8 +91,14 @@ class Inference:
         except ModelkeepError as error:
             return failure(error)
 
-    def door(self, path: bytes, headers: dict[bytes, bytes], certificate: Certificate | None) -> GrpcReply | None:
-        """Turn away, before its message is read, a call of what is not here, or of what needs a credential without one."""
+    def door(self, path: bytes, headers: dict[bytes, bytes], certificate: Certificate | None, address: str) -> GrpcReply | None:
+        """Turn away, before its message is read, a call whose address has sent too many, one of what is not here, and one of
+        what needs a credential without one."""
+        try:
+            self._gateway.limits.knock(address)
+        except ModelkeepError as error:
+            self._metrics.requests.add("", error.code)
+            return failure(error)
         name = path.removeprefix(SERVICE) if path.startswith(SERVICE) else b""
         if name in self._open:
             return None

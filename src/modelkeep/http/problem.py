@@ -52,13 +52,15 @@ TITLE = {
 }
 
 
-class _Problem(msgspec.Struct, frozen=True):
+class _Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str
     title: str
     status: int
     detail: str
     code: str
     error: str
+    retry_after: float = 0.0
+    violated_policies: tuple[str, ...] = msgspec.field(default=(), name="violated-policies")
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -75,9 +77,8 @@ def problem(error: errors.ModelkeepError) -> Response:
     status = status_of(error)
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if isinstance(error, errors.OverBudget):
-        wait = str(max(1, math.ceil(min(error.retry_after, 86_400.0)))).encode()
-        headers = ((b"retry-after", wait),)
-    elif status == 401:
+        return _over(error, status)
+    if status == 401:
         headers = _challenge(error)
     elif status == 503:
         headers = ((b"retry-after", b"1"),)
@@ -95,12 +96,35 @@ def _challenge(error: errors.ModelkeepError) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"www-authenticate", f'Bearer realm="modelkeep"{extra}'.encode()),)
 
 
+def _over(error: errors.OverBudget, status: int) -> Response:
+    """With Retry-After, and the name and terms of the limit as draft-ietf-httpapi-ratelimit-headers-11 has them (sections 3, 4
+    and 5.1; the type stays ours)."""
+    wait = b"%d" % max(1, math.ceil(min(error.retry_after, 86_400.0)))
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", wait),)
+    if error.policy and error.terms:
+        name = error.policy.encode()
+        headers += (
+            (b"ratelimit-policy", b'"%s";%s' % (name, error.terms.encode())),
+            (b"ratelimit", b'"%s";r=0;t=%s' % (name, wait)),
+        )
+    violated = (error.policy,) if error.policy else ()
+    return _answer(status, error.code, str(error), headers, round(min(error.retry_after, 86_400.0), 3), violated)
+
+
 def bad_request(refusal: BadRequest) -> Response:
     """The answer to a request that broke the protocol itself."""
     again = ((b"retry-after", b"1"),) if refusal.status == 503 else ()
     return _answer(refusal.status, refusal.code, refusal.detail, again)
 
 
-def _answer(status: int, code: str, detail: str, headers: tuple[tuple[bytes, bytes], ...]) -> Response:
-    body = _Problem(f"urn:x-modelkeep:error:{code}", TITLE.get(status, "Error"), status, detail, code, detail)
+def _answer(
+    status: int,
+    code: str,
+    detail: str,
+    headers: tuple[tuple[bytes, bytes], ...],
+    retry_after: float = 0.0,
+    violated: tuple[str, ...] = (),
+) -> Response:
+    kind = f"urn:x-modelkeep:error:{code}"
+    body = _Problem(kind, TITLE.get(status, "Error"), status, detail, code, detail, retry_after, violated)
     return Response(status, _ENCODER.encode(body), _CONTENT_TYPE, headers)

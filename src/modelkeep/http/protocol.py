@@ -56,11 +56,13 @@ class BadRequest(NamedTuple):
 
 Handler = Callable[[Request], Awaitable[Response]]
 Problem = Callable[[BadRequest], Response]
-Door = Callable[[bytes, dict[bytes, bytes], Certificate | None], Response | None]
-"""From method, headers and the client's certificate: why a request is turned away before its body is read, or None."""
+Door = Callable[[bytes, dict[bytes, bytes], Certificate | None, str], Response | None]
+"""From method, headers, the client's certificate and its address: why a request is turned away before its body is read."""
+Welcome = Callable[[str], bool]
+"""From the address: whether a connection may come in at all."""
 
 
-def open_door(_method: bytes, _headers: dict[bytes, bytes], _certificate: Certificate | None) -> None:
+def open_door(_method: bytes, _headers: dict[bytes, bytes], _certificate: Certificate | None, _address: str) -> None:
     """Turn nobody away."""
 
 
@@ -74,6 +76,11 @@ class Connection(Protocol):
     def abort(self) -> None: ...
 
 
+def everybody(_address: str) -> bool:
+    """Let every connection in."""
+    return True
+
+
 class Server:
     """What all connections of one listener share: bounds, the handler, and the sweep that enforces deadlines."""
 
@@ -84,8 +91,10 @@ class Server:
         bounds: Listen,
         loop: asyncio.AbstractEventLoop,
         door: Door = open_door,
+        welcome: Welcome = everybody,
     ) -> None:
-        self.handler, self.problem, self.bounds, self.loop, self.door = handler, problem, bounds, loop, door
+        self.handler, self.problem, self.bounds, self.loop = handler, problem, bounds, loop
+        self.door, self._welcome = door, welcome
         self.connections: set[Connection] = set()
         self.accepted = 0
         self.per_address: dict[str, int] = {}
@@ -106,7 +115,8 @@ class Server:
     def enter(self, address: str) -> "Place | None":
         """A place for a connection that was accepted from ``address``; None when there are too many, or when draining."""
         here = self.per_address.get(address, 0)
-        if self.accepted >= self.bounds.max_connections or here >= self.bounds.max_per_address or self.draining:
+        full = self.accepted >= self.bounds.max_connections or here >= self.bounds.max_per_address or self.draining
+        if full or not self._welcome(address):
             self.refused += 1
             return None
         self.accepted += 1
@@ -285,7 +295,8 @@ class HttpConnection(asyncio.Protocol):
         version = self._parser.get_http_version()
         self._old = version != "1.1"
         if self._refusal is None:
-            self._refusal = self._server.door(self._parser.get_method(), self._headers, self._certificate)
+            door, address = self._server.door, self._place.address
+            self._refusal = door(self._parser.get_method(), self._headers, self._certificate, address)
         self._check_framing(self._headers, version)
 
     def _check_framing(self, headers: dict[bytes, bytes], version: str) -> None:

@@ -81,11 +81,13 @@ async def serving(service: Service) -> AsyncIterator[tuple[str, str]]:
     service.delivery.loop = loop
     watchers = Watchers(service.loader.watches, lambda done: _hand_back(loop, done))
     try:
+        for begin in service.opening:
+            begin()
         await loop.run_in_executor(None, service.follower.settle, _LOAD_SECONDS)
         service.follower.start()
         watchers.start()
         app = application(service)
-        server = Server(app, bad_request, service.listen, loop, app.door)
+        server = Server(app, bad_request, service.listen, loop, app.door, app.welcome)
         with np.errstate(over="ignore"):  # a sum of squares that overflows is an answer (serving/validate), and no news
             async with listening(server) as (host, port), _speaking_grpc(service, app) as grpc, _handing_over(service):
                 yield f"{'https' if service.listen.tls else 'http'}://{host}:{port}", grpc
@@ -103,7 +105,7 @@ async def _speaking_grpc(service: Service, app: App) -> AsyncIterator[str]:
     from modelkeep.http.inference import Inference
 
     inference = Inference(service.gateway, app.metrics, service.clock)
-    server = GrpcServer(inference, inference.door, service.grpc, asyncio.get_running_loop())
+    server = GrpcServer(inference, inference.door, service.grpc, asyncio.get_running_loop(), app.welcome)
     async with listening(server) as (host, port):
         yield f"{host}:{port}"
 
@@ -115,6 +117,9 @@ def application(service: Service) -> App:
     gateway, now = service.gateway, service.clock.monotonic
     metrics.gauge("modelkeep_lease_seconds", "Seconds left of the admission lease.", lambda: gateway.lease_left(now()))
     metrics.gauge("modelkeep_models_served", "Releases that are served.", lambda: len(gateway.admitted.models))
+    limits = gateway.limits
+    metrics.gauge("modelkeep_requests_in_flight", "Predictions that are being made.", lambda: limits.in_flight)
+    metrics.gauge("modelkeep_limits_counted", "1 while limits can be counted.", lambda: float(not limits.trouble()))
     metrics.gauge(
         "modelkeep_extraction_alarms",
         "Accounts at the alarm rung, over all releases.",

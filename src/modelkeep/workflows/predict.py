@@ -1,7 +1,7 @@
 """One prediction, from bytes to bytes: the gateway's hot path.
 
-credential → rate → policy → admission → validation → ladder → quota → model → watermark → record → answer. Each step returns or
-raises; an answer exists only once its audit record is durable, and so does a refusal of somebody who is known.
+credential → requests → policy → admission → validation → ladder → cost → quota → model → watermark → record → answer. Each step
+returns or raises; an answer exists only once its audit record is durable, and so does a refusal of somebody who is known.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
+from modelkeep.access.cells import Standing
 from modelkeep.access.directory import Directory
-from modelkeep.access.limits import Limiter
+from modelkeep.access.limits import Limits
 from modelkeep.access.presented import Presented
 from modelkeep.access.quotas import Quotas
 from modelkeep.access.view import Grant
@@ -36,6 +37,7 @@ from modelkeep.workflows.recorder import Recorder
 from modelkeep.workflows.watch import Observation, Watch
 
 _ACCUSED = "this account's queries look like an attempt to copy the model: it waits for a review"
+_ACCUSED_RATE = TABLE[Rung.QUANTISED].rate  # of an accused account that still gets labels
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 LONE_ROWS = 8
@@ -59,11 +61,12 @@ class Call(NamedTuple):
 
 class Answer(NamedTuple):
     """``body``: the response of the Open Inference Protocol; ``record``: ``<instance>/<index>`` of its audit record;
-    ``json_size``: see ``Reply``."""
+    ``json_size``: see ``Reply``; ``standing``: the limit that is nearest to its end, None when nothing is limited."""
 
     body: bytes
     record: str
     json_size: int = -1
+    standing: Standing | None = None
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,10 +79,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Doors(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is let in: the directory, requests a second per account, quotas per credential, and the access policy."""
+    """Who is let in: the directory, the limits, quotas per credential, and the access policy."""
 
     directory: Directory
-    rate: Limiter
+    limits: Limits
     quotas: Quotas
     policy: Engine
 
@@ -124,7 +127,7 @@ class Gateway:
     def __init__(
         self, doors: Doors, keys: SubjectKeys, marks: Marks, recorder: Recorder, *, clock: Clock, terms: Terms | None = None
     ) -> None:
-        self._directory, self._rate, self._quotas, self._policy = doors.directory, doors.rate, doors.quotas, doors.policy
+        self._directory, self.limits, self._quotas, self._policy = doors.directory, doors.limits, doors.quotas, doors.policy
         self._keys, self._marks, self._recorder = keys, marks, recorder
         self._monotonic = clock.monotonic
         self._terms = terms or Terms()
@@ -139,17 +142,22 @@ class Gateway:
         over a limit, one a second).
         """
         grant = self._directory.authenticate(call.presented)
+        subject = grant.principal.subject
         try:
-            return await self._answer(call, grant)
+            self.limits.enter(subject)
+            try:
+                return await self._answer(call, grant)
+            finally:
+                self.limits.leave(subject)
         except Unavailable:
             raise
         except ModelkeepError as refusal:
-            await self._recorder.refusal(grant.principal.subject, self._named(call), refusal)
+            await self._recorder.refusal(subject, self._named(call), refusal)
             raise
 
     async def _answer(self, call: Call, grant: Grant) -> Answer:
         principal, subject = grant.principal, grant.principal.subject
-        self._rate.take(subject)
+        counted = await self.limits.admit(principal, grant.quota_id)
         authorize(self._policy, principal, "predict", model(call.model), call.presented.address)
         served = self.admitted.find(call.model, call.version, self._monotonic())
         request = call.form.read(call.body)
@@ -157,8 +165,10 @@ class Gateway:
         wanted = served.outputs.wanted(request.output_names())
         checked = served.inputs.check(request)
         rung = self._rung(served, subject)
-        if not self._quotas.take_held(grant.quota_id, grant.quota):  # the records may wait for a disk or a lock
-            await _in_thread(lambda: self._quotas.take(grant.quota_id, grant.quota))
+        cost = checked.rows * self.limits.row_cost(served.ref.name, served.row_seconds)
+        counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, TABLE[rung].rate or _ACCUSED_RATE))
+        if not self._quotas.take_held(grant.quota_id, grant.quota, checked.rows):  # the records may wait for a disk or a lock
+            await _in_thread(lambda: self._quotas.take(grant.quota_id, grant.quota, checked.rows))
         sealer = self._keys.sealer(subject, served.text)
         while sealer is None:  # made, or made anew because the subject was erased meanwhile
             await _in_thread(lambda: self._keys.key(subject))
@@ -186,7 +196,7 @@ class Gateway:
             watch.submit(Observation(written.index, subject, shown.x, raw))
             if checked.rows > LONE_ROWS or watch.behind(subject) > UNSEEN_ROWS:
                 await self._judge(watch, subject)
-        return Answer(reply.body, written.receipt, reply.json_size)
+        return Answer(reply.body, written.receipt, reply.json_size, self.limits.tightest(counted))
 
     def _named(self, call: Call) -> str:
         """What a refusal is recorded to be about: nothing unless there is such a model, for what was typed may be anything."""
@@ -195,15 +205,13 @@ class Gateway:
         return call.model if call.version is None else f"{call.model}@{call.version}"
 
     def _rung(self, served: Served, subject: str) -> Rung:
-        """The ladder's rung in force for this account. Raises ReviewRequired (alarm), OverBudget (its rate is lowered)."""
+        """The ladder's rung in force for this account. Raises ReviewRequired (alarm)."""
         if served.watch is None:
             return Rung.MARK
         rung = served.watch.rung(subject)
-        if rung is Rung.ALARM:
-            if self._terms.on_alarm == "refuse" or served.outputs.probabilities is None:  # then no label can stand alone
-                raise ReviewRequired(_ACCUSED)
-        elif TABLE[rung].rate < 1.0:
-            self._rate.take(subject, 1.0 / TABLE[rung].rate - 1.0)
+        # Without probabilities there is no label that could stand alone.
+        if rung is Rung.ALARM and (self._terms.on_alarm == "refuse" or served.outputs.probabilities is None):
+            raise ReviewRequired(_ACCUSED)
         return rung
 
     async def _judge(self, watch: Watch, subject: str) -> None:
@@ -252,7 +260,7 @@ class Gateway:
     def permit(self, presented: Presented, action: str, target: Target = KEEP) -> Grant:
         """Let somebody do ``action``. Raises Unauthenticated, OverBudget, Denied, Unavailable."""
         grant = self._directory.authenticate(presented)
-        self._rate.take(grant.principal.subject)
+        self.limits.look(grant.principal)
         authorize(self._policy, grant.principal, action, target, presented.address)
         return grant
 
@@ -285,8 +293,9 @@ class Gateway:
         return max(0.0, self.admitted.until - now)
 
     def check_ready(self) -> None:
-        """Raise Unavailable unless predictions can be answered: lease in force, last record durable."""
+        """Raise Unavailable unless predictions can be answered: lease in force, limits counted, last record durable."""
         self.admitted.check_lease(self._monotonic())
+        self.limits.check()
         self._recorder.check()
 
     def _shown_to(self, presented: Presented, name: str, version: int | str | None) -> Served:

@@ -45,7 +45,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     the releases log; ``audits``: those of an audit log by instance; ``handover``: takes the audit log's signed checkpoint to
     control at start, every ``handover_seconds``, at the end of its period and at stop (its failures are reported and stop
     nothing); ``announce`` and ``withdraw``: say where it listens (URL, and host:port of gRPC or ""), and take it back;
-    ``closing``: run last, in order; ``report``: told of trouble, one line each.
+    ``opening``, ``closing``: run first and last, in order; ``report``: told of trouble, one line each.
     """
 
     listen: Listen
@@ -62,6 +62,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     handover_seconds: float = 60.0
     announce: Callable[[str, str], None] = lambda _url, _grpc: None
     withdraw: Callable[[], None] = lambda: None
+    opening: Sequence[Callable[[], None]] = ()
     closing: Sequence[Callable[[], None]] = ()
     report: Callable[[str], None] = lambda _text: None
     grpc: Listen | None = None

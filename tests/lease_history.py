@@ -1,0 +1,162 @@
+"""What several replicas were granted and used, as they wrote it down, and whether it keeps the promise (P6, P5).
+
+``python lease_history.py URL FILE SECONDS`` is one such replica. Times are of CLOCK_MONOTONIC, which all processes of a machine
+share.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from modelkeep.access.leases import Leases, largest
+from modelkeep.access.limits import Limits
+from modelkeep.access.rates import Rates
+from modelkeep.adapters.clock import SystemEntropy
+from modelkeep.adapters.records.sqlite import SqliteRecords
+from modelkeep.core.values import Principal
+from modelkeep.errors import OverBudget, Unavailable
+
+RATES = Rates(account=(40.0, 80.0), cost=(60.0, 120.0))
+ALICE = Principal("alice", "sub_1", ("analyst",), "key:1", ())
+LIMITS = {found.name: found for found in (RATES.of_account("alice"), RATES.of_cost("alice")) if found is not None}
+LEASE = 1.0
+"""Seconds after which nobody may live on what was granted before (P5)."""
+MARGIN = 0.15
+"""Seconds by which what a process wrote down may be late, on a busy machine."""
+
+
+class Line(NamedTuple):
+    """``kind``: use, grant, refused, down. ``start``, ``end``: when it was asked for and had. ``units`` of ``limit``."""
+
+    kind: str
+    start: float
+    end: float
+    limit: str = ""
+    units: float = 0.0
+
+
+class Break(NamedTuple):
+    """A fault: ``lost`` (the store forgot) or ``silent`` (it does not answer); from ``start`` until ``end``."""
+
+    kind: str
+    start: float
+    end: float
+
+
+def most_above(uses: Iterable[tuple[float, float]], rate: float) -> float:
+    """The largest, over every window, of the units in it less ``rate`` times its length (Kadane's sums, in order of time)."""
+    run = most = 0.0
+    before = None
+    for at, units in sorted(uses):
+        run = max(0.0, run - rate * (at - before if before is not None else 0.0)) + units
+        most, before = max(most, run), at
+    return most
+
+
+def faults(lines: Sequence[Line], breaks: Sequence[Break], replicas: int) -> list[str]:
+    """Everything in the history that breaks the promise, in words."""
+    found = []
+    for name, rate in LIMITS.items():
+        late = MARGIN * rate.per_second
+        for kind, spare in (("grant", 0.0), ("use", replicas * largest(rate))):
+            most = most_above(
+                [(line.end, line.units) for line in lines if (line.kind, line.limit) == (kind, name)], rate.per_second
+            )
+            if most > rate.burst + spare + late:
+                found.append(f"{kind} of {name}: {most:.1f} above the rate, allowed are {rate.burst + spare:g}")
+        for one in (one for one in breaks if one.kind == "lost"):
+            opens = one.end + rate.window
+            for line in lines:
+                if (
+                    line.limit == name
+                    and line.kind == "grant"
+                    and line.units
+                    and one.end < line.start
+                    and line.end < opens - MARGIN
+                ):
+                    found.append(f"{line.units:g} of {name} granted {line.end - one.end:.2f} s after it was lost")
+                if line.limit == name and line.kind == "use" and one.end + LEASE + MARGIN < line.end < opens - MARGIN:
+                    found.append(f"{line.units:g} of {name} used {line.end - one.end:.2f} s after it was lost")
+    for one in breaks:
+        if one.kind == "silent":
+            late_uses = [line for line in lines if line.kind == "use" and one.start + LEASE + MARGIN < line.end < one.end]
+            found += [f"{line.units:g} of {line.limit} used {line.end - one.start:.2f} s into silence" for line in late_uses]
+    return found
+
+
+def read(path: Path) -> list[Line]:
+    """The history that replicas wrote; a line that was cut off by a kill is none."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(Line(*json.loads(text)))
+        except ValueError:
+            continue
+    return lines
+
+
+class Replica:
+    """Writes down what it is granted and what it uses."""
+
+    def __init__(self, place, path: Path) -> None:
+        self._place = place
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def note(self, *line: object) -> None:
+        os.write(self._file, (json.dumps(line) + "\n").encode())
+
+    def grant(self, wants):
+        start = time.monotonic()
+        found = self._place.grant(wants)
+        for want, given in zip(wants, found.given, strict=True):
+            self.note("grant", start, time.monotonic(), want.name.partition("/")[0], given.units)
+        return found
+
+    def give_back(self, epoch, units) -> None:
+        self._place.give_back(epoch, units)
+
+    def close(self) -> None:
+        self._place.close()
+
+    async def ask(self, limits: Limits, until: float) -> None:
+        while time.monotonic() < until:
+            start = time.monotonic()
+            try:
+                await limits.admit(ALICE, "key:1")
+                self.note("use", start, time.monotonic(), "account", 1.0)
+                await limits.take(ALICE, "risk", 2.0)
+                self.note("use", start, time.monotonic(), "rows", 2.0)
+            except OverBudget:
+                self.note("refused", start, time.monotonic())
+            except Unavailable:
+                self.note("down", start, time.monotonic())
+            await asyncio.sleep(0.004)
+
+
+def main(url: str, path: str, records: str, seconds: str) -> None:
+    from modelkeep.access.epochs import KeptEpoch
+    from modelkeep.adapters.state.redis import RedisAllowances
+
+    place = RedisAllowances(url, "keep.example/history", KeptEpoch(SqliteRecords(Path(records))), SystemEntropy())
+    replica = Replica(place, Path(path))
+    leases = Leases(replica, time.monotonic)
+    limits = Limits(time.monotonic, RATES, cells=leases)
+    leases.start()
+
+    async def run() -> None:
+        until = time.monotonic() + float(seconds)
+        await asyncio.gather(*(replica.ask(limits, until) for _ in range(3)))
+
+    asyncio.run(run())
+    with contextlib.suppress(Unavailable):
+        leases.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
