@@ -187,7 +187,7 @@ def _from_bytes(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
             raise ValueError(datatype)
         if datatype == "BOOL" and any(byte > 1 for byte in bytes(raw)):
             raise ValueError(datatype)
-        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False)
+        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype)  # copied, so that it is aligned
     items, at = [], 0
     while at < len(raw):
         (size,) = struct.unpack_from("<I", raw, at)
