@@ -277,6 +277,22 @@ def test_a_kept_connection_that_was_closed_meanwhile_costs_nobody_an_answer():
     run(story())
 
 
+def test_a_connection_that_nobody_uses_is_let_go():
+    async def story():
+        gone = asyncio.Event()
+
+        async def act(visit):
+            await visit.say(answer_to(await visit.question()))
+            await visit.gone()
+            gone.set()
+
+        async with against(act, bounds=LinkBounds(idle_seconds=0.1)) as (model, _):
+            await model.infer(FEEDS)
+            await gone.wait()
+
+    run(story())
+
+
 def test_who_goes_away_takes_the_question_along():
     async def story():
         hung_up = asyncio.Event()

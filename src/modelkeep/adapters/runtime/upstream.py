@@ -33,6 +33,7 @@ class HttpLink:
     bounds: LinkBounds = field(default_factory=LinkBounds)
     _idle: deque["_Connection"] = field(default_factory=deque)
     _closed: bool = False
+    _sweeping: bool = False
 
     async def request(self, method: bytes, path: str, headers: Sequence[tuple[bytes, bytes]] = (), body: bytes = b"") -> Reply:
         """Ask once, on a kept connection or a new one. Raises Unavailable, NotTrusted (not the server that was meant)."""
@@ -47,8 +48,7 @@ class HttpLink:
             connection.abort()
             raise
         if connection.reusable and not self._closed:
-            connection.since = asyncio.get_running_loop().time()
-            self._idle.append(connection)
+            self._keep(connection)
         else:
             connection.abort()
         return reply
@@ -59,11 +59,29 @@ class HttpLink:
         while self._idle:
             self._idle.pop().abort()
 
+    def _keep(self, connection: "_Connection") -> None:
+        """Keep a connection for the next question, and let go of it when none comes."""
+        loop = asyncio.get_running_loop()
+        connection.since = loop.time()
+        self._idle.append(connection)
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(self.bounds.idle_seconds, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._let_go(loop.time())
+        self._sweeping = bool(self._idle)
+        if self._idle:
+            loop.call_later(self.bounds.idle_seconds, self._sweep, loop)
+
+    def _let_go(self, now: float) -> None:
+        """Close what was idle for too long."""
+        while self._idle and (self._idle[0].lost or now - self._idle[0].since >= self.bounds.idle_seconds):
+            self._idle.popleft().abort()
+
     def _kept(self) -> "_Connection | None":
         """The connection that was used last, if its server surely still holds it."""
-        now = asyncio.get_running_loop().time()
-        while self._idle and (self._idle[0].lost or now - self._idle[0].since > self.bounds.idle_seconds):
-            self._idle.popleft().abort()
+        self._let_go(asyncio.get_running_loop().time())
         while self._idle:
             found = self._idle.pop()
             if not found.lost:
