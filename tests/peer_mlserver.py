@@ -41,12 +41,12 @@ class MlServer:
     """``mlserver start`` on one ONNX model called ``risk``, which takes x and gives label and probabilities."""
 
     def __init__(self, folder: Path, model: bytes, features: int = 30) -> None:
-        self.folder, self.port = folder, _free_port()
+        self.folder, self.port, self.grpc_port = folder, _free_port(), _free_port()
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
         (folder / "model.onnx").write_bytes(model)
         (folder / "onnx_model.py").write_text(IMPLEMENTATION)
-        ports = {"http_port": self.port, "grpc_port": _free_port(), "metrics_port": _free_port()}
+        ports = {"http_port": self.port, "grpc_port": self.grpc_port, "metrics_port": _free_port()}
         settings = {"host": "127.0.0.1", "parallel_workers": 0, "debug": False, **ports}
         (folder / "settings.json").write_text(json.dumps(settings))
         described = {
@@ -65,6 +65,10 @@ class MlServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"grpc://127.0.0.1:{self.grpc_port}"
 
     def start(self) -> "MlServer":
         """Start it and wait until its model is ready."""

@@ -11,7 +11,8 @@ import pytest
 from hostile import Hostile, answer_to, whole
 
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
-from modelkeep.adapters.runtime.upstream import HttpLink, LinkBounds, is_link_local, tls_context
+from modelkeep.adapters.dialling import Callee, LinkBounds, is_link_local, tls_context
+from modelkeep.adapters.runtime.upstream import HttpLink
 from modelkeep.core.values import TensorSpec
 from modelkeep.errors import Invalid, NotTrusted, Unavailable
 from modelkeep.formats.upstream import Upstream, parse_url
@@ -27,7 +28,7 @@ def model_at(port, *, seconds=5.0, requests=4, queue=8, thresholds=None, bounds=
     bounds = bounds or LinkBounds(max_answer=100_000)
     return RemoteModel(
         Upstream(url=url, model="m", **ENDS),
-        lambda: HttpLink(parse_url(url), bounds=bounds),
+        lambda: HttpLink(Callee(parse_url(url)), bounds=bounds),
         SystemClock(),
         SystemEntropy(),
         patience=Patience(seconds, requests, queue),
@@ -276,6 +277,22 @@ def test_a_kept_connection_that_was_closed_meanwhile_costs_nobody_an_answer():
     run(story())
 
 
+def test_a_connection_that_nobody_uses_is_let_go():
+    async def story():
+        gone = asyncio.Event()
+
+        async def act(visit):
+            await visit.say(answer_to(await visit.question()))
+            await visit.gone()
+            gone.set()
+
+        async with against(act, bounds=LinkBounds(idle_seconds=0.1)) as (model, _):
+            await model.infer(FEEDS)
+            await gone.wait()
+
+    run(story())
+
+
 def test_who_goes_away_takes_the_question_along():
     async def story():
         hung_up = asyncio.Event()
@@ -369,7 +386,7 @@ def test_a_refused_address_is_not_connected_to():
     async def story():
         for host in ("169.254.169.254", "0.0.0.0"):
             with pytest.raises(NotTrusted, match="link-local"):
-                await HttpLink(parse_url(f"http://{host}:1")).request(b"GET", "/v2")
+                await HttpLink(Callee(parse_url(f"http://{host}:1"))).request(b"GET", "/v2")
 
     run(story())
 
@@ -435,7 +452,7 @@ def test_it_must_be_the_server_that_was_published(certificate, case):
             url = f"https://{'127.0.0.2' if case == 'another-name' else 'localhost'}:{server.port}"
             trusted = {"stranger": other, "public": ""}.get(case, authority)
             pins = {"pinned": (pin,), "another-key": ("0" * 64,)}.get(case, ())
-            link = HttpLink(parse_url(url), tls_context(trusted), pins, lambda: "s3cret")
+            link = HttpLink(Callee(parse_url(url), tls_context(trusted), pins), lambda: "s3cret")
             if case in ("good", "pinned"):
                 assert (await link.request(b"GET", "/v2")).status == 200
                 assert b"authorization: Bearer s3cret\r\n" in server.asked[0]

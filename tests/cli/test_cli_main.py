@@ -76,7 +76,7 @@ def test_every_error_has_an_exit_code_and_one_line(capsys, kind):
 USAGE = [
     ((), "Usage"),
     (("no-such-verb",), "No such command"),
-    (("publish",), "Missing argument"),
+    (("publish",), "Missing option"),
     (("publish", "m.onnx"), "--name"),
     (("quarantine", "risk@1"), "--reason"),
     (("key", "issue", "alice", "--quota", "0"), "0"),

@@ -123,6 +123,32 @@ def test_answers_are_those_of_the_model_behind_and_guarded(guard, subject):
     assert metric(house, "modelkeep_upstream_answers_total") >= 1
 
 
+def test_the_same_over_grpc(guard, desk, subject, peer):
+    house, token = guard
+    asked = ("--name", "wired", "--upstream-model", "risk", "--reference", str(desk / "ref.npz"))
+    house.cli("publish", "--upstream", peer.grpc_url, *asked, code=0)
+    house.cli("promote", "wired@1", code=0)
+    where = "/v2/models/wired/infer"
+    wait_for(lambda: house.ask(token, subject.fresh[:1], where).status_code == 200, 20, house.text)
+    answer = house.ask(token, subject.fresh[:8], where)
+    assert labels(answer) == list(subject.top1[:8]) == labels(house.ask(token, subject.fresh[:8], GUARDED))
+    assert "status 5" in house.cli("publish", "--upstream", peer.grpc_url, *asked[:2], *asked[4:], code=3).line()
+    assert "no path" in house.cli("publish", "--upstream", f"{peer.grpc_url}/x", *asked, code=2).line()
+
+
+def test_it_is_published_from_afar(guard, template, desk, peer, tmp_path):
+    house, _ = guard
+    (tmp_path / "old").write_text(json.loads((template.parent / "init.json").read_bytes())["password"])
+    (tmp_path / "new").write_text("the admin's second password")
+    files = ("--password-file", str(tmp_path / "old"), "--new-password-file", str(tmp_path / "new"))
+    there = house.cli.with_environment(XDG_CONFIG_HOME=str(tmp_path), MODELKEEP_SERVER=house.control)
+    there("login", "--user", "admin", "--ca", str(house.keep / "tls" / "ca.pem"), *files, code=0)
+    asked = ("--name", "afar", "--reference", str(desk / "ref.npz"))
+    done = there("--json", "publish", "--upstream", peer.url, "--upstream-model", "risk", *asked, code=0).json
+    assert done["ref"] == "afar@1" and done["custody"] == "external"
+    assert "status 404" in there("publish", "--upstream", peer.url, *asked, code=3).line()
+
+
 def falls_and_comes_back(house, token, subject, fall, rise):
     """Under load the upstream falls: nobody waits beyond his time, all are denied, and all is well once it is back."""
     with Load(house, token, subject.fresh, where=GUARDED, threads=4) as load:

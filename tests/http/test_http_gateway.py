@@ -349,11 +349,11 @@ def test_a_model_that_breaks_its_loader_stays_out_alone(keep, alice):
     service = make_service(keep)
     whole, broken = service.loader._start, []
 
-    def start(data: bytes):
+    def start(found, data: bytes):
         if not broken:
             broken.append(True)
             raise ZeroDivisionError("in a runtime")
-        return whole(data)
+        return whole(found, data)
 
     service.loader._start = start
     running = Live(service, keep.premises.directory)

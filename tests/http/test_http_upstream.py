@@ -7,6 +7,7 @@ import pytest
 from http_support import Running
 
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
+from modelkeep.adapters.dialling import Callee
 from modelkeep.adapters.runtime.upstream import HttpLink
 from modelkeep.core.values import TensorSpec
 from modelkeep.formats.upstream import Upstream, parse_url
@@ -28,7 +29,7 @@ def silent():
 def asking(silent, **listen):
     """A server whose handler asks it; and what became of that, as the handler saw it."""
     url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    connect = lambda: HttpLink(parse_url(url))  # noqa: E731
+    connect = lambda: HttpLink(Callee(parse_url(url)))  # noqa: E731
     model, ends = RemoteModel(Upstream(url=url, model="m", **ENDS), connect, SystemClock(), SystemEntropy()), []
 
     async def handler(_request):

@@ -9,18 +9,19 @@ from pathlib import Path
 import msgspec
 
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
+from modelkeep.adapters.dialling import Callee, LinkBounds, tls_context
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.settings import UpstreamSettings
 from modelkeep.core.ports import Link
 from modelkeep.core.values import TensorSpec
 from modelkeep.custody.evidence import ReleaseEvidence
-from modelkeep.errors import Denied, ModelkeepError, Unavailable
+from modelkeep.errors import Denied, Invalid, ModelkeepError, Unavailable
 from modelkeep.formats.detect import Format
-from modelkeep.formats.upstream import Upstream, parse_upstream
+from modelkeep.formats.upstream import Place, Upstream, parse_upstream
 from modelkeep.serving.breaker import Thresholds
 from modelkeep.serving.runtime import Runtime
 from modelkeep.serving.upstream import Described
-from modelkeep.workflows.upstream import Patience, RemoteModel, described, model_path
+from modelkeep.workflows.upstream import Patience, RemoteModel, described, dialect_of
 
 FOLDER = "upstream"
 """In the keep's folder: files with the tokens of upstreams."""
@@ -93,7 +94,7 @@ class Upstreams:
             inputs=_UNKNOWN, outputs=_UNKNOWN,
         )  # fmt: skip
         wanted.check()
-        found, binary = asyncio.run(self._described(wanted))
+        found = asyncio.run(self._described(wanted))
         place = wanted.place
         return msgspec.structs.replace(
             wanted,
@@ -101,14 +102,14 @@ class Upstreams:
             inputs=found.signature.inputs,
             outputs=found.signature.outputs,
             platform=found.platform,
-            binary=binary,
+            binary=found.binary,
         )
 
-    async def _described(self, wanted: Upstream) -> tuple[Described, bool]:
+    async def _described(self, wanted: Upstream) -> Described:
         seconds = self._settings.answer_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await described(self._ways(wanted), model_path(wanted.model, wanted.version))
+                return await described(self._ways(wanted), dialect_of(wanted))
         except TimeoutError:
             raise Unavailable(f"the upstream does not answer within {seconds:g} s") from None
         except ModelkeepError as cause:
@@ -116,19 +117,19 @@ class Upstreams:
 
     def _ways(self, document: Upstream) -> Callable[[], Link]:
         """How connections to the upstream are made. Raises Denied, Invalid."""
-        from modelkeep.adapters.runtime.upstream import HttpLink, LinkBounds, tls_context  # with it comes an HTTP parser
-
         settings, place = self._settings, document.place
         document.check()
         if settings.origins and place.origin not in settings.origins:
             raise Denied(f"upstream.origins does not list {place.origin}: add it there if it is meant")
         if document.token and place.origin not in settings.origins:
             raise Denied(f"a token is sent only to origins that upstream.origins lists: add {place.origin} there")
-        context = tls_context(document.authority) if place.secure else None
+        link = _link(place)
+        context = tls_context(document.authority, "h2" if place.grpc else "http/1.1") if place.secure else None
         bounds = LinkBounds(
             connect_seconds=settings.connect_seconds, max_answer=settings.max_answer, link_local=settings.link_local
         )
-        return lambda: HttpLink(place, context, document.pins, lambda: self._token(document.token), bounds)
+        callee = Callee(place, context, document.pins)
+        return lambda: link(callee, lambda: self._token(document.token), bounds)
 
     def _token(self, name: str) -> str:
         """The bearer token that ``name`` names, read again for every connection. Raises Unavailable."""
@@ -144,3 +145,16 @@ class Upstreams:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             return (self._folder / FOLDER / name).read_text("ascii").strip()
         return ""
+
+
+def _link(place: Place) -> Callable[[Callee, Callable[[], str], LinkBounds], Link]:
+    """What speaks the scheme of ``place``; with it come parsers that nobody else needs. Raises Invalid (not installed)."""
+    if not place.grpc:
+        from modelkeep.adapters.runtime.upstream import HttpLink
+
+        return HttpLink
+    try:
+        from modelkeep.adapters.runtime.upstream_grpc import GrpcLink
+    except ImportError as cause:
+        raise Invalid("a gRPC upstream needs the package h2: 'pip install modelkeep[grpc]'") from cause
+    return GrpcLink

@@ -20,8 +20,8 @@ TYPE = "urn:x-modelkeep:upstream:v1"
 MAGIC = b'{"_type":"' + TYPE.encode() + b'",'
 MAX_DOCUMENT = 256 << 10
 MAX_ENDS = 64
-SCHEMES = {"http": 80, "https": 443}
-"""Schemes that are spoken, and their ports."""
+SCHEMES = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 8001}
+"""Schemes that are spoken, and their ports; of gRPC the one that Triton has."""
 
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]{1,100}){0,8}\Z")
@@ -43,7 +43,12 @@ class Place(NamedTuple):
     @property
     def secure(self) -> bool:
         """Whether TLS is spoken."""
-        return self.scheme == "https"
+        return self.scheme in ("https", "grpcs")
+
+    @property
+    def grpc(self) -> bool:
+        """Whether gRPC is spoken."""
+        return self.scheme in ("grpc", "grpcs")
 
     @property
     def origin(self) -> str:
@@ -54,7 +59,7 @@ class Place(NamedTuple):
     def authority(self) -> str:
         """Host and port as the header ``host`` has them: a port only when it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == SCHEMES[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == SCHEMES[self.scheme] and not self.grpc else f"{host}:{self.port}"
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="_type", tag=TYPE):
@@ -107,7 +112,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not self.platform.isprintable():
             raise Invalid("the platform of an upstream is not printable text")
         if (self.authority or self.pins) and not place.secure:
-            raise Invalid("an authority or pins go with https: without TLS nobody shows a certificate")
+            raise Invalid("an authority or pins go with https or grpcs: without TLS nobody shows a certificate")
         if not all(map(_PIN.match, self.pins)):
             raise Invalid("a pin is 64 lower-case hex digits: the SHA-256 of a public key")
         if self.token and not _TOKEN.match(self.token):
@@ -116,7 +121,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 "folder upstream/"
             )
         if self.token and not (place.secure or is_loopback(place.host)):
-            raise Invalid("a token is sent over https, or to this machine, and nowhere else: give an https URL")
+            raise Invalid("a token is sent over TLS, or to this machine, and nowhere else: give an https or grpcs URL")
         _check_ends(self.inputs, "input")
         _check_ends(self.outputs, "output")
 
@@ -158,6 +163,8 @@ def parse_url(url: str) -> Place:
         raise Invalid("the URL of an upstream has no user, password, query or fragment: name a token with --upstream-token")
     if not _is_host(host) or not _PATH.match(path) or any(part in (".", "..") for part in path.split("/")):
         raise Invalid(f"{url[:80]!r} is not the URL of an upstream: expected such as https://models.acme.eu:8443")
+    if path and parts.scheme in ("grpc", "grpcs"):
+        raise Invalid("the URL of a gRPC upstream has a host and a port, and no path")
     return Place(parts.scheme, host, port if port else SCHEMES[parts.scheme], path)
 
 

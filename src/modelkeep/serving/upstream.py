@@ -1,4 +1,4 @@
-"""What is said to another Open Inference Protocol v2 server, and what is believed of its answers: bytes to values and back.
+"""What is said to another Open Inference Protocol v2 server, and what is believed of its answers: how in general, and REST.
 
 An upstream is not trusted: its answer must name the request it is for, and every tensor must have the name, datatype, shape and
 finite numbers that its signature promised. Nothing else of an answer is kept, least of all its headers.
@@ -8,8 +8,8 @@ Sources: Open Inference Protocol, "REST API"; Triton, "Binary Tensor Data Extens
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -35,8 +35,80 @@ Arrays = dict[str, NDArray[Any]]
 class Question(NamedTuple):
     """A request as it is sent. ``headers``: those that depend on the body."""
 
-    headers: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+    path: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+    method: bytes = b"POST"
+
+
+class Described(NamedTuple):
+    """An upstream's metadata of one model. ``binary``: it takes tensors as bytes."""
+
+    platform: str
+    signature: ModelSignature
+    binary: bool = False
+
+
+class Dialect(Protocol):
+    """A way to talk to an upstream about one of its models."""
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]], request_id: str) -> Question:
+        """The request for the outputs that were promised."""
+        ...
+
+    def answer(self, reply: Reply, rows: int | None, request_id: str) -> Arrays:
+        """What was promised, checked. Raises Invalid (the upstream refuses the question), Unavailable (no answer to it)."""
+        ...
+
+    def ready(self) -> Question:
+        """Whether the model is ready."""
+        ...
+
+    def check_ready(self, reply: Reply) -> None:
+        """Raises Unavailable, Invalid: it is not."""
+        ...
+
+    def who(self) -> tuple[Question, Question]:
+        """What the server is, and what the model is."""
+        ...
+
+    def described(self, server: Reply, model: Reply) -> Described:
+        """The answers to both. Raises Invalid (they say too little), Unavailable (they are none)."""
+        ...
+
+
+class Rest:
+    """``Dialect`` of REST. ``binary``: tensors go as bytes behind the JSON."""
+
+    def __init__(self, model: str, version: str, signature: ModelSignature, *, binary: bool) -> None:
+        """``model``, ``version``: what the upstream calls it, "" = its own choice."""
+        self._path = f"/v2/models/{model}/versions/{version}" if version else f"/v2/models/{model}"
+        self._signature, self._binary = signature, binary
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]], request_id: str) -> Question:
+        """``POST …/infer``."""
+        found = ask(feeds, self._signature, request_id, binary=self._binary)
+        return found._replace(path=f"{self._path}/infer")
+
+    def answer(self, reply: Reply, rows: int | None, request_id: str) -> Arrays:
+        """Raises Invalid, Unavailable."""
+        return understand(reply, self._signature, rows, request_id)
+
+    def ready(self) -> Question:
+        """``GET …/ready``."""
+        return Question(f"{self._path}/ready", method=b"GET")
+
+    def check_ready(self, reply: Reply) -> None:
+        """Raises Unavailable, Invalid."""
+        check_status(reply)
+
+    def who(self) -> tuple[Question, Question]:
+        """``GET /v2`` and ``GET /v2/models/NAME``."""
+        return Question("/v2", method=b"GET"), Question(self._path, method=b"GET")
+
+    def described(self, server: Reply, model: Reply) -> Described:
+        """Raises Invalid, Unavailable."""
+        return describe(model)._replace(binary=speaks_binary(server))
 
 
 # -- asking --
@@ -49,7 +121,7 @@ def ask(feeds: Mapping[str, NDArray[Any]], signature: ModelSignature, request_id
         array = feeds[spec.name]
         head: dict[str, Any] = {"name": spec.name, "shape": list(array.shape), "datatype": spec.datatype}
         if binary:
-            data = _to_bytes(array)
+            data = to_raw(array)
             head["parameters"] = {"binary_data_size": len(data)}
             raw.append(data)
         else:
@@ -61,12 +133,12 @@ def ask(feeds: Mapping[str, NDArray[Any]], signature: ModelSignature, request_id
     ]
     text = msgspec.json.encode({"id": request_id, "inputs": inputs, "outputs": outputs})
     if not binary:
-        return Question(((b"content-type", b"application/json"),), text)
+        return Question("", ((b"content-type", b"application/json"),), text)
     kinds = ((b"content-type", b"application/octet-stream"), (HEADER_LENGTH, b"%d" % len(text)))
-    return Question(kinds, b"".join((text, *raw)))
+    return Question("", kinds, b"".join((text, *raw)))
 
 
-def _to_bytes(array: NDArray[Any]) -> bytes:
+def to_raw(array: NDArray[Any]) -> bytes:
     """Row-major and little-endian; texts with their length, four bytes, before each."""
     if array.dtype != object:
         return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -97,7 +169,7 @@ def check_status(reply: Reply) -> None:
     """Raises Invalid (the upstream does not take the question), Unavailable (any other answer but 200)."""
     if reply.status == 200:
         return
-    said = _said(reply.body)
+    said = said_in(reply.body)
     if reply.status in _OF_THE_INPUT:
         raise Invalid(f"the model behind this gateway does not take the input{said}")
     if 300 <= reply.status < 400:
@@ -155,39 +227,50 @@ def _split(reply: Reply) -> tuple[bytes, memoryview]:
 
 
 def _array(output: _Output, spec: TensorSpec, rows: int | None, raw: memoryview | None) -> NDArray[Any]:
-    if output.datatype != spec.datatype:
-        raise Unavailable(f"its answer has {spec.name!r} as {output.datatype[:20]!r}, its signature has {spec.datatype}")
-    shape = tuple(output.shape)
+    def values(shape: Sequence[int]) -> NDArray[Any]:
+        if raw is not None:
+            return from_raw(raw, spec.datatype, math.prod(shape))
+        assert not isinstance(output.data, UnsetType)
+        return tensor_array(Tensor(spec.name, spec.datatype, list(shape), output.data), spec.datatype)
+
+    return checked_output(spec, output.datatype, output.shape, rows, values)
+
+
+def checked_output(
+    spec: TensorSpec, datatype: str, given: Sequence[int], rows: int | None, values: Callable[[Sequence[int]], NDArray[Any]]
+) -> NDArray[Any]:
+    """One output, held to ``spec``. ``given``: its shape as it was said; ``values``: makes the flat array for a shape.
+
+    Raises Unavailable.
+    """
+    if datatype != spec.datatype:
+        raise Unavailable(f"its answer has {spec.name!r} as {datatype[:20]!r}, its signature has {spec.datatype}")
+    shape = tuple(given)
     if len(spec.shape) == 1 and len(shape) == 2 and shape[1] == 1:  # so MLServer writes what has one dimension
         shape = shape[:1]
     wanted = spec.shape if rows is None or spec.shape[:1] != (-1,) else (rows, *spec.shape[1:])
     if len(shape) != len(wanted) or any(want not in (-1, size) for size, want in zip(shape, wanted, strict=True)):
         raise Unavailable(f"its answer has {spec.name!r} in the shape {list(shape)}, not {list(wanted)}")
-    count = math.prod(shape)
     try:
-        if raw is not None:
-            flat = _from_bytes(raw, spec.datatype, count)
-        else:
-            assert not isinstance(output.data, UnsetType)
-            flat = tensor_array(Tensor(spec.name, spec.datatype, list(shape), output.data), spec.datatype)
+        flat = values(shape)
     except (Invalid, ValueError, struct.error):
         raise Unavailable(f"its answer has {spec.name!r} with data that is not {spec.datatype}") from None
-    if flat.size != count:
+    if flat.size != math.prod(shape):
         raise Unavailable(f"its answer has {spec.name!r} with {flat.size} values for the shape {list(shape)}")
     if spec.datatype in _FLOATING and not np.isfinite(flat).all():
         raise Unavailable(f"its answer has {spec.name!r} with numbers that are not finite")
     return flat.reshape(shape)
 
 
-def _from_bytes(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
-    """Raises ValueError, struct.error."""
+def from_raw(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
+    """``count`` elements of ``datatype`` in a row, little-endian. Raises ValueError, struct.error."""
     dtype = dtype_of(datatype)
     if datatype != "BYTES":
         if len(raw) != count * dtype.itemsize:
             raise ValueError(datatype)
         if datatype == "BOOL" and any(byte > 1 for byte in bytes(raw)):
             raise ValueError(datatype)
-        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False)
+        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype)  # copied, so that it is aligned
     items, at = [], 0
     while at < len(raw):
         (size,) = struct.unpack_from("<I", raw, at)
@@ -200,7 +283,7 @@ def _from_bytes(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:
     return found
 
 
-def _said(body: bytes) -> str:
+def said_in(body: bytes) -> str:
     """What an error says, in at most 200 printable characters, with a colon before it; "" when it says nothing."""
     text = body[:4096].decode("utf-8", "replace")
     try:
@@ -209,6 +292,11 @@ def _said(body: bytes) -> str:
         found = None
     if isinstance(found, dict):
         text = next((found[key] for key in ("error", "detail", "message") if isinstance(found.get(key), str)), "")
+    return after_colon(text)
+
+
+def after_colon(text: str) -> str:
+    """At most 200 printable characters of ``text`` behind a colon; "" when there are none."""
     plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())[:_SAID]
     return f": {plain}" if plain else ""
 
@@ -216,7 +304,9 @@ def _said(body: bytes) -> str:
 # -- what it says of itself --
 
 
-class _End(msgspec.Struct):
+class End(msgspec.Struct):
+    """One tensor in the metadata of a model."""
+
     name: str
     datatype: str
     shape: list[int]
@@ -226,19 +316,12 @@ class _Metadata(msgspec.Struct):
     name: str
     platform: str | None = ""
     versions: list[Any] | None = None
-    inputs: list[_End] | None = None
-    outputs: list[_End] | None = None
+    inputs: list[End] | None = None
+    outputs: list[End] | None = None
 
 
 class _Server(msgspec.Struct):
     extensions: list[str] | None = None
-
-
-class Described(NamedTuple):
-    """An upstream's metadata of one model."""
-
-    platform: str
-    signature: ModelSignature
 
 
 def describe(reply: Reply) -> Described:
@@ -248,10 +331,15 @@ def describe(reply: Reply) -> Described:
         found = msgspec.json.decode(reply.body, type=_Metadata)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise Unavailable(f"its metadata are not those of the protocol: {str(cause)[:_SAID]}") from None
-    if not found.inputs or not found.outputs:
+    return described_as(found.platform or "", found.inputs or [], found.outputs or [])
+
+
+def described_as(platform: str, inputs: Sequence[End], outputs: Sequence[End]) -> Described:
+    """Raises Invalid: it says too little, or names a datatype that cannot be served."""
+    if not inputs or not outputs:
         raise Invalid("the upstream does not say what the model takes and gives: list inputs and outputs in its settings there")
-    platform = "".join(char for char in (found.platform or "")[:100] if char.isprintable())
-    return Described(platform, ModelSignature(_ends(found.inputs), _ends(found.outputs)))
+    plain = "".join(char for char in platform[:100] if char.isprintable())
+    return Described(plain, ModelSignature(_ends(inputs), _ends(outputs)))
 
 
 def speaks_binary(reply: Reply) -> bool:
@@ -271,7 +359,7 @@ def _check_found(reply: Reply) -> None:
         raise Unavailable(str(cause)) from None
 
 
-def _ends(ends: Sequence[_End]) -> tuple[TensorSpec, ...]:
+def _ends(ends: Sequence[End]) -> tuple[TensorSpec, ...]:
     for end in ends:
         if end.datatype not in DATATYPES:
             raise Invalid(f"the upstream's tensor {end.name[:60]!r} has datatype {end.datatype[:20]!r}, which cannot be served")

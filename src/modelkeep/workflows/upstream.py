@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from numpy.typing import NDArray
 
-from modelkeep.core.ports import Clock, Entropy, Link
+from modelkeep.core.ports import Clock, Entropy, Link, Reply
 from modelkeep.errors import Invalid, NotTrusted, Unavailable
 from modelkeep.formats.upstream import Upstream
 from modelkeep.serving.breaker import DEFAULT_THRESHOLDS, Breaker, Permit, State, Thresholds
-from modelkeep.serving.upstream import Arrays, Described, ask, check_status, describe, speaks_binary, understand
+from modelkeep.serving.upstream import Arrays, Described, Dialect, Question, Rest
+from modelkeep.serving.upstream_grpc import Grpc
 
 T = TypeVar("T")
 WAITING: set["asyncio.Task[Any]"] = set()
@@ -61,7 +62,7 @@ class RemoteModel:
         self._document, self._connect, self._signature = document, connect, document.signature
         self._monotonic, self._entropy, self._patience, self._report = clock.monotonic, entropy, patience, report
         self._breaker = Breaker(thresholds)
-        self._path = model_path(document.model, document.version)
+        self._dialect = dialect_of(document)
         self._batched = all(spec.shape[:1] == (-1,) for spec in document.inputs)
         self._link: Link | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -93,7 +94,7 @@ class RemoteModel:
     def check_signature(self) -> None:
         """Check that the upstream still describes the model as it did when it was published. Raises Unavailable."""
         try:
-            found, _ = asyncio.run(self._in_time(lambda: described(self._connect, self._path)))
+            found = asyncio.run(self._in_time(lambda: described(self._connect, self._dialect)))
         except (Invalid, NotTrusted) as cause:  # it may be another one tomorrow
             raise Unavailable(str(cause)) from None
         if found.signature != self._signature:
@@ -117,13 +118,12 @@ class RemoteModel:
             self._link.close()
 
     async def _ready(self, link: Link) -> None:
-        check_status(await link.request(b"GET", f"{self._path}/ready"))
+        self._dialect.check_ready(await _put(link, self._dialect.ready()))
 
     async def _ask(self, link: Link, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
         request_id = self._entropy.token(12).hex()
-        question = ask(feeds, self._signature, request_id, binary=self._document.binary)
-        reply = await link.request(b"POST", f"{self._path}/infer", question.headers, question.body)
-        return understand(reply, self._signature, self._rows(feeds), request_id)
+        reply = await _put(link, self._dialect.infer(feeds, request_id))
+        return self._dialect.answer(reply, self._rows(feeds), request_id)
 
     def _rows(self, feeds: Mapping[str, NDArray[Any]]) -> int | None:
         return len(feeds[self._signature.inputs[0].name]) if self._batched else None
@@ -213,16 +213,19 @@ class RemoteModel:
         self._told = state
 
 
-def model_path(model: str, version: str) -> str:
-    """Where an Open Inference Protocol v2 server has a model."""
-    return f"/v2/models/{model}/versions/{version}" if version else f"/v2/models/{model}"
+def dialect_of(document: Upstream) -> Dialect:
+    """How to talk about the model that ``document`` names."""
+    if document.place.grpc:
+        return Grpc(document.model, document.version, document.signature)
+    return Rest(document.model, document.version, document.signature, binary=document.binary)
 
 
-async def described(connect: Callable[[], Link], path: str) -> tuple[Described, bool]:
-    """What the upstream says of a model, and whether it speaks the binary tensor extension.
-
-    Raises Invalid (it says too little), Unavailable, NotTrusted.
-    """
+async def described(connect: Callable[[], Link], dialect: Dialect) -> Described:
+    """What the upstream says of a model and of itself. Raises Invalid (it says too little), Unavailable, NotTrusted."""
+    server, model = dialect.who()
     with contextlib.closing(connect()) as link:
-        binary = speaks_binary(await link.request(b"GET", "/v2"))
-        return describe(await link.request(b"GET", path)), binary
+        return dialect.described(await _put(link, server), await _put(link, model))
+
+
+async def _put(link: Link, question: Question) -> Reply:
+    return await link.request(question.method, question.path, question.headers, question.body)

@@ -6,24 +6,16 @@ was asked for. Any of that ends the connection. Source: RFC 9112, sections 6.3 a
 """
 
 import asyncio
-import contextlib
-import hashlib
-import ipaddress
-import os
-import socket
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httptools
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509 import load_der_x509_certificate
 
+from modelkeep.adapters.dialling import Callee, Dialled, LinkBounds, dial
 from modelkeep.core.ports import Reply
-from modelkeep.errors import Invalid, NotTrusted, Unavailable
-from modelkeep.formats.upstream import Place
+from modelkeep.errors import Unavailable
 
 MAX_HEAD, MAX_FIELDS = 64 << 10, 128
 _ONCE = frozenset(
@@ -32,37 +24,21 @@ _ONCE = frozenset(
 _TOO_LATE = "the connection ended before its answer did"
 
 
-@dataclass(frozen=True)
-class LinkBounds:
-    """``connect_seconds``: for name, connection and TLS; ``idle_seconds``: a connection unused for longer is not used again;
-    ``max_answer``: bytes of a body; ``link_local``: addresses that only this machine's network sees may be asked.
-    """
-
-    connect_seconds: float = 2.0
-    idle_seconds: float = 2.0
-    max_answer: int = 16 << 20
-    link_local: bool = False
-
-
 @dataclass
 class HttpLink:
-    """``Link`` to the server at ``place``. ``context``: None is plain HTTP; ``pins``: of public keys, hex SHA-256.
+    """``Link`` to the server ``callee``. ``token``: gives the bearer token, "" = none, for every connection that is made."""
 
-    ``token``: gives the bearer token, "" = none; it is asked for every connection that is made.
-    """
-
-    place: Place
-    context: ssl.SSLContext | None = None
-    pins: tuple[str, ...] = ()
+    callee: Callee
     token: Callable[[], str] = lambda: ""
-    bounds: LinkBounds = LinkBounds()
+    bounds: LinkBounds = field(default_factory=LinkBounds)
     _idle: deque["_Connection"] = field(default_factory=deque)
     _closed: bool = False
+    _sweeping: bool = False
 
     async def request(self, method: bytes, path: str, headers: Sequence[tuple[bytes, bytes]] = (), body: bytes = b"") -> Reply:
         """Ask once, on a kept connection or a new one. Raises Unavailable, NotTrusted (not the server that was meant)."""
         connection = self._kept() or await self._connect()
-        parts = [method, b" ", f"{self.place.path}{path}".encode("ascii"), b" HTTP/1.1\r\n", connection.head]
+        parts = [method, b" ", f"{self.callee.place.path}{path}".encode("ascii"), b" HTTP/1.1\r\n", connection.head]
         for name, value in headers:
             parts += [name, b": ", value, b"\r\n"]
         parts += [b"content-length: %d\r\n\r\n" % len(body), body]
@@ -72,8 +48,7 @@ class HttpLink:
             connection.abort()
             raise
         if connection.reusable and not self._closed:
-            connection.since = asyncio.get_running_loop().time()
-            self._idle.append(connection)
+            self._keep(connection)
         else:
             connection.abort()
         return reply
@@ -84,11 +59,29 @@ class HttpLink:
         while self._idle:
             self._idle.pop().abort()
 
+    def _keep(self, connection: "_Connection") -> None:
+        """Keep a connection for the next question, and let go of it when none comes."""
+        loop = asyncio.get_running_loop()
+        connection.since = loop.time()
+        self._idle.append(connection)
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(self.bounds.idle_seconds, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._let_go(loop.time())
+        self._sweeping = bool(self._idle)
+        if self._idle:
+            loop.call_later(self.bounds.idle_seconds, self._sweep, loop)
+
+    def _let_go(self, now: float) -> None:
+        """Close what was idle for too long."""
+        while self._idle and (self._idle[0].lost or now - self._idle[0].since >= self.bounds.idle_seconds):
+            self._idle.popleft().abort()
+
     def _kept(self) -> "_Connection | None":
         """The connection that was used last, if its server surely still holds it."""
-        now = asyncio.get_running_loop().time()
-        while self._idle and (self._idle[0].lost or now - self._idle[0].since > self.bounds.idle_seconds):
-            self._idle.popleft().abort()
+        self._let_go(asyncio.get_running_loop().time())
         while self._idle:
             found = self._idle.pop()
             if not found.lost:
@@ -96,94 +89,22 @@ class HttpLink:
         return None
 
     async def _connect(self) -> "_Connection":
-        loop = asyncio.get_running_loop()
-        token = self.token()
-        head = b"host: %s\r\naccept-encoding: identity\r\n" % self.place.authority.encode("ascii")
+        token, place = self.token(), self.callee.place
+        head = b"host: %s\r\naccept-encoding: identity\r\n" % place.authority.encode("ascii")
         if token:
             head += b"authorization: Bearer %s\r\n" % token.encode("ascii")
-        why = ""
-        try:
-            async with asyncio.timeout(self.bounds.connect_seconds):
-                for address in await self._addresses(loop):
-                    try:
-                        _, made = await loop.create_connection(
-                            lambda: _Connection(head, self.bounds.max_answer),
-                            address,
-                            self.place.port,
-                            ssl=self.context,
-                            server_hostname=self.place.host if self.context else None,
-                        )
-                    except ssl.SSLCertVerificationError as cause:
-                        raise NotTrusted(f"its certificate does not hold: {cause.verify_message}") from None
-                    except (OSError, ssl.SSLError) as cause:
-                        why = os.strerror(cause.errno) if cause.errno else type(cause).__name__
-                        continue
-                    self._check_pins(made)
-                    return made
-        except TimeoutError:
-            raise Unavailable(f"no connection to it within {self.bounds.connect_seconds:g} s") from None
-        raise Unavailable(f"it cannot be connected to: {why}")
-
-    async def _addresses(self, loop: asyncio.AbstractEventLoop) -> list[str]:
-        """The addresses of the host that may be asked, checked each time: a name may come to mean another address.
-
-        Raises Unavailable (it has none), NotTrusted (none that may be asked).
-        """
-        try:
-            found = await loop.getaddrinfo(self.place.host, self.place.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as cause:
-            raise Unavailable(f"its name has no address: {getattr(cause, 'strerror', None) or 'not a name'}") from None
-        addresses = list(dict.fromkeys(str(row[4][0]) for row in found))
-        allowed = [one for one in addresses if self.bounds.link_local or not is_link_local(one)]
-        if not allowed:
-            raise NotTrusted("its address is link-local or no host's: such hold the secrets of machines, and are not asked")
-        return allowed
-
-    def _check_pins(self, made: "_Connection") -> None:
-        if not self.pins:
-            return
-        try:
-            shown = made.certificate()
-            key = load_der_x509_certificate(shown).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        except (ValueError, TypeError):
-            made.abort()
-            raise NotTrusted("its certificate cannot be read") from None
-        if hashlib.sha256(key).hexdigest() not in self.pins:
-            made.abort()
-            raise NotTrusted("its certificate has another key than those pinned when it was published")
+        return await dial(self.callee, self.bounds, lambda: _Connection(head, self.bounds.max_answer))
 
 
-def is_link_local(address: str) -> bool:
-    """Whether ``address`` is one that no release may name by default: link-local (where clouds keep their metadata services,
-    fd00:ec2::254 among them), multicast, unspecified, reserved."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    metadata = found in (ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200"))
-    reserved = found.is_reserved and not found.is_loopback
-    return found.is_link_local or found.is_multicast or found.is_unspecified or reserved or metadata
-
-
-def tls_context(authority: str) -> ssl.SSLContext:
-    """How an upstream's certificate is checked; ``authority``: PEM, "" = the public authorities. Raises Invalid."""
-    try:
-        context = ssl.create_default_context(cadata=authority or None)
-    except (ssl.SSLError, ValueError) as cause:
-        raise Invalid(f"the upstream's authority is not PEM certificates: {getattr(cause, 'reason', None) or cause}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-class _Connection(asyncio.Protocol):
+class _Connection(Dialled):
     """One connection, on which at most one request is under way."""
 
     def __init__(self, head: bytes, max_answer: int) -> None:
         """``head``: the header fields that every request of it has."""
+        super().__init__()
         self.head, self._max = head, max_answer
         self.since = 0.0
-        self.lost = self.reusable = False
-        self._transport: Any = None
+        self.reusable = False
         self._waiting: asyncio.Future[Reply] | None = None
         self._parser: Any = None
         self._headers: dict[bytes, bytes] = {}
@@ -191,11 +112,6 @@ class _Connection(asyncio.Protocol):
         self._size = self._head_size = 0
         self._in_head = self._whole = self._keep = False
         self._problem = ""
-
-    def certificate(self) -> bytes:
-        """The certificate that the server showed, DER."""
-        shown: bytes = self._transport.get_extra_info("ssl_object").getpeercert(True)
-        return shown
 
     async def ask(self, data: bytes) -> Reply:
         """Send one request and wait for its answer. Raises Unavailable."""
@@ -212,31 +128,12 @@ class _Connection(asyncio.Protocol):
         finally:
             self._waiting = None
 
-    def abort(self) -> None:
-        """Cut it."""
-        self.lost = True
-        if self._transport is not None:
-            self._transport.abort()
-
     # -- asyncio.Protocol --
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
-        self._transport = transport
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """It is gone, and so is an answer that was not whole."""
         self.lost = True
         self._fail(_TOO_LATE)
-
-    def eof_received(self) -> bool:
-        """The server closed its half: so do we."""
-        self.lost = True
-        return False
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, which must belong to the one request under way."""
