@@ -6,10 +6,10 @@ long, and at once by the process that refreshed.
 """
 
 import contextlib
-import hashlib
 import hmac
 import threading
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import NoReturn
 
 from modelkeep.access.credentials import check_secret, key_id_of
@@ -34,6 +34,10 @@ _NOT_TAKEN = "this token is not taken here: get a new one from your identity pro
 _NO_PROOF = "the token is bound to a key or a certificate, and that was not proven"
 _FIRST_VISIT = "this account comes for the first time and is being made known: ask again in a second"
 _TELL_SECONDS = 1.0
+
+
+class FirstVisit(Unavailable):
+    """A good token of somebody who has no pseudonym yet: he was announced, and asking again soon helps."""
 
 
 class Directory:
@@ -100,7 +104,8 @@ class Directory:
     def authenticate(self, presented: Presented) -> Grant:
         """Who the credential speaks for.
 
-        Raises Unauthenticated; OverBudget (too many bad credentials from its address); Unavailable (the view is too old).
+        Raises Unauthenticated; OverBudget (too many bad credentials from its address); FirstVisit; Unavailable (the view is too
+        old).
         """
         now = self._monotonic()
         if now > self._fresh_until:
@@ -108,7 +113,7 @@ class Directory:
         view, token = self._view, presented.token
         if len(token) > MAX_TOKEN or not token.isascii():
             return self._refuse(presented.address, "this is neither an API key nor a token")
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = sha256(token.encode()).digest()
         known = view.accepted.get(digest)
         if known is not None and now < known[0] and presented.proof is None:
             return known[1]
@@ -159,7 +164,7 @@ class Directory:
         if refused is not None:
             return self._refuse(address, refused)
         if digest in view.pending:
-            raise Unavailable(view.pending[digest])
+            raise FirstVisit(view.pending[digest])
         issuer, binding, until = self._issuers.of(token), None, float("inf")
         try:
             if token.startswith("mk_"):
@@ -200,7 +205,7 @@ class Directory:
             if len(self._newcomers) < PENDING:
                 self._newcomers[found.subject] = Newcomer(found.name, found.subject)
             remember(view.pending, digest, _FIRST_VISIT)
-            raise Unavailable(_FIRST_VISIT)
+            raise FirstVisit(_FIRST_VISIT)
         if account.disabled:
             self._tell(issuer, f"{account.name} is blocked here")
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token")

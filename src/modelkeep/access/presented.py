@@ -6,6 +6,8 @@ pays for three fields; only a DPoP proof needs to know what was asked of which h
 
 from typing import NamedTuple
 
+import msgspec
+
 
 class Proof(NamedTuple):
     """A DPoP proof and the request it must have been made for (RFC 9449, section 4.3), all as they came.
@@ -31,7 +33,7 @@ class Certificate(NamedTuple):
     expires: int
 
 
-class Presented(NamedTuple):
+class Presented(msgspec.Struct, frozen=True):
     """What came with one request to say who asks.
 
     ``token``: an API key or a token, "" when only a certificate was shown; ``address``: the client's IP address;
