@@ -15,7 +15,7 @@ from typing import NoReturn
 from modelkeep.access.credentials import check_secret, key_id_of
 from modelkeep.access.dpop import NONCE, Proofs
 from modelkeep.access.externals import PENDING, Newcomer, announce
-from modelkeep.access.issuers import MAX_TOKEN, Binding, Issuer, Issuers, check_claims
+from modelkeep.access.issuers import MAX_TOKEN, Binding, Issuer, Issuers, NotYet, check_claims
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.presented import Certificate, Presented
 from modelkeep.access.sessions import SessionVerifier, check_time
@@ -190,14 +190,14 @@ class Directory:
         return grant
 
     def _external_grant(self, view: View, issuer: Issuer, token: str, digest: bytes) -> tuple[Grant, Binding | None]:
+        claims = None
         try:
             claims = self._issuers.check_signed(issuer, token)
             found = check_claims(claims, issuer.terms, self._time.now())
-        except NotTrusted as cause:
-            remember(view.refused, digest, _NOT_TAKEN)
-            self._tell(issuer, str(cause))
-            raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
-        except Unauthenticated as cause:
+        except (NotTrusted, Unauthenticated) as cause:
+            # All but a key that may be published yet and a time that may come stays as bad as it is.
+            if isinstance(cause, NotTrusted) or (claims is not None and not isinstance(cause, NotYet)):
+                remember(view.refused, digest, _NOT_TAKEN)
             self._tell(issuer, str(cause))
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
         account = view.externals.get(found.subject)
@@ -279,7 +279,7 @@ class Directory:
     def _refuse(self, address: str, message: str, cause: Unauthenticated | None = None) -> NoReturn:
         if self._failures is not None and address:
             self._failures.charge(address_key(address))
-        raise Unauthenticated(message, fault=cause.fault if cause else "") from cause
+        raise Unauthenticated(message, fault=(cause and cause.fault) or "invalid_token") from cause
 
 
 def _key_grant(view: View, token: str) -> Grant:
