@@ -158,6 +158,10 @@ def test_certificates_speak_for_accounts_and_hold_tokens(house, provider, client
     assert ask(mine, token).status_code == 200
     assert ask(other, token).status_code == 401 and ask(None, token).status_code == 401
 
+    key = house.cli("key", "issue", "alice", "--certificate", str(mine.chain), "--json", code=0).json["token"]
+    wait_for(lambda: ask(mine, key).status_code == 200, 10)
+    assert ask(other, key).status_code == 401 and ask(None, key).status_code == 401
+
     strangers = Authority(clients.folder / "strangers")
     with pytest.raises(httpx.HTTPError):  # not under client_ca: there is no connection
         ask(strangers.issue(uri="spiffe://acme.eu/scoring"))

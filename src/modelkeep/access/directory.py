@@ -165,10 +165,11 @@ class Directory:
             return self._refuse(address, refused)
         if digest in view.pending:
             raise FirstVisit(view.pending[digest])
-        issuer, binding, until = self._issuers.of(token), None, float("inf")
+        issuer, until = self._issuers.of(token), float("inf")
+        binding: Binding | None = None
         try:
             if token.startswith("mk_"):
-                grant = _key_grant(view, token)
+                grant, binding = _key_grant(view, token)
             elif issuer is None:
                 grant = self._session_grant(view, token, digest)
             else:
@@ -282,7 +283,7 @@ class Directory:
         raise Unauthenticated(message, fault=(cause and cause.fault) or "invalid_token") from cause
 
 
-def _key_grant(view: View, token: str) -> Grant:
+def _key_grant(view: View, token: str) -> tuple[Grant, Binding | None]:
     key = view.keys.get(key_id_of(token))
     if key is None:
         raise Unauthenticated("this API key is unknown")
@@ -293,7 +294,8 @@ def _key_grant(view: View, token: str) -> Grant:
     if account is None or account.disabled:
         raise Unauthenticated("the account of this API key is disabled")
     principal = Principal(account.name, account.subject, account.roles, f"key:{key.id}", key.models)
-    return Grant(principal, "key", key.expires, key.quota, key.quota_id)
+    binding = Binding(certificate=bytes.fromhex(key.certificate)) if key.certificate else None
+    return Grant(principal, "key", key.expires, key.quota, key.quota_id), binding
 
 
 def _certificate_grant(view: View, shown: Certificate) -> Grant:
