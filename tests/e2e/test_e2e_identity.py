@@ -51,7 +51,7 @@ def house(template, desk, tmp_path_factory, provider, clients, subject):
         file.write(SETTINGS.format(issuer=provider.issuer, resource=RESOURCE))
     (cli.keep / "clients.pem").write_bytes(clients.pem)
     (cli.keep / "clients.pem").chmod(0o600)
-    running = House(cli, folder).start()
+    running = House(cli, folder, MODELKEEP_LIMITS_FAILURES_BURST="1000").start()
     elsewhere = provider.token(resource="https://else.example")
     wait_for(lambda: running.ask(elsewhere, subject.fresh[:1]).status_code == 401, 20)  # 503 until the keys were read
     yield running
