@@ -71,7 +71,7 @@ def test_the_certificate_of_the_handshake_comes_with_every_request_of_the_connec
 
 
 def test_a_dpop_header_stands_once():
-    running = Running()
+    running = Running(linger_seconds=0.2)
     try:
         answer = running.ask(b"GET / HTTP/1.1\r\nhost: x\r\ndpop: a\r\ndpop: b\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 400") and b"dpop stands twice" in answer

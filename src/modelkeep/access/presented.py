@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from modelkeep.core.hidden import never_pickled
+
 
 class Proof(NamedTuple):
     """A DPoP proof and the request it must have been made for (RFC 9449, section 4.3), all as they came.
@@ -33,6 +35,7 @@ class Certificate(NamedTuple):
     expires: int
 
 
+@never_pickled
 class Presented(msgspec.Struct, frozen=True):
     """What came with one request to say who asks.
 

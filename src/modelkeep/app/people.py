@@ -140,8 +140,10 @@ class PeopleVerbs(Acts):
 
     def _admit(self, newcomer: Newcomer) -> None:
         here, alias = self.premises, newcomer.name.rpartition("@")[2]
-        most = next((one.max_accounts for one in here.settings.issuers if one.alias == alias), 0)
-        account, changes = admit(here.records.scan(EXTERNAL), newcomer, most, entropy=here.entropy, clock=here.clock)
+        bounds = {one.alias: one.max_accounts for one in here.settings.issuers}
+        if alias not in bounds:
+            raise Denied(f"no issuer in the settings is called {alias[:40]!r}")
+        account, changes = admit(here.records.scan(EXTERNAL), newcomer, bounds[alias], entropy=here.entropy, clock=here.clock)
         self.act("user.add", account.subject, issuer=alias)
         self.commit_marks([account.subject])
         here.records.commit(changes)
