@@ -35,8 +35,8 @@ class Authority:
         built = built.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self.pem = built.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
-    def issue(self, *, uri: str = "", dns: str = "", ends: datetime | None = None) -> Issued:
-        """A client certificate with these subject alternative names."""
+    def issue(self, *, uri: str = "", dns: str = "", ends: datetime | None = None, server: bool = False) -> Issued:
+        """A certificate for a client, or for a ``server``, with these subject alternative names."""
         self._count += 1
         key, name = ec.generate_private_key(ec.SECP256R1()), f"client-{self._count}"
         built = self._builder(
@@ -48,7 +48,8 @@ class Authority:
         if names:
             built = built.add_extension(x509.SubjectAlternativeName(names), critical=False)
         built = built.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        built = built.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        built = built.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         found = built.sign(self._key, hashes.SHA256())
         chain, secret = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         chain.write_bytes(found.public_bytes(Encoding.PEM))

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the tests run besides Python: the commands of the README, an HSM in software, PostgreSQL and Redis servers of their own, and
-# Go's transparency log, which must agree with ours. Called by make test.
+# What the tests run besides Python: the commands of the README, an HSM in software, PostgreSQL and Redis servers of their own, an
+# identity provider for Node.js, and Go's transparency log, which must agree with ours. Called by make test.
 set -eu
 missing=""
 for command in curl git openssl softhsm2-util; do
@@ -10,6 +10,8 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgre
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v go >/dev/null || missing="$missing golang-go"
 [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb ] || missing="$missing golang-golang-x-mod-dev"
+command -v node >/dev/null || missing="$missing nodejs"
+command -v npm >/dev/null || missing="$missing npm"
 command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
 command -v gpg >/dev/null || missing="$missing gnupg"
 [ -z "$missing" ] && exit 0

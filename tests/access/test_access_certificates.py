@@ -13,12 +13,13 @@ from modelkeep.access.accounts import set_disabled
 from modelkeep.access.certificates import (
     CERTIFICATE,
     add_certificate,
+    certificate_digest,
     certificate_name,
     client_certificate,
     parse_certificate,
     remove_certificate,
 )
-from modelkeep.access.credentials import KeyTerms
+from modelkeep.access.credentials import KEY, KeyTerms, issue_key, rotate_key
 from modelkeep.access.limits import Limiter
 from modelkeep.access.presented import Certificate, Presented
 from modelkeep.core.ports import Record
@@ -152,6 +153,26 @@ def test_strange_certificates_cost_their_address(house):
     with pytest.raises(OverBudget):
         ask(directory, shown(house, digest=rb"\9" * 32))
     assert ask(directory, mine)
+
+
+def test_an_api_key_bound_to_a_certificate_is_nothing_without_it(house):
+    mine, other = shown(house), shown(house, digest=b"\1" * 32)
+    terms = KeyTerms(certificate=mine.digest.hex())
+    key = house.do(issue_key("anna", terms, entropy=house.entropy, clock=house.clock))
+    directory = house.directory()
+    for _ in range(2):
+        assert directory.authenticate(Presented(key.text, "192.0.2.1", mine)).principal.account == "anna"
+        for wrong in (other, None):
+            with pytest.raises(Unauthenticated):
+                directory.authenticate(Presented(key.text, "192.0.2.1", wrong))
+    new = house.do(rotate_key(house.records.get(KEY, key.key.id), overlap=0, entropy=house.entropy, clock=house.clock))
+    assert new.key.certificate == key.key.certificate
+
+
+def test_a_key_is_bound_to_one_certificate_and_not_to_a_name():
+    assert certificate_digest("sha256:" + "07" * 32) == "07" * 32
+    with pytest.raises(Invalid, match="one certificate"):
+        certificate_digest(URI)
 
 
 @pytest.mark.parametrize("terms", [{"quota": 0}, {"lifetime": 0}, {"models": ("No Name",)}, {"lifetime": 10**10}])

@@ -96,6 +96,13 @@ def test_damaged_records(body):
         parse_newcomer(Record(NEWCOMER, "x", body, 1))
 
 
+@pytest.mark.parametrize("name", ["a\x1b[2J@corp", "a b@corp", "@corp", "corp", "x" * 300 + "@corp"])
+def test_whoever_writes_the_database_announces_nobody_with_a_name_that_a_terminal_obeys(name):
+    change = announce(Newcomer(name, subject_digest("corp", "1")))
+    with pytest.raises(Invalid):
+        parse_newcomer(Record(NEWCOMER, change.key, change.body, 1))
+
+
 def test_an_announcement_of_another_is_none(registry):
     change = announce(Newcomer("a@corp", subject_digest("corp", "1")))
     with pytest.raises(Invalid):

@@ -34,6 +34,7 @@ def refused(office, token, **presented):
     """The sentence that a client gets; the reason is in our log alone."""
     with pytest.raises(Unauthenticated) as found:
         office.ask(token, **presented)
+    assert found.value.fault == "invalid_token"
     return str(found.value)
 
 
@@ -379,6 +380,35 @@ def test_a_bad_signature_is_remembered_and_an_unknown_key_is_not(office):
     office.keys.refresh()
     office.directory.refresh()
     assert office.ask(token)
+
+
+@pytest.mark.parametrize("what", ["another audience", "expired", "no subject", "a key of another issuer", "alg none"])
+def test_what_never_will_be_good_is_looked_at_once(office, monkeypatch, what):
+    office.welcome()
+    bad = BAD[what](office)
+    refused(office, bad)
+    monkeypatch.setattr(Issuers, "check_signed", staticmethod(lambda *_: pytest.fail("looked at again")))
+    assert refused(office, bad)
+
+
+def test_what_is_not_valid_yet_is_later(office):
+    office.welcome()
+    token = BAD["not valid yet"](office)
+    refused(office, token)
+    office.clock.advance(1)
+    office.directory.refresh()
+    assert office.ask(token)
+
+
+def test_who_cannot_be_announced_now_is_announced_later(office):
+    with pytest.raises(Unavailable):
+        office.ask(office.token())
+    office.house.records.down = True
+    with pytest.raises(Unavailable):
+        office.directory.announce()
+    office.house.records.down = False
+    office.admit()
+    assert office.ask(office.token())
 
 
 def test_own_sessions_go_on_beside_an_issuer(office):

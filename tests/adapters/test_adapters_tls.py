@@ -2,8 +2,10 @@
 
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from certificates import Authority
 from cryptography import x509
 
 from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key, server_context
@@ -82,3 +84,48 @@ def test_what_does_not_belong_together(authority):
     one, two = (issue(*authority, ["localhost"], NOW) for _ in range(2))
     with pytest.raises(NotTrusted):
         server_context(one._replace(key=two.key))
+
+
+def context_of(issued, server_ca: bytes) -> ssl.SSLContext:
+    context = trusting(server_ca)
+    if issued is not None:
+        context.load_cert_chain(issued.chain, issued.key)
+    return context
+
+
+def exchange(server: ssl.SSLContext, client: ssl.SSLContext) -> bytes | None:
+    """Shake hands and read one byte, since a TLS 1.3 client learns late that it was refused; the certificate that was shown."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    two = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(4):
+        for side in (one, two):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    return two.getpeercert(True)
+
+
+def test_client_certificates_are_asked_for_of_their_authorities_and_of_no_others(tmp_path):
+    key, now = make_authority_key(), int(datetime.now(UTC).timestamp() * 1e9)
+    ca = authority_certificate(key, "keep", now)
+    identity = issue(key, ca, ["localhost"], now)
+    clients, strangers = Authority(tmp_path / "clients"), Authority(tmp_path / "strangers")
+    mine = clients.issue(dns="me")
+    optional, required = server_context(identity, clients.pem), server_context(identity, clients.pem, required=True)
+    for server in (optional, required):
+        assert exchange(server, context_of(mine, ca)) == mine.der
+        for bad in (strangers.issue(dns="me"), clients.issue(dns="me", ends=datetime.now(UTC) - timedelta(hours=1))):
+            with pytest.raises(ssl.SSLCertVerificationError):
+                exchange(server, context_of(bad, ca))
+    assert exchange(optional, context_of(None, ca)) is None
+    assert exchange(server_context(identity), context_of(mine, ca)) is None  # nobody asked for it
+    with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+        exchange(required, context_of(None, ca))
+
+
+@pytest.mark.parametrize("pem", [b"no PEM", b"\xff", b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"])
+def test_authorities_of_clients_that_are_none(authority, pem):
+    with pytest.raises(Invalid):
+        server_context(issue(*authority, ["localhost"], NOW), pem)

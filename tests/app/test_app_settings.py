@@ -47,6 +47,51 @@ def test_a_wrong_setting_is_named(table, named):
         parse(table, {}, "modelkeep.toml")
 
 
+ISSUER = {"alias": "corp", "issuer": "https://login.example", "audiences": ["keep"], "roles": {"a": "analyst"}}
+
+
+def test_issuers_are_an_array_of_tables(tmp_path):
+    (tmp_path / "modelkeep.toml").write_text(
+        '[[issuers]]\nalias = "corp"\nissuer = "https://login.example"\naudiences = ["keep"]\nroles = { a = "analyst" }\n'
+        '[[issuers]]\nalias = "club"\nissuer = "https://club.example"\naudiences = ["keep"]\nroles = {}\nbinding = "dpop"\n'
+    )
+    found = load(tmp_path, {}).issuers
+    assert [one.alias for one in found] == ["corp", "club"] and found[0].types == ("at+jwt",) and found[1].binding == "dpop"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"alias": "local"}, "local"),
+        ({"alias": "Corp"}, "alias"),
+        ({"alias": "a@b"}, "alias"),
+        ({"issuer": "ftp://x"}, "issuer"),
+        ({"issuer": "https://login.example/?x"}, "issuer"),
+        ({"audiences": []}, "audiences"),
+        ({"algorithms": ["HS256"]}, "HS256"),
+        ({"algorithms": ["none"]}, "none"),
+        ({"algorithms": []}, "algorithms"),
+        ({"roles": {"a": "No Role"}}, "No Role"),
+        ({"tenants": ["t"]}, "tenant"),
+        ({"tenant_claim": "tid"}, "tenant"),
+        ({"binding": "maybe"}, "binding"),
+        ({"secret": "x"}, "secret"),
+        ({"clock_skew": 301}, "clock_skew"),
+    ],
+)
+def test_a_wrong_issuer_is_named(change, named):
+    with pytest.raises(Invalid, match=named):
+        parse({"issuers": [ISSUER | change]}, {}, "modelkeep.toml")
+
+
+@pytest.mark.parametrize("field", ["alias", "issuer"])
+def test_two_issuers_differ(field):
+    other = {"alias": "club", "issuer": "https://club.example"} | {field: ISSUER[field]}
+    with pytest.raises(Invalid, match=field):
+        parse({"issuers": [ISSUER, ISSUER | other]}, {}, "modelkeep.toml")
+    assert len(parse({"issuers": [ISSUER, ISSUER | {"alias": "club", "issuer": "https://club.example"}]}, {}, "x").issuers) == 2
+
+
 def test_a_folder_without_a_keep_and_a_broken_file(tmp_path):
     with pytest.raises(Missing, match="modelkeep init"):
         load(tmp_path, {})

@@ -10,7 +10,7 @@ import pytest
 
 import modelkeep.errors
 from modelkeep.app.keep import Keep
-from modelkeep.app.settings import Settings, all_settings, variable
+from modelkeep.app.settings import IssuerSettings, Settings, all_settings, variable
 from modelkeep.app.verbs import table
 from modelkeep.cli.main import cli
 from modelkeep.cli.output import exit_code
@@ -113,6 +113,12 @@ def test_every_setting_is_documented_with_its_default(section, field):
 def test_no_setting_that_is_gone_is_documented():
     documented = re.findall(r"^\| `([a-z]+)\.([a-z_]+)` \|", page("settings.md"), re.MULTILINE)
     assert documented == all_settings()
+
+
+def test_every_setting_of_an_issuer_is_documented_with_its_default():
+    rows = re.findall(r"^\| `issuers\[\]\.([a-z_]+)` \| ([^|]*) \|", page("settings.md"), re.MULTILINE)
+    fields = msgspec.structs.fields(IssuerSettings)
+    assert rows == [(one.name, "required" if one.required else f"`{in_toml(one.default)}`") for one in fields]
 
 
 def test_every_environment_variable_is_documented():

@@ -39,6 +39,21 @@ def test_headers_that_tell_a_client_what_to_do():
     assert bad_request(BadRequest(408, "too-slow", "slow")).status == 408
 
 
+@pytest.mark.parametrize(
+    ("fault", "nonce", "challenge"),
+    [
+        ("", "", b'Bearer realm="modelkeep"'),
+        ("invalid_token", "", b'Bearer realm="modelkeep", error="invalid_token"'),  # RFC 6750, section 3.1
+        ("invalid_dpop_proof", "", b'DPoP realm="modelkeep", error="invalid_dpop_proof", algs="'),  # RFC 9449, section 7.1
+        ("use_dpop_nonce", "abc", b'DPoP realm="modelkeep", error="use_dpop_nonce", algs="'),  # RFC 9449, section 9
+    ],
+)
+def test_challenges(fault, nonce, challenge):
+    headers = dict(problem(errors.Unauthenticated("who", fault=fault, nonce=nonce)).headers)
+    assert headers[b"www-authenticate"].startswith(challenge)
+    assert headers.get(b"dpop-nonce", b"") == nonce.encode()
+
+
 def test_the_metrics_text():
     """Source: Prometheus text format 0.0.4."""
     metrics = Metrics()

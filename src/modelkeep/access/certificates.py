@@ -71,6 +71,14 @@ def certificate_name(text: str) -> str:
     return text
 
 
+def certificate_digest(text: str) -> str:
+    """The SHA-256 of the one certificate that ``text`` means, hex: its PEM or ``sha256:<hex>``. Raises Invalid."""
+    name = certificate_name(text)
+    if not name.startswith("sha256:"):
+        raise Invalid("this takes one certificate, and a name may stand in many: give its PEM, or sha256:<64 hex digits>")
+    return name.removeprefix("sha256:")
+
+
 def add_certificate(account: str, name: str, terms: KeyTerms, *, clock: Clock) -> tuple[CertificateKey, list[Change]]:
     """Let a certificate speak for ``account``. Raises Invalid. (The commit raises Conflict if it speaks for one already.)"""
     name = certificate_name(name)

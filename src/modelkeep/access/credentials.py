@@ -42,6 +42,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     ``digest``: SHA-256 of the whole key, hex. ``models``: names it is scoped to, empty = all. ``quota``: requests in all, None
     = no quota. ``quota_id``: what they are counted under; a rotated key goes on counting under the first one's. ``created``,
     ``expires``: Unix seconds; at ``expires`` it is no longer valid. ``replaced_by``: id of the key that rotation made.
+    ``certificate``: SHA-256 of the client certificate without which it opens nothing, hex; "" = it is bound to none.
     """
 
     id: str
@@ -54,6 +55,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     revoked: bool = False
     replaced_by: str = ""
+    certificate: str = ""
 
 
 @never_pickled
@@ -68,11 +70,13 @@ class NewKey(NamedTuple):
 
 
 class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a new key may do and for how long. ``lifetime``: seconds. ``quota``: requests in all, None = no quota."""
+    """What a new key may do and for how long. ``lifetime``: seconds. ``quota``: requests in all, None = no quota;
+    ``certificate``: as of ``ApiKey``."""
 
     models: tuple[str, ...] = ()
     quota: int | None = DEFAULT_QUOTA
     lifetime: int = DEFAULT_LIFETIME
+    certificate: str = ""
 
 
 def parse_key_record(record: Record) -> ApiKey:
@@ -103,6 +107,7 @@ def issue_key(account: str, terms: KeyTerms, *, entropy: Entropy, clock: Clock) 
         quota=terms.quota,
         quota_id=f"key:{key_id}",
         models=tuple(sorted(set(terms.models))),
+        certificate=terms.certificate,
     )
     return NewKey(text, key), [Change(KEY, key_id, to_json(key), 0)]
 

@@ -6,16 +6,16 @@ long, and at once by the process that refreshed.
 """
 
 import contextlib
-import hashlib
 import hmac
 import threading
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import NoReturn
 
 from modelkeep.access.credentials import check_secret, key_id_of
 from modelkeep.access.dpop import NONCE, Proofs
 from modelkeep.access.externals import PENDING, Newcomer, announce
-from modelkeep.access.issuers import MAX_TOKEN, Binding, Issuer, Issuers, check_claims
+from modelkeep.access.issuers import MAX_TOKEN, Binding, Issuer, Issuers, NotYet, check_claims
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.presented import Certificate, Presented
 from modelkeep.access.sessions import SessionVerifier, check_time
@@ -34,6 +34,10 @@ _NOT_TAKEN = "this token is not taken here: get a new one from your identity pro
 _NO_PROOF = "the token is bound to a key or a certificate, and that was not proven"
 _FIRST_VISIT = "this account comes for the first time and is being made known: ask again in a second"
 _TELL_SECONDS = 1.0
+
+
+class FirstVisit(Unavailable):
+    """A good token of somebody who has no pseudonym yet: he was announced, and asking again soon helps."""
 
 
 class Directory:
@@ -100,7 +104,8 @@ class Directory:
     def authenticate(self, presented: Presented) -> Grant:
         """Who the credential speaks for.
 
-        Raises Unauthenticated; OverBudget (too many bad credentials from its address); Unavailable (the view is too old).
+        Raises Unauthenticated; OverBudget (too many bad credentials from its address); FirstVisit; Unavailable (the view is too
+        old).
         """
         now = self._monotonic()
         if now > self._fresh_until:
@@ -108,7 +113,7 @@ class Directory:
         view, token = self._view, presented.token
         if len(token) > MAX_TOKEN or not token.isascii():
             return self._refuse(presented.address, "this is neither an API key nor a token")
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = sha256(token.encode()).digest()
         known = view.accepted.get(digest)
         if known is not None and now < known[0] and presented.proof is None:
             return known[1]
@@ -159,11 +164,12 @@ class Directory:
         if refused is not None:
             return self._refuse(address, refused)
         if digest in view.pending:
-            raise Unavailable(view.pending[digest])
-        issuer, binding, until = self._issuers.of(token), None, float("inf")
+            raise FirstVisit(view.pending[digest])
+        issuer, until = self._issuers.of(token), float("inf")
+        binding: Binding | None = None
         try:
             if token.startswith("mk_"):
-                grant = _key_grant(view, token)
+                grant, binding = _key_grant(view, token)
             elif issuer is None:
                 grant = self._session_grant(view, token, digest)
             else:
@@ -185,14 +191,14 @@ class Directory:
         return grant
 
     def _external_grant(self, view: View, issuer: Issuer, token: str, digest: bytes) -> tuple[Grant, Binding | None]:
+        claims = None
         try:
             claims = self._issuers.check_signed(issuer, token)
             found = check_claims(claims, issuer.terms, self._time.now())
-        except NotTrusted as cause:
-            remember(view.refused, digest, _NOT_TAKEN)
-            self._tell(issuer, str(cause))
-            raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
-        except Unauthenticated as cause:
+        except (NotTrusted, Unauthenticated) as cause:
+            # All but a key that may be published yet and a time that may come stays as bad as it is.
+            if isinstance(cause, NotTrusted) or (claims is not None and not isinstance(cause, NotYet)):
+                remember(view.refused, digest, _NOT_TAKEN)
             self._tell(issuer, str(cause))
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
         account = view.externals.get(found.subject)
@@ -200,7 +206,7 @@ class Directory:
             if len(self._newcomers) < PENDING:
                 self._newcomers[found.subject] = Newcomer(found.name, found.subject)
             remember(view.pending, digest, _FIRST_VISIT)
-            raise Unavailable(_FIRST_VISIT)
+            raise FirstVisit(_FIRST_VISIT)
         if account.disabled:
             self._tell(issuer, f"{account.name} is blocked here")
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token")
@@ -274,10 +280,10 @@ class Directory:
     def _refuse(self, address: str, message: str, cause: Unauthenticated | None = None) -> NoReturn:
         if self._failures is not None and address:
             self._failures.charge(address_key(address))
-        raise Unauthenticated(message, fault=cause.fault if cause else "") from cause
+        raise Unauthenticated(message, fault=(cause and cause.fault) or "invalid_token") from cause
 
 
-def _key_grant(view: View, token: str) -> Grant:
+def _key_grant(view: View, token: str) -> tuple[Grant, Binding | None]:
     key = view.keys.get(key_id_of(token))
     if key is None:
         raise Unauthenticated("this API key is unknown")
@@ -288,7 +294,8 @@ def _key_grant(view: View, token: str) -> Grant:
     if account is None or account.disabled:
         raise Unauthenticated("the account of this API key is disabled")
     principal = Principal(account.name, account.subject, account.roles, f"key:{key.id}", key.models)
-    return Grant(principal, "key", key.expires, key.quota, key.quota_id)
+    binding = Binding(certificate=bytes.fromhex(key.certificate)) if key.certificate else None
+    return Grant(principal, "key", key.expires, key.quota, key.quota_id), binding
 
 
 def _certificate_grant(view: View, shown: Certificate) -> Grant:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from modelkeep.access.issuers import account_name
 from modelkeep.core.ports import Change, Clock, Entropy, Record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Unauthenticated
 
 EXTERNAL = "external"
 """Record kind, signed; the key is ``access.issuers.subject_digest`` of issuer and ``sub``."""
@@ -66,6 +67,11 @@ def parse_newcomer(record: Record) -> Newcomer:
         raise Invalid("this announces no newcomer") from cause
     if found.digest != record.key or len(found.digest) != 64:
         raise Invalid("this announces another newcomer")
+    name, _, alias = found.name.rpartition("@")
+    try:
+        account_name(name, alias)
+    except Unauthenticated as cause:
+        raise Invalid("this announces nobody who could have a name here") from cause
     return found
 
 

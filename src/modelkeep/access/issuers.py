@@ -74,6 +74,10 @@ class Verified(NamedTuple):
     terms: IssuerTerms
 
 
+class NotYet(Unauthenticated):
+    """A token that is not valid yet and will be: the one refusal of its claims that does not stand for good."""
+
+
 class Issuer(NamedTuple):
     """One issuer whose tokens are taken."""
 
@@ -166,7 +170,7 @@ def _media_type(text: str) -> str:
 
 
 def check_claims(claims: Mapping[str, Any], terms: IssuerTerms, now: int) -> Verified:
-    """Judge the claims of a token whose signature holds, at Unix second ``now``. Raises Unauthenticated."""
+    """Judge the claims of a token whose signature holds, at Unix second ``now``. Raises Unauthenticated, NotYet."""
     if claims.get("iss") != terms.issuer:
         raise Unauthenticated("it names another issuer")
     if not set(_texts(claims.get("aud"))) & set(terms.audiences):
@@ -204,7 +208,7 @@ def _check_times(claims: Mapping[str, Any], terms: IssuerTerms, now: int) -> int
     if issued is None or expires is None or (begins is None and "nbf" in claims):
         raise Unauthenticated("it does not say when it was issued and when it ends")
     if issued > now + terms.clock_skew or (begins or 0) > now + terms.clock_skew:
-        raise Unauthenticated("it is not valid yet: compare the clocks of its issuer and this machine")
+        raise NotYet("it is not valid yet: compare the clocks of its issuer and this machine")
     if now >= expires:
         raise Unauthenticated("it has expired")
     if not 0 < expires - issued <= terms.max_lifetime:

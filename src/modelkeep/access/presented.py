@@ -6,6 +6,10 @@ pays for three fields; only a DPoP proof needs to know what was asked of which h
 
 from typing import NamedTuple
 
+import msgspec
+
+from modelkeep.core.hidden import never_pickled
+
 
 class Proof(NamedTuple):
     """A DPoP proof and the request it must have been made for (RFC 9449, section 4.3), all as they came.
@@ -31,7 +35,8 @@ class Certificate(NamedTuple):
     expires: int
 
 
-class Presented(NamedTuple):
+@never_pickled
+class Presented(msgspec.Struct, frozen=True):
     """What came with one request to say who asks.
 
     ``token``: an API key or a token, "" when only a certificate was shown; ``address``: the client's IP address;

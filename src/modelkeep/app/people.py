@@ -1,6 +1,7 @@
 """Verbs about accounts and API keys. Each changes the records, then says so in the releases log under pseudonyms."""
 
 from modelkeep.access.accounts import ACCOUNT, Account, add_account, parse_account, set_disabled, set_roles
+from modelkeep.access.certificates import certificate_digest
 from modelkeep.access.credentials import KEY, ApiKey, KeyTerms, NewKey, issue_key, parse_key_record, revoke_key, rotate_key
 from modelkeep.access.externals import (
     EXTERNAL,
@@ -72,14 +73,28 @@ class PeopleVerbs(Acts):
 
     @verb("key.issue")
     def key_issue(
-        self, *, account: str, quota: int | None = None, days: int | None = None, models: tuple[str, ...] = ()
+        self,
+        *,
+        account: str,
+        quota: int | None = None,
+        days: int | None = None,
+        models: tuple[str, ...] = (),
+        certificate: str = "",
     ) -> KeyIssued:
-        """Issue an API key. Raises Missing (no such account), Conflict (it is disabled), Invalid."""
+        """Issue an API key. ``certificate``: the client's, PEM or ``sha256:<hex>``, to bind it to.
+
+        Raises Missing (no such account), Conflict (it is disabled), Invalid.
+        """
         owner = self._account(account)
         if owner.disabled:
             raise Conflict(f"{account} is disabled: enable it before issuing a key")
         limits = self.premises.settings.limits
-        terms = KeyTerms(models=models, quota=quota or limits.key_requests, lifetime=(days or limits.key_days) * 86_400)
+        terms = KeyTerms(
+            models=models,
+            quota=quota or limits.key_requests,
+            lifetime=(days or limits.key_days) * 86_400,
+            certificate=certificate_digest(certificate) if certificate else "",
+        )
         made = self.change(lambda: issue_key(account, terms, entropy=self.premises.entropy, clock=self.premises.clock))
         self.act("key.issue", owner.subject, key=made.key.id)
         return _issued(made)
@@ -125,8 +140,10 @@ class PeopleVerbs(Acts):
 
     def _admit(self, newcomer: Newcomer) -> None:
         here, alias = self.premises, newcomer.name.rpartition("@")[2]
-        most = next((one.max_accounts for one in here.settings.issuers if one.alias == alias), 0)
-        account, changes = admit(here.records.scan(EXTERNAL), newcomer, most, entropy=here.entropy, clock=here.clock)
+        bounds = {one.alias: one.max_accounts for one in here.settings.issuers}
+        if alias not in bounds:
+            raise Denied(f"no issuer in the settings is called {alias[:40]!r}")
+        account, changes = admit(here.records.scan(EXTERNAL), newcomer, bounds[alias], entropy=here.entropy, clock=here.clock)
         self.act("user.add", account.subject, issuer=alias)
         self.commit_marks([account.subject])
         here.records.commit(changes)

@@ -4,6 +4,7 @@ import click
 
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import KeyIssued
+from modelkeep.cli.certificates import named
 from modelkeep.cli.context import Context, moment, write_file
 
 
@@ -75,11 +76,16 @@ def key() -> None:
 @click.option("--quota", type=click.IntRange(1), default=None, help="Rows; limits.key_requests if not given.")
 @click.option("--days", type=click.IntRange(1, 3650), default=None, help="Days until it expires; limits.key_days if not given.")
 @click.option("--model", "models", multiple=True, help="Model it is for; may be given several times; all if not given.")
+@click.option("--certificate", default="", help="Client certificate without which it opens nothing: PEM file or sha256:HEX.")
 @click.option("--out", default="", help="Write the key to this new file instead of printing it.")
 @click.pass_obj
-def key_issue(ctx: Context, account: str, quota: int | None, days: int | None, models: tuple[str, ...], out: str) -> None:
+def key_issue(
+    ctx: Context, account: str, quota: int | None, days: int | None, models: tuple[str, ...], certificate: str, out: str
+) -> None:
     """Issue an API key; it is shown once and stored only as its hash."""
-    _show_once(ctx, ctx.call(Keep.key_issue, account=account, quota=quota, days=days, models=models), out)
+    bound = named(certificate) if certificate else ""
+    made = ctx.call(Keep.key_issue, account=account, quota=quota, days=days, models=models, certificate=bound)
+    _show_once(ctx, made, out)
 
 
 @key.command("rotate", epilog="Example: modelkeep key rotate 3f9a1c07 --overlap 3600")

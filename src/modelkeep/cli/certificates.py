@@ -24,8 +24,8 @@ def cert_add(
     ctx: Context, account: str, certificate: str, quota: int | None, days: int | None, models: tuple[str, ...]
 ) -> None:
     """Let a client certificate speak for an account: a PEM file, sha256:HEX, uri:URI or dns:NAME."""
-    named = _named(certificate)
-    made = ctx.call(Keep.cert_add, account=account, certificate=named, quota=quota, days=days, models=models)
+    about = named(certificate)
+    made = ctx.call(Keep.cert_add, account=account, certificate=about, quota=quota, days=days, models=models)
     ctx.out.show(made, f"{made.name} speaks for {made.account}: {made.quota:,} requests, until {moment(made.expires)}")
 
 
@@ -34,7 +34,7 @@ def cert_add(
 @click.pass_obj
 def cert_remove(ctx: Context, certificate: str) -> None:
     """Let a certificate speak for nobody: it stops working before this command returns."""
-    removed = ctx.call(Keep.cert_remove, certificate=_named(certificate))
+    removed = ctx.call(Keep.cert_remove, certificate=named(certificate))
     ctx.out.show(removed, f"{removed.name} speaks for {removed.account} no more")
 
 
@@ -47,7 +47,7 @@ def cert_list(ctx: Context) -> None:
     ctx.out.table(found, ("CERTIFICATE", "ACCOUNT", "QUOTA", "MODELS", "ENDS"), rows, empty="None speaks for anybody.")
 
 
-def _named(text: str) -> str:
+def named(text: str) -> str:
     """What is to be sent of a certificate: a file is read, a name stays."""
     if text.startswith(("sha256:", "uri:", "dns:")) and not Path(text).exists():
         return text

@@ -12,7 +12,7 @@ def presented(request: Request) -> Presented:
     client certificate alone where there is no ``authorization`` header. Raises Unauthenticated (none of these).
     """
     value = request.headers.get(b"authorization", b"")
-    if value[:7].lower() == b"bearer " and value.isascii():
+    if (value[:7] == b"Bearer " or value[:7].lower() == b"bearer ") and value.isascii():
         return Presented(value[7:].decode("ascii").strip(), request.address, request.certificate)
     if not value and request.certificate is not None:
         return Presented("", request.address, request.certificate)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
 from modelkeep.access.cells import Standing
-from modelkeep.access.directory import Directory
+from modelkeep.access.directory import Directory, FirstVisit
 from modelkeep.access.limits import Limits
 from modelkeep.access.presented import Presented
 from modelkeep.access.quotas import Quotas
@@ -44,6 +44,9 @@ LONE_ROWS = 8
 """A request with more rows is judged before its answer leaves."""
 UNSEEN_ROWS = 256
 """So is any request of an account of which more rows than this have not been examined."""
+WELCOME_SECONDS = 5.0
+"""How long the first request of an account of another issuer waits to be known."""
+_LOOK_SECONDS = 0.3
 INLINE_SECONDS = 0.002
 """A run expected to take longer leaves the event loop for a thread."""
 
@@ -141,7 +144,10 @@ class Gateway:
         NotTrusted, Unavailable. A refusal of somebody who is known has a durable record too (all but Unavailable; of those
         over a limit, one a second).
         """
-        grant = self._directory.authenticate(call.presented)
+        try:
+            grant = self._directory.authenticate(call.presented)
+        except FirstVisit:
+            grant = await self._welcome(call.presented)
         subject = grant.principal.subject
         try:
             self.limits.enter(subject)
@@ -154,6 +160,20 @@ class Gateway:
         except ModelkeepError as refusal:
             await self._recorder.refusal(subject, self._named(call), refusal)
             raise
+
+    async def _welcome(self, presented: Presented) -> Grant:
+        """Wait a moment until somebody who comes for the first time is known. Raises what ``authenticate`` does."""
+        end = self._monotonic() + WELCOME_SECONDS
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)  # the directory looks four times a second, and so does whoever admits
+            try:
+                grant = self._directory.authenticate(presented)
+            except FirstVisit:
+                if self._monotonic() > end:
+                    raise
+            else:
+                await asyncio.sleep(_LOOK_SECONDS)  # his marks were logged before: the next look at the log sees them
+                return grant
 
     async def _answer(self, call: Call, grant: Grant) -> Answer:
         principal, subject = grant.principal, grant.principal.subject
