@@ -4,20 +4,22 @@
 dictionary look-up before ``Gateway.predict``.
 """
 
+import asyncio
 import functools
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import modelkeep
 from modelkeep.access.cells import Standing
-from modelkeep.access.rates import Rate
 from modelkeep.access.presented import Certificate
+from modelkeep.access.rates import Rate
 from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.core.tallies import Series
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.http.credential import presented
-from modelkeep.http.metrics import Metrics
+from modelkeep.http.metrics import Metrics, text
 from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
 from modelkeep.serving.oip import server_metadata
@@ -54,10 +56,14 @@ class App:
         releases: LogFiles,
         audits: Callable[[str], LogFiles],
         open_metrics: bool = True,
+        ready: Callable[[], None] = lambda: None,
+        tallied: Callable[[Sequence[Series]], Sequence[Series]] | None = None,
     ) -> None:
-        """``open_metrics``: ``/metrics`` needs no credential; otherwise it needs the permission ``status``."""
+        """``open_metrics``: ``/metrics`` needs no credential; otherwise it needs the permission ``status``. ``ready`` and
+        ``tallied``: as ``Service`` has them."""
         self._gateway, self._metrics, self._monotonic = gateway, metrics, clock.monotonic
         self._releases, self._audits, self._open_metrics = releases, audits, open_metrics
+        self._others_ready, self._tallied = ready, tallied
         self._server = server_metadata(modelkeep.__version__)
         self._known: dict[bytes, _Route] = {
             b"/v2": _Route(b"GET", self._metadata),
@@ -154,6 +160,7 @@ class App:
     async def _ready(self, _request: Request, _route: _Route) -> Response:
         try:
             self._gateway.check_ready()
+            self._others_ready()
         except Unavailable as cause:
             return problem(cause)
         return Response(200, b'{"ready":true}')
@@ -168,7 +175,10 @@ class App:
     async def _show_metrics(self, request: Request, _route: _Route) -> Response:
         if not self._open_metrics:
             self._gateway.permit(presented(request), "status")
-        return Response(200, self._metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+        found: Sequence[Series] = self._metrics.series()
+        if self._tallied is not None:
+            found = await asyncio.get_running_loop().run_in_executor(None, self._tallied, found)
+        return Response(200, text(found), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _log_file(self, request: Request, _route: _Route) -> Response:
         found = _LOG.match(request.target.partition(b"?")[0])
