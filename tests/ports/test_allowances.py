@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from services import Redis, certificate
+from sharing import OwnersHouse, soon
 
 from modelkeep.access.epochs import KeptEpoch
 from modelkeep.adapters.clock import SystemEntropy
@@ -19,6 +20,7 @@ from modelkeep.adapters.state.memory import LEASE, MemoryAllowances, decide
 from modelkeep.adapters.state.redis import RedisAllowances, parse_target
 from modelkeep.core.ports import Change, Want
 from modelkeep.errors import Invalid, Unavailable
+from modelkeep.workflows.worker import SharedAllowances
 
 _origins = itertools.count(1)
 
@@ -36,20 +38,41 @@ class Ticking:
 class Place:
     """A place that counts, and replicas that lease from it."""
 
-    def __init__(self, server: Redis | None) -> None:
+    def __init__(self, server: Redis | OwnersHouse | None) -> None:
         self.server, self.records, self.origin = server, MemoryRecords(), f"keep.example/limits-{next(_origins)}"
         self._shared = MemoryAllowances()
         self._made = []
+        self._workers = []
+
+    def _heard(self):
+        def silent(worker):
+            try:
+                worker.check()
+            except Unavailable:
+                return True
+            return False
+
+        soon(lambda: not any(silent(worker) for worker in self._workers))
 
     def replica(self):
         if self.server is None:
             return self._shared
+        if isinstance(self.server, OwnersHouse):
+            self._workers.append(self.server.worker())
+            self._heard()
+            return SharedAllowances(self._workers[-1])
         self._made.append(RedisAllowances(self.server.url, self.origin, KeptEpoch(self.records), SystemEntropy()))
         return self._made[-1]
 
     def forget(self):
         if self.server is None:
             self._shared.forget()
+        elif isinstance(self.server, OwnersHouse):
+            self.server.die()
+            self.server.start(lost=True)
+            for worker in self._workers:
+                self.server.link(worker)
+            self._heard()
         else:
             self.server.flush()
 
@@ -58,11 +81,18 @@ class Place:
             made.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "workers"])
 def place(request):
-    made = Place(request.getfixturevalue("redis_server") if request.param == "redis" else None)
+    server = None
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_server")
+    elif request.param == "workers":
+        server = OwnersHouse().start()
+    made = Place(server)
     yield made
     made.close()
+    if request.param == "workers":
+        server.stop()
 
 
 @pytest.fixture

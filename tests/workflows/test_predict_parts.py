@@ -20,7 +20,7 @@ from modelkeep.extraction.ladder import Rung
 from modelkeep.serving.audit import AuditEntry, AuditLog
 from modelkeep.serving.bodies import SubjectKeys, body_context, encode_body, open_body
 from modelkeep.workflows.admitted import NOTHING, Admitted
-from modelkeep.workflows.follow import AuditFolder, History
+from modelkeep.workflows.evidence import AuditFolder, History, Position
 from modelkeep.workflows.predict import Marks, account_key, commitment
 from modelkeep.workflows.watch import Cleared, Observation, Watch, Watchers
 
@@ -136,10 +136,23 @@ def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_revie
     reviews = {"a": (25, 35, 70), "b": (5,), "nobody": (1,)}
     told = [
         (event.subject, event.at) if isinstance(event, Cleared) else (event.subject, float(event.x[0, 0]))
-        for event in History(folders, keys, lambda subject: reviews.get(subject, ())).of(ONE)
+        for event in History(lambda: folders, keys, lambda subject: reviews.get(subject, ())).of(ONE)
     ]
     first = [("a", 1.0), ("a", 2.0), ("b", 5), ("b", 3.0), ("a", 25), ("a", 35)]
     assert told == [*first, ("a", 4.0), ("a", 5.0), ("b", 6.0), ("a", 70)]
+    history = History(lambda: folders, keys)
+    whole = [one for one in history.of(ONE) if isinstance(one, Observation)]
+    sizes = {one.instance: one.size for one in history.later(ONE, {}) if isinstance(one, Position)}
+    assert set(sizes) == {"1", "2", "3"}
+    for first_of_one in range(sizes["1"] + 1):  # what is left of a log that was taken in up to there
+        taken = {"1": first_of_one, "2": 2, "3": sizes["3"]}
+        left = list(history.later(ONE, taken))
+        expected = [(one.instance, one.at, one.subject) for one in whole if one.at >= taken[one.instance]]
+        found = [(one.instance, one.at, one.subject) for one in left if isinstance(one, Observation)]
+        assert found == sorted(expected)
+        assert {one.instance: one.size for one in left if isinstance(one, Position)} == {
+            name: size for name, size in sizes.items() if taken[name] < size
+        }
 
 
 def test_nobody_runs_ahead_of_his_evidence():

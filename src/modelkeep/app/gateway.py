@@ -15,13 +15,11 @@ from modelkeep.access.leases import Leases
 from modelkeep.access.limits import Limiter, Limits
 from modelkeep.access.quotas import Quotas
 from modelkeep.access.rates import Override, Rates
-from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.tls import Identity, server_context
 from modelkeep.app.audits import new_series, recover_all
+from modelkeep.app.evidence import Worker, audit_folders, end_this_process, keep_evidence, share_evidence
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
-from modelkeep.app.keep import Keep
-from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
 from modelkeep.app.settings import GatewaySettings, LimitSettings
@@ -30,17 +28,15 @@ from modelkeep.app.stores import open_state
 from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.kdf import hkdf
-from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, WATERMARK
 from modelkeep.custody.trust import TrustRoot
-from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
-from modelkeep.extraction.guard import Guard
+from modelkeep.errors import Invalid, NotTrusted, Unavailable
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows.admitted import Admitted
 from modelkeep.workflows.breakglass import Glass, GlassWatch, parse_break_glass
 from modelkeep.workflows.decisions import decisions_of
-from modelkeep.workflows.follow import AdmissionFollower, AuditFolder, Authority, History, Loader, open_release
+from modelkeep.workflows.follow import AdmissionFollower, Authority, Loader, open_release
 from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
 from modelkeep.workflows.service import Listen, Service
@@ -49,26 +45,31 @@ GATEWAY = "gateway@local"
 
 
 def open_gateway(
-    directory: Path, opened: Opened, only: Sequence[ReleaseRef], report: Callable[[str], None], updates: int = -1
+    directory: Path,
+    opened: Opened,
+    only: Sequence[ReleaseRef],
+    report: Callable[[str], None],
+    updates: int = -1,
+    worker: Worker | None = None,
 ) -> Service:
     """Wire a gateway for the keep in ``directory``. ``only``: serve no other releases (empty: all that are promoted).
 
     ``updates``: descriptor of the socket that changed key compartments come through, -1 = none. What dead gateways left is
-    finished first, and their records rebuild the evidence. Raises Invalid (a compartment that a gateway must not hold is open),
-    NotTrusted, Conflict, Unavailable.
+    finished first, and their records rebuild the evidence; ``worker``: another process does both for this one and others.
+    Raises Invalid (a compartment that a gateway must not hold is open), NotTrusted, Conflict, Unavailable.
     """
     keyring, leaf, _ = opened
-    _check_surplus(keyring)
-    here = Premises.open(directory, _no_passphrase, keyring)
+    check_surplus(keyring)
+    here = Premises.open(directory, no_passphrase, keyring)
     clock, settings, trust = here.clock, here.settings, here.trust
-    _check_grpc(settings.gateway)
-    handover = _Handover(directory)
-    for note in recover_all(here, keyring, report):
+    check_grpc(settings.gateway)
+    handover = Handover(directory)
+    for note in recover_all(here, keyring, report) if worker is None else ():
         handover.later(note)
     registry = here.registry(here.openers())
     decisions = decisions_of(registry.view, trust)
     keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, decisions.epochs())
-    history = History(_folders(here), keys, decisions.cleared_at)
+    earlier = audit_folders(here)  # this process's own log, begun below, is no history
     delivery = Delivery()
     glass = Glass(parse_break_glass(settings.audit.break_glass), clock.now_ns, clock.monotonic)
     watch = GlassWatch(glass, trust)
@@ -93,8 +94,13 @@ def open_gateway(
     )
     visitors = Visitors(access, KeyReader(issuers, report), report)
     quotas = Quotas(here.records, clock.monotonic)
-    place = open_state(settings, trust.origin, here.records, here.entropy)
-    leases = None if place is None else Leases(place, clock.monotonic)
+    held = (
+        keep_evidence(here, audit, keys, decisions, earlier, report)
+        if worker is None
+        else share_evidence(here, audit, worker, updates, report)
+    )
+    counted = open_state(settings, trust.origin, here.records, here.entropy) or held.allowances
+    leases = None if counted is None else Leases(counted, clock.monotonic)
     doors = Doors(
         directory=access,
         limits=Limits(
@@ -116,16 +122,8 @@ def open_gateway(
         clock=clock,
         terms=Terms(epsilon=extraction.epsilon, on_alarm=extraction.on_alarm),
     )
-    loader = Loader(
-        partial(open_release, registry),
-        Upstreams(settings.upstream, directory, report).runtime,
-        clock,
-        history,
-        guard=lambda profile: Guard(
-            profile, alpha=extraction.alpha, cold=ColdFile(directory / "run"), in_memory=extraction.accounts_in_memory
-        ),
-    )
-    alarms = _Alarms(here, loader)
+    start = Upstreams(settings.upstream, directory, report).runtime
+    loader = Loader(partial(open_release, registry), start, clock, held.evidence)
     troubles = SinkTroubles(here, audit, report)
 
     def watch_sinks() -> None:
@@ -145,7 +143,7 @@ def open_gateway(
             access.refresh,
             visitors.look,
             quotas.refill,
-            alarms.look,
+            held.look,
             watch_sinks,
         ),
         only=only,
@@ -153,22 +151,25 @@ def open_gateway(
     )
 
     def take(changed: Keyring) -> None:
-        _check_surplus(changed)
+        check_surplus(changed)
         here.adopt(changed)
         follower.retry()
 
     if updates >= 0:
-        follow_ring(updates, take, report)
+        follow_ring(updates, take, report, ended=end_this_process if worker else lambda: None)
+    place = worker or Worker(1, 1, -1)
     listen = Listen(
         host=settings.gateway.host,
         port=settings.gateway.port,
+        descriptor=place.listens,
         tls=server_context(leaf, *client_authorities(here.directory, settings)),
         header_seconds=settings.gateway.header_seconds,
         body_seconds=settings.gateway.body_seconds,
         drain_seconds=settings.gateway.drain_seconds,
         max_body=settings.gateway.max_body,
-        max_connections=settings.gateway.max_connections,
+        max_connections=place.share(settings.gateway.max_connections),
         max_per_address=settings.gateway.max_per_address,
+        max_buffered=place.share(Listen().max_buffered),
     )
     return Service(
         listen=listen,
@@ -183,28 +184,33 @@ def open_gateway(
         audits=here.audit_files,
         handover=handover,
         handover_seconds=settings.audit.handover_seconds,
-        announce=lambda url, grpc: _announce(directory, url, grpc, report),
-        withdraw=lambda: withdraw(directory, "gateway"),
-        opening=() if leases is None else (leases.start,),
-        closing=(alarms.look, quotas.give_back, *(() if leases is None else (leases.stop,))),
+        announce=partial(announce, directory, worker.name)
+        if worker
+        else lambda url, grpc: announce_gateway(directory, url, report, grpc),
+        withdraw=lambda: withdraw(directory, worker.name if worker else "gateway"),
+        opening=(held.start, *(() if leases is None else (leases.start,))),
+        closing=(held.look, quotas.give_back, *(() if leases is None else (leases.stop,)), held.stop),
+        ready=held.ready,
+        tally=held.tally,
+        tallied=held.tallied,
         report=report,
-        grpc=_listen_grpc(here, listen, leaf),
+        grpc=_listen_grpc(here, listen, leaf, place.grpc),
     )
 
 
-def _check_grpc(settings: GatewaySettings) -> None:
+def check_grpc(settings: GatewaySettings) -> None:
     """Raises Invalid when gRPC is asked for, and what it needs is not installed."""
     if settings.grpc_port >= 0 and find_spec("h2") is None:
         raise Invalid("gateway.grpc_port is set, and gRPC needs a package that is missing: pip install 'modelkeep[grpc]'")
 
 
-def _listen_grpc(here: Premises, listen: Listen, leaf: Identity) -> Listen | None:
+def _listen_grpc(here: Premises, listen: Listen, leaf: Identity, descriptor: int) -> Listen | None:
     """Where gRPC is spoken, if it is: with the bounds of HTTP, the same certificate, and the same clients' certificates."""
     settings = here.settings
     if settings.gateway.grpc_port < 0:
         return None
     tls = server_context(leaf, *client_authorities(here.directory, settings), speaks="h2")
-    return msgspec.structs.replace(listen, port=settings.gateway.grpc_port, tls=tls)
+    return msgspec.structs.replace(listen, port=settings.gateway.grpc_port, tls=tls, descriptor=descriptor)
 
 
 def rates_of(limits: LimitSettings) -> Rates:
@@ -232,13 +238,14 @@ def rates_of(limits: LimitSettings) -> Rates:
     )
 
 
-def _check_surplus(keyring: Keyring) -> None:
-    """Raises Invalid when a compartment is open that a gateway must not hold."""
-    if surplus := set(keyring.families) - set(GATEWAY_FAMILIES):
+def check_surplus(keyring: Keyring, families: Sequence[str] = GATEWAY_FAMILIES) -> None:
+    """Raises Invalid when a compartment is open that a gateway, or another process of ``families``, must not hold."""
+    if surplus := set(keyring.families) - set(families):
         raise Invalid(f"a gateway must not hold {', '.join(sorted(surplus))}: open only what serving needs")
 
 
-def _announce(directory: Path, url: str, grpc: str, report: Callable[[str], None]) -> None:
+def announce_gateway(directory: Path, url: str, report: Callable[[str], None], grpc: str = "") -> None:
+    """Say that this process answers, or those that it keeps running. Raises Unavailable."""
     announce(directory, "gateway", url, grpc)
     report(f"clients trust {directory / CA_FILE}, such as: curl --cacert {directory / CA_FILE} {url}/v2/health/ready")
 
@@ -267,7 +274,7 @@ class TrustFile:
         self._foreign = None
 
 
-class _Handover:
+class Handover:
     """Takes audit checkpoints to control. Those of dead gateways wait here until control takes them."""
 
     def __init__(self, directory: Path) -> None:
@@ -278,6 +285,11 @@ class _Handover:
     def later(self, note: bytes) -> None:
         """Hand ``note`` over before the next one."""
         self._waiting.append(note)
+
+    def waiting(self) -> None:
+        """Hand over what waits, if anything does. Raises Unavailable."""
+        if self._waiting:
+            self(self._waiting[-1])
 
     def __call__(self, note: bytes) -> None:
         """Hand everything over. Raises Unavailable (control cannot be reached, or did not take it)."""
@@ -301,35 +313,6 @@ def _post(client: httpx.Client, url: str, note: bytes) -> None:
         raise Unavailable(f"control did not take an audit checkpoint: {answer.status_code} {answer.text[:200]}")
 
 
-class _Alarms:
-    """Opens an incident for every account that reaches the alarm rung."""
-
-    def __init__(self, premises: Premises, loader: Loader) -> None:
-        self._keep = Keep(premises)
-        self._loader = loader
-        self._told: set[tuple[str, str]] = set()
-
-    def look(self) -> None:
-        """Open what is not open yet. Raises Unavailable."""
-        now = {(str(ref), subject): watch for ref, watch in self._loader.by_release().items() for subject in watch.alarmed()}
-        for ref, subject in sorted(now.keys() - self._told):
-            # No odds here: the same alarm, found again by a restarted gateway, must read the same.
-            detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
-            self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
-        self._told = set(now)
-
-
-def _folders(here: Premises) -> list[AuditFolder]:
-    folders = []
-    for instance in here.audit_instances():
-        origin, files = here.audit_origin(instance), here.audit_files(instance)
-        try:
-            files.read("checkpoint")
-        except Missing:
-            continue
-        folders.append(AuditFolder(files, encode_vkey(origin, here.trust.audit_key), origin))
-    return folders
-
-
-def _no_passphrase() -> bytes:
+def no_passphrase() -> bytes:
+    """Raises Invalid."""
     raise Invalid("this process was given its keys and no passphrase")

@@ -28,6 +28,8 @@ CONTROL_NAME = "control.modelkeep.internal"
 """The name that only control's certificate carries, beside the host names; who trusts this keep's authority asks for it."""
 
 
+RING, LINK = b"k", b"l"
+"""What comes through the socket of a process: a key ring, or an end of a link to another process."""
 LOOK_SECONDS = 0.25
 """Pause between two looks at the key ring."""
 
@@ -113,27 +115,46 @@ def send_ring(through: socket.socket, keyring: Keyring) -> None:
     """Hand compartments to the process at the other end. Raises Unavailable: it is gone."""
     descriptor = pipe_with(keyring.hand_over(keyring.families))
     try:
-        socket.send_fds(through, [b"k"], [descriptor])
+        socket.send_fds(through, [RING], [descriptor])
     except OSError as cause:
         raise Unavailable(f"the process that should get the changed keys is gone: {cause.strerror}") from cause
     finally:
         os.close(descriptor)
 
 
-def follow_ring(descriptor: int, take: Callable[[Keyring], None], report: Callable[[str], None]) -> threading.Thread:
-    """Begin to give ``take`` every key ring that comes through ``descriptor``, until its other end is closed."""
+def follow_ring(
+    descriptor: int,
+    take: Callable[[Keyring], None],
+    report: Callable[[str], None],
+    *,
+    link: Callable[[socket.socket], None] = socket.socket.close,
+    ended: Callable[[], None] = lambda: None,
+) -> threading.Thread:
+    """Begin to give ``take`` every key ring that comes through ``descriptor``, until its other end is closed.
+
+    ``link``: given the ends of links to other processes, which come the same way; ``ended``: told when the other end is closed.
+    """
 
     def run() -> None:
         with socket.socket(fileno=descriptor) as end:
             while True:
                 sign, descriptors, _, _ = socket.recv_fds(end, 1, 1)
                 if not sign:
-                    return
+                    break
+                if sign == LINK:
+                    link(socket.socket(fileno=descriptors[0]))
+                    continue
                 try:
                     take(Keyring.receive(read_pipe(descriptors[0])))
                 except ModelkeepError as cause:
                     report(f"the changed keys were not taken over: {cause}")
+        ended()
 
     thread = threading.Thread(target=run, name="keys", daemon=True)
     thread.start()
     return thread
+
+
+def hand_link(through: socket.socket, end: socket.socket) -> None:
+    """Hand on an end of a link between two processes that have the one at the other end in common. Raises OSError."""
+    socket.send_fds(through, [LINK], [end.fileno()])

@@ -62,16 +62,26 @@ def find(directory: Path, role: str) -> Address | None:
 class Child:
     """A process that ``up`` keeps running. ``secret`` is handed to it through a pipe at every start.
 
-    ``follows``: it also gets a socket, through which changed keys reach it while it runs.
+    ``follows``: it also gets a socket, through which changed keys reach it while it runs; ``shares``: descriptors of ours that
+    it gets under the same numbers.
     """
 
-    def __init__(self, name: str, command: Sequence[str], secret: bytes, address: Path, *, follows: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        secret: bytes,
+        address: Path,
+        *,
+        follows: bool = False,
+        shares: Sequence[int] = (),
+    ) -> None:
         self.name = name
         self.secret = secret
         self.updates: socket.socket | None = None
         self._command = command
         self._address = address
-        self._follows = follows
+        self._follows, self._shares = follows, tuple(shares)
         self._pause = FIRST_PAUSE
         self._next_start = 0.0
         self.process: subprocess.Popen[bytes] | None = None
@@ -84,11 +94,14 @@ class Child:
             if self.updates is not None:
                 self.updates.close()
             self.updates, theirs = socket.socketpair()
+            self.updates.setblocking(False)  # one that does not read must not hold up the others
             handed.append(theirs.detach())
             more = ["--updates-fd", str(handed[1])]
         try:
             self.process = subprocess.Popen(  # noqa: S603  # our own package, arguments already checked
-                [*self._command, "--keys-fd", str(descriptor), *more], pass_fds=handed, stdin=subprocess.DEVNULL
+                [*self._command, "--keys-fd", str(descriptor), *more],
+                pass_fds=[*handed, *self._shares],
+                stdin=subprocess.DEVNULL,
             )
         finally:
             for each in handed:
@@ -133,40 +146,58 @@ class Child:
             self.process.wait()
 
 
-def supervise(children: Sequence[Child], tell: Callable[[str], None], look: Callable[[], None] = lambda: None) -> None:
+def supervise(
+    children: Sequence[Child],
+    tell: Callable[[str], None],
+    look: Callable[[], None] = lambda: None,
+    *,
+    at_once: bool = False,
+    up: Callable[[], None] = lambda: None,
+    stop: Callable[[], None] = lambda: None,
+) -> None:
     """Start ``children`` in order, each once the one before it listens, and keep them running until SIGTERM or SIGINT.
 
-    ``look``: called some twenty times a second meanwhile. Raises Unavailable when one of them does not come up.
+    ``look``: called some twenty times a second meanwhile; ``at_once``: start all without waiting, and end the first of them
+    after all others; ``up``: called once all listen; ``stop``: before they are asked to finish.
+    Raises Unavailable when one of them does not come up.
     """
     stopping: list[int] = []
 
-    def stop(number: int, _frame: FrameType | None) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
         stopping.append(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for child in children:
             child.start()
-            _wait_until_up(child, stopping)
-            found = child.address()
-            if found is not None:
-                tell(f"{child.name} listens at {found.url} (process {found.pid})")
+            if not at_once:
+                _wait_until_up(child, stopping, look, tell)
+        for child in children if at_once else ():
+            _wait_until_up(child, stopping, look, tell)
+        if not stopping:
+            up()
         while not stopping:
             for child in children:
                 child.revive(tell)
             look()
             time.sleep(0.05)
     finally:
-        for child in reversed(children):
-            child.stop()
-            child.wait(STOP_SECONDS)
+        stop()
+        for wave in (children[1:], children[:1]) if at_once else [[child] for child in reversed(children)]:
+            for child in wave:
+                child.stop()
+            for child in wave:
+                child.wait(STOP_SECONDS)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _wait_until_up(child: Child, stopping: Sequence[int]) -> None:
+def _wait_until_up(child: Child, stopping: Sequence[int], look: Callable[[], None], tell: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while child.address() is None and not stopping:
+    while (found := child.address()) is None and not stopping:
         if child.process is None or child.process.poll() is not None or time.monotonic() > deadline:
             raise Unavailable(f"{child.name} did not start: see what it printed above")
+        look()
         time.sleep(0.02)
+    if found is not None:
+        tell(f"{child.name} {f'listens at {found.url}' if found.url else 'runs'} (process {found.pid})")

@@ -52,6 +52,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Port to listen on; 0 takes a free one."""
     grpc_port: Annotated[int, Meta(ge=-1, le=65535)] = -1
     """Port to speak gRPC on; 0 takes a free one, -1 speaks none."""
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Processes that answer, each on a core; with more than one, another keeps the state that they share."""
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Host names and addresses that the certificate made by --tls auto carries."""
     header_seconds: Positive = 5.0

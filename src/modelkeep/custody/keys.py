@@ -27,6 +27,8 @@ LATER_FAMILIES = (OMS_SIGNING,)
 """What keeps of earlier versions lack; ``modelkeep upgrade`` makes it."""
 GATEWAY_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG, WATERMARK)
 """What serving needs. Never statement signing, the releases log, session tokens or the certificate authority."""
+OWNER_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG)
+"""What the process that keeps the evidence of several workers needs: profiles, recorded answers, the end of dead logs."""
 ROTATABLE = (MODEL_KEK, AUDIT_SUBJECT, STATEMENT_SIGNING, TOKEN_SIGNING, TLS_CA, OMS_SIGNING)
 """A log keeps its key for its life (a successor log gets another), and watermark keys are committed to in the log."""
 

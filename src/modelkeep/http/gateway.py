@@ -4,10 +4,11 @@
 dictionary look-up before ``Gateway.predict``.
 """
 
+import asyncio
 import functools
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import modelkeep
@@ -15,9 +16,10 @@ from modelkeep.access.cells import Standing
 from modelkeep.access.presented import Certificate
 from modelkeep.access.rates import Rate
 from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.core.tallies import Series
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.http.credential import presented
-from modelkeep.http.metrics import Metrics
+from modelkeep.http.metrics import Metrics, text
 from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
 from modelkeep.serving.oip import server_metadata
@@ -56,10 +58,14 @@ class App:
         releases: LogFiles,
         audits: Callable[[str], LogFiles],
         open_metrics: bool = True,
+        ready: Callable[[], None] = lambda: None,
+        tallied: Callable[[Sequence[Series]], Sequence[Series]] | None = None,
     ) -> None:
-        """``open_metrics``: ``/metrics`` needs no credential; otherwise it needs the permission ``status``."""
+        """``open_metrics``: ``/metrics`` needs no credential; otherwise it needs the permission ``status``. ``ready`` and
+        ``tallied``: as ``Service`` has them."""
         self._gateway, self.metrics, self._monotonic = gateway, metrics, clock.monotonic
         self._releases, self._audits, self._open_metrics = releases, audits, open_metrics
+        self._others_ready, self._tallied = ready, tallied
         self._server = server_metadata(modelkeep.__version__)
         self._known: dict[bytes, _Route] = {
             b"/v2": _Route(b"GET", self._metadata),
@@ -157,6 +163,7 @@ class App:
     async def _ready(self, _request: Request, _route: _Route) -> Response:
         try:
             self._gateway.check_ready()
+            self._others_ready()
         except Unavailable as cause:
             return problem(cause)
         return Response(200, b'{"ready":true}')
@@ -171,7 +178,10 @@ class App:
     async def _show_metrics(self, request: Request, _route: _Route) -> Response:
         if not self._open_metrics:
             self._gateway.permit(presented(request), "status")
-        return Response(200, self.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8")
+        found: Sequence[Series] = self.metrics.series()
+        if self._tallied is not None:
+            found = await asyncio.get_running_loop().run_in_executor(None, self._tallied, found)
+        return Response(200, text(found), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _log_file(self, request: Request, _route: _Route) -> Response:
         found = _LOG.match(request.target.partition(b"?")[0])

@@ -5,7 +5,9 @@ series, updated on the hot path without locks (one thread writes each).
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+from modelkeep.core.tallies import Series
 
 LATENCY = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 """Upper bounds of the latency buckets, seconds."""
@@ -24,13 +26,13 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def lines(self) -> list[str]:
-        """The series in text format."""
-        out, total = _head(self.name, self._words, "histogram"), 0
+    def series(self) -> Series:
+        """What was counted so far."""
+        rows, total = dict[str, float](), 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
-            out.append(f'{self.name}_bucket{{le="{_number(bound)}"}} {total}')
-        return [*out, f"{self.name}_sum {self._sum!r}", f"{self.name}_count {total}"]
+            rows[f'_bucket{{le="{_number(bound)}"}}'] = total
+        return Series(self.name, self._words, "histogram", "sum", {**rows, "_sum": self._sum, "_count": total})
 
 
 class Counter:
@@ -44,36 +46,44 @@ class Counter:
         """Count one event."""
         self._counts[values] = self._counts.get(values, 0) + 1
 
-    def lines(self) -> list[str]:
-        """The series in text format."""
-        out = _head(self.name, self._words, "counter")
+    def series(self) -> Series:
+        """What was counted so far."""
+        rows = dict[str, float]()
         for values, count in sorted(self._counts.items()):
             pairs = ",".join(f'{label}="{_escape(value)}"' for label, value in zip(self._labels, values, strict=True))
-            out.append(f"{self.name}{{{pairs}}} {count}")
-        return out
+            rows[f"{{{pairs}}}"] = count
+        return Series(self.name, self._words, "counter", "sum", rows)
 
 
 class Gauge:
-    """A number that is read when it is asked for."""
+    """A number that is read when it is asked for. ``over``: how those of several processes become one (core/tallies)."""
 
-    def __init__(self, name: str, words: str, read: Callable[[], float], kind: str = "gauge") -> None:
-        self.name, self._words, self._read, self._kind = name, words, read, kind
+    def __init__(self, name: str, words: str, read: Callable[[], float], kind: str = "gauge", over: str = "sum") -> None:
+        self.name, self._words, self._read, self._kind, self._over = name, words, read, kind, over
 
-    def lines(self) -> list[str]:
-        """The series in text format."""
-        return [*_head(self.name, self._words, self._kind), f"{self.name} {_number(self._read())}"]
+    def series(self) -> Series:
+        """The number of now."""
+        return Series(self.name, self._words, self._kind, self._over, {"": self._read()})
 
 
 class Readings:
     """Numbers by label values, read when they are asked for."""
 
-    def __init__(self, name: str, words: str, label: str, read: Callable[[], Iterable[tuple[str, float]]], kind: str) -> None:
-        self.name, self._words, self._label, self._read, self._kind = name, words, label, read, kind
+    def __init__(  # one more than a gauge
+        self,
+        name: str,
+        words: str,
+        label: str,
+        read: Callable[[], Iterable[tuple[str, float]]],
+        kind: str,
+        over: str = "sum",
+    ) -> None:
+        self.name, self._words, self._label, self._read, self._kind, self._over = name, words, label, read, kind, over
 
-    def lines(self) -> list[str]:
-        """The series in text format."""
-        rows = [f'{self.name}{{{self._label}="{_escape(value)}"}} {_number(number)}' for value, number in self._read()]
-        return [*_head(self.name, self._words, self._kind), *rows] if rows else []
+    def series(self) -> Series:
+        """The numbers of now."""
+        rows = {f'{{{self._label}="{_escape(value)}"}}': number for value, number in self._read()}
+        return Series(self.name, self._words, self._kind, self._over, rows)
 
 
 class Metrics:
@@ -85,23 +95,40 @@ class Metrics:
         self.audit = Histogram("modelkeep_audit_commit_seconds", "Time until an audit record was durable.")
         self._series: list[Counter | Histogram | Gauge | Readings] = [self.requests, self.latency, self.audit]
 
-    def gauge(self, name: str, words: str, read: Callable[[], float], *, counter: bool = False) -> None:
-        """Add a number that is read when ``/metrics`` is."""
-        self._series.append(Gauge(name, words, read, "counter" if counter else "gauge"))
+    def gauge(self, name: str, words: str, read: Callable[[], float], *, counter: bool = False, over: str = "sum") -> None:
+        """Add a number that is read when ``/metrics`` is. ``over``: how those of several workers become one."""
+        self._series.append(Gauge(name, words, read, "counter" if counter else "gauge", over))
 
-    def readings(
-        self, name: str, words: str, label: str, read: Callable[[], Iterable[tuple[str, float]]], *, counter: bool = False
+    def readings(  # one more than a gauge
+        self,
+        name: str,
+        words: str,
+        label: str,
+        read: Callable[[], Iterable[tuple[str, float]]],
+        *,
+        counter: bool = False,
+        over: str = "sum",
     ) -> None:
         """Add numbers by ``label`` that are read when ``/metrics`` is; the series is left out while there are none."""
-        self._series.append(Readings(name, words, label, read, "counter" if counter else "gauge"))
+        self._series.append(Readings(name, words, label, read, "counter" if counter else "gauge", over))
+
+    def series(self) -> list[Series]:
+        """Everything that this process counts, now."""
+        found = [series.series() for series in self._series]
+        return [series for series in found if series.rows or series.name == self.requests.name]
 
     def text(self) -> bytes:
-        """Everything, in the text format."""
-        return ("\n".join(line for series in self._series for line in series.lines()) + "\n").encode()
+        """The same in the text format."""
+        return text(self.series())
 
 
-def _head(name: str, words: str, kind: str) -> list[str]:
-    return [f"# HELP {name} {words}", f"# TYPE {name} {kind}"]
+def text(tally: Sequence[Series]) -> bytes:
+    """Series in the text format."""
+    lines = []
+    for series in tally:
+        lines += [f"# HELP {series.name} {series.words}", f"# TYPE {series.name} {series.kind}"]
+        lines += [f"{series.name}{row} {_number(value)}" for row, value in series.rows.items()]
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _number(value: float) -> str:

@@ -24,9 +24,9 @@ from modelkeep.serving.breaker import State
 from modelkeep.serving.series import AuditSeries
 from modelkeep.serving.sinks import SinkState
 from modelkeep.workflows.predict import Gateway
-from modelkeep.workflows.service import Listen, Service
+from modelkeep.workflows.service import Service
 from modelkeep.workflows.upstream import RemoteModel
-from modelkeep.workflows.watch import Watch, Watchers
+from modelkeep.workflows.watch import Watchers, Watching
 
 _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
@@ -86,10 +86,16 @@ async def serving(service: Service) -> AsyncIterator[tuple[str, str]]:
         await loop.run_in_executor(None, service.follower.settle, _LOAD_SECONDS)
         service.follower.start()
         watchers.start()
-        app = application(service)
+        metrics = measures(service)
+        app = application(service, metrics)
         server = Server(app, bad_request, service.listen, loop, app.door, app.welcome)
         with np.errstate(over="ignore"):  # a sum of squares that overflows is an answer (serving/validate), and no news
-            async with listening(server) as (host, port), _speaking_grpc(service, app) as grpc, _handing_over(service):
+            async with (
+                listening(server) as (host, port),
+                _speaking_grpc(service, app) as grpc,
+                _handing_over(service),
+                _tallying(service, metrics),
+            ):
                 yield f"{'https' if service.listen.tls else 'http'}://{host}:{port}", grpc
     finally:
         await loop.run_in_executor(None, _close, service, watchers)
@@ -110,20 +116,36 @@ async def _speaking_grpc(service: Service, app: App) -> AsyncIterator[str]:
         yield f"{host}:{port}"
 
 
-def application(service: Service) -> App:
-    """The gateway's routes, with its metrics."""
+def application(service: Service, metrics: Metrics) -> App:
+    """The gateway's routes."""
+    return App(
+        service.gateway,
+        metrics,
+        service.clock,
+        releases=service.releases,
+        audits=service.audits,
+        ready=service.ready,
+        tallied=service.tallied,
+    )
+
+
+def measures(service: Service) -> Metrics:
+    """What the gateway counts."""
     metrics = Metrics()
     service.recorder.took = metrics.audit.observe
     gateway, now = service.gateway, service.clock.monotonic
-    metrics.gauge("modelkeep_lease_seconds", "Seconds left of the admission lease.", lambda: gateway.lease_left(now()))
-    metrics.gauge("modelkeep_models_served", "Releases that are served.", lambda: len(gateway.admitted.models))
+    metrics.gauge(
+        "modelkeep_lease_seconds", "Seconds left of the admission lease.", lambda: gateway.lease_left(now()), over="min"
+    )
+    metrics.gauge("modelkeep_models_served", "Releases that are served.", lambda: len(gateway.admitted.models), over="min")
     limits = gateway.limits
     metrics.gauge("modelkeep_requests_in_flight", "Predictions that are being made.", lambda: limits.in_flight)
-    metrics.gauge("modelkeep_limits_counted", "1 while limits can be counted.", lambda: float(not limits.trouble()))
+    metrics.gauge("modelkeep_limits_counted", "1 while limits can be counted.", lambda: float(not limits.trouble()), over="min")
     metrics.gauge(
         "modelkeep_extraction_alarms",
         "Accounts at the alarm rung, over all releases.",
         lambda: sum(watch.alarms for watch in service.loader.watches()),
+        over="max",
     )
     metrics.gauge(
         "modelkeep_extraction_rows_behind",
@@ -131,24 +153,29 @@ def application(service: Service) -> App:
         lambda: sum(watch.rows_behind() for watch in service.loader.watches()),
     )
     metrics.gauge("modelkeep_audit_records", "Durable records in this process's audit log.", lambda: service.audit.size)
-    metrics.gauge("modelkeep_audit_refusing", "1 while no record can be written.", lambda: float(bool(service.audit.refusal)))
+    metrics.gauge(
+        "modelkeep_audit_refusing", "1 while no record can be written.", lambda: float(bool(service.audit.refusal)), over="max"
+    )
     _sink_metrics(metrics, service.audit)
     _upstream_metrics(metrics, gateway)
-    return App(gateway, metrics, service.clock, releases=service.releases, audits=service.audits)
+    return metrics
 
 
 def _sink_metrics(metrics: Metrics, audit: AuditSeries) -> None:
-    def series(name: str, words: str, read: Callable[[SinkState], float], *, counter: bool = False) -> None:
+    def series(name: str, words: str, read: Callable[[SinkState], float], *, counter: bool = False, over: str = "sum") -> None:
         rows = lambda: [(sink.name, float(read(sink))) for sink in audit.sinks()]  # noqa: E731
-        metrics.readings(f"modelkeep_audit_sink_{name}", words, "sink", rows, counter=counter)
+        metrics.readings(f"modelkeep_audit_sink_{name}", words, "sink", rows, counter=counter, over=over)
 
     series("accepted", "Records of this process's audit log that the sink has accepted.", lambda sink: sink.accepted)
     series("failed_total", "Calls of the sink that failed.", lambda sink: sink.failed, counter=True)
     series("lost_total", "Records of older logs that were gone before the sink had them.", lambda sink: sink.lost, counter=True)
-    series("lag_seconds", "Age of the oldest record that the sink has not accepted.", lambda sink: sink.lag)
-    series("up", "1 while the sink is well.", lambda sink: sink.state == "ok")
+    series("lag_seconds", "Age of the oldest record that the sink has not accepted.", lambda sink: sink.lag, over="max")
+    series("up", "1 while the sink is well.", lambda sink: sink.state == "ok", over="min")
     metrics.gauge(
-        "modelkeep_audit_break_glass", "1 while answers leave without required audit sinks.", lambda: float(bool(audit.waiving))
+        "modelkeep_audit_break_glass",
+        "1 while answers leave without required audit sinks.",
+        lambda: float(bool(audit.waiving)),
+        over="max",
     )
 
 
@@ -158,7 +185,9 @@ def _upstream_metrics(metrics: Metrics, gateway: Gateway) -> None:
             models = sorted(gateway.admitted.models.items())
             return [(str(ref), float(read(one.remote))) for ref, one in models if isinstance(one.remote, RemoteModel)]
 
-        metrics.readings(f"modelkeep_upstream_{name}", words, "release", rows, counter=counter)
+        metrics.readings(
+            f"modelkeep_upstream_{name}", words, "release", rows, counter=counter, over="sum" if counter else "max"
+        )
 
     series("breaker", "0 while the upstream is asked, 1 while one request sees, 2 while it is left alone.", _breaker)
     series("answers_total", "Answers of the upstream that could be used.", lambda one: one.readings.answers, counter=True)
@@ -170,7 +199,7 @@ def _breaker(one: RemoteModel) -> float:
     return {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}[one.state()]
 
 
-def _hand_back(loop: asyncio.AbstractEventLoop, done: list[tuple[Watch, dict[str, int]]]) -> None:
+def _hand_back(loop: asyncio.AbstractEventLoop, done: list[tuple[Watching, dict[str, int]]]) -> None:
     def release() -> None:
         for watch, rows in done:
             for subject, count in rows.items():
@@ -223,10 +252,30 @@ async def _handing_over(service: Service) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def _tallying(service: Service, metrics: Metrics) -> AsyncIterator[None]:
+    """Leave this process's counts with those of others now and then, beside everything else."""
+
+    async def forever() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with contextlib.suppress(Unavailable):
+                await asyncio.get_running_loop().run_in_executor(None, service.tally, metrics.series())
+
+    task = asyncio.create_task(forever()) if service.tallied is not None else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@asynccontextmanager
 async def listening(server: Server) -> AsyncIterator[tuple[str, int]]:
     """Let ``server`` answer within; on leaving, drain. Yields host and port. Raises Conflict, Unavailable (cannot listen)."""
     listen = server.bounds
-    bound = _bind(listen)
+    bound = socket.socket(fileno=listen.descriptor) if listen.descriptor >= 0 else bind(listen.host, listen.port)
     accepting = asyncio.create_task(_accept(bound, server))
     server.start()
     try:
@@ -283,18 +332,19 @@ async def _open(connection: socket.socket, place: Place) -> None:
             connection.close()
 
 
-def _bind(listen: Listen) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises Conflict (the address is taken), Unavailable (cannot listen there)."""
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0]
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, proto)
     except OSError as cause:
-        raise Unavailable(f"cannot listen on {listen.host}:{listen.port}: {cause.strerror}") from cause
+        raise Unavailable(f"cannot listen on {host}:{port}: {cause.strerror}") from cause
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as cause:
         bound.close()
-        raise Conflict(f"cannot listen on {listen.host}:{listen.port}: {cause.strerror}; choose another port") from cause
+        raise Conflict(f"cannot listen on {host}:{port}: {cause.strerror}; choose another port") from cause
     bound.listen(_BACKLOG)
     bound.setblocking(False)
     return bound

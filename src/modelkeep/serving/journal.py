@@ -192,7 +192,7 @@ def batches(files: LogFiles, origin: str, first: int) -> Iterator[SinkBatch]:
     The tags are not checked. Raises NotTrusted (damage), Missing, Unavailable.
     """
     numbers = segments(files)
-    begin = bisect_right(numbers, first, lo=1, key=lambda number: begins(files, number)) - 1 if numbers else 0
+    begin = segment_of(files, numbers, first)
     for number in range(numbers[begin], segments(files)[-1] + 1) if numbers else ():
         data, start = files.read(segment_path(number)), 0
         for frame in split_frames(data, origin, number)[0]:
@@ -202,6 +202,11 @@ def batches(files: LogFiles, origin: str, first: int) -> Iterator[SinkBatch]:
                 entries = tuple(entry for entry, _ in frame.records)
                 yield SinkBatch(origin, frame.first, entries, number, start, data[start : frame.end])
             start = frame.end
+
+
+def segment_of(files: LogFiles, numbers: Sequence[int], first: int) -> int:
+    """Where in ``numbers`` the segment stands that holds record ``first``; 0 when there are none."""
+    return bisect_right(numbers, first, lo=1, key=lambda number: begins(files, number)) - 1 if numbers else 0
 
 
 def begins(files: LogFiles, number: int) -> int:

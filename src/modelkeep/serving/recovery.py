@@ -19,6 +19,7 @@ from modelkeep.serving.journal import (
     batches,
     decode_entry,
     journal_key,
+    segment_of,
     segment_path,
     segments,
     split_frames,
@@ -52,7 +53,7 @@ def recover_audit(files: TileFiles, signer: NoteSigner, origin: str, clock: Cloc
     Raises Conflict (a live process holds the log), Missing (no log here), NotTrusted (damage: nothing is changed), Unavailable.
     """
     with files.lock(wait=False):
-        if not _is_closed(files, signer.vkey, origin):
+        if not is_closed(files, signer.vkey, origin):
             _Recovery(files, signer, origin).finish(clock.now_ns())
     return verify_audit(files, signer.vkey, origin)
 
@@ -72,7 +73,8 @@ def restore_tiles(files: LogFiles, vkey: str, origin: str) -> None:
         files.write(tile.path, made[tile.path])
 
 
-def _is_closed(files: LogFiles, vkey: str, origin: str) -> bool:
+def is_closed(files: LogFiles, vkey: str, origin: str) -> bool:
+    """Whether the log ends with its closing entry. Raises NotTrusted, Missing (a tile), Unavailable."""
     try:
         checkpoint = open_checkpoint(files.read(CHECKPOINT), vkey, origin)
     except Missing:
@@ -185,25 +187,29 @@ def _checked(record: Record, index: int) -> AuditEntry:
     return entry
 
 
-def read_bodies(files: LogFiles, vkey: str, origin: str) -> Iterator[tuple[int, AuditEntry, bytes]]:
-    """Every record that the checkpoint covers and the journal still has: (index, entry, encrypted body), in order.
+def read_bodies(files: LogFiles, vkey: str, origin: str, first: int = 0) -> Iterator[tuple[int, AuditEntry, bytes]]:
+    """Every record from ``first`` on that the checkpoint covers and the journal still has: (index, entry, encrypted body), in
+    order.
 
     Each entry is proven against the checkpoint and each body against its entry. Records that a live log has not put under a
     checkpoint yet are left out. Raises NotTrusted, Missing (no log here), Unavailable.
     """
-    return _records(files, TrustedTiles(files, read_checkpoint(files, vkey, origin)))
+    return _records(files, TrustedTiles(files, read_checkpoint(files, vkey, origin)), first)
 
 
-def _records(files: LogFiles, tiles: TrustedTiles) -> Iterator[tuple[int, AuditEntry, bytes]]:
+def _records(files: LogFiles, tiles: TrustedTiles, first: int = 0) -> Iterator[tuple[int, AuditEntry, bytes]]:
     origin, size = tiles.checkpoint.origin, tiles.checkpoint.size
     bundle, at = -1, -1
     entries: list[bytes] = []
-    for number in segments(files):
+    numbers = segments(files)
+    for number in numbers[segment_of(files, numbers, first) :]:
         frames, _ = split_frames(files.read(segment_path(number)), origin, number)
         for frame in frames:
             for index, record in enumerate(frame.records, frame.first):
                 if index >= size:
                     return
+                if index < first:
+                    continue
                 if index <= at:
                     raise NotTrusted(f"the audit journal of {origin} goes back from record {at} to {index}: reordered")
                 at = index

@@ -11,7 +11,7 @@ from modelkeep.extraction.profile import Profile
 from modelkeep.policy.engine import Target
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime
 from modelkeep.serving.validate import InputPlan
-from modelkeep.workflows.watch import Watch
+from modelkeep.workflows.watch import Watching
 
 LEASE = 1.0
 """Seconds for which one look at the releases log allows serving (promises P3 and P5)."""
@@ -33,7 +33,7 @@ class Served(msgspec.Struct, frozen=True):
     outputs: OutputPlan
     runtime: Runtime
     profile: Profile | None
-    watch: Watch | None
+    watch: Watching | None
     row_seconds: float
     remote: RemoteRuntime | None
     markers: dict[str, Marker]

@@ -4,37 +4,34 @@ The log decides, the policy judges, the container proves. A release that is quar
 with the next look; if the log, the records or this thread fail, the lease runs out and nothing is served (promises P3, P5).
 """
 
-import heapq
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import msgspec
 
-from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.custody.admission import admit
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.trust import TrustRoot
-from modelkeep.errors import Missing, ModelkeepError, NotTrusted, Unavailable
-from modelkeep.extraction.guard import Guard
+from modelkeep.errors import ModelkeepError, NotTrusted, Unavailable
 from modelkeep.extraction.profile import Profile
 from modelkeep.formats.safetensors import load
 from modelkeep.ledger.cosigned import Witnessed
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import model as model_target
-from modelkeep.serving.audit import AuditEntry, read_bodies
-from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs
 from modelkeep.serving.validate import InputPlan
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
 from modelkeep.workflows.decisions import Decision, Decisions
+from modelkeep.workflows.evidence import Evidence
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.trust_changes import fold
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch
+from modelkeep.workflows.watch import Watching
 
 EVERY = 0.25
 """Seconds between two looks."""
@@ -112,96 +109,17 @@ def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:
     opened = registry.open_body(found.body, found.model, MODEL)
     if found.entries["sealing"] > found.index:
         opened.check_model_digest()
-    model = opened.read_source()
+    return Opened(opened.read_source(), open_profile(registry, found))
+
+
+def open_profile(registry: Registry, found: ReleaseEvidence) -> Profile | None:
+    """Decrypt a release's extraction profile alone, proven in the same way; None if it has none. Raises as ``open_release``."""
     if found.profile_body is None or found.profile_digest is None:
-        return Opened(model, None)
+        return None
     sealed = registry.open_body(found.profile_body, found.profile_digest, PROFILE)
     if found.entries["profile"] > found.index:
         sealed.check_model_digest()
-    return Opened(model, Profile.from_arrays(load(sealed.read_source())))
-
-
-class AuditFolder(NamedTuple):
-    """The audit log of an earlier process: its files, verifier key and origin."""
-
-    files: LogFiles
-    vkey: str
-    origin: str
-
-
-class History:
-    """Answers that earlier processes recorded, from their audit logs (finished ones: see ``recover_audit``)."""
-
-    def __init__(
-        self, logs: Sequence[AuditFolder], keys: SubjectKeys, reviews: Callable[[str], Sequence[int]] = lambda _subject: ()
-    ) -> None:
-        """``logs``: oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a subject, ascending."""
-        self._logs, self._keys, self._reviews = tuple(logs), keys, reviews
-
-    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared]:
-        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked, each at its time.
-
-        An answer given in the quarter of a second until its gateway saw a review comes after that review here.
-        Raises NotTrusted, Unavailable.
-        """
-        text = str(ref)
-        seen: dict[str, int] = {}  # reviews told, by subject
-        for index, entry, sealed in in_time_order(self._logs):
-            if entry.kind != "predict" or entry.release != text:
-                continue
-            try:
-                body = self._keys.open(sealed, entry.subject, text)
-            except Missing:
-                continue
-            before = sum(at < entry.t for at in self._reviews(entry.subject))
-            yield from self._told(entry.subject, seen, before)
-            yield Observation(index, entry.subject, body.inputs(), body.raw_probs())
-        for subject in list(seen):
-            yield from self._told(subject, seen, len(self._reviews(subject)))
-
-    def reviews(self, subject: str) -> list[Cleared]:
-        """Every review so far that cleared ``subject``."""
-        return [Cleared(subject, at) for at in self._reviews(subject)]
-
-    def forget(self, subject: str) -> None:
-        """Drop the key of ``subject`` from memory: it was erased."""
-        self._keys.forget(subject)
-
-    def _told(self, subject: str, seen: dict[str, int], upto: int) -> list[Cleared]:
-        first, seen[subject] = seen.get(subject, 0), max(upto, seen.get(subject, 0))
-        return self.reviews(subject)[first:upto]
-
-
-Recorded = tuple[int, AuditEntry, bytes]
-
-
-def in_time_order(logs: Sequence[AuditFolder]) -> Iterator[Recorded]:
-    """Records of all ``logs`` (oldest first) by their time: (index, entry, encrypted body).
-
-    A log is opened when those before it have reached its beginning, so that only logs of gateways that ran at once are open
-    together. Raises NotTrusted, Unavailable.
-    """
-    heads: list[tuple[int, int, Recorded, Iterator[Recorded]]] = []
-    for number, log in enumerate(logs):
-        rest = read_bodies(log.files, log.vkey, log.origin)
-        first = next(rest, None)
-        if first is None:
-            continue
-        while heads and heads[0][0] <= first[1].t:
-            yield _advance(heads)
-        heapq.heappush(heads, (first[1].t, number, first, rest))
-    while heads:
-        yield _advance(heads)
-
-
-def _advance(heads: list[tuple[int, int, Recorded, Iterator[Recorded]]]) -> Recorded:
-    _, number, record, rest = heads[0]
-    following = next(rest, None)
-    if following is None:
-        heapq.heappop(heads)
-    else:
-        heapq.heapreplace(heads, (following[1].t, number, following, rest))
-    return record
+    return Profile.from_arrays(load(sealed.read_source()))
 
 
 class Loader:
@@ -212,17 +130,13 @@ class Loader:
         opened: Callable[[ReleaseEvidence], Opened],
         start: Callable[[ReleaseEvidence, bytes], Runtime],
         clock: Clock,
-        history: History,
+        evidence: Evidence,
         *,
-        guard: Callable[[Profile], Guard],
         max_rows: int = 1024,
     ) -> None:
-        """``opened``: decrypts and proves; ``start``: a runtime from a release and its bytes;
-        ``guard``: a fresh one for a profile."""
-        self._opened, self._start, self._clock, self._history = opened, start, clock, history
-        self._guard, self._max_rows = guard, max_rows
-        self._watches: dict[ReleaseRef, Watch] = {}
-        self._erased: list[str] = []
+        """``opened``: decrypts and proves; ``start``: a runtime of a release; ``evidence``: of every release."""
+        self._opened, self._start, self._clock, self._evidence = opened, start, clock, evidence
+        self._max_rows = max_rows
 
     def load(self, found: ReleaseEvidence) -> Served:
         """Open, start and probe one release, and rebuild its evidence. Raises NotTrusted, Unavailable, Missing, Invalid."""
@@ -239,7 +153,7 @@ class Loader:
             outputs=outputs,
             runtime=runtime,
             profile=opened.profile,
-            watch=self._watch(found.ref, opened.profile),
+            watch=None if opened.profile is None else self._evidence.watch(found.ref, opened.profile),
             row_seconds=row_seconds,
             remote=runtime if isinstance(runtime, RemoteRuntime) else None,
             markers={},
@@ -247,34 +161,15 @@ class Loader:
 
     def take(self, decision: Decision) -> None:
         """What somebody decided about an account, for the evidence on every release."""
-        if isinstance(decision, Erased):
-            self._history.forget(decision.subject)
-            self._erased.append(decision.subject)
-        for watch in self.watches():
-            watch.take(decision)
+        self._evidence.take(decision)
 
-    def watches(self) -> list[Watch]:
+    def watches(self) -> list[Watching]:
         """Every release's evidence so far."""
-        return list(self._watches.values())
+        return list(self._evidence.by_release().values())
 
-    def by_release(self) -> dict[ReleaseRef, Watch]:
+    def by_release(self) -> Mapping[ReleaseRef, Watching]:
         """The same, by release."""
-        return dict(self._watches)
-
-    def _watch(self, ref: ReleaseRef, profile: Profile | None) -> Watch | None:
-        if profile is None:
-            return None
-        known = self._watches.get(ref)
-        if known is None:
-            known, erased = Watch(self._guard(profile)), len(self._erased)
-            known.replay(self._history.of(ref))
-            self._watches[ref] = known
-            for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
-                for review in self._history.reviews(subject):
-                    known.clear(*review)
-            for subject in self._erased[erased:]:  # and so with an erasure
-                known.forget(subject)
-        return known
+        return self._evidence.by_release()
 
     def _probe(
         self, found: ReleaseEvidence, runtime: Runtime, inputs: InputPlan, profile: Profile | None

@@ -34,7 +34,7 @@ from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.recorder import Recorder
-from modelkeep.workflows.watch import Observation, Watch
+from modelkeep.workflows.watch import Observation, Watching
 
 _ACCUSED = "this account's queries look like an attempt to copy the model: it waits for a review"
 _ACCUSED_RATE = TABLE[Rung.QUANTISED].rate  # of an accused account that still gets labels
@@ -42,8 +42,6 @@ Floats = NDArray[np.float64]
 T = TypeVar("T")
 LONE_ROWS = 8
 """A request with more rows is judged before its answer leaves."""
-UNSEEN_ROWS = 256
-"""So is any request of an account of which more rows than this have not been examined."""
 WELCOME_SECONDS = 5.0
 """How long the first request of an account of another issuer waits to be known."""
 _LOOK_SECONDS = 0.3
@@ -213,8 +211,8 @@ class Gateway:
             raise
         if watch is not None:
             raw = np.empty((checked.rows, 0)) if shown.raw is None else shown.raw
-            watch.submit(Observation(written.index, subject, shown.x, raw))
-            if checked.rows > LONE_ROWS or watch.behind(subject) > UNSEEN_ROWS:
+            watch.submit(Observation(written.index, subject, shown.x, raw, written.instance))
+            if checked.rows > LONE_ROWS or watch.behind(subject) > watch.unseen_rows:
                 await self._judge(watch, subject)
         return Answer(reply.body, written.receipt, reply.json_size, self.limits.tightest(counted))
 
@@ -234,7 +232,7 @@ class Gateway:
             raise ReviewRequired(_ACCUSED)
         return rung
 
-    async def _judge(self, watch: Watch, subject: str) -> None:
+    async def _judge(self, watch: Watching, subject: str) -> None:
         """Judge what was just recorded before it is told, so that no batch runs ahead of its own evidence.
 
         Raises ReviewRequired, or OverBudget (the account gets labels from now on), when this raises the alarm; Unavailable.
@@ -323,7 +321,7 @@ class Gateway:
         return self.admitted.find(name, version, self._monotonic())
 
 
-async def _examine(watch: Watch) -> None:
+async def _examine(watch: Watching) -> None:
     for subject, rows in (await _in_thread(watch.work)).items():
         watch.release(subject, rows)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from modelkeep.core.ports import Clock, LogFiles
+from modelkeep.core.tallies import Series
 from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.follow import AdmissionFollower, Loader
 from modelkeep.workflows.predict import Gateway
@@ -15,11 +16,13 @@ from modelkeep.workflows.recorder import Delivery, Recorder
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how a server listens. Seconds and bytes; ``port`` 0 takes a free one; ``tls`` None is plain HTTP.
 
-    ``max_buffered``: of all request bodies together. A connection counts from its acceptance on, before TLS is agreed.
+    ``descriptor``: of a socket that listens already, which other processes may share; -1 binds one. ``max_buffered``: of all
+    request bodies together. A connection counts from its acceptance on, before TLS is agreed.
     """
 
     host: str = "127.0.0.1"
     port: int = 8443
+    descriptor: int = -1
     tls: ssl.SSLContext | None = None
     header_seconds: float = 5.0
     body_seconds: float = 10.0
@@ -45,7 +48,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     the releases log; ``audits``: those of an audit log by instance; ``handover``: takes the audit log's signed checkpoint to
     control at start, every ``handover_seconds``, at the end of its period and at stop (its failures are reported and stop
     nothing); ``announce`` and ``withdraw``: say where it listens (URL, and host:port of gRPC or ""), and take it back;
-    ``opening``, ``closing``: run first and last, in order; ``report``: told of trouble, one line each.
+    ``opening``: run first, ``closing``: last, in order; ``ready``: raises Unavailable while others that this process needs do
+    not answer; ``tally``: leaves this process's counts with those of others, ``tallied``: gives those of all for them (may
+    wait; raises Unavailable); ``report``: told of trouble, one line each.
     """
 
     listen: Listen
@@ -64,5 +69,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     withdraw: Callable[[], None] = lambda: None
     opening: Sequence[Callable[[], None]] = ()
     closing: Sequence[Callable[[], None]] = ()
+    ready: Callable[[], None] = lambda: None
+    tally: Callable[[Sequence[Series]], None] = lambda _series: None
+    tallied: Callable[[Sequence[Series]], Sequence[Series]] | None = None
     report: Callable[[str], None] = lambda _text: None
     grpc: Listen | None = None

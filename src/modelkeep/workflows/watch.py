@@ -8,7 +8,7 @@ cannot run ahead of its own evidence.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,14 @@ Floats = NDArray[np.float64]
 
 
 class Observation(NamedTuple):
-    """One answer: ``at``: index of its audit record, ``x`` (rows, features), ``probs`` the model's own, (rows, classes)."""
+    """One answer: ``at``: index of its audit record in the log of ``instance``; ``x`` (rows, features), ``probs`` the model's
+    own, (rows, classes)."""
 
     at: int
     subject: str
     x: Floats
     probs: Floats
+    instance: str = ""
 
 
 class Cleared(NamedTuple):
@@ -42,14 +44,110 @@ class Erased(NamedTuple):
     subject: str
 
 
-class Watch:
-    """The evidence on one release: a guard, what waits for it, and the verdicts in force."""
+UNSEEN_ROWS = 256
+"""Rows of one account that may be answered and not examined; with more, its answers are judged before they leave."""
+ROWS_BEHIND = 4096
+"""Rows of one account that may be reserved or answered and not examined; more are refused."""
 
-    def __init__(self, guard: Guard, *, max_rows_behind: int = 4096) -> None:
+
+class Watching(Protocol):
+    """The evidence on one release, as who answers queries sees it: kept in this process, or by another one.
+
+    ``unseen_rows``: as ``UNSEEN_ROWS``, of this process; ``alarms``: accounts at the alarm rung.
+    """
+
+    unseen_rows: int
+    alarms: int
+
+    def verdict(self, subject: str) -> Verdict:
+        """The verdict in force; the lowest rung for an account that has not asked yet. Never waits."""
+        ...
+
+    def rung(self, subject: str) -> Rung:
+        """The ladder's rung in force. Never waits. Raises Unavailable when the evidence is not kept at this moment."""
+        ...
+
+    def reserve(self, subject: str, rows: int) -> None:
+        """Announce ``rows`` queries before they are answered. Raises OverBudget when too many wait for the evidence."""
+        ...
+
+    def release(self, subject: str, rows: int) -> None:
+        """Take back a reservation whose query was not answered, or was examined."""
+        ...
+
+    def behind(self, subject: str) -> int:
+        """Rows of ``subject`` that are reserved or answered and not examined yet."""
+        ...
+
+    def submit(self, observation: Observation) -> None:
+        """Hand over an answer that was reserved and recorded, in the order of the audit log. Never waits."""
+        ...
+
+    def work(self) -> dict[str, int]:
+        """Have examined what waits; returns the rows examined by subject. On return everything handed over before has been
+        examined, by this thread or another, and its verdict is in force here.
+
+        Raises Unavailable: it was not, and waits on; or what the guard raises, and nothing is served any more.
+        """
+        ...
+
+    def rows_behind(self) -> int:
+        """Queries that are reserved or answered and not examined yet."""
+        ...
+
+    def subjects(self) -> list[str]:
+        """Every account that has evidence here."""
+        ...
+
+    def alarmed(self) -> list[str]:
+        """Subjects at the alarm rung."""
+        ...
+
+    def give_up(self) -> None:
+        """Serve no more: evidence with a hole in it is no evidence."""
+        ...
+
+
+class Backlog:
+    """What was reserved or answered and waits to be examined, by account. One thread changes it: the one that answers."""
+
+    def __init__(self, max_rows: int) -> None:
+        self._max, self._rows = max_rows, dict[str, int]()
+
+    def reserve(self, subject: str, rows: int) -> None:
+        """Add ``rows``. Raises OverBudget when there would be more than the bound; a batch alone may be larger."""
+        behind = self._rows.get(subject, 0)
+        if behind and behind + rows > self._max:
+            raise OverBudget(f"{behind} of your queries wait to be examined: ask again in a moment", 0.2)
+        self._rows[subject] = behind + rows
+
+    def release(self, subject: str, rows: int) -> None:
+        """Take ``rows`` away."""
+        left = self._rows.get(subject, 0) - rows
+        if left > 0:
+            self._rows[subject] = left
+        else:
+            self._rows.pop(subject, None)
+
+    def of(self, subject: str) -> int:
+        """Rows of one account."""
+        return self._rows.get(subject, 0)
+
+    def total(self) -> int:
+        """Rows of all."""
+        return sum(list(self._rows.values()))
+
+
+class Watch:
+    """The evidence on one release, kept here: a guard, what waits for it, and the verdicts in force."""
+
+    def __init__(self, guard: Guard, *, max_rows_behind: int = ROWS_BEHIND, unseen_rows: int = UNSEEN_ROWS) -> None:
         self._guard = guard
-        self._max_behind = max_rows_behind
+        self._backlog = Backlog(max_rows_behind)
         self._waiting: deque[Observation] = deque()
-        self._behind: dict[str, int] = {}
+        self._offered: deque[Observation] = deque()
+        self._changed: set[str] = set()
+        self.unseen_rows = unseen_rows
         self._lock = threading.Lock()
         self._broken = False
         self._reviewed: dict[str, int] = {}
@@ -74,26 +172,29 @@ class Watch:
 
     def reserve(self, subject: str, rows: int) -> None:
         """Announce ``rows`` queries before they are answered. Raises OverBudget when too many wait for the evidence."""
-        behind = self._behind.get(subject, 0)
-        if behind and behind + rows > self._max_behind:
-            raise OverBudget(f"{behind} of your queries wait to be examined: ask again in a moment", 0.2)
-        self._behind[subject] = behind + rows
+        self._backlog.reserve(subject, rows)
 
     def release(self, subject: str, rows: int) -> None:
         """Take back a reservation whose query was not answered, or was examined."""
-        left = self._behind.get(subject, 0) - rows
-        if left > 0:
-            self._behind[subject] = left
-        else:
-            self._behind.pop(subject, None)
+        self._backlog.release(subject, rows)
 
     def behind(self, subject: str) -> int:
         """Rows of ``subject`` that are reserved or answered and not examined yet."""
-        return self._behind.get(subject, 0)
+        return self._backlog.of(subject)
 
     def submit(self, observation: Observation) -> None:
         """Hand over an answer that was reserved and recorded."""
         self._waiting.append(observation)
+
+    def offer(self, observation: Observation) -> None:
+        """Hand over an answer that another process gave: nothing was reserved here for it."""
+        self._offered.append(observation)
+
+    def changed(self) -> set[str]:
+        """Subjects whose verdicts ``work`` changed since this was asked last."""
+        with self._lock:
+            found, self._changed = self._changed, set()
+            return found
 
     def work(self) -> dict[str, int]:
         """Examine what waits; returns the rows examined by subject. On return everything handed over before has been examined,
@@ -105,19 +206,18 @@ class Watch:
             return done
 
     def _examine_waiting(self) -> None:
-        batch: list[Observation] = []
-        while self._waiting:
-            batch.append(self._waiting.popleft())
+        own = _drained(self._waiting)
+        batch = own + _drained(self._offered)
         if not batch:
             return
-        batch.sort(key=lambda one: one.at)
+        batch.sort(key=lambda one: (one.instance, one.at))
         try:
-            done = self._observe(batch)
+            self._observe(batch)
         except BaseException:  # what was taken out is lost
             self.give_up()
             raise
-        for subject, rows in done.items():
-            self._examined[subject] = self._examined.get(subject, 0) + rows
+        for one in own:
+            self._examined[one.subject] = self._examined.get(one.subject, 0) + len(one.x)
 
     def give_up(self) -> None:
         """Serve no more: evidence with a hole in it is no evidence."""
@@ -168,25 +268,29 @@ class Watch:
 
     def rows_behind(self) -> int:
         """Queries that are reserved or answered and not examined yet."""
-        return sum(self._behind.values())
+        return self._backlog.total()
 
     def alarmed(self) -> list[str]:
         """Subjects at the alarm rung."""
         return self._guard.alarmed()
 
-    def _observe(self, batch: list[Observation]) -> dict[str, int]:
-        done: dict[str, int] = {}
-        for one in batch:
-            done[one.subject] = done.get(one.subject, 0) + len(one.x)
+    def _observe(self, batch: list[Observation]) -> None:
         subjects = [one.subject for one in batch for _ in range(len(one.x))]
         self._guard.observe_many(
             subjects, np.concatenate([one.x for one in batch]), np.concatenate([one.probs for one in batch])
         )
+        self._changed.update(subjects)
         self._count_alarms()
-        return done
 
     def _count_alarms(self) -> None:
         self.alarms = len(self.alarmed())
+
+
+def _drained(waiting: deque[Observation]) -> list[Observation]:
+    found = []
+    while waiting:
+        found.append(waiting.popleft())
+    return found
 
 
 class Watchers:
@@ -194,8 +298,8 @@ class Watchers:
 
     def __init__(
         self,
-        watches: Callable[[], Iterable[Watch]],
-        settle: Callable[[list[tuple[Watch, dict[str, int]]]], None],
+        watches: Callable[[], Iterable[Watching]],
+        settle: Callable[[list[tuple[Watching, dict[str, int]]]], None],
         *,
         every: float = 0.02,
     ) -> None:
@@ -228,12 +332,11 @@ class Watchers:
                     watch.give_up()
 
     def _round(self) -> None:
-        done = []
+        done: list[tuple[Watching, dict[str, int]]] = []
         for watch in self._watches():
             try:
                 rows = watch.work()
-            except ModelkeepError:
-                watch.give_up()
+            except ModelkeepError:  # it says so to whoever asks; the others go on
                 continue
             if rows:
                 done.append((watch, rows))

@@ -1,0 +1,192 @@
+"""Where a gateway's extraction evidence is: in its own process, or in one that it shares with other workers."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from modelkeep.adapters.coldfile import ColdFile
+from modelkeep.adapters.links import LinkClient
+from modelkeep.app.handover import hand_link
+from modelkeep.app.keep import Keep
+from modelkeep.app.oversight import EXTRACTION
+from modelkeep.app.premises import Premises
+from modelkeep.core.ports import Allowances
+from modelkeep.core.tallies import Series
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.errors import Missing, ModelkeepError
+from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.profile import Profile
+from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.serving.series import AuditSeries
+from modelkeep.workflows.decisions import Decisions
+from modelkeep.workflows.evidence import AuditFolder, Evidence, History, OwnEvidence
+from modelkeep.workflows.sharing import MAX_FRAME
+from modelkeep.workflows.siblings import EVERY, Siblings
+from modelkeep.workflows.worker import SharedAllowances, SharedEvidence
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """One of several processes that serve together: worker ``number`` (from 1) ``of`` so many. ``listens``: descriptor of the
+    socket that they all take connections from, ``grpc``: of the one for gRPC, -1 = none."""
+
+    number: int
+    of: int
+    listens: int
+    grpc: int = -1
+
+    @property
+    def name(self) -> str:
+        """Its name among the processes of the keep."""
+        return f"worker-{self.number}"
+
+    def share(self, whole: int) -> int:
+        """This worker's part of a bound, rounded up."""
+        return -(-whole // self.of)
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Evidence and what keeps it up. ``look``: called four times a second, raises Unavailable when nothing may be served;
+    ``ready``, ``tally`` and ``tallied``: as ``Service`` has them."""
+
+    evidence: Evidence
+    start: Callable[[], None]
+    stop: Callable[[], None]
+    look: Callable[[], None]
+    ready: Callable[[], None]
+    tally: Callable[[Sequence[Series]], None] = lambda _series: None
+    tallied: Callable[[Sequence[Series]], Sequence[Series]] | None = None
+    allowances: Allowances | None = None
+    """What counts the limits that this process shares with other workers; None = it shares none."""
+
+
+def keep_evidence(  # what a gateway has at hand
+    here: Premises,
+    audit: AuditSeries,
+    keys: SubjectKeys,
+    decisions: Decisions,
+    earlier: Sequence[AuditFolder],
+    report: Callable[[str], None],
+) -> Held:
+    """Evidence of this process, rebuilt from ``earlier`` logs; what other gateways of the keep record is taken in."""
+    evidence = OwnEvidence(History(lambda: earlier, keys, decisions.cleared_at), guard_of(here))
+    alarms = Alarms(here, evidence)
+    own = {audit.current.instance}  # and those of later periods
+
+    def ours() -> set[str]:
+        own.add(audit.current.instance)
+        return own
+
+    siblings = siblings_of(here, evidence, ours)
+    thread = Repeated("evidence of other gateways", EVERY, siblings.look, report)
+
+    def look() -> None:
+        alarms.look()
+        siblings.check()
+
+    return Held(evidence=evidence, start=thread.start, stop=thread.stop, look=look, ready=siblings.check)
+
+
+def share_evidence(here: Premises, audit: AuditSeries, worker: Worker, updates: int, report: Callable[[str], None]) -> Held:
+    """Evidence that the owner keeps for all workers. ``updates``: descriptor of the socket to the process that started both."""
+    evidence = SharedEvidence(here.clock, workers=worker.of, publish=audit.publish)
+    through = socket.socket(fileno=os.dup(updates))
+    link = LinkClient(
+        lambda end: hand_link(through, end),
+        MAX_FRAME,
+        connected=evidence.connected,
+        received=evidence.received,
+        lost=evidence.lost,
+        report=report,
+    )
+    return Held(
+        evidence=evidence,
+        start=link.start,
+        stop=link.stop,
+        look=lambda: None,
+        ready=evidence.check,
+        tally=evidence.tally,
+        tallied=evidence.tallied,
+        allowances=SharedAllowances(evidence),
+    )
+
+
+def guard_of(here: Premises) -> Callable[[Profile], Guard]:
+    """What makes a fresh guard for a profile, by the settings."""
+    extraction, cold = here.settings.extraction, here.directory / "run"
+    return lambda profile: Guard(profile, alpha=extraction.alpha, cold=ColdFile(cold), in_memory=extraction.accounts_in_memory)
+
+
+def siblings_of(here: Premises, evidence: OwnEvidence, ours: Callable[[], set[str]]) -> Siblings:
+    """The other gateways of this keep, by their audit logs."""
+    return Siblings(evidence, here.audit_instances, partial(audit_folder, here), ours, here.clock)
+
+
+class Alarms:
+    """Opens an incident for every account that reaches the alarm rung."""
+
+    def __init__(self, premises: Premises, evidence: Evidence) -> None:
+        self._keep = Keep(premises)
+        self._evidence = evidence
+        self._told: set[tuple[str, str]] = set()
+
+    def look(self) -> None:
+        """Open what is not open yet. Raises Unavailable."""
+        now = {(str(ref), subject): watch for ref, watch in self._evidence.by_release().items() for subject in watch.alarmed()}
+        for ref, subject in sorted(now.keys() - self._told):
+            # No odds here: the same alarm, found again by a restarted gateway, must read the same.
+            detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
+            self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
+        self._told = set(now)
+
+
+def audit_folders(here: Premises) -> list[AuditFolder]:
+    """The audit logs that there are now, oldest first."""
+    found = (audit_folder(here, instance) for instance in here.audit_instances())
+    return [folder for folder in found if folder is not None]
+
+
+def audit_folder(here: Premises, instance: str) -> AuditFolder | None:
+    """One audit log; None while it has no checkpoint."""
+    origin, files = here.audit_origin(instance), here.audit_files(instance)
+    try:
+        files.read("checkpoint")
+    except Missing:
+        return None
+    return AuditFolder(files, encode_vkey(origin, here.trust.audit_key), origin)
+
+
+def end_this_process() -> None:
+    """Stop as if asked to: who started this process is gone, and its other workers may be, too."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Repeated(threading.Thread):
+    """Does something every ``seconds`` until it is stopped; what goes wrong is told once, until it works again."""
+
+    def __init__(self, name: str, seconds: float, work: Callable[[], None], report: Callable[[str], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._seconds, self._work, self._report = seconds, work, report
+        self._stop_now = threading.Event()
+        self._told = ""
+
+    def stop(self) -> None:
+        """End it, after what it is doing."""
+        self._stop_now.set()
+        if self.ident is not None:
+            self.join()
+
+    def run(self) -> None:
+        """What the thread does."""
+        while not self._stop_now.wait(self._seconds):
+            try:
+                self._work()
+                self._told = ""
+            except ModelkeepError as cause:
+                if str(cause) != self._told:
+                    self._told = str(cause)
+                    self._report(f"{self.name}: {cause}")

@@ -1,0 +1,255 @@
+"""Where the evidence on every release is kept, and how it is rebuilt from the audit logs."""
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from modelkeep.core.ports import LogFiles
+from modelkeep.core.values import ReleaseRef
+from modelkeep.errors import Missing
+from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.profile import Profile
+from modelkeep.ledger.log import read_checkpoint
+from modelkeep.serving.audit import AuditEntry, read_bodies
+from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.serving.recovery import is_closed
+from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch, Watching
+
+
+class Evidence(Protocol):
+    """The evidence on all releases, as a gateway's loader sees it: in this process (``OwnEvidence``), or in another one's."""
+
+    def watch(self, ref: ReleaseRef, profile: Profile) -> Watching:
+        """The evidence on ``ref``, rebuilt from what was recorded; the same object each time. May take long.
+
+        Raises NotTrusted, Unavailable.
+        """
+        ...
+
+    def by_release(self) -> Mapping[ReleaseRef, Watching]:
+        """What ``watch`` has given so far."""
+        ...
+
+    def take(self, decision: Cleared | Erased) -> None:
+        """What somebody decided about an account."""
+        ...
+
+
+class AuditFolder(NamedTuple):
+    """The audit log of an earlier process: its files, verifier key and origin."""
+
+    files: LogFiles
+    vkey: str
+    origin: str
+
+    @property
+    def instance(self) -> str:
+        """The name of the log's instance."""
+        return self.origin.rpartition("/")[2]
+
+    def size(self) -> int:
+        """How many records its checkpoint covers. Raises NotTrusted, Missing, Unavailable."""
+        return read_checkpoint(self.files, self.vkey, self.origin).size
+
+    def closed(self) -> bool:
+        """Whether nothing will be added to it any more. Raises as ``size``."""
+        return is_closed(self.files, self.vkey, self.origin)
+
+
+class Position(NamedTuple):
+    """The first ``size`` records of the audit log of ``instance`` were read."""
+
+    instance: str
+    size: int
+
+
+class History:
+    """Answers that earlier processes recorded, from their audit logs (finished ones: see ``recover_audit``)."""
+
+    def __init__(
+        self,
+        logs: Callable[[], Sequence[AuditFolder]],
+        keys: SubjectKeys,
+        reviews: Callable[[str], Sequence[int]] = lambda _subject: (),
+    ) -> None:
+        """``logs``: those that there are now, oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a
+        subject, ascending."""
+        self._logs, self._keys, self._reviews = logs, keys, reviews
+
+    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared]:
+        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked, each at its time.
+
+        An answer given in the quarter of a second until its gateway saw a review comes after that review here.
+        Raises NotTrusted, Unavailable.
+        """
+        text = str(ref)
+        seen: dict[str, int] = {}  # reviews told, by subject
+        for instance, index, entry, sealed in in_time_order(self._logs()):
+            if entry.kind != "predict" or entry.release != text:
+                continue
+            told = self._open(instance, index, entry, sealed)
+            if told is None:
+                continue
+            before = sum(at < entry.t for at in self._reviews(entry.subject))
+            yield from self._told(entry.subject, seen, before)
+            yield told
+        for subject in list(seen):
+            yield from self._told(subject, seen, len(self._reviews(subject)))
+
+    def later(
+        self, ref: ReleaseRef, taken: Mapping[str, int], logs: Sequence[AuditFolder] | None = None
+    ) -> Iterator[Observation | Position]:
+        """What the logs (all, or these) hold of one release beyond the first ``taken`` records of each instance, log by log;
+        after each log how many of its records are taken now. Raises NotTrusted, Missing, Unavailable.
+        """
+        text = str(ref)
+        for log in self._logs() if logs is None else logs:
+            first = taken.get(log.instance, 0)
+            size = log.size()
+            if size <= first:
+                continue
+            for index, entry, sealed in read_bodies(log.files, log.vkey, log.origin, first):
+                ours = entry.kind == "predict" and entry.release == text
+                told = self._open(log.instance, index, entry, sealed) if ours else None
+                if told is not None:
+                    yield told
+            yield Position(log.instance, size)
+
+    def sizes(self) -> dict[str, int]:
+        """How many records each log has under its checkpoint, by instance."""
+        return {log.instance: log.size() for log in self._logs()}
+
+    def _open(self, instance: str, index: int, entry: AuditEntry, sealed: bytes) -> Observation | None:
+        """The answer that a record holds; None when its subject was erased."""
+        try:
+            body = self._keys.open(sealed, entry.subject, entry.release)
+        except Missing:
+            return None
+        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance)
+
+    def reviews(self, subject: str) -> list[Cleared]:
+        """Every review so far that cleared ``subject``."""
+        return [Cleared(subject, at) for at in self._reviews(subject)]
+
+    def forget(self, subject: str) -> None:
+        """Drop the key of ``subject`` from memory: it was erased."""
+        self._keys.forget(subject)
+
+    def _told(self, subject: str, seen: dict[str, int], upto: int) -> list[Cleared]:
+        first, seen[subject] = seen.get(subject, 0), max(upto, seen.get(subject, 0))
+        return self.reviews(subject)[first:upto]
+
+
+Recorded = tuple[str, int, AuditEntry, bytes]
+
+
+def in_time_order(logs: Sequence[AuditFolder]) -> Iterator[Recorded]:
+    """Records of all ``logs`` (oldest first) by their time: (instance, index, entry, encrypted body).
+
+    A log is opened when those before it have reached its beginning, so that only logs of gateways that ran at once are open
+    together. Raises NotTrusted, Unavailable.
+    """
+    heads: list[tuple[int, int, Recorded, Iterator[Recorded]]] = []
+    for number, log in enumerate(logs):
+        rest = _named(log)
+        first = next(rest, None)
+        if first is None:
+            continue
+        while heads and heads[0][0] <= first[2].t:
+            yield _advance(heads)
+        heapq.heappush(heads, (first[2].t, number, first, rest))
+    while heads:
+        yield _advance(heads)
+
+
+def _named(log: AuditFolder) -> Iterator[Recorded]:
+    for index, entry, sealed in read_bodies(log.files, log.vkey, log.origin):
+        yield log.instance, index, entry, sealed
+
+
+def _advance(heads: list[tuple[int, int, Recorded, Iterator[Recorded]]]) -> Recorded:
+    _, number, record, rest = heads[0]
+    following = next(rest, None)
+    if following is None:
+        heapq.heappop(heads)
+    else:
+        heapq.heapreplace(heads, (following[2].t, number, following, rest))
+    return record
+
+
+class OwnEvidence:
+    """Evidence that this process keeps, for its life. ``watch`` is called by one thread."""
+
+    def __init__(self, history: History, guard: Callable[[Profile], Guard]) -> None:
+        """``guard``: a fresh one for a profile."""
+        self._history, self._guard = history, guard
+        self._watches: dict[ReleaseRef, Watch] = {}
+        self._taken: dict[ReleaseRef, dict[str, int]] = {}
+        self._erased: list[str] = []
+        self._lock = threading.Lock()
+
+    def watch(self, ref: ReleaseRef, profile: Profile) -> Watch:
+        """The evidence on ``ref``, rebuilt from the audit logs when it is asked for first."""
+        known = self._watches.get(ref)
+        if known is None:
+            known, erased = Watch(self._guard(profile)), len(self._erased)
+            taken = self._history.sizes()  # asked for before they are read, for live logs grow
+            known.replay(_noting(self._history.of(ref), taken))
+            self._taken[ref] = taken
+            self._watches[ref] = known
+            for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
+                for review in self._history.reviews(subject):
+                    known.clear(*review)
+            for subject in self._erased[erased:]:  # and so with an erasure
+                known.forget(subject)
+        return known
+
+    def by_release(self) -> dict[ReleaseRef, Watch]:
+        """Every release's evidence so far."""
+        return dict(self._watches)
+
+    def take(self, decision: Cleared | Erased) -> None:
+        """What somebody decided about an account, for the evidence on every release."""
+        if isinstance(decision, Erased):
+            self._history.forget(decision.subject)
+            self._erased.append(decision.subject)
+        for watch in self.by_release().values():
+            watch.take(decision)
+
+    def taken(self, ref: ReleaseRef, instance: str) -> int:
+        """How many records of a log were taken in as evidence on ``ref``: all answers below that index."""
+        return self._taken[ref].get(instance, 0)
+
+    def offer(self, ref: ReleaseRef, answer: Observation) -> bool:
+        """Hand over an answer that another process gave, and whether it is new: each counts once.
+
+        Those of one log come in its order, without a gap, from its own process or through ``catch_up``.
+        """
+        with self._lock:
+            taken = self._taken[ref]
+            if answer.at < taken.get(answer.instance, 0):
+                return False
+            taken[answer.instance] = answer.at + 1
+            self._watches[ref].offer(answer)
+            return True
+
+    def catch_up(self, ref: ReleaseRef, logs: Sequence[AuditFolder] | None = None) -> None:
+        """Hand over what the audit logs (all, or these) hold of ``ref`` and nobody offered. Raises NotTrusted, Missing (a live
+        log replaced a file at this moment), Unavailable.
+        """
+        with self._lock:
+            taken = dict(self._taken[ref])
+        for told in self._history.later(ref, taken, logs):
+            if isinstance(told, Observation):
+                self.offer(ref, told)
+                continue
+            with self._lock:
+                self._taken[ref][told.instance] = max(told.size, self._taken[ref].get(told.instance, 0))
+
+
+def _noting(told: Iterator[Observation | Cleared], taken: dict[str, int]) -> Iterator[Observation | Cleared]:
+    for one in told:
+        if isinstance(one, Observation):
+            taken[one.instance] = max(one.at + 1, taken.get(one.instance, 0))
+        yield one
