@@ -74,6 +74,15 @@ def test_questions_share_a_connection_and_carry_what_they_must():
     run(story())
 
 
+def test_a_large_question_is_written_and_read_like_a_small_one():
+    async def story():
+        async with against(honest, bounds=LinkBounds()) as (model, server):
+            found = await model.infer({"x": np.ones((40_000, 2), np.float32)})
+            assert found["p"].shape == (40_000, 2) and len(server.asked[0]) > 160_000
+
+    run(story())
+
+
 def test_no_more_questions_at_once_than_allowed_and_no_longer_a_queue():
     async def story():
         most = now = 0

@@ -25,6 +25,10 @@ WAITING: set["asyncio.Task[Any]"] = set()
 """Tasks that wait for an upstream. Whoever asked is gone: then such a task may be cancelled, since nothing is recorded yet."""
 
 
+MANY = 20_000
+"""Numbers that take about two milliseconds to write down as JSON, or to read."""
+
+
 class Patience(NamedTuple):
     """``seconds``: for a whole answer, waiting for a slot included; ``requests``: at once; ``queue``: that may wait for one."""
 
@@ -121,9 +125,10 @@ class RemoteModel:
         self._dialect.check_ready(await _put(link, self._dialect.ready()))
 
     async def _ask(self, link: Link, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        request_id = self._entropy.token(12).hex()
-        reply = await _put(link, self._dialect.infer(feeds, request_id))
-        return self._dialect.answer(reply, self._rows(feeds), request_id)
+        request_id, size = self._entropy.token(12).hex(), sum(array.size for array in feeds.values())
+        question = await _aside(size, lambda: self._dialect.infer(feeds, request_id))
+        reply = await _put(link, question)
+        return await _aside(len(reply.body) // 8, lambda: self._dialect.answer(reply, self._rows(feeds), request_id))
 
     def _rows(self, feeds: Mapping[str, NDArray[Any]]) -> int | None:
         return len(feeds[self._signature.inputs[0].name]) if self._batched else None
@@ -211,6 +216,13 @@ class RemoteModel:
         else:
             return
         self._told = state
+
+
+async def _aside(values: int, work: Callable[[], T]) -> T:
+    """Do ``work`` on so many values: here when they are few, in a thread when it would hold everybody up."""
+    if values < MANY:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def dialect_of(document: Upstream) -> Dialect:
