@@ -245,7 +245,8 @@ class Directory:
             if binding.key:
                 if presented.proof is None or self._proofs is None:
                     raise Unauthenticated(_NO_PROOF, fault="invalid_token")
-                self._proofs.check(presented.proof, presented.token, binding.key, self._time.now())
+                if not presented.proof.accepted:
+                    self._proofs.check(presented.proof, presented.token, binding.key, self._time.now())
         except Unauthenticated as cause:
             if cause.fault == NONCE:  # every client's first request comes without one
                 raise
