@@ -330,7 +330,7 @@ def test_the_reason_for_a_bad_proof_is_not_told():
         with pytest.raises(Unauthenticated) as found:
             office.ask(token, proof=ASKED._replace(jwt=proof))
         said.add(str(found.value))
-    assert len(said) == 1
+    assert len(said) == 1 and len(office.said) == 1 and "another method" in office.said[0]
 
 
 def test_a_token_that_is_not_bound_is_not_taken_with_a_proof():
