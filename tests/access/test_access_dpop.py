@@ -1,5 +1,7 @@
 """Proofs of possession: the example of the RFC, a client's proofs made by PyJWT, and every proof that is almost right."""
 
+import threading
+
 import jwt
 import pytest
 from access_house import NOW, FakeClock
@@ -11,8 +13,9 @@ from identity import DpopKey, ec_key, private_jwk
 from issuer_house import Office
 
 from modelkeep.access.dpop import CLOCK_SKEW, INVALID, NONCE, Proofs, ProofTerms, Replays, host_name, normal_url
+from modelkeep.access.externals import EXTERNAL, set_blocked
 from modelkeep.access.limits import Limiter
-from modelkeep.access.presented import Certificate, Proof
+from modelkeep.access.presented import Certificate, Presented, Proof
 from modelkeep.crypto.jose import decode_part, encode_part
 from modelkeep.errors import NotTrusted, OverBudget, Unauthenticated, Unavailable
 
@@ -292,6 +295,34 @@ def test_a_bound_token_needs_a_proof_every_time():
     assert dpop(office, KEY, token)
 
 
+def test_one_request_may_be_asked_about_twice_and_the_token_is_judged_anew():
+    office, token = bound_office(KEY)
+    presented = Presented(token, "192.0.2.1", proof=ASKED._replace(jwt=KEY.proof("POST", URL, token, at=NOW)))
+    assert office.directory.authenticate(presented)
+    assert office.directory.authenticate(presented.proven())
+    with pytest.raises(Unauthenticated):
+        office.directory.authenticate(presented)
+    office.house.do(set_blocked(office.house.records.scan(EXTERNAL), "user-1@corp", True))
+    office.directory.refresh()
+    with pytest.raises(Unauthenticated):
+        office.directory.authenticate(presented.proven())
+
+
+def test_of_many_threads_with_one_proof_one_passes():
+    replays, start, passed = Replays(65.0), threading.Barrier(8), []
+
+    def bring():
+        start.wait()
+        passed.extend(n for n in range(200) if replays.add(n.to_bytes(2), 1_000.0))
+
+    threads = [threading.Thread(target=bring) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(passed) == list(range(200))
+
+
 def test_the_reason_for_a_bad_proof_is_not_told():
     office, token = bound_office(KEY)
     said = set()
@@ -299,7 +330,7 @@ def test_the_reason_for_a_bad_proof_is_not_told():
         with pytest.raises(Unauthenticated) as found:
             office.ask(token, proof=ASKED._replace(jwt=proof))
         said.add(str(found.value))
-    assert len(said) == 1
+    assert len(said) == 1 and len(office.said) == 1 and "another method" in office.said[0]
 
 
 def test_a_token_that_is_not_bound_is_not_taken_with_a_proof():

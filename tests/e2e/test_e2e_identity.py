@@ -186,6 +186,22 @@ def test_an_administrator_of_another_issuer_is_known_to_control_and_judged_by_th
         assert ask("user_list").status_code == 403
 
 
+def test_control_takes_proofs_for_its_own_address(house, provider):
+    key = DpopKey()
+    token, url = provider.token("bound", key=key), f"{house.control}/admin/v1/releases"
+    with httpx.Client(verify=house.trust, trust_env=False, timeout=20) as client:
+
+        def ask(proof, scheme="DPoP"):
+            return client.post(url, content=b"\x80", headers={"authorization": f"{scheme} {token}", "dpop": proof})
+
+        wait_for(lambda: "dpop-nonce" in ask(key.proof("POST", url, token)).headers, 20, house.text)
+        nonce = ask(key.proof("POST", url, token)).headers["dpop-nonce"]
+        assert ask(key.proof("POST", url, token, nonce=nonce)).status_code == 200
+        gateways = key.proof("POST", house.url + "/admin/v1/releases", token, nonce=nonce)
+        assert ask(gateways).status_code == 401
+        assert ask(key.proof("POST", url, token, nonce=nonce), "Bearer").status_code == 401
+
+
 def test_erasing_somebody_of_another_issuer_forgets_the_name(house, provider, subject):
     token = provider.token()
     assert house.ask(token, subject.fresh[:1]).status_code == 200

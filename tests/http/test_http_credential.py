@@ -53,7 +53,7 @@ def test_the_certificate_of_the_handshake_comes_with_every_request_of_the_connec
     mine, theirs = clients.issue(uri="spiffe://a/b"), servers.issue(dns="localhost", server=True)
     identity = Identity(theirs.chain.read_bytes(), theirs.key.read_bytes())
     seen = []
-    door = lambda _method, _headers, certificate: seen.append(certificate)  # noqa: E731
+    door = lambda _method, _headers, certificate, _address: seen.append(certificate)  # noqa: E731
     running = Running(whose, door, tls=server_context(identity, clients.pem))
     trust = ssl.create_default_context(cadata=servers.pem.decode())
     try:

@@ -199,7 +199,7 @@ class Directory:
             # All but a key that may be published yet and a time that may come stays as bad as it is.
             if isinstance(cause, NotTrusted) or (claims is not None and not isinstance(cause, NotYet)):
                 remember(view.refused, digest, _NOT_TAKEN)
-            self._tell(issuer, str(cause))
+            self._tell(f"a token of {issuer.terms.alias} was refused: {cause}")
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
         account = view.externals.get(found.subject)
         if account is None:
@@ -208,7 +208,7 @@ class Directory:
             remember(view.pending, digest, _FIRST_VISIT)
             raise FirstVisit(_FIRST_VISIT)
         if account.disabled:
-            self._tell(issuer, f"{account.name} is blocked here")
+            self._tell(f"a token of {issuer.terms.alias} was refused: {account.name} is blocked here")
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token")
         credential = f"token:{digest.hex()[:32]}"
         principal = Principal(account.name, account.subject, found.roles, credential)
@@ -236,30 +236,34 @@ class Directory:
 
     def _prove(self, presented: Presented, grant: Grant, binding: Binding) -> Grant:
         """Check that who presents a bound token holds what it is bound to."""
-        shown = presented.certificate
         try:
-            if binding.certificate and not hmac.compare_digest(shown.digest if shown else b"", binding.certificate):
-                raise Unauthenticated(_NO_PROOF, fault="invalid_token")
-            if not binding.key and presented.proof is not None:
-                raise Unauthenticated(_NO_PROOF, fault="invalid_token")
-            if binding.key:
-                if presented.proof is None or self._proofs is None:
-                    raise Unauthenticated(_NO_PROOF, fault="invalid_token")
-                self._proofs.check(presented.proof, presented.token, binding.key, self._time.now())
+            self._check_held(presented, binding)
         except Unauthenticated as cause:
             if cause.fault == NONCE:  # every client's first request comes without one
                 raise
             if self._failures is not None and presented.address:
                 self._failures.charge(address_key(presented.address))
-            raise Unauthenticated(_NO_PROOF, fault=cause.fault, nonce=cause.nonce) from cause
+            self._tell(f"a credential of {grant.principal.account} was refused: {cause}")
+            raise Unauthenticated(_NO_PROOF, fault=cause.fault or "invalid_token", nonce=cause.nonce) from cause
         return grant
 
-    def _tell(self, issuer: Issuer, why: str) -> None:
-        """Say why a token was refused, once a second at most: its sender decides how often it is."""
+    def _check_held(self, presented: Presented, binding: Binding) -> None:
+        shown, proof = presented.certificate, presented.proof
+        if binding.certificate and not hmac.compare_digest(shown.digest if shown else b"", binding.certificate):
+            raise Unauthenticated("it is bound to a client certificate that was not shown")
+        if bool(binding.key) != (proof is not None):
+            raise Unauthenticated("it was sent with the scheme DPoP or Bearer, and its binding asks for the other one")
+        if proof is not None and not proof.accepted:
+            if self._proofs is None:
+                raise Unauthenticated("no proofs of possession are taken here")
+            self._proofs.check(proof, presented.token, binding.key, self._time.now())
+
+    def _tell(self, text: str) -> None:
+        """Say why a credential was refused, once a second at most: its sender decides how often it is."""
         now = self._monotonic()
         if now >= self._told + _TELL_SECONDS:
             self._told = now
-            self._report(f"a token of {issuer.terms.alias} was refused: {why}")
+            self._report(text)
 
     def _session_grant(self, view: View, token: str, digest: bytes) -> Grant:
         try:

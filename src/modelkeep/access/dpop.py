@@ -7,6 +7,7 @@ token's owner can make us pay for it, and he at most as often as ``proofs`` lets
 
 import hashlib
 import hmac
+import threading
 from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -72,16 +73,24 @@ class ProofTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replays:
-    """Ids of proofs that were taken: two generations, of which the older is dropped once nothing in it could pass any more."""
+    """Ids of proofs that were taken: two generations, of which the older is dropped once nothing in it could pass any more.
+
+    Safe to use from several threads: of two that bring one proof at once, one passes.
+    """
 
     def __init__(self, period: float, size: int = REPLAYS) -> None:
         self._period, self._size = period, size
         self._now: set[bytes] = set()
         self._before: set[bytes] = set()
         self._began = float("-inf")
+        self._lock = threading.Lock()
 
     def add(self, proof: bytes, at: float) -> bool:
         """Remember ``proof`` at monotonic second ``at``; False if it was there. Raises OverBudget (no room)."""
+        with self._lock:
+            return self._add(proof, at)
+
+    def _add(self, proof: bytes, at: float) -> bool:
         if at >= self._began + self._period:
             self._before = self._now if at < self._began + 2 * self._period else set()
             self._now, self._began = set(), at
@@ -94,7 +103,7 @@ class Replays:
 
 
 class Proofs:
-    """Judges proofs. For one thread."""
+    """Judges proofs. Safe to use from several threads."""
 
     def __init__(self, terms: ProofTerms, monotonic: Callable[[], float], rate: Limiter | None = None) -> None:
         """``rate``: proofs a second whose signature is looked at, per key."""

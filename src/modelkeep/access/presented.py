@@ -14,13 +14,15 @@ from modelkeep.core.hidden import never_pickled
 class Proof(NamedTuple):
     """A DPoP proof and the request it must have been made for (RFC 9449, section 4.3), all as they came.
 
-    ``jwt``: the ``dpop`` header, "" when it was missing; ``host``: the ``host`` header; ``target``: path and query.
+    ``jwt``: the ``dpop`` header, "" when it was missing; ``host``: the ``host`` header; ``target``: path and query;
+    ``accepted``: it was checked already, for this very request.
     """
 
     jwt: str
     method: bytes
     host: bytes
     target: bytes
+    accepted: bool = False
 
 
 class Certificate(NamedTuple):
@@ -47,6 +49,14 @@ class Presented(msgspec.Struct, frozen=True):
     address: str = ""
     certificate: Certificate | None = None
     proof: Proof | None = None
+
+    def proven(self) -> "Presented":
+        """The same, to ask once more about one request that was let in: a proof passes once, and it did."""
+        return (
+            self
+            if self.proof is None
+            else Presented(self.token, self.address, self.certificate, self.proof._replace(accepted=True))
+        )
 
     def __repr__(self) -> str:
         return f"Presented(…, {self.address!r})"

@@ -101,7 +101,7 @@ class Api:
         """Run one verb as the principal whose credential came with the request."""
         presented, verb = _presented(request), request.path_params["verb"]
         body = await _body(request, await run_in_threadpool(self._control.room, presented, verb))
-        return _packed(await run_in_threadpool(self._control.run, presented, verb, body))
+        return _packed(await run_in_threadpool(self._control.run, presented.proven(), verb, body))
 
     async def checkpoint(self, request: Request) -> Response:
         """A gateway hands over a checkpoint of its audit log; the signature on it is the credential."""
