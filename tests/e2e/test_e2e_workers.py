@@ -33,7 +33,7 @@ class Crew:
 
     def __init__(self, cli, folder, workers=WORKERS):
         self.workers = workers
-        self.cli, self.house, self.receipts = cli, House(cli, folder), []
+        self.cli, self.house, self.receipts = cli, House(cli, folder, MODELKEEP_GATEWAY_GRPC_PORT="0"), []
 
     def token(self, account="alice"):
         return self.cli("key", "issue", account, "--quota", "1000000", "--json", code=0).json["token"]
@@ -99,6 +99,19 @@ def crew(template, desk, tmp_path_factory):
 
 def strange(rng):
     return rng.uniform(-9, 9, (1, FEATURES)).astype(np.float32)
+
+
+def test_workers_speak_grpc_too(crew):
+    said = json.loads((crew.house.keep / "run" / "gateway.json").read_bytes())
+    host, port = said["grpc"].rsplit(":", 1)
+    context = crew.house.trust
+    context.set_alpn_protocols(["h2"])
+    for _ in range(2 * WORKERS):
+        with (
+            socket.create_connection((host, int(port)), timeout=20) as plain,
+            context.wrap_socket(plain, server_hostname=host) as end,
+        ):
+            assert end.selected_alpn_protocol() == "h2"
 
 
 def test_any_worker_tells_the_counts_of_all(crew, subject):

@@ -67,9 +67,7 @@ class Crew:
                 stop=self._stop,
             )
         finally:
-            self._bound.close()
-            if self._grpc is not None:
-                self._grpc.close()
+            self._close()
 
     def take(self, changed: Keyring) -> None:
         """Give changed keys to all, also to those that are started later. Raises Unavailable: one of them is gone."""
@@ -109,7 +107,12 @@ class Crew:
 
     def _stop(self) -> None:
         withdraw(self._directory, "gateway")
-        self._bound.close()  # the workers have it too: nobody waits in its queue once they have closed it
+        self._close()  # the workers have them too: nobody waits in their queues once these have closed them
+
+    def _close(self) -> None:
+        self._bound.close()
+        if self._grpc is not None:
+            self._grpc.close()
 
 
 def _only(keyring: Keyring, families: Sequence[str]) -> Keyring:
