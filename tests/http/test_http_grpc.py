@@ -253,7 +253,7 @@ def test_a_client_that_says_goodbye_gets_the_answers_it_waits_for(patient):
     with peer(patient) as client:
         number = client.call(message(b"1"), "/slow")
         assert patient.echo.begun.wait(5)
-        client.socket.sendall(GoAwayFrame(0).serialize())
+        client.socket.sendall(GoAwayFrame(0).serialize() + PingFrame(0, b"12345678").serialize())
         patient.echo.go.set()
         assert client.status(number) == 0 and client.data[number] == message(b"1")
         late = client.call(message(b"2"))
