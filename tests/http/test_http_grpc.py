@@ -16,21 +16,23 @@ from hypothesis import strategies as st
 from modelkeep.http.grpc import IDLE_FRAMES, STREAMS, timeout_of
 
 
-@pytest.fixture(scope="module")
-def server():
-    running = Speaking(**QUICK)
+def served(**listen):
+    running = Speaking(**listen)
     yield running
     running.stop()
     assert [one for one in running.errors if not isinstance(one.get("exception"), ZeroDivisionError)] == []
 
 
 @pytest.fixture(scope="module")
-def patient():
+def server():
     """A server that closes nothing for being slow: what is closed here, is closed for what it sent."""
-    running = Speaking(**{**QUICK, "header_seconds": 60.0, "body_seconds": 60.0, "idle_seconds": 60.0})
-    yield running
-    running.stop()
-    assert running.errors == []
+    yield from served(**{**QUICK, "header_seconds": 60.0, "body_seconds": 60.0, "idle_seconds": 60.0, "write_seconds": 60.0})
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """A server that waits for nobody."""
+    yield from served(**QUICK)
 
 
 @pytest.fixture
@@ -158,12 +160,12 @@ def test_a_message_that_is_too_large(server, echo):
     wait_for(lambda: server.server.buffered == 0)
 
 
-def test_a_message_that_comes_too_slowly(server, echo):
-    with peer(server) as client:
+def test_a_message_that_comes_too_slowly(hasty):
+    with peer(hasty) as client:
         number = client.call(message(b"ab")[:3], end=False)
         assert client.status(number) == 4 and client.head[number]["modelkeep-code"] == "too-slow"
         assert client.status(client.call(message(b"a"))) == 0
-    wait_for(lambda: server.server.buffered == 0)
+    wait_for(lambda: hasty.server.buffered == 0)
 
 
 def test_the_clients_deadline_ends_the_call(server, echo):
@@ -191,8 +193,8 @@ def test_a_large_answer_goes_as_the_windows_open(server):
         assert client.status(number) == 0 and len(client.data[number]) == 3_000_005
 
 
-def test_who_does_not_open_the_window_is_cut(server):
-    with peer(server) as client:
+def test_who_does_not_open_the_window_is_cut(hasty):
+    with peer(hasty) as client:
         client.greedy = False
         number = client.call(message(b"a"), "/big")
         client.finish(number)
@@ -200,9 +202,9 @@ def test_who_does_not_open_the_window_is_cut(server):
         client.greedy = True
 
 
-def test_who_does_not_read_is_cut(server):
-    wait_for(lambda: not server.server.connections)
-    with server.connect() as connection:
+def test_who_does_not_read_is_cut(hasty):
+    wait_for(lambda: not hasty.server.connections)
+    with hasty.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client = Peer(connection)
         client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
@@ -210,8 +212,8 @@ def test_who_does_not_read_is_cut(server):
         client.flush()
         for _ in range(8):
             client.call(message(b"a"), "/big")
-        wait_for(lambda: any(one._writing_paused for one in server.server.connections))
-        wait_for(lambda: not server.server.connections)
+        wait_for(lambda: any(one._writing_paused for one in hasty.server.connections))
+        wait_for(lambda: not hasty.server.connections)
 
 
 def test_no_more_calls_at_once_than_agreed(server, echo):
@@ -247,14 +249,14 @@ def test_a_call_that_is_cancelled_as_it_is_sent_harms_no_other(server, echo, pat
     wait_for(lambda: server.server.buffered == 0)
 
 
-def test_a_client_that_says_goodbye_gets_the_answers_it_waits_for(patient):
-    patient.echo.begun.clear()
-    patient.echo.go.clear()
-    with peer(patient) as client:
+def test_a_client_that_says_goodbye_gets_the_answers_it_waits_for(server):
+    server.echo.begun.clear()
+    server.echo.go.clear()
+    with peer(server) as client:
         number = client.call(message(b"1"), "/slow")
-        assert patient.echo.begun.wait(5)
-        client.socket.sendall(GoAwayFrame(0).serialize())
-        patient.echo.go.set()
+        assert server.echo.begun.wait(5)
+        client.socket.sendall(GoAwayFrame(0).serialize() + PingFrame(0, b"12345678").serialize())
+        server.echo.go.set()
         assert client.status(number) == 0 and client.data[number] == message(b"1")
         late = client.call(message(b"2"))
         client.finish(late)
@@ -271,8 +273,8 @@ def flood(client, frames: bytes) -> None:
 
 
 @pytest.mark.parametrize("what", ["pings", "settings", "resets", "empty data", "window updates"])
-def test_frames_that_ask_for_nothing_end_the_connection(patient, what):
-    with peer(patient) as client:
+def test_frames_that_ask_for_nothing_end_the_connection(server, what):
+    with peer(server) as client:
         client.finish()
         if what == "resets":
             try:
@@ -290,13 +292,13 @@ def test_frames_that_ask_for_nothing_end_the_connection(patient, what):
         else:
             flood(client, PingFrame(0, b"12345678").serialize() if what == "pings" else SettingsFrame(0).serialize())
         assert client.goaway in (ErrorCodes.ENHANCE_YOUR_CALM, None)  # None: cut while it still sent
-    wait_for(lambda: not patient.server.connections)
-    with peer(patient) as client:
+    wait_for(lambda: not server.server.connections)
+    with peer(server) as client:
         assert client.status(client.call(message(b"a"))) == 0
 
 
-def test_a_polite_client_may_ping(patient):
-    with peer(patient) as client:
+def test_a_polite_client_may_ping(server):
+    with peer(server) as client:
         for _ in range(3):
             for _ in range(IDLE_FRAMES // 2):
                 client.h2.ping(b"12345678")
@@ -304,8 +306,8 @@ def test_a_polite_client_may_ping(patient):
             assert client.status(client.call(message(b"a"))) == 0
 
 
-def test_headers_without_end(patient):
-    with peer(patient) as client:
+def test_headers_without_end(server):
+    with peer(server) as client:
         frame = HeadersFrame(1, client.h2.encoder.encode(HEAD))
         client.socket.sendall(frame.serialize())
         try:
@@ -315,18 +317,18 @@ def test_headers_without_end(patient):
         except OSError:
             pass
         client.until_closed()
-    wait_for(lambda: not patient.server.connections)
+    wait_for(lambda: not server.server.connections)
 
 
-def test_metadata_that_is_too_large(patient):
-    with peer(patient) as client:
+def test_metadata_that_is_too_large(server):
+    with peer(server) as client:
         client.call(message(b"a"), x_long="a" * (17 << 10))
         client.until_closed()
-    assert not any(b"x-long" in call.headers for call in patient.echo.calls)
+    assert not any(b"x-long" in call.headers for call in server.echo.calls)
 
 
-def test_a_connection_that_says_nothing_is_closed(server):
-    with server.connect() as silent, peer(server) as idle:
+def test_a_connection_that_says_nothing_is_closed(hasty):
+    with hasty.connect() as silent, peer(hasty) as idle:
         idle.until_closed()
         assert idle.goaway == ErrorCodes.NO_ERROR
         while silent.recv(4096):
@@ -342,8 +344,8 @@ def test_a_connection_that_says_nothing_is_closed(server):
     ],
     ids=["http/1.1", "tls", "no frame", "reset of nothing"],
 )  # fmt: skip
-def test_what_is_no_http_2_closes_the_connection(server, sent):
-    with server.connect() as connection:
+def test_what_is_no_http_2_closes_the_connection(hasty, sent):
+    with hasty.connect() as connection:
         connection.sendall(sent)
         while connection.recv(4096):
             pass

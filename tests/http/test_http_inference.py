@@ -3,15 +3,19 @@
 import re
 import socket
 import ssl
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from certificates import Authority, Issued
 from gateway_support import PASSPHRASE, live, make_keep, train
 from grpc_support import Peer, message
 
 from modelkeep import errors
+from modelkeep.access.dpop import NONCE
 from modelkeep.app.gateway import open_gateway
 from modelkeep.app.handover import decode, encode, open_for
 from modelkeep.app.keep import Keep
@@ -68,8 +72,10 @@ def gateway(keep, alice, eve):
 
 
 @contextmanager
-def client(gateway, keep):
+def client(gateway, keep, shown: Issued | None = None):
     tls = ssl.create_default_context(cafile=str(keep.premises.directory / "tls" / "ca.pem"))
+    if shown is not None:
+        tls.load_cert_chain(shown.chain, shown.key)
     tls.set_alpn_protocols(["h2"])
     host, _, port = gateway.grpc.rpartition(":")
     with socket.create_connection((host, int(port)), 20) as plain, tls.wrap_socket(plain, server_hostname=host) as connection:
@@ -141,6 +147,37 @@ def test_errors_by_status(error, status, code):
     trailers = dict(said.trailers)
     assert (said.status, trailers[b"modelkeep-code"].decode(), said.message) == (status, code, None)
     assert trailers.get(b"grpc-retry-pushback-ms") == (b"1500" if code == "over-budget" else None)
+
+
+def test_how_to_authenticate_is_said_as_over_http():
+    """A proof that needs the server's nonce finds it in the trailers (RFC 9449, section 8)."""
+    assert dict(failure(Unauthenticated("a")).trailers)[b"www-authenticate"] == b'Bearer realm="modelkeep"'
+    said = dict(failure(Unauthenticated("a", fault=NONCE, nonce="n-1")).trailers)
+    assert said[b"dpop-nonce"] == b"n-1" and said[b"www-authenticate"].startswith(b"DPoP ")
+
+
+def test_a_client_certificate_speaks_for_its_account(keep, tmp_path):
+    """On both addresses alike; a certificate of another authority gets no connection."""
+    clients, strangers = Authority(tmp_path / "clients"), Authority(tmp_path / "strangers")
+    mine, nobodys = clients.issue(uri="spiffe://acme.eu/scoring"), clients.issue(uri="spiffe://acme.eu/nobody")
+    trusted = keep.premises.directory / "clients.pem"
+    trusted.touch(0o600)
+    trusted.write_bytes(clients.pem)
+    keep.cert_add(account="alice", certificate="uri:spiffe://acme.eu/scoring")
+    settings = keep.premises.directory / "modelkeep.toml"
+    before = settings.read_text()
+    settings.write_text(before.replace("[gateway]\n", '[gateway]\nclient_ca = "clients.pem"\n'))
+    try:
+        with live(Keep.open(keep.premises.directory, PASSPHRASE)) as running:
+            for shown, status in ((mine, 0), (nobodys, 16), (None, 16)):
+                with client(running, keep, shown) as peer:
+                    assert infer(peer, None, question(ROW))[0] == status
+            with pytest.raises((ssl.SSLError, OSError)), client(running, keep, strangers.issue()) as peer:
+                peer.until_closed()
+                raise ConnectionResetError
+        assert running.errors == []
+    finally:
+        settings.write_text(before)
 
 
 def test_what_an_open_method_takes(gateway, keep):
@@ -236,3 +273,8 @@ def test_the_statuses_are_documented():
     said = {code.strip("` "): status for codes, status in rows for code in codes.split(",")}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelkeepError)]
     assert said == {kind.code: names[status_of(kind("a", 1.0) if kind is OverBudget else kind("a"))] for kind in kinds}
+
+
+def test_a_server_without_grpc_does_not_need_its_package():
+    code = "import sys; sys.modules['h2'] = sys.modules['hyperframe'] = None; import modelkeep.cli.main, modelkeep.http.serve"
+    subprocess.run([sys.executable, "-c", code], check=True)

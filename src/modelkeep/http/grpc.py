@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
 from h2.config import H2Configuration
-from h2.connection import ConnectionState, H2Connection
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -30,7 +30,7 @@ from h2.events import (
 )
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import Frame, GoAwayFrame
 
 from modelkeep.access.presented import Certificate
 from modelkeep.errors import Invalid
@@ -119,13 +119,22 @@ class _Stream:
         self.trailers: list[tuple[bytes, bytes]] | None = None
 
 
+class _Http2(H2Connection):
+    """h2, but that a client's GOAWAY ends no call under way: those want their answers (RFC 9113, section 6.8)."""
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        event = ConnectionTerminated()
+        event.error_code, event.last_stream_id = ErrorCodes.NO_ERROR, frame.last_stream_id
+        return [], [event]
+
+
 class GrpcConnection(asyncio.Protocol):
     """One connection: a table of streams, each with the deadline of what it waits for."""
 
     def __init__(self, place: Place, server: GrpcServer) -> None:
         self._place, self._server = place, server
         self._bounds, self._loop = server.bounds, server.loop
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=False))
+        self._h2 = _Http2(H2Configuration(client_side=False, header_encoding=False))
         limits = {
             SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS,
             SettingCodes.MAX_HEADER_LIST_SIZE: self._bounds.max_head,
@@ -228,8 +237,6 @@ class GrpcConnection(asyncio.Protocol):
             if isinstance(event, WindowUpdated | RemoteSettingsChanged):
                 self._send_on()
             elif isinstance(event, ConnectionTerminated):
-                # No new calls, but those under way want their answers (RFC 9113, section 6.8), which h2 would not send now.
-                self._h2.state_machine.state = ConnectionState.SERVER_OPEN
                 self._leaving = True
             elif isinstance(event, PingReceived):
                 self._flush()  # answered one by one: what waits for the socket stays small

@@ -15,6 +15,7 @@ from modelkeep.http.credential import presented
 from modelkeep.http.gateway import RECORD_HEADER
 from modelkeep.http.grpc import OK, UNIMPLEMENTED, GrpcCall, GrpcReply, refusal
 from modelkeep.http.metrics import Metrics
+from modelkeep.http.problem import challenge
 from modelkeep.http.protocol import Request
 from modelkeep.serving.grpc import (
     GRPC,
@@ -54,11 +55,13 @@ def status_of(error: ModelkeepError) -> int:
 
 
 def failure(error: ModelkeepError) -> GrpcReply:
-    """The answer that tells a client about ``error``: status, sentence, and the stable code as ``modelkeep-code``."""
+    """The answer that tells a client about ``error``: status, sentence, the stable code as ``modelkeep-code``, what helps."""
     said = refusal(status_of(error), error.code, str(error))
     if isinstance(error, errors.OverBudget):
         wait = b"%d" % max(1, round(min(error.retry_after, 86_400.0) * 1000))
         return said._replace(trailers=(*said.trailers, (b"grpc-retry-pushback-ms", wait)))
+    if isinstance(error, errors.Unauthenticated):
+        return said._replace(trailers=(*said.trailers, *challenge(error)))
     return said
 
 

@@ -79,13 +79,13 @@ def problem(error: errors.ModelkeepError) -> Response:
     if isinstance(error, errors.OverBudget):
         return _over(error, status)
     if status == 401:
-        headers = _challenge(error)
+        headers = challenge(error)
     elif status == 503:
         headers = ((b"retry-after", b"1"),)
     return _answer(status, error.code, str(error), headers)
 
 
-def _challenge(error: errors.ModelkeepError) -> tuple[tuple[bytes, bytes], ...]:
+def challenge(error: errors.ModelkeepError) -> tuple[tuple[bytes, bytes], ...]:
     """How to authenticate: RFC 6750, section 3; RFC 9449, sections 7.1, 8 and 9."""
     fault, nonce = (error.fault, error.nonce) if isinstance(error, errors.Unauthenticated) else ("", "")
     if fault in (INVALID, NONCE):
