@@ -213,7 +213,7 @@ def test_a_schedule_never_lets_more_units_through_than_burst_and_rate(steps, bur
             assert cell.take(units, after), "waiting as told is enough"
             cell.put_back(units)
             continue
-        uses.append((now, units))
+        uses.append((now, now, units))
     assert most_above(uses, rate) <= burst + 1e-3
 
 
