@@ -19,14 +19,8 @@ def reference(n=200):
     """Columns: wide, narrow, constant, a code of three values, one standardised indicator, a rare code that is no set."""
     rng = np.random.default_rng(0)
     rare = np.repeat([0.0, 1.0], [n - 1, 1])
-    columns = [
-        rng.uniform(0, 100, n),
-        rng.uniform(0, 10, n),
-        np.full(n, 7.0),
-        rng.integers(1, 4, n),
-        rng.integers(0, 2, n),
-        rare,
-    ]
+    codes = rng.integers(1, 4, n), rng.integers(0, 2, n)
+    columns = [rng.uniform(0, 100, n), rng.uniform(0, 10, n), np.full(n, 7.0), *codes, rare]
     rows = np.stack(columns, axis=1).astype(np.float64)
     rows[:2, 0] = 0, 100
     rows[:, 4] = (rows[:, 4] - 0.3) / 0.7
