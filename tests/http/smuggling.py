@@ -213,7 +213,7 @@ REQUEST_LINES = [
         closes=True,
     ),
     refused("a method of WebDAV", "RFC 9110, 9.1", b"PROPFIND /x HTTP/1.1\r\nhost: a\r\n\r\n", 501),
-    refused("TRACE", "RFC 9110, 9.3.8", b"TRACE /x HTTP/1.1\r\nhost: a\r\n\r\n", 501),
+    taken("TRACE", "RFC 9110, 9.3.8 (the application refuses it)", b"TRACE /x HTTP/1.1\r\nhost: a\r\n\r\n", (b"TRACE", *G[1:])),
     taken("PUT", "RFC 9110, 9.3.4", b"PUT" + post(b"content-length: 3\r\n", b"abc")[4:], (b"PUT", *X[1:])),
     refused("the preface of HTTP/2", "RFC 9113, 3.4", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     refused("an answer", "2.1", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),

@@ -473,7 +473,7 @@ _BROKEN = Response(
     b'"detail":"the request was not finished","code":"unavailable","error":"the request was not finished"}',
     b"application/problem+json",
 )
-_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"QUERY"})
 _METHOD_NAMES = ", ".join(sorted(method.decode() for method in _METHODS))
 _ONCE = frozenset(
     {
