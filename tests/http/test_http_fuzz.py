@@ -29,6 +29,8 @@ def keep(tmp_path_factory, trained):
     return make_keep(tmp_path_factory.mktemp("keeps") / "keep", trained)
 
 
+# The cell of a row near the end of FP32 overflows on its way to the mark, and is one of the cells all the same.
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value encountered:RuntimeWarning")
 def test_damaged_bodies_are_answered_or_refused_and_each_has_its_record(keep, trained):
     """Who asks so much nonsense is taken for a thief sooner or later; then another account goes on."""
     keys = [keep.key_issue(account="alice", quota=100_000).token]
@@ -45,7 +47,7 @@ def test_damaged_bodies_are_answered_or_refused_and_each_has_its_record(keep, tr
                 statuses[verb, answer.status_code] += 1
                 if answer.status_code != 200:
                     problem = msgspec.json.decode(answer.content)
-                    assert answer.status_code == problem["status"] in (400, 403, 413, 429), answer.text
+                    assert answer.status_code == problem["status"] in (400, 403, 413, 429), (answer.text, running.errors)
                     assert "Traceback" not in problem["detail"] and "\n" not in problem["detail"]
                 if answer.status_code == 403:
                     assert problem["code"] == "review-required"
