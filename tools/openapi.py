@@ -58,7 +58,7 @@ def text() -> str:
 def _schemas() -> dict[str, Any]:
     kinds = {
         "InferRequest": oip.InferRequest,
-        "InferResponse": oip._Response,
+        "InferResponse": _json_response(),
         "ModelMetadata": oip._Meta,
         "ExplainResponse": explain.ExplainResponse,
         "Problem": problem._Problem,
@@ -83,6 +83,15 @@ def _schemas() -> dict[str, Any]:
         if "description" in schema:
             schema["description"] = " ".join(schema["description"].replace("``", "`").split())
     return dict(sorted(schemas.items()))
+
+
+def _json_response() -> type[msgspec.Struct]:
+    """The struct of an answer whose tensors are all JSON; binary tensors (Triton's extension) are not described here."""
+    fields = []
+    for field in msgspec.structs.fields(oip._Response):
+        kind = list[oip._OutTensor] if field.name == "outputs" else field.type
+        fields.append((field.name, kind) if field.required else (field.name, kind, field.default))
+    return msgspec.defstruct("InferResponse", fields, kw_only=True)
 
 
 def _problem(status: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 
 _VALUES = (
     None, True, "", "x", "\u0000", "9" * 400, 0, -1, 1.5, 1e308, 1e-320, 2**31, 2**63, 2**64, -(2**63) - 1, [], {}, [[]],
@@ -25,7 +26,7 @@ def valid(rng: random.Random, rows: list[list[float]], name: str = "X") -> dict:
     if rng.random() < 0.2:
         body["outputs"] = rng.sample([{"name": "label"}, {"name": "probabilities"}, {"name": "nothing"}], rng.randrange(3))
     if rng.random() < 0.2:
-        body["parameters"] = rng.choice(({}, {"target": 1}, {"samples": 3}, {"target": rng.choice(_VALUES)}))
+        body["parameters"] = deepcopy(rng.choice(({}, {"target": 1}, {"samples": 3}, {"target": rng.choice(_VALUES)})))
     return body
 
 
@@ -45,7 +46,7 @@ def damaged(rng: random.Random, rows: list[list[float]]) -> bytes:
         if isinstance(holder, dict) and rng.random() < 0.3:
             holder[rng.choice(("name", "data", "shape", "extra", ""))] = holder.pop(key)
         else:
-            holder[key] = rng.choice(_VALUES)
+            holder[key] = deepcopy(rng.choice(_VALUES))
     data = bytearray(json.dumps(body, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass"))
     for _ in range(rng.choice((0, 0, 0, 1, 2))):
         at, size = rng.randrange(len(data) + 1), rng.choice((0, 1, 1, 5, 50))

@@ -1,7 +1,11 @@
 """Explanations and the ranges of inputs, end to end: a keep on disk, real models, TLS sockets, the audit log."""
 
+import os
+import re
+import subprocess
 import time
 from itertools import permutations
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -264,3 +268,13 @@ def test_inputs_outside_of_the_ranges_are_refused_where_the_settings_say_so(keep
             assert ask(running, token, trained.fresh[0], address).status_code == 200
         assert ask(running, token, FAR, "/v2/models/older/infer").status_code == 200  # nothing was learnt then
         assert msgspec.json.decode(ask(running, token, FAR).content)["code"] == "invalid"
+
+
+def test_the_example_of_the_page_is_answered(gateway, keep, accounts):
+    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text("utf-8")
+    command = re.search(r"```sh\n(.*?)```", page, re.DOTALL)[1]
+    assert "keep/tls/ca.pem" in command and "https://localhost:8443" in command
+    command = command.replace("https://localhost:8443", gateway.url).replace("keep/", f"{keep.premises.directory}/")
+    environment = os.environ | {"KEY": accounts["alice"][0]}
+    done = subprocess.run(["sh", "-c", f"curl --silent {command[5:]}"], env=environment, capture_output=True, check=False)
+    assert msgspec.json.decode(done.stdout)["parameters"]["target"] == 1, done

@@ -94,3 +94,90 @@ def test_another_parser_reads_the_same_requests_where_we_read_any(case):
         assert (seen, refused) == ([], True)
     else:
         assert seen[: len(ours)] == ours
+
+
+def dribble(*parts: bytes):
+    """Send parts, the last of them again and again, and read what comes."""
+
+    def talk(connection: socket.socket) -> bytes:
+        connection.settimeout(0.05)
+        got = b""
+        for part in [*parts, *[parts[-1]] * 400]:
+            try:
+                connection.sendall(part)
+                got += connection.recv(1 << 16)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if b"HTTP/1.1 408" in got:
+                break
+        return got
+
+    return talk
+
+
+def never_read(data: bytes):
+    """Ask for answers and read none of them until the server gives up."""
+
+    def talk(connection: socket.socket) -> bytes:
+        connection.settimeout(0.2)
+        try:
+            for _ in range(4000):
+                connection.sendall(data)
+        except OSError:
+            pass
+        time.sleep(1.0)  # twice as long as it waits for a reader
+        try:
+            while connection.recv(1 << 16):
+                continue
+        except TimeoutError:
+            return b"HTTP/1.1 999 still open\r\n"
+        except OSError:
+            return b""
+        return b""
+
+    return talk
+
+
+HEAD = b"POST /x HTTP/1.1\r\nhost: a\r\n"
+SLOW = {
+    "a head, line by line": (dribble(HEAD, b"x: y\r\n"), 408),
+    "a target, byte by byte": (dribble(b"GET /", b"a"), 408),
+    "a counted body": (dribble(HEAD + b"content-length: 1000\r\n\r\n", b"a"), 408),
+    "a chunked body, chunk by chunk": (dribble(HEAD + b"transfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"), 408),
+    "a chunk size": (dribble(HEAD + b"transfer-encoding: chunked\r\n\r\n", b"0"), 408),
+    "a chunk extension": (dribble(HEAD + b"transfer-encoding: chunked\r\n\r\n1;", b"a"), 408),
+    "a second request after an answer": (dribble(b"GET /x HTTP/1.1\r\nhost: a\r\n\r\nGET /y", b"y"), 408),
+    "answers that are not read": (never_read(b"GET /big HTTP/1.1\r\nhost: a\r\n\r\n" * 20), 0),
+}
+
+
+def test_who_is_slow_is_cut():
+    """All at once, against deadlines of half a second; nobody keeps a place, or memory."""
+
+    async def handle(request: Request) -> Response:
+        return Response(200, b"z" * (200_000 if request.target == b"/big" else 1))
+
+    running, got = Running(handle, **QUICK | {"linger_seconds": 0.1}), {}
+
+    def talk(name: str) -> None:
+        with running.connect() as connection:
+            if name == "answers that are not read":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            got[name] = SLOW[name][0](connection)
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in SLOW]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for _ in range(100):
+        if not running.server.accepted:
+            break
+        time.sleep(0.05)
+    held = running.server.accepted, running.server.buffered, running.server.per_address
+    running.stop()
+    assert held == (0, 0, {}) and running.errors == []
+    last = {name: int((STATUS.findall(data) or [b"0"])[-1]) for name, data in got.items()}
+    assert last == {name: status for name, (_, status) in SLOW.items()}
