@@ -1,10 +1,9 @@
 """One explanation, from bytes to bytes: why did the model answer this row like that?
 
-credential → rate → policy → admission → validation → ladder and budget → quota → model, many rows → rounding → record →
-answer. It takes the same steps as a prediction, in the same order, and like it leaves only after its record is durable. But it
-says more than an answer does, so it costs more: of the rate as many requests as the row has numbers, and one; of the
-extraction budget as many natural questions. It is no evidence against anybody. Nothing in it is marked; it is told in few
-digits instead.
+credential → requests → policy → admission → validation → ladder → cost → quota → model, many rows → rounding → record →
+budget → answer. It takes the steps of a prediction, and like it leaves only after its record is durable. But it says more than
+an answer does, so it costs more: a row's count of numbers, and one, in rows of the limits and in natural questions of the
+extraction budget. It is no evidence against anybody. Nothing in it is marked; it is told in few digits instead.
 """
 
 import asyncio

@@ -53,7 +53,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
             probs = probs.reshape(self.rows, -1) if len(probs) else np.empty((self.rows, 0))
         except ValueError as cause:
             raise Invalid(f"an answer's arrays do not fit its {self.rows} rows") from cause
-        return Observation(self.at, self.subject, x, probs, self.instance)
+        return Observation(self.at, self.subject, x, probs, self.instance, self.charged)
 
 
 class Follow(msgspec.Struct, frozen=True, array_like=True, tag="follow"):
