@@ -20,6 +20,7 @@ from modelkeep.custody.keys import GATEWAY_FAMILIES
 from modelkeep.extraction.profile import fit_profile
 from modelkeep.http.serve import serving
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
+from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.service import Service
 
 PASSPHRASE = b"a passphrase of several words"
@@ -57,7 +58,8 @@ def make_keep(directory: Path, trained: Trained, names: tuple[str, ...] = ("iris
     keep.user_add(name="eve", roles=(Role.DATA_SCIENTIST,))
     rows = trained.reference.astype(np.float64)
     profile = fit_profile(rows, lambda x: OnnxRuntime(trained.onnx).run({"X": x.astype(np.float32)})["probabilities"], seed=1)
-    calibration = Calibration(lambda _model, _interface: profile.to_arrays(), len(rows), digest_of(b"reference"))
+    arrays = {**profile.to_arrays(), **learn_reference(rows, 1)}
+    calibration = Calibration(lambda _model, _interface: arrays, len(rows), digest_of(b"reference"))
     for name in names:
         found = publish(keep.premises.desk(), ModelFile(trained.onnx, "m.onnx"), name, actor="test", calibration=calibration)
         keep.promote(ref=str(found.ref))

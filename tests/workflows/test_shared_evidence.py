@@ -32,7 +32,7 @@ from modelkeep.workflows.sharing import (
     for_worker,
     parts,
 )
-from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Cleared, Erased, Observation
+from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Cleared, Erased, Observation, explained
 from modelkeep.workflows.worker import SharedAllowances
 
 
@@ -104,6 +104,21 @@ def test_the_evidence_is_the_same_wherever_it_is_kept(evidence, profile):
         watch.work()
         guard.observe("ada", np.asarray(one.x, np.float64), one.probs)
     assert watch.verdict("ada") == guard.verdict("ada")
+
+
+def test_an_explanation_is_charged_to_the_budget_and_accuses_nobody(evidence, profile):
+    watch, rng = evidence.watch(ONE, profile), np.random.default_rng(6)
+    watch.submit(explained(0, "ada", FEATURES, "1-gateway-0"))
+    assert watch.work() == {"ada": 0} and watch.subjects() == ["ada"]
+    assert watch.verdict("ada").budget.equivalent == FEATURES + 1
+    for at in range(1, 1 + 1000 // (FEATURES + 1)):
+        watch.submit(explained(at, "ada", FEATURES, "1-gateway-0"))
+    watch.submit(answer(5000, "ben", rng.normal(size=(3, FEATURES)), "1-gateway-0"))
+    assert watch.work()["ben"] == 3
+    verdict = watch.verdict("ada")
+    assert verdict.budget.share >= 1.0 and watch.rung("ada") is Rung.QUANTISED
+    assert (verdict.queries, verdict.uncovered, verdict.alarmed_at, watch.alarms) == (0, True, None, 0)
+    assert watch.rung("ben") is Rung.MARK
 
 
 def test_the_backlog_of_an_account_is_bounded(evidence, profile):
@@ -335,10 +350,13 @@ def test_a_release_that_cannot_be_rebuilt_is_refused_with_its_reason_and_tried_a
         encode(Answers(1, "risk@1", [Answered("i", 0, "", 1, False, b"\0" * 16, b"\0" * 24)])),
         encode(Answers(1, "risk@1", [Answered("", 0, "ada", 1, False, b"\0" * 16, b"\0" * 24)])),
         encode(Answers(1, "risk@1", [Answered("i", -1, "ada", 1, False, b"\0" * 16, b"\0" * 24)])),
+        encode(Answers(1, "risk@1", [Answered("i", 0, "ada", 0, False, b"", b"", 1.0)])),
+        encode(Answers(1, "risk@1", [Answered("i", 0, "ada", 0, False, b"", b"", float("nan"))])),
+        encode(Answers(1, "risk@1", [Answered("i", 0, "ada", 1, False, b"\0" * 16, b"\0" * 24, FEATURES + 1.0)])),
         encode(Answers(1, "risk@2", [])),
         encode(Follow("no release", {})),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_who_sends_junk_is_cut_off_and_nobody_else_is_hurt(house, profile, frame):
     honest, liar = house.worker().watch(ONE, profile), house.worker()

@@ -14,7 +14,8 @@ from modelkeep.errors import Conflict, Invalid, Missing, Unavailable
 from modelkeep.serving.sinks import read_cursor
 from modelkeep.workflows.archive import Removed, check_archive, closed_at, entries_of, final_of, read_stub
 
-PREDICT = "predict"
+EVIDENCE = frozenset({"predict", "explain"})
+"""Kinds of the records that a gateway rebuilds evidence and budgets from."""
 
 
 class ClosedLog(NamedTuple):
@@ -76,7 +77,7 @@ class AuditShelf:
         for log in logs:
             if self._gone(log.instance):
                 continue
-            named = sorted({e.release for e in entries_of(log.files, log.final) if e.kind == PREDICT} & served)
+            named = sorted({e.release for e in entries_of(log.files, log.final) if e.kind in EVIDENCE} & served)
             if named:
                 raise Conflict(
                     f"the extraction evidence on {named[0]}, which is served, is rebuilt from {log.instance}: "

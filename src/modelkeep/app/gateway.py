@@ -22,7 +22,7 @@ from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
-from modelkeep.app.settings import GatewaySettings, LimitSettings
+from modelkeep.app.settings import GatewaySettings, LimitSettings, ValidationSettings
 from modelkeep.app.sinktroubles import SinkTroubles
 from modelkeep.app.stores import open_state
 from modelkeep.app.upstreams import Upstreams
@@ -33,9 +33,11 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, WATERMARK
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted, Unavailable
 from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.serving.validate import RangePolicy
 from modelkeep.workflows.admitted import Admitted
 from modelkeep.workflows.breakglass import Glass, GlassWatch, parse_break_glass
 from modelkeep.workflows.decisions import decisions_of
+from modelkeep.workflows.explain import Explainer, ExplainTerms
 from modelkeep.workflows.follow import AdmissionFollower, Authority, Loader, open_release
 from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
@@ -122,8 +124,9 @@ def open_gateway(
         clock=clock,
         terms=Terms(epsilon=extraction.epsilon, on_alarm=extraction.on_alarm),
     )
+    asking = ExplainTerms(samples=settings.explain.samples, max_rows=settings.explain.max_rows)
     start = Upstreams(settings.upstream, directory, report).runtime
-    loader = Loader(partial(open_release, registry), start, clock, held.evidence)
+    loader = Loader(partial(open_release, registry), start, clock, held.evidence, ranges=_ranges(settings.validation))
     troubles = SinkTroubles(here, audit, report)
 
     def watch_sinks() -> None:
@@ -174,6 +177,7 @@ def open_gateway(
     return Service(
         listen=listen,
         gateway=gateway,
+        explainer=Explainer(doors, keys, recorder, lambda: gateway.admitted, clock=clock, terms=asking),
         follower=follower,
         loader=loader,
         audit=audit,
@@ -196,6 +200,10 @@ def open_gateway(
         report=report,
         grpc=_listen_grpc(here, listen, leaf, place.grpc),
     )
+
+
+def _ranges(settings: ValidationSettings) -> RangePolicy:
+    return RangePolicy(action=settings.ranges, tolerance=settings.tolerance, tell=settings.tell)
 
 
 def check_grpc(settings: GatewaySettings) -> None:

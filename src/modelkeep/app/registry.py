@@ -29,6 +29,7 @@ from modelkeep.serving.runtime import Runtime
 from modelkeep.workflows.describe import prepared
 from modelkeep.workflows.follow import judge
 from modelkeep.workflows.publish import Calibration, ConvertedFrom, ModelFile, publish
+from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.release_state import change_state, export_release
 from modelkeep.workflows.verify import check_present, check_stored, verify_release
 
@@ -133,7 +134,7 @@ class RegistryVerbs(Acts):
             seed = int.from_bytes(digest_bytes(digest)[:8], "big")
             alpha = self.premises.settings.extraction.alpha
             fitted.append(fit_profile(rows, predictor.as_function(), seed=seed, alpha=alpha))
-            return fitted[0].to_arrays()
+            return {**fitted[0].to_arrays(), **learn_reference(rows, seed)}
 
         return Calibration(fit, len(rows), digest)
 

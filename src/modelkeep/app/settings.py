@@ -402,6 +402,26 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long it stays open before one question is let through to see."""
 
 
+class ValidationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[validation]"""
+
+    ranges: Literal["refuse", "record", "off"] = "record"
+    """What becomes of an input outside of what the model's reference data cover."""
+    tolerance: Annotated[float, Meta(ge=0.0)] = 1.0
+    """How far outside its range a value may lie, as a share of that value's usual width."""
+    tell: Literal["nothing", "feature", "bounds"] = "feature"
+    """What a refusal names: nothing, the feature, or its bounds too."""
+
+
+class ExplainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[explain]"""
+
+    samples: Annotated[int, Meta(ge=1, le=4096)] = 64
+    """Pairs of permutations that an explanation samples, unless the request names fewer or more."""
+    max_rows: Annotated[int, Meta(ge=64, le=1 << 22)] = 65_536
+    """Most rows that one explanation may ask the model; samples are cut to that."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -422,6 +442,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scan: ScanSettings = ScanSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     convert: ConvertSettings = ConvertSettings()
+    validation: ValidationSettings = ValidationSettings()
+    explain: ExplainSettings = ExplainSettings()
     issuers: tuple[IssuerSettings, ...] = ()
 
     def __post_init__(self) -> None:

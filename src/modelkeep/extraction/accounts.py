@@ -25,6 +25,7 @@ class Account:
 
     __slots__ = (
         "alarmed_at",
+        "charged",
         "effective",
         "inverse",
         "names",
@@ -43,7 +44,7 @@ class Account:
         self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float32)
         self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
         self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
-        self.spent = 0.0
+        self.spent = self.charged = 0.0
         self.value = 0.5
         self.stakes[0] = 1.0
 
@@ -56,12 +57,13 @@ class Account:
 
     def renew(self) -> None:
         """A new budget period."""
-        self.spent = 0.0
+        self.spent = self.charged = 0.0
         self.inverse[:] = np.eye(budget.DIMENSIONS)
 
     def pack(self) -> bytes:
         """The account as bytes, the same number for every account of a release."""
-        numbers = (self.queries, self.effective, self.since, self.reviews, self.alarmed_at, self.spent, self.value)
+        counts = (self.queries, self.effective, self.since, self.reviews, self.alarmed_at)
+        numbers = (*counts, self.spent, self.value, self.charged)
         own = self.own.astype(np.float16)  # nothing is lost: see ``Guard``
         scalars = np.array(numbers, dtype=np.float64)
         return b"".join(part.tobytes() for part in (scalars, self.stakes, self.names, own, self.inverse))
@@ -70,12 +72,12 @@ class Account:
     def unpack(cls, data: bytes, bets: int) -> "Account":
         """Undo ``pack``. Raises NotTrusted (of another size)."""
         account = cls(bets)
-        at = 7 * 8
+        at = 8 * 8
         if len(data) != at + 16 * bets + 8 * REMEMBERED + 2 * account.own.size + 4 * account.inverse.size:
             raise NotTrusted(f"an account's evidence does not have {len(data):,} bytes")
-        numbers = np.frombuffer(data, np.float64, 7).tolist()
+        numbers = np.frombuffer(data, np.float64, 8).tolist()
         account.queries, account.effective, account.since, account.reviews, account.alarmed_at = map(int, numbers[:5])
-        account.spent, account.value = numbers[5:]
+        account.spent, account.value, account.charged = numbers[5:]
         for into, kind in (
             (account.stakes, np.float64),
             (account.names, np.uint64),

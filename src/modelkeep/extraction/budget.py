@@ -22,8 +22,9 @@ CURVE = (5, 10, 20, 40, 80, 160, 320, 640, 1000)
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """``spent``: nats; ``equivalent``: natural questions that teach as much; ``limit``: natural questions allowed a period;
-    ``share`` = equivalent / limit; ``fidelity``: agreement with the model that a simple surrogate reaches with that many."""
+    """``spent``: nats; ``equivalent``: natural questions that teach as much, those charged included; ``limit``: natural
+    questions allowed a period; ``share`` = equivalent / limit; ``fidelity``: agreement with the model that a simple surrogate
+    reaches with that many."""
 
     spent: float
     limit: float
@@ -98,8 +99,11 @@ def _lift(white: Floats, lift: tuple[Floats, Floats]) -> Floats:
     return np.concatenate([np.ones((len(white), 1)), np.clip(white, -4, 4), wide], axis=1)
 
 
-def quote(spent: float, curve: Floats, limit: float) -> Budget:
-    """Turn nats into natural questions by the measured ``curve`` (3, points); beyond its end, by its last slope in log n."""
+def quote(spent: float, curve: Floats, limit: float, charged: float = 0.0) -> Budget:
+    """Turn nats into natural questions by the measured ``curve`` (3, points); beyond its end, by its last slope in log n.
+
+    ``charged``: natural questions that were charged for what is no question (an explanation); they come on top.
+    """
     questions, nats, fidelity = curve.tolist()
     at = bisect.bisect_right(nats, spent)
     if at == 0:
@@ -111,4 +115,5 @@ def quote(spent: float, curve: Floats, limit: float) -> Budget:
         low, high = math.log(questions[at - 1]), math.log(questions[at])
         equivalent = math.exp(min(low + part * (high - low), 30.0))
         learnt = fidelity[at - 1] + min(part, 1.0) * (fidelity[at] - fidelity[at - 1])
+    equivalent += charged
     return Budget(spent, limit, equivalent, equivalent / limit, learnt)

@@ -159,6 +159,17 @@ class Guard:
         else:
             self._alarmed.pop(subject, None)
 
+    def charge(self, subject: str, questions: float) -> None:
+        """Take natural ``questions`` from the budget of an account for an answer that teaches as much as they would.
+
+        It is no evidence: no charge leads to the alarm. The order of charges and queries does not matter.
+        """
+        with self._lock:
+            account = self._accounts.get(subject) or self._accounts.make(subject)
+            account.charged += questions
+            self._hold(subject)
+            self._accounts.settle()
+
     def clear(self, subject: str) -> None:
         """A person reviewed the account: its evidence restarts, and the next alarm needs twice the odds. Silent when unseen."""
         with self._lock:
@@ -231,7 +242,7 @@ class Guard:
             account.alarmed_at = account.queries
 
     def _judge(self, account: Account) -> Verdict:
-        spent = budget.quote(account.spent, self._profile.curve, self._limit)
+        spent = budget.quote(account.spent, self._profile.curve, self._limit, account.charged)
         uncovered = account.since < MIN_EFFECTIVE
         return Verdict(
             rung=ladder.rung_of(0.0 if uncovered else account.value, spent.share, alarmed=account.alarmed_at > 0),

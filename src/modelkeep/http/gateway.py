@@ -24,13 +24,14 @@ from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
 from modelkeep.serving.oip import server_metadata
 from modelkeep.serving.rest import JSON, RestForm
+from modelkeep.workflows.explain import Explainer
 from modelkeep.workflows.predict import Answer, Call, Gateway
 
 RECORD_HEADER = b"modelkeep-record"
 JSON_SIZE = b"inference-header-content-length"
 _MAX_ROUTES = 4096
 _MODEL = re.compile(
-    rb"/v2/models/([a-z0-9][a-z0-9._-]{0,63})(?:/versions/([1-9][0-9]{0,8}|[a-z][a-z0-9._-]{0,63}))?(/infer|/ready)?\Z"
+    rb"/v2/models/([a-z0-9][a-z0-9._-]{0,63})(?:/versions/([1-9][0-9]{0,8}|[a-z][a-z0-9._-]{0,63}))?(/infer|/explain|/ready)?\Z"
 )
 _LOG = re.compile(rb"/(log|audit/([a-z0-9][a-z0-9._-]{0,63}))/(checkpoint(?:\.witnessed)?|tile(?:/[a-z0-9.]{1,16}){1,12})\Z")
 _TEXT = b"text/plain; charset=utf-8"
@@ -49,7 +50,7 @@ class _Route(NamedTuple):
 class App:
     """Everything the gateway answers. ``releases``: the releases log's files; ``audits``: those of audit logs by instance."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a gateway has at hand
         self,
         gateway: Gateway,
         metrics: Metrics,
@@ -57,6 +58,7 @@ class App:
         *,
         releases: LogFiles,
         audits: Callable[[str], LogFiles],
+        explainer: Explainer,
         open_metrics: bool = True,
         ready: Callable[[], None] = lambda: None,
         tallied: Callable[[Sequence[Series]], Sequence[Series]] | None = None,
@@ -64,6 +66,7 @@ class App:
         """``open_metrics``: ``/metrics`` needs no credential; otherwise it needs the permission ``status``. ``ready`` and
         ``tallied``: as ``Service`` has them."""
         self._gateway, self.metrics, self._monotonic = gateway, metrics, clock.monotonic
+        self._explainer = explainer
         self._releases, self._audits, self._open_metrics = releases, audits, open_metrics
         self._others_ready, self._tallied = ready, tallied
         self._server = server_metadata(modelkeep.__version__)
@@ -125,8 +128,13 @@ class App:
             raise Missing("there is nothing at this address; the Open Inference Protocol begins at /v2")
         name, version, verb = found.groups()
         chosen = None if version is None else int(version) if version.isdigit() else version.decode()
-        act = {b"/infer": self._infer, b"/ready": self._model_ready, None: self._model_metadata}[verb]
-        route = _Route(b"POST" if verb == b"/infer" else b"GET", act, name.decode(), chosen)
+        method, act = {
+            b"/infer": (b"POST", self._infer),
+            b"/explain": (b"POST", self._explain),
+            b"/ready": (b"GET", self._model_ready),
+            None: (b"GET", self._model_metadata),
+        }[verb]
+        route = _Route(method, act, name.decode(), chosen)
         if len(self._models) < _MAX_ROUTES:
             self._models[target] = route
         return route
@@ -151,6 +159,20 @@ class App:
             name = route.model if self._gateway.serves(route.model) else ""
             self.metrics.requests.add(name, outcome)
             self.metrics.latency.observe(self._monotonic() - began)
+
+    async def _explain(self, request: Request, route: _Route) -> Response:
+        outcome = "explained"
+        try:
+            headers = request.headers
+            if b"content-encoding" in headers or JSON_SIZE in headers:
+                raise Invalid("send plain JSON: an explanation takes neither a content-encoding nor binary tensors")
+            call = Call(route.model, route.version, presented(request), request.body)
+            return _answered(await self._explainer.explain(call))
+        except ModelkeepError as error:
+            outcome = error.code
+            raise
+        finally:
+            self.metrics.requests.add(route.model if self._gateway.serves(route.model) else "", outcome)
 
     # -- what is served --
 

@@ -304,6 +304,10 @@ class HttpConnection(asyncio.Protocol):
         length = headers.get(b"content-length")
         if version not in {"1.1", "1.0"}:
             self._refuse(505, "invalid", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        elif self._parser.get_method() not in _METHODS:  # llhttp also reads those of RTSP, ICE and WebDAV
+            self._refuse(501, "invalid", f"only the methods {_METHOD_NAMES} are understood here")
+        elif b"#" in self._target:
+            self._refuse(400, "invalid", "a request target has no fragment")
         elif b"host" not in headers and version == "1.1":
             self._refuse(400, "invalid", "the host header is missing")
         elif coding is not None and (coding.lower() != b"chunked" or version == "1.0" or length is not None):
@@ -469,6 +473,8 @@ _BROKEN = Response(
     b'"detail":"the request was not finished","code":"unavailable","error":"the request was not finished"}',
     b"application/problem+json",
 )
+_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"QUERY"})
+_METHOD_NAMES = ", ".join(sorted(method.decode() for method in _METHODS))
 _ONCE = frozenset(
     {
         b"host",

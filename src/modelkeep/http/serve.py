@@ -124,6 +124,7 @@ def application(service: Service, metrics: Metrics) -> App:
         service.clock,
         releases=service.releases,
         audits=service.audits,
+        explainer=service.explainer,
         ready=service.ready,
         tallied=service.tallied,
     )

@@ -1,11 +1,12 @@
-"""Requests against the model's own signature: what passes here is exactly what the model takes.
+"""Requests against the model's own signature, and against what its inputs usually look like.
 
-Names, number of inputs, datatype, rank, each fixed dimension, element count, finite numbers and one common number of rows.
-Compiled once per model; a check is a handful of comparisons.
+``InputPlan``: names, number of inputs, datatype, rank, each fixed dimension, element count, finite numbers and one common
+number of rows; what passes is exactly what the model takes. ``Usual``: the ranges and sets learnt from the reference data.
+Both are compiled once per model; a check is a handful of comparisons.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from modelkeep.core.values import ModelSignature, TensorSpec
 from modelkeep.errors import Invalid, TooLarge
 from modelkeep.serving.oip import DATATYPES, InputTensor, Question, dtype_of
+from modelkeep.serving.ranges import RangeCheck, Ranges
 
 MAX_ROWS = 1024
 _FLOATING = ("FP16", "FP32", "FP64")
@@ -29,10 +31,11 @@ class Checked(msgspec.Struct, frozen=True):
 class InputPlan:
     """The inputs of one model, compiled for checking.
 
-    ``max_rows``: most rows of one batch. Raises Invalid if the signature has a datatype that the protocol lacks.
+    ``max_rows``: most rows of one batch; ``features``: numbers in one row, where the evidence needs just as many (None = as
+    many as the signature lets through). Raises Invalid if the signature has a datatype that the protocol lacks.
     """
 
-    def __init__(self, signature: ModelSignature, *, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, signature: ModelSignature, *, max_rows: int = MAX_ROWS, features: int | None = None) -> None:
         for spec in signature.inputs:
             if spec.datatype not in DATATYPES:
                 raise Invalid(f"input {spec.name!r} has datatype {spec.datatype!r}, which cannot be served")
@@ -43,6 +46,13 @@ class InputPlan:
         self._dtype = np.dtype(np.float32 if narrow else np.float64)
         self._single = narrow and len(signature.inputs) == 1
         self.numeric = tuple(spec.name for spec in signature.inputs if spec.datatype != "BYTES")
+        inner = [size for spec in signature.inputs for size in (spec.shape[1:] if self._batched else spec.shape)]
+        self._features = features if min(inner, default=0) < 0 else None  # fixed dimensions say it themselves
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What ``matrix`` gives: float32 when every input is FP32, float64 otherwise."""
+        return self._dtype
 
     def check(self, request: Question) -> Checked:
         """The request's inputs as arrays of the model's own dtypes and shapes. Raises Invalid, TooLarge."""
@@ -65,6 +75,8 @@ class InputPlan:
         if len(feeds) != len(self._specs):
             missing = next(name for name in self._specs if name not in feeds)
             raise Invalid(f"input {missing!r} is missing")
+        if self._features is not None:
+            self._check_width(feeds, rows)
         return Checked(feeds, rows)
 
     def matrix(self, checked: Checked) -> NDArray[Any]:
@@ -78,6 +90,29 @@ class InputPlan:
         if not self.numeric:
             return np.empty((rows, 0), self._dtype)
         return np.concatenate([feeds[name].reshape(rows, -1) for name in self.numeric], axis=1, dtype=self._dtype)
+
+    def spread(self, x: NDArray[Any], checked: Checked) -> dict[str, NDArray[Any]]:
+        """Feeds for the rows ``x``, shape (n, features), laid out as ``matrix`` does; texts are those of ``checked``, one row.
+
+        Numbers are brought to the dtype of their input, integers by rounding to the nearest that there is.
+        """
+        feeds, at = {}, 0
+        for name, one in checked.feeds.items():
+            feeds[name] = np.repeat(one, len(x), axis=0)
+        for name in self.numeric:
+            one = checked.feeds[name]
+            feeds[name] = _as_dtype(x[:, at : at + one.size], one.dtype).reshape(len(x), *one.shape[1:])
+            at += one.size
+        return feeds
+
+    def place(self, checked: Checked, column: int) -> str:
+        """Where column ``column`` of ``matrix`` stands, in words: ``value 3 of input 'X'``, counted from 0."""
+        for name in self.numeric:
+            size = checked.feeds[name].size // checked.rows
+            if column < size:
+                return f"value {column} of input {name!r}" if size > 1 else f"input {name!r}"
+            column -= size
+        raise IndexError(column)
 
     def probe(self, features: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
         """One row to try a model with: ``features`` (its numeric inputs, flattened) if they fit, zeros otherwise.
@@ -93,6 +128,11 @@ class InputPlan:
                 at += part.size
         return row
 
+    def _check_width(self, feeds: dict[str, NDArray[Any]], rows: int) -> None:
+        width = sum(feeds[name].size for name in self.numeric) // rows
+        if width != self._features:
+            raise Invalid(f"a row has {width} numbers, and this release was calibrated on rows of {self._features}")
+
     def _stranger(self, name: str, *, twice: bool) -> Invalid:
         if twice:
             return Invalid(f"input {name!r} is given twice")
@@ -102,6 +142,55 @@ class InputPlan:
         if rows > self._max_rows:
             return TooLarge(f"{rows} rows are more than the {self._max_rows} that one request may ask")
         return Invalid("the request has no rows")
+
+
+class RangePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of an input outside of what was learnt. ``tolerance``: share of a value's usual width that it may lie
+    outside its range; ``tell``: what a refusal names."""
+
+    action: Literal["refuse", "record", "off"] = "record"
+    tolerance: float = 1.0
+    tell: Literal["nothing", "feature", "bounds"] = "feature"
+
+
+class Usual:
+    """What the inputs of one model usually look like, and what becomes of those that do not."""
+
+    def __init__(self, ranges: Ranges, inputs: InputPlan, policy: RangePolicy) -> None:
+        self._check = RangeCheck(ranges, policy.tolerance, inputs.dtype)
+        self._inputs, self._policy = inputs, policy
+
+    def check(self, checked: Checked) -> bool:
+        """Whether every row looks like the reference data. Raises Invalid if one does not and the policy is to refuse."""
+        found = self._check.outside(self._inputs.matrix(checked))
+        if found is not None and self._policy.action == "refuse":
+            raise Invalid(self._refusal(checked, found))
+        return found is None
+
+    def _refusal(self, checked: Checked, column: int) -> str:
+        if self._policy.tell == "nothing":
+            return "an input is outside of what this model's reference data cover"
+        said = f"{self._inputs.place(checked, column)} is outside of what this model's reference data cover"
+        if self._policy.tell == "feature":
+            return said
+        low, high = self._check.bounds(column)
+        return (
+            f"{said}, {low:.6g} to {high:.6g}{', or is none of the few values that they have' if column in self._check else ''}"
+        )
+
+
+def usual(ranges: Ranges | None, inputs: InputPlan, policy: RangePolicy) -> Usual | None:
+    """The check of one release; None when nothing was learnt, or the policy is to look at nothing."""
+    return None if ranges is None or policy.action == "off" else Usual(ranges, inputs, policy)
+
+
+def _as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind not in "iu":
+        return np.ascontiguousarray(values.astype(dtype))
+    info = np.iinfo(dtype)
+    most = float(info.max) if int(float(info.max)) <= info.max else math.nextafter(float(info.max), 0.0)
+    whole: NDArray[Any] = np.rint(np.clip(values, float(info.min), most)).astype(dtype)
+    return whole
 
 
 def _zeros(spec: TensorSpec) -> NDArray[Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.errors import Missing, ModelkeepError, Unavailable
@@ -10,7 +12,7 @@ from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import Profile
 from modelkeep.policy.engine import Target
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime
-from modelkeep.serving.validate import InputPlan
+from modelkeep.serving.validate import InputPlan, Usual
 from modelkeep.workflows.watch import Watching
 
 LEASE = 1.0
@@ -22,7 +24,9 @@ class Served(msgspec.Struct, frozen=True):
 
     ``text``: the reference in words; ``row_seconds``: what a row costs to run, measured at load; ``remote``: the
     runtime, when another server runs the model; ``profile`` and ``watch`` are None when it has no extraction profile (only an
-    admission policy that allows that lets it get here); ``markers``: the watermark by subject, filled as accounts come.
+    admission policy that allows that lets it get here); ``markers``: the watermark by subject, filled as accounts come;
+    ``usual``: what inputs usually look like; ``background``: reference rows that explanations are measured against, shape
+    (rows, features). Both are None when the release has none.
     """
 
     ref: ReleaseRef
@@ -37,6 +41,8 @@ class Served(msgspec.Struct, frozen=True):
     row_seconds: float
     remote: RemoteRuntime | None
     markers: dict[str, Marker]
+    usual: Usual | None = None
+    background: NDArray[np.float64] | None = None
 
 
 class Admitted(msgspec.Struct, frozen=True):

@@ -13,8 +13,12 @@ from modelkeep.extraction.profile import Profile
 from modelkeep.ledger.log import read_checkpoint
 from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.serving.explain import EXPLAIN
 from modelkeep.serving.recovery import is_closed
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch, Watching
+from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch, Watching, explained
+
+TOLD = frozenset({"predict", EXPLAIN})
+"""Kinds of the records that evidence and budgets are made of."""
 
 
 class Evidence(Protocol):
@@ -86,7 +90,7 @@ class History:
         text = str(ref)
         seen: dict[str, int] = {}  # reviews told, by subject
         for instance, index, entry, sealed in in_time_order(self._logs()):
-            if entry.kind != "predict" or entry.release != text:
+            if entry.kind not in TOLD or entry.release != text:
                 continue
             told = self._open(instance, index, entry, sealed)
             if told is None:
@@ -110,7 +114,7 @@ class History:
             if size <= first:
                 continue
             for index, entry, sealed in read_bodies(log.files, log.vkey, log.origin, first):
-                ours = entry.kind == "predict" and entry.release == text
+                ours = entry.kind in TOLD and entry.release == text
                 told = self._open(log.instance, index, entry, sealed) if ours else None
                 if told is not None:
                     yield told
@@ -121,11 +125,13 @@ class History:
         return {log.instance: log.size() for log in self._logs()}
 
     def _open(self, instance: str, index: int, entry: AuditEntry, sealed: bytes) -> Observation | None:
-        """The answer that a record holds; None when its subject was erased."""
+        """The answer or explanation that a record holds; None when its subject was erased."""
         try:
             body = self._keys.open(sealed, entry.subject, entry.release)
         except Missing:
             return None
+        if entry.kind == EXPLAIN:
+            return explained(index, entry.subject, body.inputs().shape[1], instance)
         return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance)
 
     def reviews(self, subject: str) -> list[Cleared]:

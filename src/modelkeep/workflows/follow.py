@@ -7,9 +7,11 @@ with the next look; if the log, the records or this thread fail, the lease runs 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
@@ -23,12 +25,14 @@ from modelkeep.formats.safetensors import load
 from modelkeep.ledger.cosigned import Witnessed
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import model as model_target
+from modelkeep.serving.ranges import Ranges
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs
-from modelkeep.serving.validate import InputPlan
+from modelkeep.serving.validate import InputPlan, RangePolicy, usual
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
 from modelkeep.workflows.decisions import Decision, Decisions
 from modelkeep.workflows.evidence import Evidence
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
+from modelkeep.workflows.reference import background_of
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.trust_changes import fold
 from modelkeep.workflows.watch import Watching
@@ -49,10 +53,12 @@ class _Failed(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A release, decrypted and proven: the model file's bytes, and its extraction profile if it has one."""
+    """A release, decrypted and proven: the model file's bytes, and what was learnt from its reference data if it has any."""
 
     model: bytes | bytearray | memoryview
     profile: Profile | None
+    ranges: Ranges | None = None
+    background: NDArray[np.float64] | None = None
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -109,17 +115,25 @@ def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:
     opened = registry.open_body(found.body, found.model, MODEL)
     if found.entries["sealing"] > found.index:
         opened.check_model_digest()
-    return Opened(opened.read_source(), open_profile(registry, found))
+    model, arrays = opened.read_source(), _open_arrays(registry, found)
+    if arrays is None:
+        return Opened(model, None)
+    return Opened(model, Profile.from_arrays(arrays), Ranges.from_arrays(arrays), background_of(arrays))
 
 
 def open_profile(registry: Registry, found: ReleaseEvidence) -> Profile | None:
     """Decrypt a release's extraction profile alone, proven in the same way; None if it has none. Raises as ``open_release``."""
+    arrays = _open_arrays(registry, found)
+    return None if arrays is None else Profile.from_arrays(arrays)
+
+
+def _open_arrays(registry: Registry, found: ReleaseEvidence) -> dict[str, NDArray[Any]] | None:
     if found.profile_body is None or found.profile_digest is None:
         return None
     sealed = registry.open_body(found.profile_body, found.profile_digest, PROFILE)
     if found.entries["profile"] > found.index:
         sealed.check_model_digest()
-    return Profile.from_arrays(load(sealed.read_source()))
+    return load(sealed.read_source())
 
 
 class Loader:
@@ -133,16 +147,19 @@ class Loader:
         evidence: Evidence,
         *,
         max_rows: int = 1024,
+        ranges: RangePolicy = RangePolicy(),  # noqa: B008 - frozen
     ) -> None:
-        """``opened``: decrypts and proves; ``start``: a runtime of a release; ``evidence``: of every release."""
+        """``opened``: decrypts and proves; ``start``: a runtime of a release; ``evidence``: of every release;
+        ``ranges``: what becomes of inputs that do not look like the reference data."""
         self._opened, self._start, self._clock, self._evidence = opened, start, clock, evidence
-        self._max_rows = max_rows
+        self._max_rows, self._ranges = max_rows, ranges
 
     def load(self, found: ReleaseEvidence) -> Served:
         """Open, start and probe one release, and rebuild its evidence. Raises NotTrusted, Unavailable, Missing, Invalid."""
         opened = self._opened(found)
         runtime = self._start(found, bytes(opened.model))
-        inputs = InputPlan(found.interface, max_rows=self._max_rows)
+        features = None if opened.profile is None else opened.profile.n_features
+        inputs = InputPlan(found.interface, max_rows=self._max_rows, features=features)
         outputs, row_seconds = self._probe(found, runtime, inputs, opened.profile)
         return Served(
             ref=found.ref,
@@ -157,6 +174,8 @@ class Loader:
             row_seconds=row_seconds,
             remote=runtime if isinstance(runtime, RemoteRuntime) else None,
             markers={},
+            usual=usual(opened.ranges, inputs, self._ranges),
+            background=opened.background,
         )
 
     def take(self, decision: Decision) -> None:

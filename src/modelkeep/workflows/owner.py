@@ -16,6 +16,7 @@ from modelkeep.core.tallies import Series, merge, retired
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.extraction.profile import Profile
+from modelkeep.serving.explain import price
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.sharing import (
     BEAT,
@@ -66,8 +67,12 @@ class _Kept(NamedTuple):
     def checked(self, answer: Answered) -> Observation:
         """An answer that the guard can take: what a worker sends must not break the evidence of others. Raises Invalid."""
         one = answer.observation()
+        if not len(one.x) and one.charged != price(self.features):
+            raise Invalid(f"a worker sent an explanation that {self.ref} cannot have given")
         fits = one.x.shape[1] == self.features and (not self.classes or one.probs.shape[1] == self.classes)
-        if not fits or not np.isfinite(one.x).all() or not np.isfinite(one.probs).all():
+        if len(one.x) and one.charged:
+            raise Invalid("a worker sent an answer that is charged like an explanation")
+        if (len(one.x) and not fits) or not np.isfinite(one.x).all() or not np.isfinite(one.probs).all():
             raise Invalid(f"a worker sent an answer that {self.ref} cannot have given")
         if not 0 < len(one.subject) <= LONGEST_NAME or not 0 < len(one.instance) <= LONGEST_NAME or one.at < 0:
             raise Invalid("a worker sent an answer of nobody, or of no record")
@@ -226,7 +231,7 @@ class Owner:
     def _tell(self, release: str, subjects: Iterable[str]) -> None:
         watch = self._kept[release].watch
         verdicts = {subject: watch.verdict(subject) for subject in subjects}
-        gone = [subject for subject, verdict in verdicts.items() if not verdict.queries]
+        gone = [subject for subject, verdict in verdicts.items() if not verdict.queries and not verdict.budget.equivalent]
         for subject in gone:
             del verdicts[subject]
         followers = [link for link, releases in self._links.items() if release in releases]

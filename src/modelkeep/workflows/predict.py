@@ -182,6 +182,7 @@ class Gateway:
         request.check_model(call.model)
         wanted = served.outputs.wanted(request.output_names())
         checked = served.inputs.check(request)
+        usual = served.usual is None or served.usual.check(checked)
         rung = self._rung(served, subject)
         cost = checked.rows * self.limits.row_cost(served.ref.name, served.row_seconds)
         counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, TABLE[rung].rate or _ACCUSED_RATE))
@@ -203,7 +204,8 @@ class Gateway:
             if shown.raw is None:
                 said = reply.body if reply.json_size < 0 else encode_response(served.ref, request.id, outputs)
             plain = encode_body(shown.x, shown.raw, shown.served, said, rung)
-            entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome="ok")
+            outcome = "ok" if usual else "unusual"
+            entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome=outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
         except BaseException:
             if watch is not None:

@@ -8,6 +8,7 @@ import msgspec
 from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.core.tallies import Series
 from modelkeep.serving.series import AuditSeries
+from modelkeep.workflows.explain import Explainer
 from modelkeep.workflows.follow import AdmissionFollower, Loader
 from modelkeep.workflows.predict import Gateway
 from modelkeep.workflows.recorder import Delivery, Recorder
@@ -55,6 +56,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     listen: Listen
     gateway: Gateway
+    explainer: Explainer
     follower: AdmissionFollower
     loader: Loader
     audit: AuditSeries

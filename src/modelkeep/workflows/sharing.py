@@ -32,7 +32,7 @@ BEAT = 0.1
 
 class Answered(msgspec.Struct, frozen=True, array_like=True):
     """One answer: record ``at`` of ``instance``; ``x`` (rows, features) float64 if ``wide``, else float32; ``probs`` (rows,
-    classes) float64; both little-endian, row-major."""
+    classes) float64; both little-endian, row-major. ``charged``: of an explanation, which has no rows."""
 
     instance: str
     at: int
@@ -41,16 +41,19 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
     wide: bool
     x: bytes
     probs: bytes
+    charged: float = 0.0
 
     def observation(self) -> Observation:
         """The same with arrays. Raises Invalid (sizes that do not fit)."""
+        if not self.rows:
+            return Observation(self.at, self.subject, np.empty((0, 0)), np.empty((0, 0)), self.instance, self.charged)
         try:
             x = np.frombuffer(self.x, "<f8" if self.wide else "<f4").reshape(self.rows, -1).astype(np.float64)
             probs = np.frombuffer(self.probs, "<f8")
             probs = probs.reshape(self.rows, -1) if len(probs) else np.empty((self.rows, 0))
         except ValueError as cause:
             raise Invalid(f"an answer's arrays do not fit its {self.rows} rows") from cause
-        return Observation(self.at, self.subject, x, probs, self.instance)
+        return Observation(self.at, self.subject, x, probs, self.instance, self.charged)
 
 
 class Follow(msgspec.Struct, frozen=True, array_like=True, tag="follow"):
@@ -169,7 +172,7 @@ def answered(one: Observation) -> Answered:
     wide = x.dtype != np.float32
     x = x.astype("<f8" if wide else "<f4", copy=False)
     probs = np.ascontiguousarray(one.probs, "<f8")
-    return Answered(one.instance, one.at, one.subject, len(x), wide, x.tobytes(), probs.tobytes())
+    return Answered(one.instance, one.at, one.subject, len(x), wide, x.tobytes(), probs.tobytes(), one.charged)
 
 
 def parts(observations: list[Observation]) -> list[list[Answered]]:

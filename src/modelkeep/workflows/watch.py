@@ -16,19 +16,26 @@ from numpy.typing import NDArray
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
 from modelkeep.extraction.guard import Guard, Verdict
 from modelkeep.extraction.ladder import Rung
+from modelkeep.serving.explain import price
 
 Floats = NDArray[np.float64]
 
 
 class Observation(NamedTuple):
     """One answer: ``at``: index of its audit record in the log of ``instance``; ``x`` (rows, features), ``probs`` the model's
-    own, (rows, classes)."""
+    own, (rows, classes). An explanation has no rows: it is ``charged`` natural questions, and is no evidence."""
 
     at: int
     subject: str
     x: Floats
     probs: Floats
     instance: str = ""
+    charged: float = 0.0
+
+
+def explained(at: int, subject: str, features: int, instance: str) -> Observation:
+    """What an explanation of ``features`` numbers is to the evidence: no rows, and its price."""
+    return Observation(at, subject, np.empty((0, 0)), np.empty((0, 0)), instance, price(features))
 
 
 class Cleared(NamedTuple):
@@ -275,11 +282,16 @@ class Watch:
         return self._guard.alarmed()
 
     def _observe(self, batch: list[Observation]) -> None:
-        subjects = [one.subject for one in batch for _ in range(len(one.x))]
-        self._guard.observe_many(
-            subjects, np.concatenate([one.x for one in batch]), np.concatenate([one.probs for one in batch])
-        )
-        self._changed.update(subjects)
+        asked = [one for one in batch if len(one.x)]
+        if asked:
+            subjects = [one.subject for one in asked for _ in range(len(one.x))]
+            self._guard.observe_many(
+                subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked])
+            )
+        for one in batch:
+            if one.charged:
+                self._guard.charge(one.subject, one.charged)
+        self._changed.update(one.subject for one in batch)
         self._count_alarms()
 
     def _count_alarms(self) -> None:

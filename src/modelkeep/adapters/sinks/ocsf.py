@@ -57,7 +57,7 @@ def event(entry: bytes, origin: str, index: int, product: str) -> tuple[int, byt
         "activity_name": found.kind,
         "type_uid": kind * 100 + activity,
         "severity_id": _MEDIUM if found.kind == "break-glass" else _INFORMATIONAL,
-        "status_id": 1 if found.outcome in ("ok", "stopped", "") or own else 2,
+        "status_id": 1 if found.outcome in ("ok", "unusual", "stopped", "") or own else 2,
         "status_detail": found.outcome,
         "time": found.t // 1_000_000,
         "metadata": {
