@@ -4,13 +4,16 @@ The authority's key comes from the key ring and leaves it only to issue; a serve
 and is handed to OpenSSL through an anonymous memory file, so that no private key is written to disk.
 """
 
+import contextlib
 import ipaddress
 import os
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -23,6 +26,9 @@ from modelkeep.errors import Invalid, NotTrusted, Unavailable
 
 CA_YEARS = 10
 LEAF_DAYS = 90
+Version = Literal["1.3", "1.2"]
+_VERSIONS = {"1.3": ssl.TLSVersion.TLSv1_3, "1.2": ssl.TLSVersion.TLSv1_2}
+_CIPHERS_12 = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _BACKDATE = timedelta(hours=1)  # clients whose clock is a little behind
 
 
@@ -106,6 +112,12 @@ def issue(key: bytes, authority: bytes, names: Sequence[str], now_ns: int, *, da
     return Identity(certificate.public_bytes(Encoding.PEM) + first_certificate(authority), secret)
 
 
+def throwaway(names: Sequence[str], now_ns: int) -> Identity:
+    """A certificate for ``names`` that nobody trusts, from an authority that nobody keeps: for a server without keys."""
+    key = make_authority_key()
+    return issue(key, authority_certificate(key, "a sealed keep", now_ns), names, now_ns)
+
+
 def first_certificate(pem: bytes) -> bytes:
     """The first certificate of a PEM file, alone. Raises Invalid."""
     return _certificate(pem).public_bytes(Encoding.PEM)
@@ -117,22 +129,28 @@ def belongs(key: bytes, authority: bytes) -> bool:
 
 
 def server_context(
-    identity: Identity, clients: bytes = b"", required: bool = False, *, speaks: str = "http/1.1"
+    identity: Identity, clients: bytes = b"", required: bool = False, *, speaks: str = "http/1.1", minimum: Version = "1.3"
 ) -> ssl.SSLContext:
-    """A server context for ``identity``: TLS 1.3 only.
+    """A server context for ``identity``: TLS 1.3 only, unless ``minimum`` lets TLS 1.2 in.
 
-    ``clients``: the authorities whose client certificates count, PEM; empty = none is asked for; ``required``: nobody comes in
-    without one; ``speaks``: the protocol that is offered (ALPN). Raises NotTrusted (key and certificate do not belong
-    together), Invalid (``clients`` is no PEM).
+    TLS 1.2 then has forward secrecy and authenticated encryption or is not spoken, and no tickets, whose one key would undo the
+    former (RFC 9325, sections 3.4 and 4.2). ``clients``: the authorities whose client certificates count, PEM; empty = none is
+    asked for; ``required``: nobody comes in without one; ``speaks``: the protocol that is offered (ALPN). Raises NotTrusted
+    (key and certificate do not belong together), Invalid (``clients`` is no PEM).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = _VERSIONS[minimum]
+    if minimum == "1.2":
+        context.set_ciphers(_CIPHERS_12)
+        context.options |= ssl.OP_NO_TICKET
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols([speaks])
     with _in_memory(identity.chain) as chain, _in_memory(identity.key) as key:
         try:
             context.load_cert_chain(chain, key)
-        except ssl.SSLError as cause:
-            raise NotTrusted(f"the TLS certificate and its key cannot be used together: {cause.reason}") from None
+        except OSError as cause:  # ssl.SSLError, or what reading from a pipe left in errno before OpenSSL refused
+            why = cause.reason if isinstance(cause, ssl.SSLError) else "they are malformed, or of two pairs"
+            raise NotTrusted(f"the TLS certificate and its key cannot be used together: {why}") from None
     if clients:
         try:
             context.load_verify_locations(cadata=clients.decode("ascii"))
@@ -151,9 +169,34 @@ def _in_memory(data: bytes) -> Iterator[str]:
         raise Unavailable(f"cannot hold a TLS key in memory: {cause.strerror}") from cause
     try:
         os.write(fd, data)
-        yield f"/proc/self/fd/{fd}"
+        path = f"/proc/self/fd/{fd}"
+        if os.access(path, os.R_OK):
+            yield path
+            return
     finally:
         os.close(fd)
+    with _in_passing(data) as path:
+        yield path
+
+
+@contextmanager
+def _in_passing(data: bytes) -> Iterator[str]:
+    """The same for a hardened process, which may not look into its own /proc: a named pipe that only this user can open."""
+    with TemporaryDirectory(prefix="mk-") as folder:
+        path = f"{folder}/pem"
+        os.mkfifo(path, 0o600)
+        writer = threading.Thread(target=_write_once, args=(path, data), daemon=True)
+        writer.start()
+        try:
+            yield path
+        finally:  # frees a writer whom nobody read
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            writer.join()
+
+
+def _write_once(path: str, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), open(path, "wb") as pipe:  # noqa: PTH123
+        pipe.write(data)
 
 
 def _load(key: bytes) -> ec.EllipticCurvePrivateKey:

@@ -4,7 +4,6 @@ Control keeps an audit log of its own: a request of somebody who is known is ans
 """
 
 import contextlib
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -21,9 +20,9 @@ from modelkeep.access.logins import Logins
 from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
 from modelkeep.access.view import Grant
-from modelkeep.adapters.tls import server_context
+from modelkeep.adapters.certificates import Certificates
 from modelkeep.app.audits import new_series, recover_all
-from modelkeep.app.handover import Opened
+from modelkeep.app.handover import CONTROL_NAME, LEAF_SECONDS, Opened
 from modelkeep.app.identity import KeyReader, Visitors, open_issuers, open_proofs
 from modelkeep.app.keep import Keep
 from modelkeep.app.premises import Premises
@@ -35,7 +34,7 @@ from modelkeep.app.verbs import Verb, call, table
 from modelkeep.core.values import Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
 from modelkeep.custody.keyring import Keyring
-from modelkeep.custody.keys import TOKEN_SIGNING
+from modelkeep.custody.keys import TLS_CA, TOKEN_SIGNING
 from modelkeep.errors import Denied, Invalid, Missing, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.policy.engine import KEEP, model
 from modelkeep.serving.audit import AuditEntry
@@ -65,7 +64,7 @@ class Control:
     issuer: SessionIssuer
     verifier: SessionVerifier
     addresses: Limiter
-    tls: ssl.SSLContext
+    shown: Certificates
     report: Callable[[str], None] = print
     verbs: dict[str, Verb] = field(default_factory=lambda: table(Keep))
     settled: bool = False
@@ -173,6 +172,11 @@ class Control:
             if known is None or found.size > known.size:
                 log_audit_checkpoint(here.desk(), note, found, actor=CONTROL.subject, phase=phase_of(here, found))
 
+    def check_ready(self) -> None:
+        """Raise Unavailable when no record of what somebody does could be written now."""
+        if why := self.audit.failure or self.audit.refusal:
+            raise Unavailable(why)
+
     def start(self) -> None:
         """Begin what control does by itself: integrity, handover of its checkpoint, keys, advisories, scans by new rules."""
         settings = self.settings
@@ -183,6 +187,7 @@ class Control:
             (self._intel, settings.intel.check_seconds),
             (self._rescan, settings.control.rescan_seconds),
             *(((self._visits, _VISIT_SECONDS),) if settings.issuers else ()),
+            (self._leaf, LEAF_SECONDS),
         )
         for work, pause in due:
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
@@ -248,6 +253,13 @@ class Control:
 
     def _intel(self) -> None:
         self._intel_done = self.keep.acting_as(CONTROL).intel_due(self._intel_done)
+
+    def _leaf(self) -> None:
+        """A fresh certificate before the one that is shown ends."""
+        here = self.keep.premises
+        if self.shown.renewal_due(here.clock.now_ns() / 1e9):
+            self.shown.show(here.issue_leaf(here.keyring([TLS_CA]), (CONTROL_NAME,)))
+            self.report("control: the certificate was renewed")
 
     def _rescan(self) -> None:
         for done in self.keep.acting_as(CONTROL).rescan_stale():
@@ -329,7 +341,7 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
         issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
         verifier=SessionVerifier(premises.trust.token_keys, origin),
         addresses=addresses,
-        tls=server_context(leaf),
+        shown=Certificates(leaf),
         report=report,
     )
     made.settle()

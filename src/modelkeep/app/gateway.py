@@ -1,11 +1,13 @@
 """The gateway process, wired: what serving needs and nothing else, from compartments that were handed over."""
 
+import signal
 import ssl
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import msgspec
@@ -15,14 +17,15 @@ from modelkeep.access.leases import Leases
 from modelkeep.access.limits import Limiter, Limits
 from modelkeep.access.quotas import Quotas
 from modelkeep.access.rates import Override, Rates
-from modelkeep.adapters.tls import Identity, server_context
+from modelkeep.adapters.certificates import CertificateFiles, Certificates, CertificateWatch
+from modelkeep.adapters.tls import Identity
 from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.evidence import Worker, audit_folders, end_this_process, keep_evidence, share_evidence
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
-from modelkeep.app.settings import GatewaySettings, LimitSettings, ValidationSettings
+from modelkeep.app.settings import GatewaySettings, LimitSettings, ValidationSettings, load
 from modelkeep.app.sinktroubles import SinkTroubles
 from modelkeep.app.stores import open_state
 from modelkeep.app.upstreams import Upstreams
@@ -43,6 +46,9 @@ from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
 from modelkeep.workflows.service import Listen, Service
 
+if TYPE_CHECKING:
+    from modelkeep.adapters.traces import Traces
+
 GATEWAY = "gateway@local"
 
 
@@ -53,15 +59,20 @@ def open_gateway(
     report: Callable[[str], None],
     updates: int = -1,
     worker: Worker | None = None,
+    *,
+    auto: bool = False,
+    traces: "Traces | None" = None,
 ) -> Service:
     """Wire a gateway for the keep in ``directory``. ``only``: serve no other releases (empty: all that are promoted).
 
-    ``updates``: descriptor of the socket that changed key compartments come through, -1 = none. What dead gateways left is
-    finished first, and their records rebuild the evidence; ``worker``: another process does both for this one and others.
+    ``updates``: descriptor of the socket that changed key compartments come through, -1 = none; ``auto``: show a certificate of
+    this keep's authority, whatever the settings say; ``traces``: has phases of requests become spans. What dead gateways left
+    is finished first, and their records rebuild the evidence; ``worker``: another process does both for this one and others.
     Raises Invalid (a compartment that a gateway must not hold is open), NotTrusted, Conflict, Unavailable.
     """
     keyring, leaf, _ = opened
     check_surplus(keyring)
+    own = own_certificate(directory, auto)
     here = Premises.open(directory, no_passphrase, keyring)
     clock, settings, trust = here.clock, here.settings, here.trust
     check_grpc(settings.gateway)
@@ -78,23 +89,7 @@ def open_gateway(
     watch.catch_up(registry.view, registry.view.checkpoint.size)
     audit = new_series(here, keyring, "gateway", glass, delivery)
     recorder = Recorder(audit, clock)
-    limits = settings.limits
-    failures = Limiter(
-        clock.monotonic, rate=limits.failures_rate, burst=limits.failures_burst, what="bad credentials from this address"
-    )
-    issuers = open_issuers(here.directory, settings, clock)
-    nonce_key = hkdf(keyring.secret(WATERMARK), salt=b"", info=b"modelkeep/dpop-nonce-key/1")  # the same in every gateway
-    access = Directory(
-        here.records,
-        clock,
-        trust.token_keys,
-        trust.origin,
-        failures=failures,
-        issuers=issuers,
-        proofs=open_proofs(settings, clock, nonce_key),
-        report=report,
-    )
-    visitors = Visitors(access, KeyReader(issuers, report), report)
+    access, visitors = _directory(here, keyring, report)
     quotas = Quotas(here.records, clock.monotonic)
     held = (
         keep_evidence(here, audit, keys, decisions, earlier, report)
@@ -104,12 +99,12 @@ def open_gateway(
     counted = open_state(settings, trust.origin, here.records, here.entropy) or held.allowances
     leases = None if counted is None else Leases(counted, clock.monotonic)
     doors = Doors(
-        directory=access,
+        directory=traces.see(access, authenticate="credential") if traces else access,
         limits=Limits(
             clock.monotonic,
-            rates_of(limits),
-            in_flight=limits.in_flight,
-            in_flight_total=limits.in_flight_total,
+            rates_of(settings.limits),
+            in_flight=settings.limits.in_flight,
+            in_flight_total=settings.limits.in_flight_total,
             cells=leases,
         ),
         quotas=quotas,
@@ -120,13 +115,14 @@ def open_gateway(
         doors,
         keys,
         Marks(keyring.secret(WATERMARK), registry.book.commitment),
-        recorder,
+        traces.see(recorder, write="record") if traces else recorder,
         clock=clock,
         terms=Terms(epsilon=extraction.epsilon, on_alarm=extraction.on_alarm),
     )
     asking = ExplainTerms(samples=settings.explain.samples, max_rows=settings.explain.max_rows)
     start = Upstreams(settings.upstream, directory, report).runtime
-    loader = Loader(partial(open_release, registry), start, clock, held.evidence, ranges=_ranges(settings.validation))
+    runtimes = traces.runtime(start) if traces else start
+    loader = Loader(partial(open_release, registry), runtimes, clock, held.evidence, ranges=_ranges(settings.validation))
     troubles = SinkTroubles(here, audit, report)
 
     def watch_sinks() -> None:
@@ -158,22 +154,17 @@ def open_gateway(
         here.adopt(changed)
         follower.retry()
 
+    shown = _certificates(here, leaf, own, report)
     if updates >= 0:
-        follow_ring(updates, take, report, ended=end_this_process if worker else lambda: None)
+        follow_ring(
+            updates,
+            take,
+            report,
+            ended=end_this_process if worker else lambda: None,
+            show=(lambda _leaf: None) if own else shown.show,
+        )
     place = worker or Worker(1, 1, -1)
-    listen = Listen(
-        host=settings.gateway.host,
-        port=settings.gateway.port,
-        descriptor=place.listens,
-        tls=server_context(leaf, *client_authorities(here.directory, settings)),
-        header_seconds=settings.gateway.header_seconds,
-        body_seconds=settings.gateway.body_seconds,
-        drain_seconds=settings.gateway.drain_seconds,
-        max_body=settings.gateway.max_body,
-        max_connections=place.share(settings.gateway.max_connections),
-        max_per_address=settings.gateway.max_per_address,
-        max_buffered=place.share(Listen().max_buffered),
-    )
+    listen = _listen(settings.gateway, place, shown)
     return Service(
         listen=listen,
         gateway=gateway,
@@ -193,12 +184,60 @@ def open_gateway(
         else lambda url, grpc: announce_gateway(directory, url, report, grpc),
         withdraw=lambda: withdraw(directory, worker.name if worker else "gateway"),
         opening=(held.start, *(() if leases is None else (leases.start,))),
-        closing=(held.look, quotas.give_back, *(() if leases is None else (leases.stop,)), held.stop),
+        closing=(
+            *((traces.close,) if traces else ()),
+            held.look,
+            quotas.give_back,
+            *(() if leases is None else (leases.stop,)),
+            held.stop,
+        ),
         ready=held.ready,
         tally=held.tally,
         tallied=held.tallied,
         report=report,
-        grpc=_listen_grpc(here, listen, leaf, place.grpc),
+        grpc=_listen_grpc(settings.gateway, listen, shown, place.grpc),
+        certificate_end=lambda: shown.not_after,
+    )
+
+
+def _directory(here: Premises, keyring: Keyring, report: Callable[[str], None]) -> tuple[Directory, Visitors]:
+    """Who may come in, and whoever comes for the first time."""
+    clock, settings, trust = here.clock, here.settings, here.trust
+    failures = Limiter(
+        clock.monotonic,
+        rate=settings.limits.failures_rate,
+        burst=settings.limits.failures_burst,
+        what="bad credentials from this address",
+    )
+    issuers = open_issuers(here.directory, settings, clock)
+    nonce_key = hkdf(keyring.secret(WATERMARK), salt=b"", info=b"modelkeep/dpop-nonce-key/1")  # the same in every gateway
+    access = Directory(
+        here.records,
+        clock,
+        trust.token_keys,
+        trust.origin,
+        failures=failures,
+        issuers=issuers,
+        proofs=open_proofs(settings, clock, nonce_key),
+        report=report,
+    )
+    return access, Visitors(access, KeyReader(issuers, report), report)
+
+
+def _listen(settings: GatewaySettings, place: Worker, shown: Certificates) -> Listen:
+    """Where and how the gateway listens."""
+    return Listen(
+        host=settings.host,
+        port=settings.port,
+        descriptor=place.listens,
+        tls=shown.context,
+        header_seconds=settings.header_seconds,
+        body_seconds=settings.body_seconds,
+        drain_seconds=settings.drain_seconds,
+        max_body=settings.max_body,
+        max_connections=place.share(settings.max_connections),
+        max_per_address=settings.max_per_address,
+        max_buffered=place.share(Listen().max_buffered),
     )
 
 
@@ -212,13 +251,32 @@ def check_grpc(settings: GatewaySettings) -> None:
         raise Invalid("gateway.grpc_port is set, and gRPC needs a package that is missing: pip install 'modelkeep[grpc]'")
 
 
-def _listen_grpc(here: Premises, listen: Listen, leaf: Identity, descriptor: int) -> Listen | None:
+def _listen_grpc(settings: GatewaySettings, listen: Listen, shown: Certificates, descriptor: int) -> Listen | None:
     """Where gRPC is spoken, if it is: with the bounds of HTTP, the same certificate, and the same clients' certificates."""
-    settings = here.settings
-    if settings.gateway.grpc_port < 0:
+    if settings.grpc_port < 0:
         return None
-    tls = server_context(leaf, *client_authorities(here.directory, settings), speaks="h2")
-    return msgspec.structs.replace(listen, port=settings.gateway.grpc_port, tls=tls, descriptor=descriptor)
+    return msgspec.structs.replace(listen, port=settings.grpc_port, tls=shown.listen("h2"), descriptor=descriptor)
+
+
+def _certificates(here: Premises, leaf: Identity, own: CertificateFiles | None, report: Callable[[str], None]) -> Certificates:
+    """What the gateway shows: ``leaf``, or what is in the files ``own``, which are read again when they change or at SIGHUP."""
+    settings = here.settings
+    minimum = settings.gateway.tls_minimum
+    shown = Certificates(own.read() if own else leaf, *client_authorities(here.directory, settings), minimum=minimum)
+    if own:
+        signal.signal(signal.SIGHUP, CertificateWatch(own, shown, report).start().on_signal)
+    return shown
+
+
+def own_certificate(directory: Path, auto: bool) -> CertificateFiles | None:
+    """The files that the settings name, if a certificate of one's own is shown. Raises Invalid (only one of them is named)."""
+    named = load(directory).gateway
+    if auto or not (named.certificate or named.key):
+        return None
+    if not (named.certificate and named.key):
+        raise Invalid("gateway.certificate and gateway.key go together: name both files, or neither")
+    word = directory / named.key_passphrase_file if named.key_passphrase_file else None
+    return CertificateFiles(directory / named.certificate, directory / named.key, word)
 
 
 def rates_of(limits: LimitSettings) -> Rates:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from modelkeep.adapters.certificates import renewal_due
 from modelkeep.adapters.process import pipe_with, read_pipe
 from modelkeep.adapters.tls import Identity
 from modelkeep.app.premises import Premises
@@ -28,10 +29,12 @@ CONTROL_NAME = "control.modelkeep.internal"
 """The name that only control's certificate carries, beside the host names; who trusts this keep's authority asks for it."""
 
 
-RING, LINK = b"k", b"l"
-"""What comes through the socket of a process: a key ring, or an end of a link to another process."""
+RING, LINK, LEAF = b"k", b"l", b"t"
+"""What comes through the socket of a process: a key ring, an end of a link to another process, or a certificate."""
 LOOK_SECONDS = 0.25
 """Pause between two looks at the key ring."""
+LEAF_SECONDS = 60.0
+"""Pause between two looks whether a certificate ends soon."""
 
 
 @never_pickled
@@ -82,6 +85,35 @@ def decode(data: bytes) -> Opened:
     return Opened(Keyring.receive(wire.keys), Identity(wire.chain, wire.key), unlocked)
 
 
+class LeafWatch:
+    """Issues a fresh certificate for a gateway before the one that it shows ends. ``renew`` is given it."""
+
+    def __init__(
+        self, premises: Premises, leaf: Identity, renew: Callable[[Identity], None], tell: Callable[[str], None]
+    ) -> None:
+        self.leaf = leaf
+        self._premises, self._renew, self._tell = premises, renew, tell
+        self._next, self._told = 0.0, ""
+
+    def look(self) -> None:
+        """Look, unless it is too soon. What goes wrong is told once, and tried again."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + LEAF_SECONDS
+        if not renewal_due(self.leaf.chain, self._premises.clock.now_ns() / 1e9):
+            return
+        try:
+            fresh = self._premises.issue_leaf(self._premises.keyring([TLS_CA]))
+            self._renew(fresh)
+        except ModelkeepError as cause:
+            if str(cause) != self._told:
+                self._told = str(cause)
+                self._tell(f"the certificate could not be renewed: {cause}")
+        else:
+            self.leaf, self._told = fresh, ""
+            self._tell("the certificate was renewed")
+
+
 class RingWatch:
     """Notices that the key ring of a keep changed. ``renew`` is told then; make it before anything is opened for others."""
 
@@ -113,13 +145,30 @@ class RingWatch:
 
 def send_ring(through: socket.socket, keyring: Keyring) -> None:
     """Hand compartments to the process at the other end. Raises Unavailable: it is gone."""
-    descriptor = pipe_with(keyring.hand_over(keyring.families))
+    _send(through, RING, keyring.hand_over(keyring.families))
+
+
+def _send(through: socket.socket, sign: bytes, secret: bytes) -> None:
+    descriptor = pipe_with(secret)
     try:
-        socket.send_fds(through, [RING], [descriptor])
+        socket.send_fds(through, [sign], [descriptor])
     except OSError as cause:
         raise Unavailable(f"the process that should get the changed keys is gone: {cause.strerror}") from cause
     finally:
         os.close(descriptor)
+
+
+def _leaf(data: bytes) -> Identity:
+    try:
+        chain, key = msgspec.msgpack.decode(data, type=tuple[bytes, bytes])
+    except msgspec.MsgspecError:  # `from None`: the cause could quote a secret
+        raise NotTrusted("the certificate that this process was handed is malformed") from None
+    return Identity(chain, key)
+
+
+def send_leaf(through: socket.socket, leaf: Identity) -> None:
+    """Hand a fresh certificate and its key to the process at the other end. Raises Unavailable: it is gone."""
+    _send(through, LEAF, msgspec.msgpack.encode((leaf.chain, leaf.key)))
 
 
 def follow_ring(
@@ -127,12 +176,14 @@ def follow_ring(
     take: Callable[[Keyring], None],
     report: Callable[[str], None],
     *,
+    show: Callable[[Identity], None] = lambda _leaf: None,
     link: Callable[[socket.socket], None] = socket.socket.close,
     ended: Callable[[], None] = lambda: None,
 ) -> threading.Thread:
     """Begin to give ``take`` every key ring that comes through ``descriptor``, until its other end is closed.
 
-    ``link``: given the ends of links to other processes, which come the same way; ``ended``: told when the other end is closed.
+    ``show``: given every certificate that comes; ``link``: given the ends of links to other processes, which come the same way;
+    ``ended``: told when the other end is closed.
     """
 
     def run() -> None:
@@ -144,10 +195,14 @@ def follow_ring(
                 if sign == LINK:
                     link(socket.socket(fileno=descriptors[0]))
                     continue
+                what = "certificate was" if sign == LEAF else "keys were"
                 try:
-                    take(Keyring.receive(read_pipe(descriptors[0])))
+                    if sign == LEAF:
+                        show(_leaf(read_pipe(descriptors[0])))
+                    else:
+                        take(Keyring.receive(read_pipe(descriptors[0])))
                 except ModelkeepError as cause:
-                    report(f"the changed keys were not taken over: {cause}")
+                    report(f"the changed {what} not taken over: {cause}")
         ended()
 
     thread = threading.Thread(target=run, name="keys", daemon=True)

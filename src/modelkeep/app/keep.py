@@ -12,6 +12,7 @@ from typing import Self
 from modelkeep.access.accounts import add_account
 from modelkeep.access.passwords import Passwords
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
+from modelkeep.adapters.keys.escrows import FolderEscrows
 from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
@@ -32,12 +33,13 @@ from modelkeep.app.scanverbs import ScanVerbs
 from modelkeep.app.settings import FILE_NAME, load, parse, template
 from modelkeep.app.stores import create_blobs, create_records, upgrade_records
 from modelkeep.app.trustverbs import TrustVerbs
+from modelkeep.app.unsealverbs import UnsealVerbs, drop_escrows, has_escrows, renew_escrows
 from modelkeep.app.witnessverbs import WitnessVerbs
 from modelkeep.core.ports import Records
 from modelkeep.core.values import Principal, Role, parse_name
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
-from modelkeep.custody.keys import LATER_FAMILIES, LOG_SIGNING, TLS_CA
+from modelkeep.custody.keys import LATER_FAMILIES, LOG_SIGNING, MODEL_KEK, TLS_CA
 from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.ledger.log import ReleasesLog
 from modelkeep.workflows.publish import settle
@@ -59,6 +61,7 @@ class Keep(
     ProvenanceVerbs,
     LifeVerbs,
     WitnessVerbs,
+    UnsealVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 
@@ -171,14 +174,23 @@ class Keep(
         root = Path(directory)
         load(root)
         check_private(root)
-        return Custodian(FileKeys(root / "keys"), SystemEntropy()).recover(identity, new).families
+        families = Custodian(FileKeys(root / "keys"), SystemEntropy()).recover(identity, new).families
+        drop_escrows(FolderEscrows(root / "unseal"))  # made with the lost passphrase: nothing can tell whether they are ours
+        return families
 
-    def keys_passwd(self, new: bytes) -> tuple[str, ...]:
-        """Change the passphrase of every compartment, all or none. Raises NotTrusted (the old one is wrong), Unavailable."""
+    def keys_passwd(self, new: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Change the passphrase of every compartment, all or none; the families, and what could not be renewed, in words.
+
+        Shares and a provider go on unsealing the keep. Raises NotTrusted (the old one is wrong), Unavailable.
+        """
         self.authorize("keys.passwd", {})
-        self.premises.custodian.change_passphrase(self.premises.passphrase(), new)
-        with self.premises.keys.lock():
-            return tuple(self.premises.keys.families())
+        here = self.premises
+        old = here.passphrase()
+        before = Keyring.unlock(here.keys, [MODEL_KEK], old)[1] if has_escrows(here) else None
+        here.custodian.change_passphrase(old, new)
+        late = renew_escrows(here, before, new) if before else ()
+        with here.keys.lock():
+            return tuple(here.keys.families()), late
 
     def acting_as(self, actor: Principal, address: str = "") -> Self:
         """The same keep, acted on by somebody else, from the IP address ``address`` ("" at the machine itself)."""

@@ -72,6 +72,14 @@ class GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PEM file in the keep's folder: the authorities whose client certificates count; empty = none is asked for."""
     client_certificates: Literal["optional", "required"] = "optional"
     """Whether a client must show a certificate, where ``client_ca`` names authorities."""
+    certificate: str = ""
+    """File with the certificate chain to show, PEM, in the keep's folder or absolute; empty = one of this keep's authority."""
+    key: str = ""
+    """File with its private key, PEM."""
+    key_passphrase_file: str = ""
+    """File with the passphrase of that key; empty = it has none."""
+    tls_minimum: Literal["1.3", "1.2"] = "1.3"
+    """Oldest version of TLS that is spoken."""
 
 
 class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -422,6 +430,41 @@ class ExplainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most rows that one explanation may ask the model; samples are cut to that."""
 
 
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[log]"""
+
+    format: Literal["auto", "text", "json"] = "auto"
+    """How servers write their log to standard error; auto is text on a terminal and JSON elsewhere."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written."""
+    repeat_seconds: Annotated[float, Meta(ge=0)] = 10.0
+    """A line that comes again within this is counted instead; 0 = every line is written."""
+    access: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of requests that the gateway writes a line about; those that failed for us always are, unless it is 0."""
+    addresses: Literal["off", "truncated", "full"] = "off"
+    """What such a line says of the client's address: nothing, its network, or all."""
+
+
+class TraceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[trace]"""
+
+    endpoint: Annotated[str, Meta(pattern=r"^(https?://[^\s]+)?$")] = ""
+    """Where the gateway sends its traces (OTLP over HTTP), such as "http://127.0.0.1:4318/v1/traces"; empty = nowhere."""
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    """Share of requests that are traced."""
+
+
+class UnsealSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[unseal]"""
+
+    provider: str = ""
+    """URI of the key that unseals this keep at start ('modelkeep unsealing provider'); empty = a person does."""
+    retry_seconds: Positive = 5.0
+    """Pause between two tries of a sealed process to be unsealed by the provider."""
+    share_seconds: Positive = 600.0
+    """Shares given are forgotten when the next one takes longer than this."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """modelkeep.toml, whole."""
 
@@ -440,6 +483,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provenance: ProvenanceSettings = ProvenanceSettings()
     intel: IntelSettings = IntelSettings()
     scan: ScanSettings = ScanSettings()
+    unseal: UnsealSettings = UnsealSettings()
+    log: LogSettings = LogSettings()
+    trace: TraceSettings = TraceSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     convert: ConvertSettings = ConvertSettings()
     validation: ValidationSettings = ValidationSettings()

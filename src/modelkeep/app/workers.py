@@ -5,8 +5,9 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from modelkeep.adapters.tls import Identity
 from modelkeep.app.gateway import announce_gateway
-from modelkeep.app.handover import LINK, Opened, encode, follow_ring, hand_link, send_ring
+from modelkeep.app.handover import LINK, Opened, encode, follow_ring, hand_link, send_leaf, send_ring
 from modelkeep.app.owner import NAME as OWNER
 from modelkeep.app.processes import Child, address_file, supervise, withdraw
 from modelkeep.custody.keyring import Keyring
@@ -50,20 +51,40 @@ class Crew:
         self._leaf = opened.leaf
         self._hold(opened.keyring)
 
-    def run(self, tell: Callable[[str], None], updates: int = -1) -> None:
-        """Serve until SIGTERM or SIGINT. ``updates``: descriptor that changed keys come through. Raises Unavailable."""
+    def run(
+        self,
+        tell: Callable[[str], None],
+        updates: int = -1,
+        *,
+        look: Callable[[], None] = lambda: None,
+        up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve until SIGTERM or SIGINT. ``updates``: descriptor that changed keys and certificates come through.
+
+        ``look``: called some twenty times a second; ``up``: called once they answer. Raises Unavailable, and what ``look``
+        does.
+        """
         host, port = self._bound.getsockname()[:2]
         url = f"https://{host}:{port}"
         grpc = "" if self._grpc is None else "{}:{}".format(*self._grpc.getsockname()[:2])
+
+        def watch() -> None:
+            self.relay()
+            look()
+
+        def begun() -> None:
+            announce_gateway(self._directory, url, tell, grpc)
+            up()
+
         if updates >= 0:
-            follow_ring(updates, self.take, tell)
+            follow_ring(updates, self.take, tell, show=self.show)
         try:
             supervise(
                 [self.owner, *self.workers],
                 tell,
-                self.relay,
+                watch,
                 at_once=True,
-                up=lambda: announce_gateway(self._directory, url, tell, grpc),
+                up=begun,
                 stop=self._stop,
             )
         finally:
@@ -81,6 +102,14 @@ class Crew:
                 problem = str(cause)
         if problem:
             raise Unavailable(problem)
+
+    def show(self, leaf: Identity) -> None:
+        """Give a fresh certificate to all workers, also to those that are started later. Raises Unavailable: one is gone."""
+        self._leaf = leaf
+        self._hold(self._keyring)
+        for worker in self.workers:
+            if worker.updates is not None:
+                send_leaf(worker.updates, leaf)
 
     def relay(self) -> None:
         """Hand the links that workers offer on to the owner. One that cannot be handed on is closed, and offered again."""
@@ -101,6 +130,7 @@ class Crew:
 
     def _hold(self, keyring: Keyring) -> None:
         """Keep what a child gets at its start."""
+        self._keyring = keyring
         self.owner.secret = encode(Opened(_only(keyring, OWNER_FAMILIES), self._leaf._replace(key=b"", chain=b"")))
         for worker in self.workers:
             worker.secret = encode(Opened(_only(keyring, GATEWAY_FAMILIES), self._leaf))

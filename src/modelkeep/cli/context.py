@@ -14,6 +14,7 @@ from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 
 if TYPE_CHECKING:  # a keep brings the whole house in, and sealed files need none
     from modelkeep.app.keep import Keep
+    from modelkeep.custody.keyring import Unlocked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +40,23 @@ class Context:
         if self._keep is None:
             self._keep = Keep.open(self.directory, self.passphrase)
         return self._keep
+
+    def unsealed(self, unlocked: "Unlocked") -> None:
+        """Open the keep with what unsealed this process, from now on."""
+        from modelkeep.app.keep import Keep
+        from modelkeep.app.premises import Premises
+        from modelkeep.app.unsealing import no_passphrase
+
+        self._keep = Keep(Premises.open(self.directory, no_passphrase, unlocked=unlocked))
+
+    @property
+    def passphrase_given(self) -> bool:
+        """Whether a file with the passphrase was named."""
+        return bool(self._passphrase_file)
+
+    def may_ask(self) -> bool:
+        """Whether the passphrase is in a file, or can be asked for on a terminal."""
+        return bool(self._passphrase_file) or sys.stdin.isatty()
 
     def call(self, verb: "Callable[Concatenate[Keep, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
         """Run ``verb`` on the folder, or as the logged-in account on ``--server``."""

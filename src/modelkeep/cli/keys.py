@@ -184,8 +184,10 @@ def keys_passwd(ctx: Context, new_passphrase_file: str) -> None:
     """Change the passphrase of every compartment. Repeat it if it was cut off: it goes on where it stopped."""
     keep = ctx.local("keys passwd")
     new = ctx.new_passphrase("New passphrase", new_passphrase_file, "--new-passphrase-file")
-    changed = keep.keys_passwd(new)
+    changed, late = keep.keys_passwd(new)
     ctx.out.show({"families": changed}, f"{len(changed)} compartments have the new passphrase; the keys are the same.")
+    for why in late:
+        ctx.out.note(f"modelkeep: this opens the key ring no more: {why}")
 
 
 @keys.command("recover", epilog="Example: modelkeep --dir ./keep keys recover --identity-file recovery.txt")

@@ -48,6 +48,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         bom,
         catalogue,
         certificates,
+        config,
         intel,
         keys,
         loglife,
@@ -61,25 +62,48 @@ def _rooms() -> tuple[ModuleType, ...]:
         server,
         setup,
         trust,
+        unsealing,
         witness,
     )
 
     models = (setup, publishing, releases, run, scanning, catalogue, policy, bom, intel)
-    return (*models, accounts, certificates, keys, trust, server, loglife, backup, witness, operations, redteam)
+    return (
+        *models,
+        accounts,
+        certificates,
+        keys,
+        unsealing,
+        trust,
+        server,
+        config,
+        loglife,
+        backup,
+        witness,
+        operations,
+        redteam,
+    )
 
 
 @click.group(cls=House, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--dir", "directory", envvar=DIRECTORY, default=".", show_default=True, help="Folder of the keep.")
 @click.option("--server", envvar=SERVER, default="", help="Act on a running control process, https://HOST:PORT, as logged in.")
 @click.option("--passphrase-file", envvar=PASSPHRASE_FILE, default="", help="File with the passphrase; asked for if not given.")
+@click.option(
+    "--set", "flags", multiple=True, metavar="SECTION.SETTING=VALUE", help="A setting, over file and environment; repeatable."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text; may stand anywhere.")
 @click.version_option(__version__, prog_name="modelkeep")
 @click.pass_context
-def cli(ctx: click.Context, directory: str, server: str, passphrase_file: str, as_json: bool) -> None:
+def cli(ctx: click.Context, directory: str, server: str, passphrase_file: str, flags: tuple[str, ...], as_json: bool) -> None:
     """Keep machine-learning models sealed, signed, logged, admitted, served and defended.
 
     No weights in the clear. No release without evidence. No answer without a record.
     """
+    if flags:
+        from modelkeep.app.configuration import set_flag
+
+        for each in flags:
+            set_flag(each)
     ctx.obj = Context(directory=directory, server=server, passphrase_file=passphrase_file, json=as_json)
 
 

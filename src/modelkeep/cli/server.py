@@ -1,28 +1,45 @@
 """up, control, serve."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
+from modelkeep.adapters.logs import Log, standard_error, take_over_logging
 from modelkeep.adapters.process import harden, read_pipe
+from modelkeep.adapters.systemd import Notifier
+from modelkeep.adapters.tls import Identity
 from modelkeep.app.control import open_control
 from modelkeep.app.evidence import Worker
-from modelkeep.app.gateway import check_grpc, open_gateway
-from modelkeep.app.handover import Opened, RingWatch, decode, encode, open_for, send_ring
+from modelkeep.app.gateway import check_grpc, open_gateway, own_certificate
+from modelkeep.app.handover import LeafWatch, Opened, RingWatch, decode, encode, open_for, send_leaf, send_ring
 from modelkeep.app.owner import NAME as OWNER
 from modelkeep.app.owner import run_owner
 from modelkeep.app.processes import Child, address_file, supervise
-from modelkeep.app.settings import load
+from modelkeep.app.settings import LogSettings, TraceSettings, load
 from modelkeep.app.workers import MOST_WORKERS, Crew
 from modelkeep.cli.context import Context
+from modelkeep.cli.sealing import Switch, enter
 from modelkeep.core.values import ReleaseRef
 from modelkeep.custody.keys import FAMILIES, GATEWAY_FAMILIES
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, ModelkeepError
 from modelkeep.http.control import run_control
-from modelkeep.http.serve import bind, run_gateway
+from modelkeep.http.observe import AccessLog, Traced
+from modelkeep.http.protocol import Handler
+from modelkeep.http.serve import Observe, bind, run_gateway
+from modelkeep.workflows.service import Service
 
+if TYPE_CHECKING:
+    from modelkeep.adapters.traces import Traces
+
+LOCK_SECONDS, LOCK_PAUSE = 0.8, 0.1
+"""How long a locked process may take to end by itself, and the answer to reach who asked."""
+SEALED = click.option("--sealed", is_flag=True, help="Wait without keys until 'modelkeep unseal' gives them.")
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(1, MOST_WORKERS),
@@ -37,46 +54,125 @@ KEYS_FD = click.option("--keys-fd", type=int, default=-1, hidden=True, help="Des
     "--model", "models", multiple=True, metavar="NAME@VERSION", help="Serve only this release; may be given several times."
 )
 @WORKERS
+@SEALED
 @click.pass_obj
-def up(ctx: Context, models: tuple[str, ...], workers: int | None) -> None:
+def up(ctx: Context, models: tuple[str, ...], workers: int | None, sealed: bool) -> None:
     """Start control and a gateway, each in a process of its own, and keep them running until stopped.
 
-    The gateway gets the key compartments that serving needs over a pipe, and never the passphrase.
+    The gateway gets the key compartments that serving needs over a pipe, and never the passphrase. Where no passphrase is given
+    and there is no terminal, it comes up sealed.
     """
     _check_local(ctx, "up")
+    systemd, hang_up, log = Notifier(), HangUp(), open_log(ctx, "up")
+    switch = enter(ctx, "up", systemd, log, by_hand=sealed)
+    if switch is None:
+        return
     harden()
     here = ctx.keep.premises
-    watch = RingWatch(here, ctx.out.note)
+    watch = RingWatch(here, log.tell)
     arguments = [sys.executable, "-m", "modelkeep", "--dir", str(ctx.directory)]
     chosen = [part for ref in models for part in ("--model", str(ReleaseRef.parse(ref)))]
     chosen += [] if workers is None else ["--workers", str(workers)]
     ruling, serving = [*arguments, "control"], [*arguments, "serve", *chosen]
     control_child = Child("control", ruling, encode(open_for(here, FAMILIES)), address_file(ctx.directory, "control"))
-    gateway = Child(
-        "gateway", serving, encode(open_for(here, GATEWAY_FAMILIES)), address_file(ctx.directory, "gateway"), follows=True
-    )
+    opened = open_for(here, GATEWAY_FAMILIES)
+    gateway = Child("gateway", serving, encode(opened), address_file(ctx.directory, "gateway"), follows=True)
 
     def renew() -> None:
         """Control reads the key ring by itself; either gets the ring of now when it is started again."""
         control_child.secret = encode(open_for(here, FAMILIES))
-        opened = open_for(here, GATEWAY_FAMILIES)
+        nonlocal opened
+        opened = Opened(open_for(here, GATEWAY_FAMILIES).keyring, leaves.leaf)
         gateway.secret = encode(opened)
         if gateway.updates is not None:
             send_ring(gateway.updates, opened.keyring)
 
+    def exchange(fresh: Identity) -> None:
+        """A gateway has no key of the authority, so its certificate is renewed here."""
+        nonlocal opened
+        opened = Opened(opened.keyring, fresh)
+        gateway.secret = encode(opened)
+        if gateway.updates is not None:
+            send_leaf(gateway.updates, fresh)
+
+    def look() -> None:
+        if switch.asked.is_set():
+            _lock(ctx, switch, [gateway, control_child], log)
+        systemd.ready("serving")
+        systemd.beat()
+        watch.look()
+        leaves.look()
+        hang_up.pass_on([gateway])
+
+    leaves = LeafWatch(here, opened.leaf, exchange, log.tell)
     watch.renew = renew
-    supervise([control_child, gateway], ctx.out.note, watch.look)
+    try:
+        supervise([control_child, gateway], log.tell, look)
+    except _Locked:
+        switch.start_sealed()
+    finally:
+        systemd.stopping()
+
+
+class HangUp:
+    """SIGHUP, which ends a process that does not expect it: here it is passed on to the children that show certificates."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGHUP, self._take)
+
+    def pass_on(self, children: Sequence[Child]) -> None:
+        """To all of ``children`` that run, when one came since."""
+        if self._asked:
+            self._asked = False
+            for child in children:
+                if child.process is not None and child.process.poll() is None:
+                    child.process.send_signal(signal.SIGHUP)
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+
+class _Locked(Exception):
+    """The keys are to go: raised through the supervisor."""
+
+
+def _lock(ctx: Context, switch: Switch, children: Sequence[Child], log: Log) -> None:
+    """Stop ``children``, in order, before they could answer for another second; record it, and go."""
+    try:
+        _stop_at_once(children, switch)
+        ctx.keep.act("locked", "up", uid=str(switch.by))
+    except ModelkeepError as cause:  # the keys go in any case
+        log.report(f"locked, and that could not be logged: {cause}")
+    raise _Locked
+
+
+def _stop_at_once(children: Sequence[Child], switch: Switch) -> None:
+    """Stop ``children``, in order, and say so to whoever asked."""
+    for child in children:
+        child.stop()
+        child.wait(LOCK_SECONDS)
+    switch.locked.set()
+    time.sleep(LOCK_PAUSE)
 
 
 @click.command(epilog="Example: modelkeep --dir ./keep control")
+@SEALED
 @KEYS_FD
 @click.pass_obj
-def control(ctx: Context, keys_fd: int) -> None:
+def control(ctx: Context, sealed: bool, keys_fd: int) -> None:
     """Run the control process: admin API, releases log, integrity pass. It holds the signing keys."""
     _check_local(ctx, "control")
-    service = open_control(ctx.directory, _opened(ctx, FAMILIES, keys_fd), ctx.out.note)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to read again
+    systemd, log = Notifier({} if keys_fd >= 0 else os.environ), open_log(ctx, "control")  # systemd hears whom it started
+    if keys_fd < 0 and enter(ctx, "control", systemd, log, by_hand=sealed, lock=lambda: None) is None:
+        return
+    service = open_control(ctx.directory, _opened(ctx, FAMILIES, keys_fd), log.report)
     harden()  # after TLS is set up: a process that is not dumpable cannot read its own /proc/self/fd unless it is root
-    run_control(service, ctx.out.note)
+    try:
+        run_control(service, _telling(log, systemd), systemd.beat)
+    finally:
+        systemd.stopping()
 
 
 @click.command(epilog="Example: modelkeep --dir ./keep serve --model credit-risk@1 --tls auto")
@@ -84,18 +180,23 @@ def control(ctx: Context, keys_fd: int) -> None:
     "--model", "models", multiple=True, metavar="NAME@VERSION", help="Serve only this release; may be given several times."
 )
 @click.option(
-    "--tls", type=click.Choice(["auto"]), default="auto", show_default=True, help="auto: a certificate from this keep's own CA."
+    "--tls",
+    type=click.Choice(["auto", "files"]),
+    default=None,
+    help="auto: a certificate from this keep's own authority; files: those that the settings name.",
 )
 @WORKERS
+@SEALED
 @KEYS_FD
 @click.option("--updates-fd", type=int, default=-1, hidden=True, help="Descriptor that changed keys come through.")
 @click.option("--part", default="", hidden=True, help="Be this one of several processes: owner, or worker-NUMBER/WORKERS.")
 @click.option("--listen-fd", "sockets", type=int, multiple=True, hidden=True, help="Sockets that workers share: HTTPS, gRPC.")
 @click.pass_obj
-def serve(
+def serve(  # noqa: PLR0913, PLR0917  # its options
     ctx: Context,
     models: tuple[str, ...],
-    tls: str,
+    tls: str | None,
+    sealed: bool,
     workers: int | None,
     keys_fd: int,
     updates_fd: int,
@@ -106,32 +207,68 @@ def serve(
 
     It opens only the key compartments that serving needs: never statement signing, the releases log or session tokens.
     """
-    del tls  # one way for now: the choice is there so that scripts can say it
     _check_local(ctx, "serve")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until a certificate is shown that can change
+    if tls == "files" and own_certificate(ctx.directory, auto=False) is None:
+        raise Invalid("--tls files shows the files of gateway.certificate and gateway.key: set both")
     only = [ReleaseRef.parse(ref) for ref in models]
+    settings = load(ctx.directory)
+    count, worker = workers or settings.gateway.workers, _worker(part, sockets)
+    systemd, log = Notifier({} if keys_fd >= 0 else os.environ), open_log(ctx, part.partition("/")[0] or "gateway")
+    switch, alone = None, worker is not None or count == 1
+    if keys_fd < 0:
+        switch = enter(ctx, "serve", systemd, log, by_hand=sealed, lock=(lambda: None) if alone else None)
+        if switch is None:
+            return
     opened = _opened(ctx, GATEWAY_FAMILIES, keys_fd)
-    settings = load(ctx.directory).gateway
-    count = workers or settings.workers
-    worker = _worker(part, sockets)
-
-    def tell(text: str) -> None:
-        ctx.out.note(text if worker is None else f"worker {worker.number}: {text}")
-
     if part == OWNER:
         harden()
-        run_owner(ctx.directory, opened, ctx.out.note, updates_fd)
-    elif worker is not None or count == 1:
-        service = open_gateway(ctx.directory, opened, only, tell, updates_fd, worker)
+        run_owner(ctx.directory, opened, log.report, updates_fd)
+    elif alone:
+        traces = _traces(settings.trace)
+        service = open_gateway(ctx.directory, opened, only, log.report, updates_fd, worker, auto=tls == "auto", traces=traces)
         harden()
-        run_gateway(service, ctx.out.note if worker is None else lambda _text: None)
+        tell = _telling(log, systemd) if worker is None else lambda _text: None
+        try:
+            run_gateway(service, tell, systemd.beat, _observed(service, log, settings.log, traces))
+        finally:
+            systemd.stopping()
     else:
         harden()
         command = [sys.executable, "-m", "modelkeep", "--dir", str(ctx.directory), "serve"]
-        command += [argument for ref in only for argument in ("--model", str(ref))]
-        check_grpc(settings)
-        grpc = bind(settings.host, settings.grpc_port) if settings.grpc_port >= 0 else None
-        crew = Crew(ctx.directory, command, opened, bind(settings.host, settings.port), workers=count, grpc=grpc)
-        crew.run(ctx.out.note, updates_fd)
+        command += [argument for ref in only for argument in ("--model", str(ref))] + (["--tls", tls] if tls else [])
+        _run_crew(ctx, command, opened, count, updates_fd, switch, (log, systemd))
+
+
+def _run_crew(
+    ctx: Context,
+    command: Sequence[str],
+    opened: Opened,
+    workers: int,
+    updates: int,
+    switch: Switch | None,
+    say: tuple[Log, Notifier],
+) -> None:
+    """Keep several workers running, and what they share. Raises Conflict (a port is taken), Invalid, Unavailable."""
+    settings, (log, systemd), hang_up = load(ctx.directory).gateway, say, HangUp()
+    check_grpc(settings)
+    grpc = bind(settings.host, settings.grpc_port) if settings.grpc_port >= 0 else None
+    crew = Crew(ctx.directory, command, opened, bind(settings.host, settings.port), workers=workers, grpc=grpc)
+
+    def look() -> None:
+        systemd.beat()
+        hang_up.pass_on(crew.workers)
+        if switch is not None and switch.asked.is_set():
+            _stop_at_once([*crew.workers, crew.owner], switch)
+            raise _Locked
+
+    try:
+        crew.run(log.tell, updates, look=look, up=lambda: systemd.ready("serving"))
+    except _Locked:
+        assert switch is not None
+        switch.start_sealed()
+    finally:
+        systemd.stopping()
 
 
 def _worker(part: str, sockets: tuple[int, ...]) -> Worker | None:
@@ -139,6 +276,55 @@ def _worker(part: str, sockets: tuple[int, ...]) -> Worker | None:
         return None
     number, _, of = part.removeprefix("worker-").partition("/")
     return Worker(int(number), int(of), *sockets)
+
+
+def open_log(ctx: Context, process: str) -> Log:
+    """The log of a server process, which libraries write to as well. Raises Missing (no keep), Invalid, Unavailable."""
+    settings = load(ctx.directory).log
+    log = standard_error(process, settings.format, settings.level, settings.repeat_seconds)
+    take_over_logging(log)
+    return log
+
+
+def _traces(settings: TraceSettings) -> "Traces | None":
+    """Where spans come from, when the settings ask for them. Raises Invalid: the extra is not installed."""
+    if not settings.endpoint or not settings.share:
+        return None
+    try:
+        from modelkeep.adapters.traces import Traces
+    except ModuleNotFoundError as cause:
+        raise Invalid(f"trace.endpoint needs 'pip install modelkeep[otel]' ({cause.name} is missing)") from None
+    return Traces(settings.endpoint, settings.share)
+
+
+def _observed(service: Service, log: Log, settings: LogSettings, traces: "Traces | None") -> Observe:
+    """What stands around the gateway's handler: nothing, unless the settings ask for it."""
+
+    def observe(handler: Handler) -> Handler:
+        if traces is not None:
+            handler = Traced(handler, traces, service.gateway.serves)
+        if not settings.access:
+            return handler
+        return AccessLog(
+            handler,
+            log.event,
+            share=settings.access,
+            addresses=settings.addresses,
+            serves=service.gateway.serves,
+            monotonic=service.clock.monotonic,
+        )
+
+    return observe
+
+
+def _telling(log: Log, systemd: Notifier) -> Callable[[str], None]:
+    """What a server is given to say that it listens."""
+
+    def tell(text: str) -> None:
+        systemd.ready("serving")
+        log.tell(text)
+
+    return tell
 
 
 def _check_local(ctx: Context, what: str) -> None:

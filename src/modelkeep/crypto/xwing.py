@@ -37,6 +37,13 @@ def generate_identity() -> str:
     return _identity_text(os.urandom(32))
 
 
+def identity_of(seed: bytes) -> str:
+    """The private key whose seed is ``seed``, 32 random bytes that are kept elsewhere, in its text form. Raises Invalid."""
+    if len(seed) != KEY_SIZE:
+        raise Invalid(f"the seed of a recovery identity has {KEY_SIZE} bytes, not {len(seed)}")
+    return _identity_text(seed)
+
+
 def recipient_of(identity: str) -> str:
     """The public recipient, as text, of a private ``identity``. Raises Invalid (not an identity, or mistyped)."""
     mlkem, x25519 = _private_keys(_parse_identity(identity))

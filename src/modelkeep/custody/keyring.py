@@ -5,6 +5,7 @@ change writes the whole set, all or nothing (``KeyStore.replace``), so a change 
 begun.
 """
 
+import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from modelkeep.container.recipients import Opener, PassphraseStanza, Recipient, 
 from modelkeep.core.hidden import never_pickled
 from modelkeep.core.ports import Entropy, Wrapper
 from modelkeep.core.values import to_json
-from modelkeep.crypto.kdf import Argon2Params, argon2id
+from modelkeep.crypto.kdf import Argon2Params, argon2id, hkdf
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.signatures import SOFTWARE, PublicIdentity, StatementSigner
 from modelkeep.crypto.wrap import unwrap_key, wrap_key
@@ -100,6 +101,10 @@ class Unlocked:
         if not isinstance(stanza, PassphraseStanza):
             return None
         return unwrap_key(self._kek, stanza.wrapped, context)
+
+    def tag(self, data: bytes) -> bytes:
+        """A code over ``data`` that only who has this can make: 32 bytes."""
+        return hmac.digest(hkdf(self._kek, salt=b"", info=b"modelkeep/unlocked-tag/1"), data, "sha256")
 
     def hand_over(self) -> bytes:
         """For a child process, over a pipe and nothing else: it is as good as the passphrase to this set."""

@@ -80,6 +80,11 @@ class Api:
         """Whether control is there."""
         return JSONResponse({"live": True})
 
+    async def ready(self, _request: Request) -> Response:
+        """Whether control can act: it can write a record of it."""
+        self._control.check_ready()
+        return JSONResponse({"ready": True, "settled": self._control.settled})
+
     async def login(self, request: Request) -> Response:
         """Password in, session token out."""
         body = await _body(request, MAX_SMALL)
@@ -117,11 +122,40 @@ class Api:
         return Response(found.body, found.status, headers, media_type=found.content_type.decode())
 
 
+SECURE = (
+    (b"strict-transport-security", b"max-age=31536000"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+"""On every answer that does not say otherwise."""
+
+
+class SecureHeaders:
+    """An ASGI application whose answers have the headers that keep browsers from doing what nobody wants."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer as the application within does."""
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(each for each in SECURE if each[0] not in there)]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
 def application(control: Control) -> Starlette:
     """The ASGI application."""
     api = Api(control)
     routes = [
         Route("/health", api.health),
+        Route("/ready", api.ready),
         Route("/admin/v1/login", api.login, methods=["POST"]),
         Route("/admin/v1/logout", api.logout, methods=["POST"]),
         Route("/admin/v1/{verb}", api.verb, methods=["POST"]),
@@ -164,18 +198,18 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(received)
 
 
-def run_control(control: Control, tell: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. Raises Unavailable when the port is taken."""
-    asyncio.run(_run(control, tell))
+def run_control(control: Control, tell: Callable[[str], None], beat: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT; ``beat``: called some ten times a second. Raises Unavailable when the port is taken."""
+    asyncio.run(_run(control, tell, beat))
 
 
-async def _run(control: Control, tell: Callable[[str], None]) -> None:
+async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[], None]) -> None:
     settings = control.settings.control
     config = uvicorn.Config(
-        application(control),
+        SecureHeaders(application(control)),
         host=settings.host,
         port=settings.port,
-        log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
@@ -183,8 +217,8 @@ async def _run(control: Control, tell: Callable[[str], None]) -> None:
         limit_concurrency=MAX_CONNECTIONS,
     )
     config.load()
-    config.ssl = control.tls
-    server = _Server(config)
+    config.ssl = control.shown.context
+    server = _Server(config, beat)
     started = asyncio.ensure_future(server.serve())
     while not server.started and not started.done():
         await asyncio.sleep(0.01)
@@ -204,6 +238,14 @@ async def _run(control: Control, tell: Callable[[str], None]) -> None:
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which tells a failed start by returning and leaves what follows a signal to its caller."""
+
+    def __init__(self, config: uvicorn.Config, beat: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._beat = beat
+
+    async def on_tick(self, counter: int) -> bool:
+        self._beat()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

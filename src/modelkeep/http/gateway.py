@@ -11,13 +11,15 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 import modelkeep
 from modelkeep.access.cells import Standing
 from modelkeep.access.presented import Certificate
 from modelkeep.access.rates import Rate
 from modelkeep.core.ports import Clock, LogFiles
 from modelkeep.core.tallies import Series
-from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
+from modelkeep.errors import Invalid, Missing, ModelkeepError
 from modelkeep.http.credential import presented
 from modelkeep.http.metrics import Metrics, text
 from modelkeep.http.problem import problem
@@ -182,13 +184,24 @@ class App:
     async def _live(self, _request: Request, _route: _Route) -> Response:
         return Response(200, b'{"live":true}')
 
-    async def _ready(self, _request: Request, _route: _Route) -> Response:
-        try:
-            self._gateway.check_ready()
-            self._others_ready()
-        except Unavailable as cause:
-            return problem(cause)
-        return Response(200, b'{"ready":true}')
+    async def _ready(self, request: Request, _route: _Route) -> Response:
+        """Whether predictions can be answered; to who may ask for the status, also which releases are and which are not."""
+        self._gateway.check_ready()
+        self._others_ready()
+        if b"authorization" not in request.headers:
+            return Response(200, b'{"ready":true}')
+        self._gateway.permit(presented(request), "status")
+        admitted = self._gateway.admitted
+        return Response(
+            200,
+            msgspec.json.encode(
+                {
+                    "ready": True,
+                    "served": sorted(map(str, admitted.models)),
+                    "refused": {str(ref): {"code": why.code, "detail": str(why)} for ref, why in admitted.refused.items()},
+                }
+            ),
+        )
 
     async def _model_ready(self, request: Request, route: _Route) -> Response:
         name = await self._gateway.ready(presented(request), route.model, route.version)

@@ -56,14 +56,16 @@ class Counter:
 
 
 class Gauge:
-    """A number that is read when it is asked for. ``over``: how those of several processes become one (core/tallies)."""
+    """A number that is read when it is asked for, left out when it cannot be (None). ``over``: how those of several processes
+    become one (core/tallies)."""
 
-    def __init__(self, name: str, words: str, read: Callable[[], float], kind: str = "gauge", over: str = "sum") -> None:
+    def __init__(self, name: str, words: str, read: Callable[[], float | None], kind: str = "gauge", over: str = "sum") -> None:
         self.name, self._words, self._read, self._kind, self._over = name, words, read, kind, over
 
     def series(self) -> Series:
         """The number of now."""
-        return Series(self.name, self._words, self._kind, self._over, {"": self._read()})
+        value = self._read()
+        return Series(self.name, self._words, self._kind, self._over, {} if value is None else {"": value})
 
 
 class Readings:
@@ -95,7 +97,9 @@ class Metrics:
         self.audit = Histogram("modelkeep_audit_commit_seconds", "Time until an audit record was durable.")
         self._series: list[Counter | Histogram | Gauge | Readings] = [self.requests, self.latency, self.audit]
 
-    def gauge(self, name: str, words: str, read: Callable[[], float], *, counter: bool = False, over: str = "sum") -> None:
+    def gauge(
+        self, name: str, words: str, read: Callable[[], float | None], *, counter: bool = False, over: str = "sum"
+    ) -> None:
         """Add a number that is read when ``/metrics`` is. ``over``: how those of several workers become one."""
         self._series.append(Gauge(name, words, read, "counter" if counter else "gauge", over))
 

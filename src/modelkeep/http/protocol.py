@@ -22,6 +22,8 @@ from modelkeep.workflows.service import Listen
 from modelkeep.workflows.upstream import WAITING
 
 NEVER = float("inf")
+_HSTS = b"\r\nstrict-transport-security: max-age=31536000\r\n"
+"""On every answer over TLS: a browser that came this way once does not come in the clear again (RFC 6797)."""
 
 
 class Request(NamedTuple):
@@ -101,6 +103,7 @@ class Server:
         self.buffered = 0
         self.draining = False
         self.date = b""
+        self._always = _HSTS if bounds.tls else b"\r\n"
         self.refused = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -126,7 +129,7 @@ class Server:
     def _sweep(self) -> None:
         """Close what is overdue; four times a second, so that the hot path sets no timers."""
         now = self.loop.time()
-        self.date = b"\r\ndate: " + formatdate(usegmt=True).encode() + b"\r\n"
+        self.date = b"\r\ndate: " + formatdate(usegmt=True).encode() + self._always
         for connection in [c for c in self.connections if c.deadline <= now]:
             connection.overdue()
         self._timer = self.loop.call_later(0.25, self._sweep)

@@ -15,11 +15,13 @@ from contextlib import asynccontextmanager
 import numpy as np
 import uvloop
 
+import modelkeep
+from modelkeep.adapters import ownprocess
 from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import bad_request
-from modelkeep.http.protocol import Place, Server
+from modelkeep.http.protocol import Handler, Place, Server
 from modelkeep.serving.breaker import State
 from modelkeep.serving.series import AuditSeries
 from modelkeep.serving.sinks import SinkState
@@ -28,6 +30,7 @@ from modelkeep.workflows.service import Service
 from modelkeep.workflows.upstream import RemoteModel
 from modelkeep.workflows.watch import Watchers, Watching
 
+Observe = Callable[[Handler], Handler]
 _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _LOAD_SECONDS = 120.0
@@ -38,8 +41,16 @@ _FULL_SECONDS = 0.1
 _BACKLOG = 1024
 
 
-def run_gateway(service: Service, tell: Callable[[str], None] = lambda _text: None) -> None:
-    """Serve until SIGTERM or SIGINT. ``tell``: told the address once predictions are answered.
+def run_gateway(
+    service: Service,
+    tell: Callable[[str], None] = lambda _text: None,
+    beat: Callable[[], None] = lambda: None,
+    observe: Observe = lambda handler: handler,
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    ``tell``: told the address once predictions are answered; ``beat``: called every second; ``observe``: what stands around the
+    handler, such as an access log.
 
     Raises Conflict (the address is taken), before serving whatever keeps the log or the records from being read, and
     Unavailable, after draining, when the audit log failed for good: the process that is started next begins another.
@@ -47,24 +58,25 @@ def run_gateway(service: Service, tell: Callable[[str], None] = lambda _text: No
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # the collector need not look at what was imported again and again
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve_gateway(service, tell))
+        runner.run(_serve_gateway(service, tell, beat, observe))
 
 
-async def _serve_gateway(service: Service, tell: Callable[[str], None]) -> None:
-    async with serving(service) as (url, grpc):
+async def _serve_gateway(service: Service, tell: Callable[[str], None], beat: Callable[[], None], observe: Observe) -> None:
+    async with serving(service, observe) as (url, grpc):
         service.announce(url, grpc)
         tell(f"gateway: {url}" + (f" and gRPC on {grpc}" if grpc else ""))
         try:
-            await _stopped_or_failed(service)
+            await _stopped_or_failed(service, beat)
         finally:
             service.withdraw()
 
 
-async def _stopped_or_failed(service: Service) -> None:
+async def _stopped_or_failed(service: Service, beat: Callable[[], None]) -> None:
     """Return at a signal to stop. Raises Unavailable once no record can be written any more."""
     stop = asyncio.create_task(stop_signal())
     try:
         while not (await asyncio.wait({stop}, timeout=_LOOK_SECONDS))[0]:
+            beat()
             if failure := service.audit.failure:
                 raise Unavailable(failure)
     finally:
@@ -72,7 +84,7 @@ async def _stopped_or_failed(service: Service) -> None:
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[tuple[str, str]]:
+async def serving(service: Service, observe: Observe = lambda handler: handler) -> AsyncIterator[tuple[str, str]]:
     """Answer predictions within; yields the URL, and host:port of gRPC ("" where it is not spoken).
 
     On leaving, stop as this module says. Raises what ``run_gateway`` does.
@@ -88,7 +100,8 @@ async def serving(service: Service) -> AsyncIterator[tuple[str, str]]:
         watchers.start()
         metrics = measures(service)
         app = application(service, metrics)
-        server = Server(app, bad_request, service.listen, loop, app.door, app.welcome)
+        server = Server(observe(app), bad_request, service.listen, loop, app.door, app.welcome)
+        _own_metrics(metrics, server)
         with np.errstate(over="ignore"):  # a sum of squares that overflows is an answer (serving/validate), and no news
             async with (
                 listening(server) as (host, port),
@@ -157,9 +170,37 @@ def measures(service: Service) -> Metrics:
     metrics.gauge(
         "modelkeep_audit_refusing", "1 while no record can be written.", lambda: float(bool(service.audit.refusal)), over="max"
     )
+    metrics.gauge(
+        "modelkeep_tls_certificate_expiration_timestamp_seconds",
+        "When the certificate that is shown ends, Unix seconds.",
+        service.certificate_end,
+        over="min",
+    )
     _sink_metrics(metrics, service.audit)
     _upstream_metrics(metrics, gateway)
     return metrics
+
+
+def _own_metrics(metrics: Metrics, server: Server) -> None:
+    """What every server is asked about: its build, its process (named as Prometheus' own clients do), its connections."""
+    metrics.readings(
+        "modelkeep_build_info", "1, by version of modelkeep.", "version", lambda: [(modelkeep.__version__, 1.0)], over="max"
+    )
+    metrics.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", ownprocess.resident_bytes)
+    metrics.gauge("process_open_fds", "Number of open file descriptors.", ownprocess.open_files)
+    metrics.gauge("process_max_fds", "Maximum number of open file descriptors.", ownprocess.most_files, over="min")
+    metrics.gauge(
+        "process_start_time_seconds", "Start time of the process since unix epoch in seconds.", ownprocess.started, over="min"
+    )
+    metrics.gauge(
+        "process_cpu_seconds_total", "User and system CPU time spent in seconds.", ownprocess.cpu_seconds, counter=True
+    )
+    metrics.gauge(
+        "modelkeep_connections", "Connections held now, those that still agree on TLS among them.", lambda: server.accepted
+    )
+    metrics.gauge(
+        "modelkeep_connections_refused_total", "Connections closed at the door: too many.", lambda: server.refused, counter=True
+    )
 
 
 def _sink_metrics(metrics: Metrics, audit: AuditSeries) -> None:

@@ -6,6 +6,7 @@ returns or raises; an answer exists only once its audit record is durable, and s
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -334,7 +335,8 @@ async def _run(served: Served, checked: Checked) -> dict[str, NDArray[Any]]:
         return await served.remote.infer(checked.feeds)
     if checked.rows * served.row_seconds < INLINE_SECONDS:
         return served.runtime.run(checked.feeds)
-    return await _in_thread(lambda: served.runtime.run(checked.feeds))
+    here = copy_context()  # a span of the request may be in it
+    return await _in_thread(lambda: here.run(served.runtime.run, checked.feeds))
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -51,7 +51,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     nothing); ``announce`` and ``withdraw``: say where it listens (URL, and host:port of gRPC or ""), and take it back;
     ``opening``: run first, ``closing``: last, in order; ``ready``: raises Unavailable while others that this process needs do
     not answer; ``tally``: leaves this process's counts with those of others, ``tallied``: gives those of all for them (may
-    wait; raises Unavailable); ``report``: told of trouble, one line each.
+    wait; raises Unavailable); ``report``: told of trouble, one line each; ``certificate_end``: when the
+    certificate that is shown ends, Unix seconds.
     """
 
     listen: Listen
@@ -76,3 +77,4 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     tallied: Callable[[Sequence[Series]], Sequence[Series]] | None = None
     report: Callable[[str], None] = lambda _text: None
     grpc: Listen | None = None
+    certificate_end: Callable[[], float] = lambda: 0.0

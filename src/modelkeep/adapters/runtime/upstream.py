@@ -14,6 +14,7 @@ from typing import Any
 import httptools
 
 from modelkeep.adapters.dialling import Callee, Dialled, LinkBounds, dial
+from modelkeep.adapters.tracecontext import TRACEPARENT
 from modelkeep.core.ports import Reply
 from modelkeep.errors import Unavailable
 
@@ -41,6 +42,8 @@ class HttpLink:
         parts = [method, b" ", f"{self.callee.place.path}{path}".encode("ascii"), b" HTTP/1.1\r\n", connection.head]
         for name, value in headers:
             parts += [name, b": ", value, b"\r\n"]
+        if trace := TRACEPARENT.get():
+            parts += [b"traceparent: ", trace, b"\r\n"]
         parts += [b"content-length: %d\r\n\r\n" % len(body), body]
         try:
             reply = await connection.ask(b"".join(parts))
