@@ -6,6 +6,7 @@ because two readers of one body must never understand two different things.
 """
 
 import json
+import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
@@ -258,14 +259,15 @@ def refuse_twice(body: bytes) -> None:
 def tensor_array(tensor: Tensor, datatype: str) -> NDArray[Any]:
     """The tensor's data as a flat array of ``datatype``, row-major.
 
-    Numbers too large for FP32 become infinite (``validate`` refuses them); integers out of range are refused here.
-    Raises Invalid.
+    A number too large for FP16 becomes infinite (``validate`` refuses it); others out of range are refused here. Raises Invalid.
     """
     decoder, code, dtype = _CODING[datatype]
     data = bytes(tensor.data)
     values = _flat(tensor, decoder, data) if data[1:2] in _MAY_NEST else _decode(tensor, decoder, data)
     if code:
         try:
+            if code in "fd":  # in half the time of an array
+                return np.frombuffer(struct.pack(f"{len(values)}{code}", *values), dtype)
             return np.frombuffer(array(code, values), dtype=dtype) if values else np.empty(0, dtype)
         except OverflowError:
             raise Invalid(f"input {tensor.name!r}: a number does not fit {datatype}") from None
