@@ -66,7 +66,7 @@ def test_a_gateway_takes_a_certificate_over_through_its_socket(keep):
         shown.show(leaf)
         came.set()
 
-    thread = follow_ring(theirs.detach(), lambda _: None, pytest.fail, show)
+    thread = follow_ring(theirs.detach(), lambda _: None, pytest.fail, show=show)
     keep.premises.clock.days = 61
     assert shown.renewal_due(keep.premises.clock.now_ns() / 1e9)
     send_leaf(ours, keep.premises.issue_leaf(keep.premises.keyring(["tls-ca"])))

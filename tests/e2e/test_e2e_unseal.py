@@ -149,3 +149,19 @@ def test_a_process_alone_comes_up_sealed_too_and_gives_its_keys_up(cli, house, r
     cli("lock", code=0)
     wait_for(lambda: house.get(ask, name) == 503, 60, house.text)
     assert "Traceback" not in house.text()
+
+
+@pytest.mark.parametrize("role", ["up", "serve"])
+def test_several_workers_give_their_keys_up_too(cli, house, role):
+    """And whatever they share: the owner of their evidence, and who keeps them running."""
+    house.begin(role, "--workers", "2")
+    wait_for(lambda: house.get("/v2/health/live") == 200, 60, house.text)
+    cli("unseal", code=0)
+    wait_for(lambda: house.get("/v2/health/ready") == 200, 60, house.text)
+    names = [path.stem for path in (cli.keep / "run").glob("*.json")]
+    assert {"worker-1", "worker-2", "owner"} <= {*names}
+    pids = [house.address(name)[1] for name in ("worker-1", "worker-2", "owner")]
+    cli("lock", code=0)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 2, house.text)
+    wait_for(lambda: house.get("/v2") == 503, 60, house.text)
+    assert house.answer("/v2").json()["code"] == "sealed" and "Traceback" not in house.text()
