@@ -259,7 +259,7 @@ def refuse_twice(body: bytes) -> None:
 def tensor_array(tensor: Tensor, datatype: str) -> NDArray[Any]:
     """The tensor's data as a flat array of ``datatype``, row-major.
 
-    Numbers too large for FP16 become infinite (``validate`` refuses them); others out of range are refused here. Raises Invalid.
+    Numbers too large for FP16 become infinite (``validate`` refuses those); others out of range are refused. Raises Invalid.
     """
     decoder, code, dtype = _CODING[datatype]
     data = bytes(tensor.data)
