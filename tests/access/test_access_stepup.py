@@ -12,7 +12,7 @@ from modelkeep.access.stepup import OFF, StepUp, StepUpTerms, forget_old_events,
 from modelkeep.access.uses import EVERY, KEY_USE, Uses, last_uses
 from modelkeep.access.view import Grant
 from modelkeep.core.values import Principal, Role
-from modelkeep.errors import Denied, StepUpRequired, Unauthenticated, Unavailable
+from modelkeep.errors import Denied, StepUpRequired, TooLarge, Unauthenticated, Unavailable
 from modelkeep.policy.engine import KEEP, Engine, account, model
 
 
@@ -57,6 +57,20 @@ def test_gateways_together_let_through_what_one_event_is_good_for(house, most):
         except StepUpRequired:
             continue
     assert through == most
+
+
+def test_rows_of_a_batch_are_counted_and_a_batch_beyond_all_is_told_so(house):
+    one = step_up(house, requests=5)
+    for rows, through in ((3, True), (3, False), (2, True), (1, False)):
+        try:
+            if not one.held(grant(NOW), 0, rows):
+                one.take(grant(NOW), rows)
+            assert through
+        except StepUpRequired:
+            assert not through
+    assert not one.held(grant(NOW), 0, 6)
+    with pytest.raises(TooLarge, match="5 rows"):
+        one.take(grant(NOW), 6)
 
 
 def test_in_threads_too(house):

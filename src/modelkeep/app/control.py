@@ -28,12 +28,12 @@ from modelkeep.app.audits import new_series, recover_all
 from modelkeep.app.handover import CONTROL_NAME, LEAF_SECONDS, Opened
 from modelkeep.app.identity import KeyReader, Visitors, open_issuers, open_proofs
 from modelkeep.app.keep import Keep
-from modelkeep.app.logins import Identity
 from modelkeep.app.premises import Premises
 from modelkeep.app.receipts import phase_of
 from modelkeep.app.scanresults import CLEAN
 from modelkeep.app.settings import Settings
 from modelkeep.app.sinktroubles import log_break_glass
+from modelkeep.app.stepups import StepUps
 from modelkeep.app.verbs import Verb, call, table
 from modelkeep.core.values import Party, Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
@@ -82,7 +82,7 @@ class Control:
     """Where control listens, as a browser on this machine names it."""
 
     def __post_init__(self) -> None:
-        self.identity = Identity(self)
+        self.identity = StepUps(self)
         self._time = SteadyTime(self.keep.premises.clock)
         self._uses = Uses(self.keep.premises.records, self.keep.premises.clock)
 
