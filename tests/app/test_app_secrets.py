@@ -350,6 +350,9 @@ def people(run):
     for words in ("mfa show carol", "mfa require carol", "mfa reset carol", "step-up approve carol", "session list"):
         run(*words.split())
     run("session", "revoke", "carol")
+    run("cert", "add", "carol", "sha256:" + "a" * 64)
+    run("cert", "list")
+    run("cert", "remove", "sha256:" + "a" * 64)
     run("review", "carol", "--outcome", "cleared", "--reason", "why")
 
 

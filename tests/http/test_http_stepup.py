@@ -154,6 +154,15 @@ def test_logging_in_again_with_the_password_alone_gives_nothing_more(admin, ask,
     assert statuses(ask(key, 1)) == [401], "nor does a key of the same account"
 
 
+def test_an_explanation_is_asked_for_a_second_factor_too(admin, gateways, ask, settled, trained, name):
+    settled()
+    token = grant(admin, name)["access_token"]
+    assert statuses(ask(token, ALLOWED)) == [200] * ALLOWED
+    with gateways[0].client(token) as client:
+        refused = client.post("/v2/models/iris/explain", content=question(trained.fresh[:1]))
+    assert (refused.status_code, refused.json()["code"]) == (401, "step-up-required"), refused.text
+
+
 def test_a_refusal_is_recorded(admin, gateways, ask, settled, name):
     settled()
     answers = ask(grant(admin, name)["access_token"], ALLOWED + 1)
