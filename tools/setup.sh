@@ -18,7 +18,7 @@ if ! "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null; then  # Debian ships ven
 fi
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 echo "Installing the pinned dependencies into $VENV (once; a minute or two)." >&2
-"$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[lab,torch,hsm,vault,aws,s3,postgres,redis,scan,grpc,otel,dev]' 2>&1 | grep -v '^WARNING: Location' >&2 || true
+"$VENV/bin/python" -m pip install -q -c constraints.txt -e '.[lab,torch,mfa,hsm,vault,aws,s3,postgres,redis,scan,grpc,otel,dev]' 2>&1 | grep -v '^WARNING: Location' >&2 || true
 # modelaudit, for the tests: apart, because it would be asked whenever a test publishes, and without the clients of clouds that it
 # brings along, whose pins are not ours. What it needs besides is taken from the environment around it.
 scanners="$VENV/scanners"

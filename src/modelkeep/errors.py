@@ -33,6 +33,19 @@ class Unauthenticated(Refused):
         self.fault, self.nonce = fault, nonce
 
 
+class StepUpRequired(Unauthenticated):
+    """Who you are is known; before more is answered, show a second factor again (RFC 9470).
+
+    ``max_age``: how many seconds old it may be; ``link``: a page where to, "" = none is known.
+    """
+
+    code = "step-up-required"
+
+    def __init__(self, message: str, max_age: int = 0, link: str = "") -> None:
+        super().__init__(message)
+        self.max_age, self.link = max_age, link
+
+
 class Denied(Refused):
     """Who you are is known, and you may not do this."""
 

@@ -47,6 +47,22 @@ def test_a_token_speaks_for_an_account_with_a_pseudonym_and_mapped_roles(office)
     assert office.welcome(office.token(sub="user-2")).principal.subject != grant.principal.subject
 
 
+@pytest.mark.parametrize(
+    ("claims", "ago"),
+    [
+        ({"auth_time": -60, "amr": ["pwd", "mfa"]}, 60),
+        ({"auth_time": -60, "amr": ["pwd"]}, None),
+        ({"amr": ["mfa"]}, None),
+        ({"auth_time": 3_600, "amr": ["mfa"]}, 0),  # a clock of there that is ahead makes nothing younger than now
+    ],
+    ids=["shown", "password only", "no time", "in the future"],
+)
+def test_a_token_says_when_a_second_factor_was_shown_there(office, claims, ago):
+    now = int(office.clock.wall)
+    said = {name: now + value if name == "auth_time" else value for name, value in claims.items()}
+    assert office.welcome(office.token(**said)).mfa_at == (0 if ago is None else now - ago)
+
+
 def test_who_comes_first_is_refused_until_he_is_known_and_pays_one_signature_check(office, monkeypatch):
     token, checks = office.token(), []
     original = Issuers.check_signed

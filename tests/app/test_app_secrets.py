@@ -189,7 +189,19 @@ def test_the_same_words_are_found_when_they_do_show(alive):
 
 # -- the command line --
 
-ELSEWHERE = {"approve", "up", "control", "serve", "login", "logout", "attack", "keys move", "witness run"}
+ELSEWHERE = {
+    "mfa enrol",
+    "mfa confirm",
+    "approve",
+    "up",
+    "control",
+    "serve",
+    "login",
+    "logout",
+    "attack",
+    "keys move",
+    "witness run",
+}
 """Verbs that need a server, a person who logged in, or a key provider: tests/e2e and those of the providers have them."""
 
 
@@ -335,6 +347,12 @@ def people(run):
     issued = run("key", "issue", "carol", secret=("token",)).json
     run("key", "rotate", issued["id"], secret=("token",))
     run("key", "revoke", issued["id"])
+    for words in ("mfa show carol", "mfa require carol", "mfa reset carol", "step-up approve carol", "session list"):
+        run(*words.split())
+    run("session", "revoke", "carol")
+    run("cert", "add", "carol", "sha256:" + "a" * 64)
+    run("cert", "list")
+    run("cert", "remove", "sha256:" + "a" * 64)
     run("review", "carol", "--outcome", "cleared", "--reason", "why")
 
 

@@ -2,63 +2,15 @@
 
 import asyncio
 
-import httpx
 import msgspec
 import pytest
+from control_support import Admin, pack
 
-from modelkeep.app.control import MAX_SMALL, open_control
-from modelkeep.app.handover import open_for
-from modelkeep.app.keep import Keep
+from modelkeep.app.control import MAX_SMALL
 from modelkeep.core.values import Role
-from modelkeep.crypto.notes import encode_vkey
-from modelkeep.custody.keys import FAMILIES
 from modelkeep.errors import OverBudget
-from modelkeep.http.control import MAX_NOTE, application, decode_login, encode_login
+from modelkeep.http.control import MAX_NOTE, encode_login
 from modelkeep.http.control import LoginAsked as Asked
-from modelkeep.serving.recovery import read_bodies
-
-PASSPHRASE = b"a passphrase for tests"
-PASSWORD = "four quite ordinary words"
-
-
-class Admin:
-    """A control process without its sockets, and clients at addresses of their choice."""
-
-    def __init__(self, folder):
-        made = Keep.init(folder, PASSPHRASE)
-        self.keep = Keep.open(folder, PASSPHRASE)
-        self.first = made.password
-        self.control = open_control(folder, open_for(self.keep.premises, FAMILIES), lambda _text: None)
-        self.application = application(self.control)
-
-    def post(self, path, body, token="", address="192.0.2.1"):
-        """The status, and the body: bytes, or what a problem says."""
-        return asyncio.run(self._post(path, body, token, address))
-
-    async def _post(self, path, body, token, address):
-        transport = httpx.ASGITransport(self.application, client=(address, 1), raise_app_exceptions=True)
-        async with httpx.AsyncClient(transport=transport, base_url="https://control") as client:
-            answer = await client.post(path, content=body, headers={"authorization": f"Bearer {token}"} if token else {})
-        return answer.status_code, answer.content
-
-    def login(self, name, password, new=""):
-        status, body = self.post("/admin/v1/login", encode_login(Asked(name, password, new)))
-        assert status == 200, body
-        return decode_login(body).token
-
-    def member(self, name, role):
-        """The session of a new account."""
-        made = self.keep.user_add(name=name, roles=(role,))
-        return self.login(name, made.password, PASSWORD)
-
-    def records(self):
-        """(kind, subject, request, outcome) of everything recorded so far."""
-        self.control.audit.publish()
-        here, origin = self.keep.premises, self.control.audit.current.log.origin
-        found = read_bodies(
-            here.audit_files(self.control.audit.current.instance), encode_vkey(origin, here.trust.audit_key), origin
-        )
-        return [(entry.kind, entry.subject, entry.request, entry.outcome) for _, entry, _ in found]
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +18,6 @@ def admin(tmp_path_factory):
     made = Admin(tmp_path_factory.mktemp("control") / "keep")
     yield made
     made.control.stop()
-
-
-def pack(**arguments):
-    return msgspec.msgpack.encode(arguments)
 
 
 @pytest.fixture(scope="module")

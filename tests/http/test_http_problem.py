@@ -54,6 +54,15 @@ def test_challenges(fault, nonce, challenge):
     assert headers.get(b"dpop-nonce", b"") == nonce.encode()
 
 
+def test_a_step_up_is_asked_for_as_rfc_9470_says():
+    found = dict(problem(errors.StepUpRequired("again", 900, "https://keep.acme.eu/step-up")).headers)
+    assert found[b"www-authenticate"] == (
+        b'Bearer realm="modelkeep", error="insufficient_user_authentication", '
+        b'acr_values="urn:x-modelkeep:acr:mfa", max_age="900"'
+    )
+    assert found[b"link"] == b'<https://keep.acme.eu/step-up>; rel="authenticate"'
+
+
 def test_the_metrics_text():
     """Source: Prometheus text format 0.0.4."""
     metrics = Metrics()

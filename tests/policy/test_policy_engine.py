@@ -6,7 +6,7 @@ from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Denied, Invalid
 from modelkeep.policy import engine as room
 from modelkeep.policy.cedar import packaged
-from modelkeep.policy.engine import KEEP, Engine, account, default_policy, model
+from modelkeep.policy.engine import KEEP, Engine, account, default_policy, known_actions, model
 
 ENGINE = Engine()
 D, M, A, X = Role.DATA_SCIENTIST, Role.ML_ENGINEER, Role.ANALYST, Role.ADMIN
@@ -61,7 +61,12 @@ MATRIX = {
     "key.quota": (account("other"), {X}),
     "key.rotate": (account("other"), {X}),
     "key.revoke": (account("other"), {X}),
+    "session.list": (account("other"), {X}),
     "session.revoke": (account("other"), {X}),
+    "mfa.own": (account("other"), {X}),
+    "mfa.require": (account("other"), {X}),
+    "mfa.reset": (account("other"), {X}),
+    "step-up.approve": (account("other"), {X}),
     "password.change": (account("other"), {X}),
     "whoami": (account("other"), {X}),
     "trust.show": (KEEP, {D, M, A, X}),
@@ -95,10 +100,13 @@ def test_the_matrix_above_names_every_action_of_the_schema():
     lines = [line.partition("//")[0] for line in packaged("access.cedarschema").split("\n")]
     named = {part for line in lines for part in line.split('"')[1::2]}
     groups = {"train", "evaluate", "export-models", "deploy", "update", "monitor", "use", "read", "administer", "own"}
-    assert named - groups == set(MATRIX)
+    assert named - groups == set(MATRIX) == set(known_actions())
 
 
-@pytest.mark.parametrize("action", ["key.rotate", "key.revoke", "session.revoke", "password.change", "whoami"])
+OWN = ["key.rotate", "key.revoke", "session.list", "session.revoke", "password.change", "whoami", "mfa.own", "step-up.approve"]
+
+
+@pytest.mark.parametrize("action", OWN)
 def test_ones_own_account(action):
     assert ENGINE.decide(who(A), action, account("anna")).allowed
     assert not ENGINE.decide(who(A), action, account("bert")).allowed

@@ -85,6 +85,16 @@ def test_an_expunged_record_leaves_nothing_behind(records):
     assert records.commit([Change("a", "x", b"4", 0)]) == before + 1
 
 
+def test_what_is_pruned_is_told_of_no_more_and_nothing_else_goes(records):
+    records.commit([Change("a", "x", b"1"), Change("a", "y", b"2"), Change("b", "x", b"3")])
+    before = records.commit([Change("a", "x", None), Change("b", "x", None)])
+    records.prune(["a", "c"])
+    assert [(r.kind, r.key, r.body) for r in records.since(0)] == [("a", "y", b"2"), ("b", "x", None)]
+    assert records.revision() == before
+    assert records.commit([Change("a", "x", b"4", 0)]) == before + 1
+    assert records.get("a", "x").body == b"4"
+
+
 def test_what_is_put_is_got(records):
     revision = records.commit([Change("a", "x", b"1"), Change("a", "y", b""), Change("b", "x", b"\x00\xff")])
     assert records.get("a", "x") == Record("a", "x", b"1", revision)

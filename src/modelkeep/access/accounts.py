@@ -21,6 +21,9 @@ ACCOUNT = "account"
 LOGIN = "login"
 """Record kind: attempts to log in; the key is ``account/<name>``."""
 
+REQUIRED = "required"
+"""``Account.mfa`` of an account that must use a second factor."""
+
 OPERATOR = Principal("operator@local", "operator@local", (Role.ADMIN,), "local")
 """Who acts with the folder and the passphrase. The @ keeps the name out of reach of every account."""
 
@@ -30,7 +33,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     ``subject``: pseudonym in public records. ``password``: Argon2id PHC string. ``one_time``: the password must be replaced at
     the next login. ``generation``: rises with every change of password, role or state; sessions of an older one are void.
-    ``created``: Unix seconds.
+    ``created``: Unix seconds. ``mfa``: "required" when a session without a second factor may do nothing but add one. ``codes``:
+    one-time codes are enrolled, so a login needs one. ``stepped_up``: Unix second at which a second factor last let the whole
+    account go on (access/stepup), 0 = never.
     """
 
     name: str
@@ -41,6 +46,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     disabled: bool = False
     generation: int = 1
+    mfa: str = ""
+    codes: bool = False
+    stepped_up: int = 0
 
     def __repr__(self) -> str:
         return f"Account({self.name}, {self.subject}, {list(self.roles)}, disabled={self.disabled})"
@@ -106,6 +114,29 @@ def reset_password(
     password = one_time_password(entropy)
     changed = _with_password(account, passwords.hash(password, entropy), one_time=True)
     return NewPassword(changed, password), [_change(record, changed), Change(LOGIN, f"account/{name}", None)]
+
+
+def require_factor(accounts: Sequence[Record], name: str, required: bool) -> tuple[Account, list[Change]]:
+    """Have ``name`` use a second factor, or leave it free to; its sessions end. Raises Missing."""
+    record, account = _find(accounts, name)
+    changed = msgspec.structs.replace(account, mfa=REQUIRED if required else "", generation=account.generation + 1)
+    return changed, [_change(record, changed)]
+
+
+def set_codes(accounts: Sequence[Record], name: str, enrolled: bool) -> tuple[Account, list[Change]]:
+    """Say whether a login of ``name`` needs a one-time code; its sessions end. Raises Missing."""
+    record, account = _find(accounts, name)
+    changed = msgspec.structs.replace(account, codes=enrolled, generation=account.generation + 1)
+    return changed, [_change(record, changed)]
+
+
+def step_up(accounts: Sequence[Record], name: str, now: int) -> tuple[Account, list[Change]]:
+    """A second factor was shown for the whole of ``name`` at Unix second ``now``. Raises Missing, Conflict (it is disabled)."""
+    record, account = _find(accounts, name)
+    if account.disabled:
+        raise Conflict(f"{name} is disabled: enable it first")
+    changed = msgspec.structs.replace(account, stepped_up=max(now, account.stepped_up))
+    return changed, [_change(record, changed)]
 
 
 def set_password(record: Record, new: str, old: str, *, passwords: Passwords, entropy: Entropy) -> tuple[Account, list[Change]]:

@@ -11,14 +11,23 @@ def authorize(engine: Engine, principal: Principal, action: str, resource: Targe
     """Return if ``principal`` may do ``action`` to ``resource``. Raises Denied, saying what it takes.
 
     The scope of the credential is checked here and not in the policy, so that no policy can widen it: a credential scoped to
-    models acts on these models and on nothing else. ``address``: the caller's IP address, "" when he is at the machine itself.
+    models acts on these models and on nothing else, and one scoped to actions does these and nothing else. ``address``: the
+    caller's IP address, "" when he is at the machine itself.
     """
-    if principal.models and (resource.kind != "Model" or resource.id not in principal.models):
-        names = ", ".join(principal.models)
-        raise Denied(f"this credential of {principal.account} is only for {names}: use one that is not so scoped")
+    check_scope(principal, action, resource)
     context = context_of(engine, address)
     if not engine.decide(principal, action, resource, context).allowed:
         raise Denied(engine.explain(principal, action, resource, context))
+
+
+def check_scope(principal: Principal, action: str, resource: Target) -> None:
+    """Return if the credential of ``principal`` reaches that far. Raises Denied."""
+    if principal.actions and action not in principal.actions:
+        allowed = ", ".join(principal.actions)
+        raise Denied(f"this credential of {principal.account} may only {allowed}, and this is {action!r}: use another")
+    if principal.models and (resource.kind != "Model" or resource.id not in principal.models):
+        names = ", ".join(principal.models)
+        raise Denied(f"this credential of {principal.account} is only for {names}: use one that is not so scoped")
 
 
 def context_of(engine: Engine, address: str) -> dict[str, str] | None:

@@ -39,9 +39,10 @@ _SHAPE = re.compile(r"mk_([0-9A-Za-z]{8})_[0-9A-Za-z]{49}\Z")
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of an API key.
 
-    ``digest``: SHA-256 of the whole key, hex. ``models``: names it is scoped to, empty = all. ``quota``: requests in all, None
-    = no quota. ``quota_id``: what they are counted under; a rotated key goes on counting under the first one's. ``created``,
-    ``expires``: Unix seconds; at ``expires`` it is no longer valid. ``replaced_by``: id of the key that rotation made.
+    ``digest``: SHA-256 of the whole key, hex. ``models``: names it is scoped to, ``actions``: likewise, empty = all.
+    ``quota``: requests in all, None = no quota. ``quota_id``: what they are counted under; a rotated key goes on counting
+    under the first one's. ``created``, ``expires``: Unix seconds; at ``expires`` it is no longer valid. ``replaced_by``: id
+    of the key that rotation made.
     ``certificate``: SHA-256 of the client certificate without which it opens nothing, hex; "" = it is bound to none.
     """
 
@@ -55,6 +56,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     revoked: bool = False
     replaced_by: str = ""
+    actions: tuple[str, ...] = ()
     certificate: str = ""
 
 
@@ -75,6 +77,7 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
 
     models: tuple[str, ...] = ()
     quota: int | None = DEFAULT_QUOTA
+    actions: tuple[str, ...] = ()
     lifetime: int = DEFAULT_LIFETIME
     certificate: str = ""
 
@@ -107,6 +110,7 @@ def issue_key(account: str, terms: KeyTerms, *, entropy: Entropy, clock: Clock) 
         quota=terms.quota,
         quota_id=f"key:{key_id}",
         models=tuple(sorted(set(terms.models))),
+        actions=tuple(sorted(set(terms.actions))),
         certificate=terms.certificate,
     )
     return NewKey(text, key), [Change(KEY, key_id, to_json(key), 0)]

@@ -65,10 +65,10 @@ class Directory:
         self._records = records
         self._monotonic = clock.monotonic
         self._time = SteadyTime(clock)
+        self._issuers, self._proofs, self._report = Issuers() if issuers is None else issuers, proofs, report
         self._trusted, self._origin = tuple(token_public_keys), origin
-        self._verifier = SessionVerifier(token_public_keys, origin)
+        self._verifier = SessionVerifier(token_public_keys, origin, self._issuers.own)
         self._failures = failures
-        self._issuers, self._proofs, self._report = issuers or Issuers(), proofs, report
         self._key_version = self._issuers.version
         self._newcomers: dict[str, Newcomer] = {}
         self._told = float("-inf")
@@ -82,7 +82,8 @@ class Directory:
         """From now on, session tokens count when one of these 32-byte Ed25519 keys signed them; no answer of before does."""
         with self._lock:
             if tuple(token_public_keys) != self._trusted:
-                self._trusted, self._verifier = tuple(token_public_keys), SessionVerifier(token_public_keys, self._origin)
+                self._trusted = tuple(token_public_keys)
+                self._verifier = SessionVerifier(token_public_keys, self._origin, self._issuers.own)
                 self._view = self._view.changed((), self._view.revision)
 
     def refresh(self) -> None:
@@ -212,7 +213,8 @@ class Directory:
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token")
         credential = f"token:{digest.hex()[:32]}"
         principal = Principal(account.name, account.subject, found.roles, credential)
-        return Grant(principal, "external", found.expires, found.terms.token_requests, credential), found.binding
+        requests = found.terms.token_requests
+        return Grant(principal, "external", found.expires, requests, credential, found.mfa_at), found.binding
 
     def _from_certificate(self, view: View, presented: Presented) -> Grant:
         """Who a client certificate that came alone speaks for."""
@@ -278,8 +280,9 @@ class Directory:
         if session.iat < account.created:  # of somebody who had this name before, and was forgotten
             raise Unauthenticated("this session was ended: log in again")
         credential = f"session:{session.jti}"
-        principal = Principal(account.name, account.subject, account.roles, credential, session.models)
-        return Grant(principal, "session", session.exp, session.max_requests, credential)
+        scope, mfa_at = (session.models, session.operations), max(session.mfa_at, account.stepped_up)
+        principal = Principal(account.name, account.subject, account.roles, credential, *scope, session.mfa_at > 0)
+        return Grant(principal, "session", session.exp, session.max_requests, credential, mfa_at)
 
     def _refuse(self, address: str, message: str, cause: Unauthenticated | None = None) -> NoReturn:
         if self._failures is not None and address:
@@ -297,9 +300,9 @@ def _key_grant(view: View, token: str) -> tuple[Grant, Binding | None]:
     account = view.accounts.get(key.account)
     if account is None or account.disabled:
         raise Unauthenticated("the account of this API key is disabled")
-    principal = Principal(account.name, account.subject, account.roles, f"key:{key.id}", key.models)
+    principal = Principal(account.name, account.subject, account.roles, f"key:{key.id}", key.models, key.actions)
     binding = Binding(certificate=bytes.fromhex(key.certificate)) if key.certificate else None
-    return Grant(principal, "key", key.expires, key.quota, key.quota_id), binding
+    return Grant(principal, "key", key.expires, key.quota, key.quota_id, account.stepped_up), binding
 
 
 def _certificate_grant(view: View, shown: Certificate) -> Grant:
@@ -314,4 +317,5 @@ def _certificate_grant(view: View, shown: Certificate) -> Grant:
     if account is None or account.disabled:
         raise Unauthenticated("the account of this client certificate is disabled")
     principal = Principal(account.name, account.subject, account.roles, entry.quota_id, entry.models)
-    return Grant(principal, "certificate", min(entry.expires, shown.expires), entry.quota, entry.quota_id)
+    until = min(entry.expires, shown.expires)
+    return Grant(principal, "certificate", until, entry.quota, entry.quota_id, account.stepped_up)

@@ -64,7 +64,7 @@ class Binding(NamedTuple):
 
 class Verified(NamedTuple):
     """What a token says, checked. ``subject``: SHA-256 of alias and ``sub``, hex; ``name``: ``<name>@<alias>``; ``expires``:
-    Unix seconds; ``terms``: those of its issuer."""
+    Unix seconds; ``terms``: those of its issuer; ``mfa_at``: when a second factor was shown there, Unix seconds, 0 = never."""
 
     subject: str
     name: str
@@ -72,6 +72,7 @@ class Verified(NamedTuple):
     expires: int
     binding: Binding | None
     terms: IssuerTerms
+    mfa_at: int = 0
 
 
 class NotYet(Unauthenticated):
@@ -108,7 +109,9 @@ class _Named(msgspec.Struct, frozen=True):
 class Issuers:
     """Every issuer whose tokens are taken. ``verify`` belongs to one thread."""
 
-    def __init__(self, issuers: Sequence[Issuer] = ()) -> None:
+    def __init__(self, issuers: Sequence[Issuer] = (), own: str = "") -> None:
+        """``own``: what the keep's own tokens say issued them, "" = its origin."""
+        self.own = own
         self._by_name = {issuer.terms.issuer: issuer for issuer in issuers}
 
     def __iter__(self) -> Any:
@@ -188,7 +191,15 @@ def check_claims(claims: Mapping[str, Any], terms: IssuerTerms, now: int) -> Ver
         expires=expires,
         binding=_binding(claims.get("cnf"), terms),
         terms=terms,
+        mfa_at=_second_factor(claims, now),
     )
+
+
+def _second_factor(claims: Mapping[str, Any], now: int) -> int:
+    """When its user showed a second factor, as ``amr`` (RFC 8176) and ``auth_time`` say (RFC 9068, section 2.2.1); 0 =
+    never."""
+    at = _seconds(claims.get("auth_time"))
+    return min(int(at), now) if at is not None and "mfa" in _texts(claims.get("amr")) else 0
 
 
 def account_name(name: object, alias: str) -> str:

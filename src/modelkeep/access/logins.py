@@ -1,29 +1,37 @@
-"""Proving a password: without telling who has an account, and without letting anyone try for long.
+"""Proving a password and a second factor: without telling who has an account, and without letting anyone try for long.
 
 - One message and one cost for a wrong password, an unknown account, a disabled account and a locked one: each counts the
   attempt in the records and runs Argon2id once.
+- A second factor is looked at with the password, whether that is right or not: one message for either, and none that says that
+  a code would be needed. A wrong or missing code is a failed attempt like any other.
 - An attempt is counted *before* the password is looked at, with compare-and-set, so that guesses in parallel, on several
   processes too, cannot outrun the count.
 - After ``FREE_ATTEMPTS`` failures an account is locked for 2, 4, 8 ... seconds, up to ``LONGEST_LOCK``; a success forgets them.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from modelkeep.access.accounts import ACCOUNT, LOGIN, Account, parse_account, set_password
+from modelkeep.access.factors import AMR, FACTOR, NONE, Factors, parse_factors, use_code, write_factors
 from modelkeep.access.passwords import Passwords, check_new
+from modelkeep.access.sessions import Proof
 from modelkeep.access.steady import SteadyTime
-from modelkeep.core.ports import Change, Clock, Entropy, Record, Records
+from modelkeep.core.ports import Change, Clock, Entropy, Record, Records, WrappingKeys
 from modelkeep.core.values import parse_name, to_json
-from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Unauthenticated, Unavailable
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Sealed, Unauthenticated, Unavailable
 
 FREE_ATTEMPTS = 5
 LONGEST_LOCK = 900
 """Seconds."""
 
-_REFUSED = "the account or the password is wrong, or there were too many attempts: wait a while and try again"
+_REFUSED = (
+    "the account, the password or the one-time code is wrong or missing, or there were too many attempts: "
+    "wait a while and try again"
+)
 _RETRIES = 16
 
 
@@ -32,6 +40,17 @@ class Attempts(msgspec.Struct, frozen=True):
 
     failures: int = 0
     locked_until: int = 0
+
+
+def _no_factor_keys() -> WrappingKeys:
+    raise Sealed("this process does not hold the keys of second factors")
+
+
+class Proven(NamedTuple):
+    """An account that has just proven itself, and how."""
+
+    account: Account
+    proof: Proof
 
 
 class _Counted(NamedTuple):
@@ -56,17 +75,32 @@ def next_attempt(attempts: Attempts, now: int) -> tuple[Attempts, bool]:
 class Logins:
     """Checks passwords against the records. Safe to use from several threads and several processes."""
 
-    def __init__(self, records: Records, passwords: Passwords, *, entropy: Entropy, clock: Clock) -> None:
+    def __init__(
+        self,
+        records: Records,
+        passwords: Passwords,
+        *,
+        entropy: Entropy,
+        clock: Clock,
+        factor_keys: Callable[[], WrappingKeys] = _no_factor_keys,
+    ) -> None:
+        """``factor_keys``: the ``second-factor`` family, asked for when a code has to be looked at."""
         self._records = records
         self._passwords = passwords
         self._entropy = entropy
+        self._factor_keys = factor_keys
         self._time = SteadyTime(clock)
 
-    def prove(self, name: str, password: str, *, new_password: str | None = None) -> Account:
-        """Check the password of account ``name`` and return the account; with ``new_password`` change it, too.
+    def prove(self, name: str, password: str, *, new_password: str | None = None, code: str = "") -> Account:
+        """The account of ``prove_how``."""
+        return self.prove_how(name, password, new_password=new_password, code=code).account
 
-        Raises Unauthenticated (one message for every reason); Denied (the one-time password is right and ``new_password`` was
-        not given); Invalid (``new_password`` is not acceptable); OverBudget, Unavailable.
+    def prove_how(self, name: str, password: str, *, new_password: str | None = None, code: str = "") -> Proven:
+        """Check the password of account ``name``, and its second factor where it has one; with ``new_password`` change it, too.
+
+        ``code``: a one-time or recovery code. Raises Unauthenticated (one message for every reason); Denied (the one-time
+        password is right and ``new_password`` was not given); Invalid (``new_password`` is not acceptable); OverBudget,
+        Unavailable.
         """
         if new_password is not None:
             check_new(new_password, name)  # before anything is looked up: it says nothing about the account
@@ -74,14 +108,62 @@ class Logins:
         account = parse_account(record) if record else None
         counted = self._count(name, known=account is not None)
         right = self._passwords.matches(account.password if account else "", password)
+        kept, revision, used = self._look(name, code)
         if not right or record is None or account is None or account.disabled or counted.locked:
             raise Unauthenticated(_REFUSED)
-        self._forget(counted)
+        if account.codes and (used is None or not kept.secret):  # an account with codes and no record of them is refused, too
+            raise Unauthenticated(_REFUSED)
         if account.one_time and new_password is None:
+            self._forget(counted)
             raise Denied(f"the one-time password of {name} is right and must be replaced: log in with it and a new password")
+        proof = Proof(self._time.now())
+        if account.codes and used is not None:
+            proof = self._spend(name, used, revision, proof)
+        self._forget(counted)
         if new_password is not None:
-            return self._change(record, new_password, password)
-        return self._renewed(record, account, password)
+            return Proven(self._change(record, new_password, password), proof)
+        return Proven(self._renewed(record, account, password), proof)
+
+    def prove_factor(self, account: Account, code: str, proof: Proof) -> Proof:
+        """Check a second factor of an account that is known already; ``proof`` with it. It counts like a login.
+
+        Raises Unauthenticated (one message for every reason), Unavailable.
+        """
+        counted = self._count(account.name, known=True)
+        kept, revision, used = self._look(account.name, code)
+        if counted.locked or account.disabled or not account.codes or used is None or not kept.secret:
+            raise Unauthenticated(_REFUSED)
+        proof = self._spend(account.name, used, revision, proof)
+        self._forget(counted)
+        return proof
+
+    def count_factor(self, account: Account) -> Callable[[], None]:
+        """Count an attempt at a second factor that is checked elsewhere; call what this returns once it was right.
+
+        Raises Unauthenticated (the account is locked or disabled), Unavailable.
+        """
+        counted = self._count(account.name, known=True)
+        if counted.locked or account.disabled:
+            raise Unauthenticated(_REFUSED)
+        return lambda: self._forget(counted)
+
+    def _look(self, name: str, code: str) -> tuple[Factors, int, tuple[str, Factors] | None]:
+        """What is kept of the second factors of ``name``, and what ``code`` is of them: (kind, what to keep then)."""
+        try:
+            record = self._records.get(FACTOR, parse_name(name))
+        except (Missing, Invalid):
+            return NONE, 0, None
+        kept = parse_factors(record)
+        return kept, record.revision, use_code(kept, name, code, self._time.now(), self._factor_keys())
+
+    def _spend(self, name: str, used: tuple[str, Factors], revision: int, proof: Proof) -> Proof:
+        """Use up what was shown. Raises Unauthenticated (another process took it at this moment)."""
+        kind, after = used
+        try:
+            self._records.commit([write_factors(name, after, revision)])
+        except Conflict:
+            raise Unauthenticated(_REFUSED) from None
+        return proof.with_factor(AMR[kind], self._time.now())
 
     def _account(self, name: str) -> Record | None:
         try:

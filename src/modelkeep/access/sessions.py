@@ -18,12 +18,19 @@ from msgspec import Meta
 
 from modelkeep.access.accounts import Account
 from modelkeep.access.credentials import DEFAULT_QUOTA
+from modelkeep.access.quotas import QUOTA
 from modelkeep.core.ports import Change, Clock, Entropy, Record
 from modelkeep.core.values import parse_name, to_json
 from modelkeep.errors import Invalid, NotTrusted, TooLarge, Unauthenticated
 
 REVOCATION = "revocation"
 """Record kind: a session that was ended early; the key is its ``jti``."""
+
+SESSION = "session"
+"""Record kind: a session that was issued, for whoever lists them; the key is its ``jti``. No gateway asks for it."""
+
+PASSWORD_ONLY, MULTI_FACTOR = "urn:x-modelkeep:acr:password", "urn:x-modelkeep:acr:mfa"
+"""The ``acr`` of a session: how its account proved itself."""
 
 DEFAULT_LIFETIME = 3_600
 """Seconds a session lives, unless told otherwise."""
@@ -37,6 +44,7 @@ MAX_TOKEN = 4_096
 CLOCK_SKEW = 30
 """Seconds that a token's ``iat`` may be ahead of this machine. ``exp`` gets no such grace."""
 
+_LINGER = 3_600  # seconds that a session stays in the list after it expired
 _TYPE = "at+jwt"
 _REFUSED = "the session token is not valid: log in again"
 
@@ -47,7 +55,9 @@ class Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """The claims of a session token.
 
     ``sub``: account name. ``gen``: generation of the account it was issued for. ``max_requests``: predictions it is good for.
-    ``models``: model names it is scoped to, empty = all. ``iat``, ``exp``: Unix seconds.
+    ``models``: model names it is scoped to, ``operations``: actions likewise, empty = all. ``iat``, ``exp``: Unix seconds.
+    ``auth_time``: when the account last proved itself, ``amr``: by what (RFC 8176), ``acr``: how well (RFC 9068, section
+    2.2.1).
     """
 
     iss: str
@@ -59,6 +69,15 @@ class Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     gen: int
     max_requests: Annotated[int, Meta(ge=1)]
     models: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    auth_time: Seconds = 0
+    acr: str = PASSWORD_ONLY
+    amr: tuple[str, ...] = ()
+
+    @property
+    def mfa_at(self) -> int:
+        """Unix second at which a second factor was last shown for this session; 0 = never."""
+        return self.auth_time if self.acr == MULTI_FACTOR else 0
 
 
 class Revocation(msgspec.Struct, frozen=True):
@@ -68,12 +87,40 @@ class Revocation(msgspec.Struct, frozen=True):
     expires: int
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """How an account proved itself: ``amr`` values, at Unix second ``at``, and whether a second factor was among it."""
+
+    at: int
+    amr: tuple[str, ...] = ("pwd",)
+    multi: bool = False
+
+    def with_factor(self, amr: Sequence[str], at: int) -> "Proof":
+        """This proof and a second factor that was shown at Unix second ``at``."""
+        return Proof(at, tuple(dict.fromkeys((*self.amr, *amr, "mfa"))), True)
+
+
 class SessionTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session may do and for how long. ``lifetime``: seconds."""
+    """What a session may do and for how long. ``lifetime``: seconds; ``proof``: None = a password, now."""
 
     models: tuple[str, ...] = ()
     max_requests: int = DEFAULT_QUOTA
     lifetime: int = DEFAULT_LIFETIME
+    operations: tuple[str, ...] = ()
+    proof: Proof | None = None
+
+
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a session that was issued. ``family``: of the refresh tokens it belongs to, "" = of none."""
+
+    account: str
+    generation: int
+    issued: int
+    expires: int
+    max_requests: int
+    models: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    amr: tuple[str, ...] = ()
+    family: str = ""
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,10 +139,10 @@ def key_id(public: bytes) -> str:
 class SessionIssuer:
     """Signs session tokens for one keep; lives in the control process only."""
 
-    def __init__(self, key: Ed25519PrivateKey, origin: str, *, entropy: Entropy, clock: Clock) -> None:
-        """``origin``: the keep's name; it becomes issuer and audience."""
+    def __init__(self, key: Ed25519PrivateKey, origin: str, *, entropy: Entropy, clock: Clock, issuer: str = "") -> None:
+        """``origin``: the keep's name; it becomes audience, and issuer unless ``issuer``, an address, is given."""
         self._key = key
-        self._origin = origin
+        self._origin, self._issuer = origin, issuer or origin
         self._entropy = entropy
         self._clock = clock
         self._kid = key_id(key.public_key().public_bytes_raw())
@@ -108,8 +155,9 @@ class SessionIssuer:
         for name in terms.models:
             parse_name(name, "model name")
         now = self._clock.now_ns() // 1_000_000_000
+        proof = terms.proof or Proof(now)
         session = Session(
-            iss=self._origin,
+            iss=self._issuer,
             aud=self._origin,
             sub=account.name,
             jti=self._entropy.token(16).hex(),
@@ -118,6 +166,10 @@ class SessionIssuer:
             gen=account.generation,
             max_requests=terms.max_requests,
             models=tuple(sorted(set(terms.models))),
+            operations=tuple(sorted(set(terms.operations))),
+            auth_time=proof.at,
+            acr=MULTI_FACTOR if proof.multi else PASSWORD_ONLY,
+            amr=proof.amr,
         )
         header = {"typ": _TYPE, "kid": self._kid}
         token = jwt.encode(msgspec.to_builtins(session), self._key, algorithm="EdDSA", headers=header)
@@ -129,12 +181,12 @@ class SessionIssuer:
 class SessionVerifier:
     """Checks session tokens with public keys alone. Immutable."""
 
-    def __init__(self, public_keys: Sequence[bytes], origin: str) -> None:
+    def __init__(self, public_keys: Sequence[bytes], origin: str, issuer: str = "") -> None:
         """``public_keys``: 32-byte Ed25519 keys of this keep's token-signing family, old ones too while they verify."""
         self._keys: Mapping[str, Ed25519PublicKey] = {
             key_id(raw): Ed25519PublicKey.from_public_bytes(raw) for raw in public_keys
         }
-        self._origin = origin
+        self._origin, self._issuer = origin, issuer or origin
 
     def verify(self, token: str) -> Session:
         """Check form, signature, issuer and audience, but neither time nor revocation. Raises Unauthenticated."""
@@ -148,7 +200,7 @@ class SessionVerifier:
                 key,
                 algorithms=["EdDSA"],
                 audience=self._origin,
-                issuer=self._origin,
+                issuer=self._issuer,
                 options={"verify_exp": False, "verify_iat": False, "verify_nbf": False, "strict_aud": True},
             )["payload"]
             return msgspec.convert(claims, Session)
@@ -180,6 +232,51 @@ def check_time(session: Session, now: int) -> None:
 def revoke_session(session: Session) -> list[Change]:
     """The change that ends ``session`` now; idempotent."""
     return [Change(REVOCATION, session.jti, to_json(Revocation(session.sub, session.exp)))]
+
+
+def index_session(session: Session, family: str = "") -> Change:
+    """The change that lists ``session``, of the refresh tokens ``family``."""
+    kept = Issued(
+        account=session.sub,
+        generation=session.gen,
+        issued=session.iat,
+        expires=session.exp,
+        max_requests=session.max_requests,
+        models=session.models,
+        operations=session.operations,
+        amr=session.amr,
+        family=family,
+    )
+    return Change(SESSION, session.jti, to_json(kept), 0)
+
+
+def parse_issued(record: Record) -> Issued:
+    """Decode a session's record. Raises NotTrusted (damaged)."""
+    try:
+        return msgspec.json.decode(record.body or b"", type=Issued)
+    except msgspec.MsgspecError as cause:
+        raise NotTrusted(f"the record of session {record.key!r} is damaged: delete it, or restore it from a backup") from cause
+
+
+def end_session(jti: str, issued: Issued) -> Change:
+    """The change that ends a listed session now; idempotent."""
+    return Change(REVOCATION, jti, to_json(Revocation(issued.account, issued.expires)))
+
+
+def forget_ended(sessions: Sequence[Record], now: int) -> list[Change]:
+    """Changes that drop sessions from the list, and what they used of their quotas.
+
+    An hour after they expired: by then no gateway has a lease of such a quota that it could give back.
+    """
+    over = [record for record in sessions if parse_issued(record).expires + _LINGER <= now]
+    quotas = [Change(QUOTA, f"session:{record.key}", None) for record in over]
+    return quotas + [Change(SESSION, record.key, None, record.revision) for record in over]
+
+
+def public_jwk(public: bytes) -> dict[str, str]:
+    """A 32-byte Ed25519 public key as a JSON Web Key (RFC 8037, section 2)."""
+    x = base64.urlsafe_b64encode(public).decode().rstrip("=")
+    return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key_id(public), "x": x}
 
 
 def parse_revocation(record: Record) -> Revocation:

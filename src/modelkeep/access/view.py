@@ -36,7 +36,8 @@ class Grant(NamedTuple):
     """Who a credential speaks for, and its limits.
 
     ``kind``: "key", "session", "certificate" or "external". ``expires``: Unix seconds. ``quota``: requests in all, None = no
-    quota; counted under ``quota_id`` by ``Quotas.take``.
+    quota; counted under ``quota_id`` by ``Quotas.take``. ``mfa_at``: Unix second at which a second factor was last shown, for
+    this session or for the whole account; 0 = never.
     """
 
     principal: Principal
@@ -44,6 +45,7 @@ class Grant(NamedTuple):
     expires: int
     quota: int | None
     quota_id: str
+    mfa_at: int = 0
 
 
 PARSERS: dict[str, Callable[[Record], object]] = {

@@ -81,10 +81,13 @@ class Acts:
         return self.premises.records.get(kind, key)
 
 
+_ABOUT_ACCOUNTS = ("user.", "key.", "mfa.", "session.", "step-up.")
+
+
 def _target(action: str, arguments: dict[str, Any]) -> Target:
     if "ref" in arguments:
         return model(reference_name(arguments["ref"]))
     if action in ("publish", "alias"):
         return model(parse_name(arguments["name"], "model name"))
     owner = arguments.get("account", arguments.get("name"))
-    return account(owner) if action.startswith(("user.", "key.")) and isinstance(owner, str) else KEEP
+    return account(owner) if action.startswith(_ABOUT_ACCOUNTS) and isinstance(owner, str) else KEEP

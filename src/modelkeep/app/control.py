@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
-from modelkeep.access.authorize import context_of
+from modelkeep.access.authorize import check_scope, context_of
 from modelkeep.access.directory import Directory
-from modelkeep.access.limits import Limiter, address_key
+from modelkeep.access.limits import Limiter
 from modelkeep.access.logins import Logins
 from modelkeep.access.presented import Presented
-from modelkeep.access.sessions import SessionIssuer, SessionTerms, SessionVerifier, revoke_session
+from modelkeep.access.sessions import SessionIssuer, SessionVerifier, revoke_session
+from modelkeep.access.steady import SteadyTime
+from modelkeep.access.uses import EVERY, Uses
 from modelkeep.access.view import Grant
 from modelkeep.adapters.certificates import Certificates
 from modelkeep.app.audits import new_series, recover_all
@@ -30,8 +33,9 @@ from modelkeep.app.receipts import phase_of
 from modelkeep.app.scanresults import CLEAN
 from modelkeep.app.settings import Settings
 from modelkeep.app.sinktroubles import log_break_glass
+from modelkeep.app.stepups import StepUps
 from modelkeep.app.verbs import Verb, call, table
-from modelkeep.core.values import Principal, Role
+from modelkeep.core.values import Party, Principal, Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import TLS_CA, TOKEN_SIGNING
@@ -64,6 +68,7 @@ class Control:
     issuer: SessionIssuer
     verifier: SessionVerifier
     addresses: Limiter
+    failures: Limiter
     shown: Certificates
     report: Callable[[str], None] = print
     verbs: dict[str, Verb] = field(default_factory=lambda: table(Keep))
@@ -73,6 +78,26 @@ class Control:
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _intel_done: str = ""
+    url: str = "https://localhost"
+    """Where control listens, as a browser on this machine names it."""
+
+    def __post_init__(self) -> None:
+        self.identity = StepUps(self)
+        self._time = SteadyTime(self.keep.premises.clock)
+        self._uses = Uses(self.keep.premises.records, self.keep.premises.clock)
+
+    def now(self) -> int:
+        """Unix time in seconds; it never goes back."""
+        return self._time.now()
+
+    def acting(self) -> Keep:
+        """The keep, acted on by control itself."""
+        return self.keep.acting_as(CONTROL)
+
+    def party(self) -> Party:
+        """Who asks for passkeys: the address of the settings, or the one that control listens on."""
+        origin = self.settings.access.url or self.url
+        return Party(urlsplit(origin).hostname or "", origin)
 
     @property
     def settings(self) -> Settings:
@@ -84,38 +109,31 @@ class Control:
         """The keep's folder."""
         return self.keep.premises.directory
 
-    def login(self, account: str, password: str, new_password: str | None, address: str) -> tuple[str, int]:
+    def login(self, account: str, password: str, new_password: str | None, address: str, code: str = "") -> tuple[str, int]:
         """A session token and its end, Unix seconds.
 
         Raises Unauthenticated, Denied (the password was a one-time one), Invalid, OverBudget.
         """
-        self.addresses.take(address_key(address))
-        self._renew()
-        try:
-            proven = self.logins.prove(account, password, new_password=new_password)
-        except ModelkeepError as refusal:
-            self._record("login", self._subject(account), "", refusal.code)
-            raise
-        limits = self.settings.limits
-        token, session = self.issuer.issue(
-            proven, SessionTerms(max_requests=limits.key_requests, lifetime=limits.session_seconds)
-        )
-        self._record("login", proven.subject, "", "ok")
-        return token, session.exp
+        made = self.identity.login(account, password, new_password, code, address)
+        return made.access, made.session.exp
 
     def logout(self, presented: Presented) -> None:
         """End the session that asks. Raises Unauthenticated, Invalid (it is an API key)."""
         grant = self.authenticate(presented)
         if grant.kind != "session":
             raise Invalid("an API key is no session: revoke it with 'modelkeep key revoke'")
-        self.keep.premises.records.commit(revoke_session(self.verifier.verify(presented.token)))
-        self._record("logout", grant.principal.subject, "", "ok")
+        session = self.verifier.verify(presented.token)
+        self.keep.premises.records.commit(revoke_session(session))
+        self.identity.end_family_of(session.jti)
+        self.record("logout", grant.principal.subject, "", "ok")
 
     def authenticate(self, presented: Presented) -> Grant:
         """Who asks, on records read now. Raises Unauthenticated, OverBudget, Unavailable."""
-        self._renew()
+        self.renew()
         self.directory_of_accounts.refresh()
-        return self.directory_of_accounts.authenticate(presented)
+        grant = self.directory_of_accounts.authenticate(presented)
+        self._uses.note(grant.principal.credential)
+        return grant
 
     def room(self, presented: Presented, name: str) -> int:
         """The largest body that a call of verb ``name`` may have, bytes: asked before any of it is read.
@@ -131,6 +149,7 @@ class Control:
             policy = self.keep.premises.access
             targets = [model(known) for known in grant.principal.models] or [KEEP, model(NOBODYS), *policy.models]
             context = context_of(policy, presented.address)
+            check_scope(grant.principal, found.action, targets[0])
             if not any(policy.decide(grant.principal, found.action, target, context).allowed for target in targets):
                 raise Denied(policy.explain(grant.principal, found.action, targets[0], context))
         return self.settings.control.max_upload
@@ -143,16 +162,17 @@ class Control:
         grant = self.authenticate(presented)
         with self._refusals(grant, name):
             answer = call(self.verbs, self.keep.acting_as(grant.principal, presented.address), name, body)
-        self._record(f"admin:{name}", grant.principal.subject, "", "ok")
+        self.record(f"admin:{name}", grant.principal.subject, "", "ok")
         return answer
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
         """Use the session keys of now: ``token-signing`` may have been rotated. Raises NotTrusted, Unavailable."""
         here = self.keep.premises
         ring, origin = here.keyring([TOKEN_SIGNING]), here.trust.origin
         if ring is not self._ring:
-            self.issuer = SessionIssuer(ring.token_key(), origin, entropy=here.entropy, clock=here.clock)
-            self.verifier = SessionVerifier(here.trust.token_keys, origin)
+            issuer = self.settings.access.url
+            self.issuer = SessionIssuer(ring.token_key(), origin, entropy=here.entropy, clock=here.clock, issuer=issuer)
+            self.verifier = SessionVerifier(here.trust.token_keys, origin, issuer)
             self.directory_of_accounts.trust(here.trust.token_keys)
             self._ring = ring
 
@@ -188,6 +208,7 @@ class Control:
             (self._rescan, settings.control.rescan_seconds),
             *(((self._visits, _VISIT_SECONDS),) if settings.issuers else ()),
             (self._leaf, LEAF_SECONDS),
+            (self._tidy, EVERY),
         )
         for work, pause in due:
             thread = threading.Thread(target=self._repeat, args=(work, pause), name=work.__name__, daemon=True)
@@ -203,6 +224,10 @@ class Control:
         self.keep.premises.logged.set()  # wakes whoever waits for something to be witnessed
         for thread in self._threads:
             thread.join()
+        try:
+            self._uses.flush()
+        except ModelkeepError as cause:
+            self.report(f"when API keys were last used was not written down: {cause}")
         try:
             self.log_checkpoint(self.audit.stop())
         except ModelkeepError as cause:
@@ -261,6 +286,10 @@ class Control:
             self.shown.show(here.issue_leaf(here.keyring([TLS_CA]), (CONTROL_NAME,)))
             self.report("control: the certificate was renewed")
 
+    def _tidy(self) -> None:
+        self._uses.flush()
+        self.identity.tidy()
+
     def _rescan(self) -> None:
         for done in self.keep.acting_as(CONTROL).rescan_stale():
             if done.outcome != CLEAN:
@@ -285,17 +314,17 @@ class Control:
             yield
         except ModelkeepError as refusal:
             known = name if name in self.verbs else "unknown"  # what somebody typed is not recorded
-            self._record(f"admin:{known}", grant.principal.subject, "", refusal.code)
+            self.record(f"admin:{known}", grant.principal.subject, "", refusal.code)
             raise
 
-    def _subject(self, account: str) -> str:
+    def subject_of(self, account: str) -> str:
         """The pseudonym of an account, "" when there is none. What was typed is not recorded: it may be a password."""
         try:
             return parse_account(self.keep.premises.records.get(ACCOUNT, account)).subject
         except Missing:
             return ""
 
-    def _record(self, kind: str, subject: str, request: str, outcome: str) -> None:
+    def record(self, kind: str, subject: str, request: str, outcome: str) -> None:
         """Wait until a record of a request is durable. Raises Unavailable: then nothing may be answered."""
         written: Future[int | ModelkeepError] = Future()
         entry = AuditEntry(kind=kind, subject=subject, release="", request=request, outcome=outcome)
@@ -314,7 +343,7 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
     premises = Premises.open(directory, _no_passphrase, keyring, unlocked)
     keep = Keep(premises)
     clock, entropy, origin = premises.clock, premises.entropy, premises.trust.origin
-    limits = premises.settings.limits
+    limits, issuer = premises.settings.limits, premises.settings.access.url
     rate, burst = limits.failures_rate, limits.failures_burst
     addresses = Limiter(clock.monotonic, rate=rate, burst=burst, what="logins from this address")
     failures = Limiter(clock.monotonic, rate=rate, burst=burst, what="bad credentials from this address")
@@ -337,10 +366,11 @@ def open_control(directory: Path, opened: Opened, report: Callable[[str], None])
         audit=audit,
         directory_of_accounts=accounts,
         visitors=Visitors(accounts, KeyReader(issuers, report), report),
-        logins=Logins(premises.records, premises.passwords, entropy=entropy, clock=clock),
-        issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock),
-        verifier=SessionVerifier(premises.trust.token_keys, origin),
+        logins=premises.logins,
+        issuer=SessionIssuer(keyring.token_key(), origin, entropy=entropy, clock=clock, issuer=issuer),
+        verifier=SessionVerifier(premises.trust.token_keys, origin, issuer),
         addresses=addresses,
+        failures=failures,
         shown=Certificates(leaf),
         report=report,
     )

@@ -17,6 +17,8 @@ from modelkeep.access.leases import Leases
 from modelkeep.access.limits import Limiter, Limits
 from modelkeep.access.quotas import Quotas
 from modelkeep.access.rates import Override, Rates
+from modelkeep.access.stepup import StepUp, StepUpTerms
+from modelkeep.access.uses import Uses
 from modelkeep.adapters.certificates import CertificateFiles, Certificates, CertificateWatch
 from modelkeep.adapters.tls import Identity
 from modelkeep.app.audits import new_series, recover_all
@@ -25,7 +27,7 @@ from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
-from modelkeep.app.settings import GatewaySettings, LimitSettings, ValidationSettings, load
+from modelkeep.app.settings import AccessSettings, GatewaySettings, LimitSettings, ValidationSettings, load
 from modelkeep.app.sinktroubles import SinkTroubles
 from modelkeep.app.stores import open_state
 from modelkeep.app.upstreams import Upstreams
@@ -35,6 +37,7 @@ from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES, WATERMARK
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted, Unavailable
+from modelkeep.extraction.ladder import Rung
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.validate import RangePolicy
 from modelkeep.workflows.admitted import Admitted
@@ -91,6 +94,7 @@ def open_gateway(
     recorder = Recorder(audit, clock)
     access, visitors = _directory(here, keyring, report)
     quotas = Quotas(here.records, clock.monotonic)
+    uses = Uses(here.records, clock)
     held = (
         keep_evidence(here, audit, keys, decisions, earlier, report)
         if worker is None
@@ -109,6 +113,8 @@ def open_gateway(
         ),
         quotas=quotas,
         policy=here.access_in_force.engine,
+        step_up=StepUp(step_up_terms(settings.access), quotas, clock),
+        uses=uses,
     )
     extraction = settings.extraction
     gateway = Gateway(
@@ -142,6 +148,7 @@ def open_gateway(
             access.refresh,
             visitors.look,
             quotas.refill,
+            uses.flush_when_due,
             held.look,
             watch_sinks,
         ),
@@ -188,6 +195,7 @@ def open_gateway(
             *((traces.close,) if traces else ()),
             held.look,
             quotas.give_back,
+            uses.flush,
             *(() if leases is None else (leases.stop,)),
             held.stop,
         ),
@@ -277,6 +285,18 @@ def own_certificate(directory: Path, auto: bool) -> CertificateFiles | None:
         raise Invalid("gateway.certificate and gateway.key go together: name both files, or neither")
     word = directory / named.key_passphrase_file if named.key_passphrase_file else None
     return CertificateFiles(directory / named.certificate, directory / named.key, word)
+
+
+def step_up_terms(said: AccessSettings) -> StepUpTerms:
+    """When the settings have a second factor asked for."""
+    rungs = {"off": 0, "coarse": int(Rung.COARSE), "quantised": int(Rung.QUANTISED)}
+    return StepUpTerms(
+        requests=said.step_up_requests,
+        rung=rungs[said.step_up_rung],
+        seconds=said.step_up_seconds,
+        keys=said.step_up_keys == "approve",
+        link=said.url and f"{said.url}/step-up",
+    )
 
 
 def rates_of(limits: LimitSettings) -> Rates:

@@ -18,7 +18,7 @@ from modelkeep.errors import Missing, ModelkeepError, Unavailable
 
 def open_issuers(directory: Path, settings: Settings, clock: Clock) -> Issuers:
     """The issuers whose tokens are taken; nothing is fetched yet. Raises Invalid (an address or a file that is none)."""
-    return Issuers([_issuer(directory, one, clock) for one in settings.issuers])
+    return Issuers([_issuer(directory, one, clock) for one in settings.issuers], settings.access.url)
 
 
 def client_authorities(directory: Path, settings: Settings) -> tuple[bytes, bool]:

@@ -20,10 +20,10 @@ from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.bomverbs import BomVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.certverbs import CertificateVerbs
+from modelkeep.app.factorverbs import FactorVerbs
 from modelkeep.app.keyverbs import KeyVerbs
 from modelkeep.app.lifeverbs import LifeVerbs
 from modelkeep.app.omsverbs import OmsVerbs
-from modelkeep.app.people import PeopleVerbs
 from modelkeep.app.policyverbs import PolicyVerbs
 from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
 from modelkeep.app.provenanceverbs import ProvenanceVerbs
@@ -51,7 +51,7 @@ class Keep(
     RegistryVerbs,
     CatalogueVerbs,
     PolicyVerbs,
-    PeopleVerbs,
+    FactorVerbs,
     CertificateVerbs,
     KeyVerbs,
     TrustVerbs,

@@ -11,29 +11,28 @@ from modelkeep.app.verbs import verb
 from modelkeep.core.ports import KeyInfo, WrappingKeys
 from modelkeep.core.values import Digest
 from modelkeep.custody.keys import (
-    AUDIT_SUBJECT,
     COMPROMISED,
     DISABLED,
     FAMILIES,
     MODEL_KEK,
     OMS_SIGNING,
     PENDING_DESTRUCTION,
+    SECOND_FACTOR,
     STATEMENT_SIGNING,
     TLS_CA,
     TOKEN_SIGNING,
+    TURNING,
     WRAPPING_FAMILIES,
 )
 from modelkeep.custody.releases import RECIPIENTS
 from modelkeep.errors import Conflict, Denied, Invalid, ModelkeepError, Unavailable
 from modelkeep.workflows import key_rotation
 from modelkeep.workflows.bodies import referred
-from modelkeep.workflows.holdings import Bodies, Subjects, wrapped_under
+from modelkeep.workflows.holdings import Bodies, Holdings, SecondFactors, Subjects, wrapped_under
 from modelkeep.workflows.key_rotation import Rotated, Wheel
 from modelkeep.workflows.registry import Registry
 from modelkeep.workflows.rewrap import Progress, silent
 
-TURNING = (MODEL_KEK, AUDIT_SUBJECT)
-"""Families that wrap something that can be wrapped again. The watermark's key is committed to in the log and stays."""
 ROTATIONS: dict[str, str] = {
     STATEMENT_SIGNING: "rotate_statement_signing",
     TOKEN_SIGNING: "rotate_token_signing",
@@ -245,7 +244,7 @@ class KeyVerbs(OversightVerbs):
         return Wheel(
             family=family,
             desk=desk,
-            holdings=Bodies(desk.registry) if family == MODEL_KEK else Subjects(desk.registry.records, here.wrapping(family)),
+            holdings=self._holdings(family, desk.registry),
             providers=lambda: here.providers(family),
             at=lambda place: here.provider(place, family),
             move=lambda place: here.move_keys(family, place),
@@ -254,6 +253,13 @@ class KeyVerbs(OversightVerbs):
             grace_days=here.settings.keys.destroy_grace_days,
             progress=self.progress,
         )
+
+    def _holdings(self, family: str, registry: Registry) -> Holdings:
+        """What is wrapped under a family."""
+        if family == MODEL_KEK:
+            return Bodies(registry)
+        wrapped = self.premises.wrapping(family)
+        return SecondFactors(registry.records, wrapped) if family == SECOND_FACTOR else Subjects(registry.records, wrapped)
 
     def _let(self, name: str, info: KeyInfo, **detail: str) -> VersionRow:
         self.act(name, info.key_id, **detail)

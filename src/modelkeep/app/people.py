@@ -1,5 +1,7 @@
 """Verbs about accounts and API keys. Each changes the records, then says so in the releases log under pseudonyms."""
 
+from collections.abc import Mapping
+
 from modelkeep.access.accounts import ACCOUNT, Account, add_account, parse_account, set_disabled, set_roles
 from modelkeep.access.certificates import certificate_digest
 from modelkeep.access.credentials import KEY, ApiKey, KeyTerms, NewKey, issue_key, parse_key_record, revoke_key, rotate_key
@@ -15,12 +17,14 @@ from modelkeep.access.externals import (
     set_blocked,
 )
 from modelkeep.access.quotas import granted_of
+from modelkeep.access.uses import KEY_USE, last_uses
 from modelkeep.app.acting import Acts
 from modelkeep.app.results import KeyIssued, KeyRow, UserAdded, UserRow
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.values import parse_role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.policy.engine import known_actions
 
 SECOND = 1_000_000_000
 
@@ -47,7 +51,7 @@ class PeopleVerbs(Acts):
         changed = self.change(lambda: set_roles(self.premises.records.scan(ACCOUNT), name, roles))
         self.act("user.role", changed.subject, roles=",".join(changed.roles))
         self.premises.settle_lease()
-        return _user(changed)
+        return user_row(changed)
 
     @verb("user.disable")
     def user_disable(self, *, name: str) -> UserRow:
@@ -55,21 +59,21 @@ class PeopleVerbs(Acts):
         changed = self._able(name, False)
         self.act("user.disable", changed.subject)
         self.premises.settle_lease()
-        return _user(changed)
+        return user_row(changed)
 
     @verb("user.enable")
     def user_enable(self, *, name: str) -> UserRow:
         """Enable a disabled account again. Raises Missing."""
         changed = self._able(name, True)
         self.act("user.enable", changed.subject)
-        return _user(changed)
+        return user_row(changed)
 
     @verb("user.list")
     def user_list(self) -> tuple[UserRow, ...]:
         """Every account, by name: own ones, and those of other issuers that ever came, whose roles come with their tokens."""
         scan = self.premises.records.scan
-        own = [_user(parse_account(record)) for record in scan(ACCOUNT)]
-        return (*own, *sorted((_user(parse_external(record)) for record in scan(EXTERNAL)), key=lambda row: row.name))
+        own = [user_row(parse_account(record)) for record in scan(ACCOUNT)]
+        return (*own, *sorted((user_row(parse_external(record)) for record in scan(EXTERNAL)), key=lambda row: row.name))
 
     @verb("key.issue")
     def key_issue(
@@ -79,6 +83,7 @@ class PeopleVerbs(Acts):
         quota: int | None = None,
         days: int | None = None,
         models: tuple[str, ...] = (),
+        actions: tuple[str, ...] = (),
         certificate: str = "",
     ) -> KeyIssued:
         """Issue an API key. ``certificate``: the client's, PEM or ``sha256:<hex>``, to bind it to.
@@ -88,11 +93,13 @@ class PeopleVerbs(Acts):
         owner = self._account(account)
         if owner.disabled:
             raise Conflict(f"{account} is disabled: enable it before issuing a key")
+        check_actions(actions)
         limits = self.premises.settings.limits
         terms = KeyTerms(
             models=models,
             quota=quota or limits.key_requests,
             lifetime=(days or limits.key_days) * 86_400,
+            actions=actions,
             certificate=certificate_digest(certificate) if certificate else "",
         )
         made = self.change(lambda: issue_key(account, terms, entropy=self.premises.entropy, clock=self.premises.clock))
@@ -118,12 +125,13 @@ class PeopleVerbs(Acts):
         changed = self.change(lambda: revoke_key(self.record(KEY, key_id)))
         self.act("key.revoke", self._account(changed.account).subject, key=key_id)
         self.premises.settle_lease()
-        return self._row(changed)
+        return self._row(changed, last_uses(self.premises.records.scan(KEY_USE, key_id)))
 
     @verb("key.list")
     def key_list(self) -> tuple[KeyRow, ...]:
         """Every API key, without its secret."""
-        return tuple(self._row(parse_key_record(record)) for record in self.premises.records.scan(KEY))
+        used = last_uses(self.premises.records.scan(KEY_USE))
+        return tuple(self._row(parse_key_record(record), used) for record in self.premises.records.scan(KEY))
 
     def admit_newcomers(self) -> tuple[str, ...]:
         """Give everybody whom a gateway announced a pseudonym, and commit to his marks first; why some got none, in words."""
@@ -178,7 +186,7 @@ class PeopleVerbs(Acts):
         self.authorize("key.revoke", {"account": found.account})
         return found
 
-    def _row(self, key: ApiKey) -> KeyRow:
+    def _row(self, key: ApiKey, last: Mapping[str, int]) -> KeyRow:
         now = self.premises.clock.now_ns()
         state = (
             "revoked"
@@ -190,12 +198,32 @@ class PeopleVerbs(Acts):
             else "active"
         )
         used = granted_of(self.premises.records, key.quota_id)
-        return KeyRow(key.id, key.account, state, key.expires * SECOND, key.quota or 0, used, key.models)
+        return KeyRow(
+            key.id,
+            key.account,
+            state,
+            key.expires * SECOND,
+            key.quota or 0,
+            used,
+            key.models,
+            key.actions,
+            last.get(key.id, 0) * SECOND,
+        )
 
 
-def _user(account: Account | External) -> UserRow:
+def check_actions(actions: tuple[str, ...]) -> None:
+    """Raise Invalid for an action that no policy can speak about: it would be a mistyped one."""
+    known = known_actions()
+    for action in actions:
+        if action not in known:
+            raise Invalid(f"{action[:40]!r} is not an action: possible are {', '.join(known)}")
+
+
+def user_row(account: Account | External) -> UserRow:
+    """An account in a list."""
     roles = account.roles if isinstance(account, Account) else ()
-    return UserRow(account.name, tuple(map(str, roles)), account.disabled, account.subject, account.created * SECOND)
+    mfa = ("codes" if account.codes else account.mfa) if isinstance(account, Account) else ""
+    return UserRow(account.name, tuple(map(str, roles)), account.disabled, account.subject, account.created * SECOND, mfa)
 
 
 def _issued(made: NewKey) -> KeyIssued:

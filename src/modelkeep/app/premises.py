@@ -12,7 +12,10 @@ from modelkeep.access.accounts import ACCOUNT, OPERATOR
 from modelkeep.access.certificates import CERTIFICATE
 from modelkeep.access.credentials import KEY
 from modelkeep.access.externals import EXTERNAL
+from modelkeep.access.factors import FACTOR
+from modelkeep.access.logins import Logins
 from modelkeep.access.passwords import Passwords
+from modelkeep.access.refresh import REFRESH
 from modelkeep.adapters.claims import FolderClaims
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.keys.file import FileKeys
@@ -31,7 +34,16 @@ from modelkeep.core.values import Principal
 from modelkeep.crypto.signatures import Ed25519Signing
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word
-from modelkeep.custody.keys import AUDIT_SUBJECT, LOG_SIGNING, MODEL_KEK, OMS_SIGNING, STATEMENT_SIGNING, TLS_CA, TOKEN_SIGNING
+from modelkeep.custody.keys import (
+    AUDIT_SUBJECT,
+    LOG_SIGNING,
+    MODEL_KEK,
+    OMS_SIGNING,
+    SECOND_FACTOR,
+    STATEMENT_SIGNING,
+    TLS_CA,
+    TOKEN_SIGNING,
+)
 from modelkeep.custody.opinions import Scanner
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
 from modelkeep.custody.salting import DataSalts
@@ -49,7 +61,7 @@ TRUST_FILE, CA_FILE = "trust.toml", "tls/ca.pem"
 SINKS_FOLDER = "sinks"
 """How far each audit sink has accepted each audit log."""
 OPERATOR_ACCOUNT: Principal = OPERATOR
-SIGNED_KINDS = (ACCOUNT, KEY, CERTIFICATE, EXTERNAL)
+SIGNED_KINDS = (ACCOUNT, KEY, CERTIFICATE, EXTERNAL, FACTOR, REFRESH)
 """Records that say who may come in: signed with ``token-signing``, which the gateway does not hold."""
 DESK_FAMILIES = (MODEL_KEK, STATEMENT_SIGNING, LOG_SIGNING)
 """What changing releases needs."""
@@ -190,6 +202,12 @@ class Premises:
     def passwords(self) -> Passwords:
         """How passwords are hashed. Making it costs one Argon2id hash, so it is made once."""
         return Passwords()
+
+    @cached_property
+    def logins(self) -> Logins:
+        """Who checks passwords and second factors."""
+        keys = lambda: self.ring_keys(SECOND_FACTOR)  # noqa: E731
+        return Logins(self.records, self.passwords, entropy=self.entropy, clock=self.clock, factor_keys=keys)
 
     @cached_property
     def witness_policy(self) -> PolicyFile:

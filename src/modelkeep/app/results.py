@@ -270,13 +270,63 @@ class CertificateRow(Struct, frozen=True):
 
 
 class UserRow(Struct, frozen=True):
-    """One account."""
+    """One account. ``mfa``: ``codes`` (its logins need one), ``required`` (it must add a factor), or nothing."""
 
     name: str
     roles: tuple[str, ...]
     disabled: bool
     subject: str
     created: int
+    mfa: str = ""
+
+
+@holds_secrets("account")
+class FactorBegun(Struct, frozen=True):
+    """A secret for one-time codes that waits for its first code; shown once. ``uri``: for an authenticator app."""
+
+    account: str
+    secret: str
+    uri: str
+
+
+@holds_secrets("account")
+class FactorEnrolled(Struct, frozen=True):
+    """One-time codes are in force. ``recovery``: codes for when the device is lost, each good once; shown once."""
+
+    account: str
+    recovery: tuple[str, ...]
+
+
+class FactorRow(Struct, frozen=True):
+    """The second factors of an account. ``recovery``: codes left; ``passkeys``: what their owner calls them."""
+
+    account: str
+    required: bool
+    codes: bool
+    recovery: int
+    passkeys: tuple[str, ...]
+
+
+class SessionRow(Struct, frozen=True):
+    """A session that has not expired. ``state``: ``active`` or ``ended``; ``amr``: how it was proven. Times: nanoseconds."""
+
+    id: str
+    account: str
+    state: str
+    issued: int
+    expires: int
+    used: int
+    max_requests: int
+    models: tuple[str, ...]
+    operations: tuple[str, ...]
+    amr: tuple[str, ...]
+
+
+class SteppedUp(Struct, frozen=True):
+    """An account that may go on. ``at``: Unix nanoseconds."""
+
+    account: str
+    at: int
 
 
 @holds_secrets("id", "account", "expires", "quota")
@@ -291,7 +341,7 @@ class KeyIssued(Struct, frozen=True):
 
 
 class KeyRow(Struct, frozen=True):
-    """One API key, without its secret."""
+    """One API key, without its secret. ``last_used``: Unix nanoseconds, to the minute; 0 = never."""
 
     id: str
     account: str
@@ -300,6 +350,8 @@ class KeyRow(Struct, frozen=True):
     quota: int
     used: int
     models: tuple[str, ...]
+    actions: tuple[str, ...] = ()
+    last_used: int = 0
 
 
 class VersionRow(Struct, frozen=True):

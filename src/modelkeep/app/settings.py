@@ -19,7 +19,7 @@ from modelkeep.errors import Invalid, Missing, Unavailable
 
 FILE_NAME = "modelkeep.toml"
 PREFIX = "MODELKEEP_"
-LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"))
+LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"), ("access", "mfa_roles"))
 """Settings whose environment variable is a list, separated by commas."""
 TABLES = ("issuers",)
 """Arrays of tables, ``[[issuers]]``: the file alone sets them."""
@@ -174,6 +174,30 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Other limits of single API keys, by id."""
     models: dict[str, ModelLimits] = {}
     """Other limits of single models, by name."""
+
+
+class AccessSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[access]"""
+
+    url: Annotated[str, Meta(pattern=r"^(https://[A-Za-z0-9.-]+(:[0-9]{1,5})?)?$")] = ""
+    """Address of control as its users see it, such as "https://keep.acme.eu": what tokens say issued them, and the address that
+    passkeys are of; empty = tokens say the origin of the keep, and passkeys are of where control listens."""
+    token_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 600
+    """Lifetime of an access token that the token endpoint gives, seconds."""
+    refresh_seconds: Annotated[int, Meta(ge=60, le=31_536_000)] = 604_800
+    """How long after a login its refresh tokens work at most, seconds."""
+    refresh_idle_seconds: Annotated[int, Meta(ge=60, le=31_536_000)] = 86_400
+    """How long a refresh token works when it is not used, seconds."""
+    mfa_roles: tuple[str, ...] = ()
+    """Roles whose accounts must use a second factor."""
+    step_up_requests: Annotated[int, Meta(ge=0, le=2**53 - 1)] = 0
+    """Rows after which a second factor is asked for again; 0 = never."""
+    step_up_rung: Literal["off", "coarse", "quantised"] = "off"
+    """Rung of the extraction ladder from which a recent second factor is asked for."""
+    step_up_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 900
+    """How old that second factor may be, seconds."""
+    step_up_keys: Literal["approve", "exempt"] = "approve"
+    """API keys have no second factor: whether their account must be approved instead, or they are never asked."""
 
 
 class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -473,6 +497,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control: ControlSettings = ControlSettings()
     limits: LimitSettings = LimitSettings()
     dpop: DpopSettings = DpopSettings()
+    access: AccessSettings = AccessSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     audit: AuditSettings = AuditSettings()
     blobs: BlobSettings = BlobSettings()

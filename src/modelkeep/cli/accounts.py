@@ -76,15 +76,25 @@ def key() -> None:
 @click.option("--quota", type=click.IntRange(1), default=None, help="Rows; limits.key_requests if not given.")
 @click.option("--days", type=click.IntRange(1, 3650), default=None, help="Days until it expires; limits.key_days if not given.")
 @click.option("--model", "models", multiple=True, help="Model it is for; may be given several times; all if not given.")
+@click.option(
+    "--action", "actions", multiple=True, help="Action it is for, such as predict; all of its account's if not given."
+)
 @click.option("--certificate", default="", help="Client certificate without which it opens nothing: PEM file or sha256:HEX.")
 @click.option("--out", default="", help="Write the key to this new file instead of printing it.")
 @click.pass_obj
 def key_issue(
-    ctx: Context, account: str, quota: int | None, days: int | None, models: tuple[str, ...], certificate: str, out: str
+    ctx: Context,
+    account: str,
+    quota: int | None,
+    days: int | None,
+    models: tuple[str, ...],
+    actions: tuple[str, ...],
+    certificate: str,
+    out: str,
 ) -> None:
     """Issue an API key; it is shown once and stored only as its hash."""
     bound = named(certificate) if certificate else ""
-    made = ctx.call(Keep.key_issue, account=account, quota=quota, days=days, models=models, certificate=bound)
+    made = ctx.call(Keep.key_issue, account=account, quota=quota, days=days, models=models, actions=actions, certificate=bound)
     _show_once(ctx, made, out)
 
 
@@ -112,8 +122,21 @@ def key_revoke(ctx: Context, key_id: str) -> None:
 def key_list(ctx: Context) -> None:
     """List the API keys, without their secrets."""
     found = ctx.call(Keep.key_list)
-    rows = [(k.id, k.account, k.state, f"{k.used}/{k.quota}", ", ".join(k.models) or "all", moment(k.expires)) for k in found]
-    ctx.out.table(found, ("KEY", "ACCOUNT", "STATE", "USED", "MODELS", "EXPIRES"), rows, empty="There is no API key.")
+    rows = [
+        (
+            k.id,
+            k.account,
+            k.state,
+            f"{k.used}/{k.quota}",
+            ", ".join(k.models) or "all",
+            ", ".join(k.actions) or "all",
+            moment(k.last_used),
+            moment(k.expires),
+        )
+        for k in found
+    ]
+    heads = ("KEY", "ACCOUNT", "STATE", "USED", "MODELS", "ACTIONS", "LAST USED", "EXPIRES")
+    ctx.out.table(found, heads, rows, empty="There is no API key.")
 
 
 def _show_once(ctx: Context, issued: KeyIssued, out: str) -> None:

@@ -95,11 +95,19 @@ class Context:
             return read_secret_file(self._passphrase_file)
         return self.ask("Passphrase of this keep", f"--passphrase-file or {PASSPHRASE_FILE}")
 
-    def ask(self, prompt: str, instead: str, *, confirm: bool = False) -> bytes:
-        """Ask for a secret on the terminal. Raises Missing where there is none; ``instead``: the option that names a file."""
-        if not sys.stdin.isatty():
+    @staticmethod
+    def terminal() -> bool:
+        """Whether somebody is there to be asked."""
+        return sys.stdin.isatty()
+
+    def ask(self, prompt: str, instead: str, *, confirm: bool = False, empty: bool = False) -> bytes:
+        """Ask for a secret on the terminal; ``empty``: it may be nothing. Raises Missing where there is none; ``instead``: the
+        option that names a file."""
+        if not self.terminal():
             raise Missing(f"{prompt[0].lower()}{prompt[1:]}: no terminal to ask for it, so name a file with {instead}")
-        return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)).encode()
+        default = "" if empty else None
+        found = click.prompt(prompt, default, hide_input=True, confirmation_prompt=confirm, err=True, show_default=False)
+        return str(found).encode()
 
     def first_passphrase(self) -> bytes:
         """The passphrase of a keep to be made. Raises Invalid, Missing, Unavailable."""

@@ -71,6 +71,14 @@ def save_sessions(sessions: dict[str, Session]) -> None:
         raise Unavailable(f"cannot write {path}: {cause}") from cause
 
 
+def session_account(server: str) -> str:
+    """The account that is logged in to ``server``. Raises Unauthenticated, Invalid."""
+    session = load_sessions().get(server.rstrip("/"))
+    if session is None:
+        raise Unauthenticated(f"not logged in to {server}: run 'modelkeep --server {server} login'")
+    return session.account
+
+
 class Remote:
     """One control process, reached over HTTPS."""
 

@@ -51,8 +51,9 @@ def upgrade(ctx: Context) -> None:
 @click.option("--ca", default="", help="PEM file of the certificate authority to trust for this server.")
 @click.option("--password-file", default="", help="File with the password; asked for if not given.")
 @click.option("--new-password-file", default="", help="File with the new password, when the current one is one-time.")
+@click.option("--code-file", default="", help="File with a one-time or recovery code; asked for if neither file is given.")
 @click.pass_obj
-def login(ctx: Context, user: str, ca: str, password_file: str, new_password_file: str) -> None:
+def login(ctx: Context, user: str, ca: str, password_file: str, new_password_file: str, code_file: str) -> None:
     """Log in to a control process; later commands with the same --server act as this account."""
     if not ctx.server:
         raise Invalid("login needs --server https://HOST:PORT")
@@ -62,7 +63,7 @@ def login(ctx: Context, user: str, ca: str, password_file: str, new_password_fil
     remote = Remote(ctx.server, ca=authority)
     password = read_secret_file(password_file) if password_file else ctx.ask("Password", "--password-file")
     new = read_secret_file(new_password_file) if new_password_file else b""
-    given = _log_in(ctx, remote, LoginAsked(user, _text(password), _text(new)))
+    given = _log_in(ctx, remote, LoginAsked(user, _text(password), _text(new), _text(_code(ctx, code_file, password_file))))
     sessions = {url: kept for url, kept in load_sessions().items() if kept.expires > time.time()}
     server = ctx.server.rstrip("/")
     sessions[server] = Session(server, user, given.token, given.expires, authority)
@@ -79,7 +80,18 @@ def _log_in(ctx: Context, remote: Remote, asked: LoginAsked) -> LoginGiven:
             raise
         ctx.out.note(f"{reason}.")
     new = _text(ctx.ask("New password", "--new-password-file", confirm=True))
-    return decode_login(remote.post("/admin/v1/login", encode_login(LoginAsked(asked.account, asked.password, new))))
+    return decode_login(
+        remote.post("/admin/v1/login", encode_login(LoginAsked(asked.account, asked.password, new, asked.code)))
+    )
+
+
+def _code(ctx: Context, file: str, password_file: str) -> bytes:
+    """The second factor. Everybody is asked: the server does not tell who has one."""
+    if file:
+        return read_secret_file(file)
+    if password_file or not ctx.terminal():
+        return b""
+    return ctx.ask("One-time code (Enter if the account has none)", "--code-file", empty=True)
 
 
 def _text(password: bytes) -> str:

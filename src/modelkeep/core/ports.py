@@ -109,6 +109,11 @@ class Records(Protocol):
         """Records (deletions too) changed after ``revision``, oldest change first."""
         ...
 
+    def prune(self, kinds: Collection[str]) -> None:
+        """Drop what is left of deleted records of ``kinds``, so that kinds that come and go do not fill the store; ``since``
+        tells nothing of them any more. Cheap, and overwrites nothing. Raises Unavailable."""
+        ...
+
     def expunge(self, kinds: Collection[str]) -> None:
         """Remove what is left of deleted records of ``kinds``, their keys too, and overwrite what the store still holds of
         deleted rows, as far as it can. ``since`` tells nothing of them any more. Raises Unavailable: run it again."""

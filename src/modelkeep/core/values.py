@@ -120,7 +120,8 @@ class Principal(msgspec.Struct, frozen=True):
     """Someone who acts, after authentication.
 
     ``account``: name; ``subject``: the pseudonym that public records carry; ``credential``: id of the key or session used;
-    ``models``: model names that the credential is scoped to, empty = all.
+    ``models``: model names that the credential is scoped to, ``actions``: likewise; empty = all. ``strong``: a second factor
+    was shown for this credential.
     """
 
     account: str
@@ -128,6 +129,15 @@ class Principal(msgspec.Struct, frozen=True):
     roles: tuple[str, ...]
     credential: str
     models: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    strong: bool = False
+
+
+class Party(msgspec.Struct, frozen=True):
+    """Who asks for passkeys: ``id``, a host name; ``origin``, the whole address of the page."""
+
+    id: str
+    origin: str
 
 
 class Resource(msgspec.Struct, frozen=True):

@@ -238,7 +238,7 @@ class Keyring:
 
     def wrapper(self, family: str = keys.MODEL_KEK, version: int | None = None) -> RingWrapper:
         """The primary of a wrapping family, or one version. Raises Sealed, Invalid, Denied (no primary), Missing."""
-        if family not in (keys.MODEL_KEK, keys.AUDIT_SUBJECT):
+        if family not in keys.TURNING:
             raise Invalid(f"{family[:40]!r} is not a family of wrapping keys")
         compartment = self._at(family)
         return RingWrapper(family, compartment.primary() if version is None else compartment.at(version))
@@ -351,7 +351,8 @@ class Custodian:
             lacking = tuple(family for family in keys.LATER_FAMILIES if family not in opened)
             first = next(iter(opened.values()))
             for family in lacking:
-                number = 1 + len(first.trust.oms)  # of a compartment that was lost, the trust root still knows the keys
+                # Of a compartment of signing keys that was lost, the trust root still knows the keys.
+                number = 1 + len(first.trust.oms) if family == keys.OMS_SIGNING else 1
                 fresh = KeyVersion(number, keys.PRIMARY, now_ns, new_material(family, self.entropy))
                 opened[family] = Compartment(family, first.recovery, first.trust, (fresh,))
             if lacking:

@@ -18,18 +18,20 @@ from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted
 
 MODEL_KEK, AUDIT_SUBJECT, WATERMARK = "model-kek", "audit-subject", "watermark"
 STATEMENT_SIGNING, LOG_SIGNING, AUDIT_LOG, TOKEN_SIGNING = "statement-signing", "log-signing", "audit-log", "token-signing"
-TLS_CA, OMS_SIGNING = "tls-ca", "oms-signing"
+TLS_CA, OMS_SIGNING, SECOND_FACTOR = "tls-ca", "oms-signing", "second-factor"
 
-WRAPPING_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, WATERMARK)
+WRAPPING_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, WATERMARK, SECOND_FACTOR)
+TURNING = (MODEL_KEK, AUDIT_SUBJECT, SECOND_FACTOR)
+"""Families that wrap something that can be wrapped again. The watermark's key is committed to in the log and stays."""
 SIGNING_FAMILIES = (STATEMENT_SIGNING, LOG_SIGNING, AUDIT_LOG, TOKEN_SIGNING, TLS_CA, OMS_SIGNING)
 FAMILIES = WRAPPING_FAMILIES + SIGNING_FAMILIES
-LATER_FAMILIES = (OMS_SIGNING,)
-"""What keeps of earlier versions lack; ``modelkeep upgrade`` makes it."""
+LATER_FAMILIES = (OMS_SIGNING, SECOND_FACTOR)
+"""What keeps of earlier versions lack; ``modelkeep upgrade`` makes them."""
 GATEWAY_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG, WATERMARK)
 """What serving needs. Never statement signing, the releases log, session tokens or the certificate authority."""
 OWNER_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG)
 """What the process that keeps the evidence of several workers needs: profiles, recorded answers, the end of dead logs."""
-ROTATABLE = (MODEL_KEK, AUDIT_SUBJECT, STATEMENT_SIGNING, TOKEN_SIGNING, TLS_CA, OMS_SIGNING)
+ROTATABLE = (*TURNING, STATEMENT_SIGNING, TOKEN_SIGNING, TLS_CA, OMS_SIGNING)
 """A log keeps its key for its life (a successor log gets another), and watermark keys are committed to in the log."""
 
 PENDING, PRIMARY, DISABLED, DESTROYED = wrapping.PENDING, wrapping.PRIMARY, wrapping.DISABLED, wrapping.DESTROYED

@@ -30,7 +30,7 @@ class RingKeys:
     """
 
     def __init__(self, family: str, ring: Callable[[], Keyring], custody: RingCustody | None = None) -> None:
-        if family not in (keys.MODEL_KEK, keys.AUDIT_SUBJECT):
+        if family not in keys.TURNING:
             raise Invalid(f"{family[:40]!r} is not a family of wrapping keys")
         self._family, self._ring, self._custody = family, ring, custody
 

@@ -5,6 +5,7 @@ after a record of it is durable in control's own audit log.
 """
 
 import asyncio
+import ipaddress
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,33 +15,33 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from modelkeep.access.presented import Presented, Proof
 from modelkeep.app.control import MAX_SMALL, Control
 from modelkeep.app.processes import announce, withdraw
 from modelkeep.core.hidden import holds_secrets
-from modelkeep.errors import Invalid, ModelkeepError, TooLarge, Unauthenticated, Unavailable
+from modelkeep.errors import Invalid, ModelkeepError, Unavailable
+from modelkeep.http.door import LoginThreads, address_of, body_of, presented_of
+from modelkeep.http.oauth import TokenEndpoint
+from modelkeep.http.passkeys import PasskeyPages
 from modelkeep.http.problem import problem
 
 MAX_NOTE = 16 << 10
 """Largest checkpoint that a gateway may hand over, bytes."""
-SLOWEST = 1 << 20
-"""Bytes a second at which a body must at least come, after the first ``PATIENCE`` seconds."""
-PATIENCE = 30.0
 MAX_CONNECTIONS = 1024
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 @holds_secrets("account")
 class LoginAsked(msgspec.Struct, frozen=True):
-    """Credentials. ``new_password``: replaces a one-time password, empty = none."""
+    """Credentials. ``new_password``: replaces a one-time password; ``code``: of the second factor; empty = none."""
 
     account: str
     password: str
     new_password: str = ""
+    code: str = ""
 
     def __repr__(self) -> str:
         return f"LoginAsked({self.account!r})"
@@ -73,8 +74,8 @@ def decode_login(answer: bytes) -> LoginGiven:
 class Api:
     """The routes, as methods over one ``Control``."""
 
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self, control: Control, threads: LoginThreads) -> None:
+        self._control, self._threads = control, threads
 
     async def health(self, _request: Request) -> Response:
         """Whether control is there."""
@@ -87,30 +88,30 @@ class Api:
 
     async def login(self, request: Request) -> Response:
         """Password in, session token out."""
-        body = await _body(request, MAX_SMALL)
+        body = await body_of(request, MAX_SMALL)
         try:
             asked = msgspec.msgpack.decode(body, type=LoginAsked)
         except _MALFORMED:  # `from None`: the cause could quote a password
-            raise Invalid("the login is malformed: expected account, password and new_password") from None
-        token, expires = await run_in_threadpool(
-            self._control.login, asked.account, asked.password, asked.new_password or None, _address(request)
+            raise Invalid("the login is malformed: expected account, password, new_password and code") from None
+        token, expires = await self._threads.run(
+            self._control.login, asked.account, asked.password, asked.new_password or None, address_of(request), asked.code
         )
         return _packed(msgspec.msgpack.encode(LoginGiven(token, expires)))
 
     async def logout(self, request: Request) -> Response:
         """End the session that asks."""
-        await run_in_threadpool(self._control.logout, _presented(request))
+        await run_in_threadpool(self._control.logout, presented_of(request))
         return _packed(b"")
 
     async def verb(self, request: Request) -> Response:
         """Run one verb as the principal whose credential came with the request."""
-        presented, verb = _presented(request), request.path_params["verb"]
-        body = await _body(request, await run_in_threadpool(self._control.room, presented, verb))
+        presented, verb = presented_of(request), request.path_params["verb"]
+        body = await body_of(request, await run_in_threadpool(self._control.room, presented, verb))
         return _packed(await run_in_threadpool(self._control.run, presented.proven(), verb, body))
 
     async def checkpoint(self, request: Request) -> Response:
         """A gateway hands over a checkpoint of its audit log; the signature on it is the credential."""
-        await run_in_threadpool(self._control.log_checkpoint, await _body(request, MAX_NOTE))
+        await run_in_threadpool(self._control.log_checkpoint, await body_of(request, MAX_NOTE))
         return _packed(b"")
 
     async def fail(self, _request: Request, error: Exception) -> Response:
@@ -152,7 +153,8 @@ class SecureHeaders:
 
 def application(control: Control) -> Starlette:
     """The ASGI application."""
-    api = Api(control)
+    threads = LoginThreads()
+    api = Api(control, threads)
     routes = [
         Route("/health", api.health),
         Route("/ready", api.ready),
@@ -160,42 +162,14 @@ def application(control: Control) -> Starlette:
         Route("/admin/v1/logout", api.logout, methods=["POST"]),
         Route("/admin/v1/{verb}", api.verb, methods=["POST"]),
         Route("/gateway/v1/checkpoint", api.checkpoint, methods=["POST"]),
+        *TokenEndpoint(control, threads).routes(),
+        *PasskeyPages(control, threads).routes(),
     ]
     return Starlette(routes=routes, exception_handlers={ModelkeepError: api.fail})
 
 
 def _packed(body: bytes) -> Response:
     return Response(body, media_type="application/msgpack", headers={"cache-control": "no-store"})
-
-
-def _presented(request: Request) -> Presented:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() not in {"bearer", "dpop"} or not token:
-        raise Unauthenticated("this needs a session or an API key: send 'Authorization: Bearer …'")
-    if scheme.lower() == "bearer":
-        return Presented(token, _address(request))
-    jwt, host = request.headers.get("dpop", ""), request.headers.get("host", "").encode("latin-1")
-    proof = Proof(jwt, request.method.encode(), host, request.scope["raw_path"])
-    return Presented(token, _address(request), proof=proof)
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
-async def _body(request: Request, most: int) -> bytes:
-    received = bytearray()
-    try:
-        async with asyncio.timeout(PATIENCE + most / SLOWEST):
-            async for chunk in request.stream():
-                if len(received) + len(chunk) > most:
-                    raise TooLarge(f"the request is larger than {most:,} bytes")
-                received += chunk
-    except TimeoutError:
-        raise Invalid("the request's body came too slowly") from None
-    except ClientDisconnect:
-        raise Invalid("the client went away before its request had come whole") from None
-    return bytes(received)
 
 
 def run_control(control: Control, tell: Callable[[str], None], beat: Callable[[], None] = lambda: None) -> None:
@@ -226,6 +200,7 @@ async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[],
         raise Unavailable(f"control cannot listen on {settings.host} port {settings.port}: is it taken?")
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"https://{settings.host}:{port}"
+    control.url = _for_browsers(settings.host, port)
     control.start()
     announce(control.directory, "control", url)
     tell(f"control: {url}  (clients trust {control.directory / 'tls' / 'ca.pem'})")
@@ -234,6 +209,15 @@ async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[],
     finally:
         withdraw(control.directory, "control")
         await asyncio.to_thread(control.stop)
+
+
+def _for_browsers(host: str, port: int) -> str:
+    """The address as a browser has it: passkeys belong to a host name, and an IP address is none."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    return f"https://{'localhost' if local else host}:{port}"
 
 
 class _Server(uvicorn.Server):

@@ -10,11 +10,13 @@ import msgspec
 
 from modelkeep import errors
 from modelkeep.access.dpop import INVALID, NONCE
+from modelkeep.access.sessions import MULTI_FACTOR
 from modelkeep.crypto.jose import ALGORITHMS
 from modelkeep.http.protocol import BadRequest, Response
 
 STATUS: dict[type[errors.ModelkeepError], int] = {
     errors.Unauthenticated: 401,
+    errors.StepUpRequired: 401,
     errors.Denied: 403,
     errors.ReviewRequired: 403,
     errors.Refused: 403,
@@ -78,7 +80,9 @@ def problem(error: errors.ModelkeepError) -> Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if isinstance(error, errors.OverBudget):
         return _over(error, status)
-    if status == 401:
+    if isinstance(error, errors.StepUpRequired):
+        headers = _step_up(error)
+    elif status == 401:
         headers = challenge(error)
     elif status == 503:
         headers = ((b"retry-after", b"1"),)
@@ -109,6 +113,14 @@ def _over(error: errors.OverBudget, status: int) -> Response:
         )
     violated = (error.policy,) if error.policy else ()
     return _answer(status, error.code, str(error), headers, round(min(error.retry_after, 86_400.0), 3), violated)
+
+
+def _step_up(error: errors.StepUpRequired) -> tuple[tuple[bytes, bytes], ...]:
+    """The challenge of RFC 9470, section 3: which authentication would do, and how recent it must be."""
+    asked = f'Bearer realm="modelkeep", error="insufficient_user_authentication", acr_values="{MULTI_FACTOR}"'
+    age = f', max_age="{error.max_age}"' if error.max_age else ""
+    link = ((b"link", f'<{error.link}>; rel="authenticate"'.encode()),) if error.link else ()
+    return ((b"www-authenticate", (asked + age).encode()), *link)
 
 
 def bad_request(refusal: BadRequest) -> Response:

@@ -5,6 +5,7 @@ cached under exactly these. The cache belongs to the policy text it was computed
 empty one, and a decision that was under way in the old epoch cannot leak into the new.
 """
 
+import re
 import threading
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -149,6 +150,15 @@ class Engine:
 def default_policy() -> str:
     """The Cedar text of the access policy that ships with modelkeep."""
     return packaged("default.cedar")
+
+
+def known_actions() -> tuple[str, ...]:
+    """Every action that a policy may speak about, groups apart, in the order of the schema."""
+    statements = re.sub(r"//[^\n]*", "", packaged("access.cedarschema")).split(";")
+    heads = [
+        text.strip().partition(" in ")[0] for text in statements if text.strip().startswith("action") and "appliesTo" in text
+    ]
+    return tuple(name for head in heads for name in re.findall(r'"([^"]+)"', head))
 
 
 def _evaluate(rules: Ruleset, principal: Principal, action: str, resource: Target, context: Mapping[str, str]) -> Verdict:

@@ -11,8 +11,10 @@ from modelkeep.access.accounts import ACCOUNT, LOGIN
 from modelkeep.access.certificates import CERTIFICATE
 from modelkeep.access.credentials import KEY
 from modelkeep.access.externals import EXTERNAL, NAME, NEWCOMER, external_of, forget_external
+from modelkeep.access.factors import FACTOR
 from modelkeep.access.forgetting import FORGOTTEN, Credentials, account_of, forget_account
-from modelkeep.access.sessions import REVOCATION
+from modelkeep.access.refresh import REFRESH
+from modelkeep.access.sessions import REVOCATION, SESSION
 from modelkeep.core.epochs import Epochs, epoch_key, split_epoch
 from modelkeep.core.ports import Change, Records
 from modelkeep.custody.salting import DATA_SALT
@@ -22,9 +24,9 @@ from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET, Decisions, decisions_of
 from modelkeep.workflows.registry import Desk
 
-WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, EXTERNAL, NAME, LOGIN, NEWCOMER)
-"""Kinds whose deleted records leave nothing behind, not even their key. All but the last two are deleted by erasures only."""
-_PASSING = {LOGIN, NEWCOMER}
+ROUTINE = (LOGIN, NEWCOMER, FACTOR, SESSION, REFRESH)
+WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, EXTERNAL, NAME, *ROUTINE)
+"""Kinds whose deleted records leave nothing behind, not even their key. All but ``ROUTINE`` are deleted by erasures only."""
 SECRETS = {ERASE: SUBJECT_KEY, ERASE_DATA: DATA_SALT}
 """Act -> the kind of what it erases."""
 _RETRIES = 16
@@ -57,7 +59,7 @@ def sweep(desk: Desk, wait: Callable[[], None], *, wipe: bool) -> int:
     left = {record.kind for record in records.since(0) if record.body is None} & set(WIPED)
     if left & {ACCOUNT, EXTERNAL}:
         wait()
-    if left - _PASSING or wipe:
+    if left - set(ROUTINE) or wipe:
         records.expunge(WIPED)
     return len(stale) + forgotten
 
@@ -92,7 +94,7 @@ def _forget(records: Records, subject: str) -> bool:
         account = account_of(accounts, subject)
         if account is None:
             return _forget_external(records, subject)
-        credentials = Credentials(records.scan(KEY), records.scan(REVOCATION), records.scan(CERTIFICATE))
+        credentials = Credentials(*(records.scan(kind) for kind in (KEY, REVOCATION, CERTIFICATE, SESSION, REFRESH)))
         try:
             changes = forget_account(accounts, credentials, account.name)[1]
         except Conflict:

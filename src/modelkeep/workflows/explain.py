@@ -74,6 +74,7 @@ class Explainer:
         """Answer one request. Raises what ``Gateway.predict`` raises; Missing when the release has nothing to explain it by."""
         grant = self._doors.directory.authenticate(call.presented)
         subject = grant.principal.subject
+        self._doors.uses.note(grant.principal.credential)
         try:
             self._doors.limits.enter(subject)
             try:
@@ -106,6 +107,8 @@ class Explainer:
             _check_rung(rung)
             cost = price(x.size) * doors.limits.row_cost(served.ref.name, served.row_seconds)
             counted = (*counted, *await doors.limits.take(principal, served.ref.name, cost))
+            if not doors.step_up.held(grant, rung):
+                await _in_thread(lambda: doors.step_up.take(grant))
             await _in_thread(lambda: doors.quotas.take(grant.quota_id, grant.quota))
             told = lambda: self._explained(served, background, request.id, asked, checked, rung)  # noqa: E731
             body = await asyncio.get_running_loop().run_in_executor(self._pool, told)

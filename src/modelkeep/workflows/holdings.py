@@ -1,12 +1,13 @@
 """What a family of wrapping keys holds: the wrapped keys in the records, each with the key that it is wrapped under.
 
 ``model-kek`` wraps the data key of every sealed body, ``audit-subject`` the key of every account's audit bodies and
-the salt of every data set.
+the salt of every data set, ``second-factor`` the secret of every account's one-time codes.
 """
 
 from collections import Counter
 from typing import NamedTuple, Protocol
 
+from modelkeep.access.factors import FACTOR, factor_key_ids, rewrapped_factor
 from modelkeep.container.recipients import Binding, KmsRecipient, KmsStanza, encode_recipients, parse_recipients, unlock
 from modelkeep.core.ports import Record, Records, Wrapper, WrappingKeys
 from modelkeep.core.values import Digest
@@ -103,6 +104,27 @@ class Subjects:
         """Raises NotTrusted, Denied, Missing, Unavailable."""
         again = rewrapped_salt if record.kind == DATA_SALT else rewrapped_subject
         return again(record, self._keys, wrapper)
+
+
+class SecondFactors:
+    """The secrets of accounts' one-time codes."""
+
+    def __init__(self, records: Records, keys: WrappingKeys) -> None:
+        self._records, self._keys = records, keys
+
+    @property
+    def records(self) -> Records:
+        """The records given."""
+        return self._records
+
+    def scan(self) -> list[Held]:
+        """Raises NotTrusted, Unavailable."""
+        found = [Held(record, factor_key_ids(record)) for record in self._records.scan(FACTOR)]
+        return [held for held in found if held.key_ids]
+
+    def again(self, record: Record, wrapper: Wrapper) -> bytes:
+        """Raises NotTrusted, Denied, Missing, Unavailable."""
+        return rewrapped_factor(record, self._keys, wrapper)
 
 
 def header_hashes(registry: Registry) -> dict[Digest, bytes]:

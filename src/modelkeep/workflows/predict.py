@@ -1,7 +1,8 @@
 """One prediction, from bytes to bytes: the gateway's hot path.
 
-credential → requests → policy → admission → validation → ladder → cost → quota → model → watermark → record → answer. Each step
-returns or raises; an answer exists only once its audit record is durable, and so does a refusal of somebody who is known.
+credential → requests → policy → admission → validation → ladder → cost → step-up → quota → model → watermark → record → answer.
+Each step returns or raises; an answer exists only once its audit record is durable, and so does a refusal of somebody who is
+known.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from modelkeep.access.directory import Directory, FirstVisit
 from modelkeep.access.limits import Limits
 from modelkeep.access.presented import Presented
 from modelkeep.access.quotas import Quotas
+from modelkeep.access.stepup import StepUp
+from modelkeep.access.uses import Uses
 from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
@@ -81,12 +84,15 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Doors(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is let in: the directory, the limits, quotas per credential, and the access policy."""
+    """Who is let in: the directory, the limits, quotas per credential, the access policy, when a second factor is asked for,
+    and who is noted to have come."""
 
     directory: Directory
     limits: Limits
     quotas: Quotas
     policy: Engine
+    step_up: StepUp
+    uses: Uses
 
 
 class Shown(NamedTuple):
@@ -130,6 +136,7 @@ class Gateway:
         self, doors: Doors, keys: SubjectKeys, marks: Marks, recorder: Recorder, *, clock: Clock, terms: Terms | None = None
     ) -> None:
         self._directory, self.limits, self._quotas, self._policy = doors.directory, doors.limits, doors.quotas, doors.policy
+        self._step_up, self._uses = doors.step_up, doors.uses
         self._keys, self._marks, self._recorder = keys, marks, recorder
         self._monotonic = clock.monotonic
         self._terms = terms or Terms()
@@ -148,6 +155,7 @@ class Gateway:
         except FirstVisit:
             grant = await self._welcome(call.presented)
         subject = grant.principal.subject
+        self._uses.note(grant.principal.credential)
         try:
             self.limits.enter(subject)
             try:
@@ -187,6 +195,8 @@ class Gateway:
         rung = self._rung(served, subject)
         cost = checked.rows * self.limits.row_cost(served.ref.name, served.row_seconds)
         counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, TABLE[rung].rate or _ACCUSED_RATE))
+        if not self._step_up.held(grant, rung, checked.rows):
+            await _in_thread(lambda: self._step_up.take(grant, checked.rows))
         if not self._quotas.take_held(grant.quota_id, grant.quota, checked.rows):  # the records may wait for a disk or a lock
             await _in_thread(lambda: self._quotas.take(grant.quota_id, grant.quota, checked.rows))
         sealer = self._keys.sealer(subject, served.text)
@@ -281,6 +291,7 @@ class Gateway:
     def permit(self, presented: Presented, action: str, target: Target = KEEP) -> Grant:
         """Let somebody do ``action``. Raises Unauthenticated, OverBudget, Denied, Unavailable."""
         grant = self._directory.authenticate(presented)
+        self._uses.note(grant.principal.credential)
         self.limits.look(grant.principal)
         authorize(self._policy, grant.principal, action, target, presented.address)
         return grant

@@ -72,6 +72,10 @@ class MemoryRecords:
 
     def expunge(self, kinds: Collection[str]) -> None:
         """Remove what is left of deleted records of ``kinds``."""
+        self.prune(kinds)
+
+    def prune(self, kinds: Collection[str]) -> None:
+        """Drop what is left of deleted records of ``kinds``."""
         with self._lock:
             self._records = {at: r for at, r in self._records.items() if r.body is not None or r.kind not in kinds}
 

@@ -192,13 +192,17 @@ class PostgresRecords:
             "SELECT kind, key, body, revision FROM modelkeep.record WHERE revision > %s ORDER BY revision, kind, key", revision
         )
 
+    def prune(self, kinds: Collection[str]) -> None:
+        """Drop what is left of deleted records of ``kinds``. Raises Unavailable."""
+        with _alone(self._target) as connection:
+            connection.execute("DELETE FROM modelkeep.record WHERE body IS NULL AND kind = ANY(%s)", (list(kinds),))
+
     def expunge(self, kinds: Collection[str]) -> None:
         """Remove what is left of deleted records of ``kinds``, and write the table anew without its dead rows.
 
         The server's write-ahead log, its replicas and its backups are its operator's: docs/erasure.md. Raises Unavailable.
         """
-        with _alone(self._target) as connection:
-            connection.execute("DELETE FROM modelkeep.record WHERE body IS NULL AND kind = ANY(%s)", (list(kinds),))
+        self.prune(kinds)
         pool = Pool(self._target, lambda _connection: None)
         try:
             with pool.connection() as connection:

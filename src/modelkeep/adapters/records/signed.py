@@ -53,6 +53,10 @@ class SignedRecords:
         """Records changed after ``revision``, oldest change first. Raises NotTrusted, Unavailable."""
         return [self._checked(record) for record in self._inner.since(revision)]
 
+    def prune(self, kinds: Collection[str]) -> None:
+        """Drop what is left of deleted records of ``kinds``. Raises Unavailable."""
+        self._inner.prune(kinds)
+
     def expunge(self, kinds: Collection[str]) -> None:
         """Remove what is left of deleted records of ``kinds``. Raises Unavailable."""
         self._inner.expunge(kinds)

@@ -127,15 +127,19 @@ class SqliteRecords:
         query = "SELECT kind, key, CAST(body AS BLOB), revision FROM record WHERE revision > ? ORDER BY revision, kind, key"
         return self._rows(query, revision)
 
+    def prune(self, kinds: Collection[str]) -> None:
+        """Drop what is left of deleted records of ``kinds``. Raises Unavailable."""
+        marks = ", ".join("?" * len(kinds))
+        with self._lock, _failures(self._path), _transaction(self._connection) as connection:
+            connection.execute(f"DELETE FROM record WHERE body IS NULL AND kind IN ({marks})", tuple(kinds))  # noqa: S608
+
     def expunge(self, kinds: Collection[str]) -> None:
         """Remove what is left of deleted records of ``kinds``, and build the file anew without its free pages and log.
 
         Other processes go on meanwhile, but that one may not read for longer than the busy timeout. Raises Unavailable.
         """
+        self.prune(kinds)
         with self._lock, _failures(self._path):
-            with _transaction(self._connection) as connection:
-                marks = ", ".join("?" * len(kinds))
-                connection.execute(f"DELETE FROM record WHERE body IS NULL AND kind IN ({marks})", tuple(kinds))  # noqa: S608
             self._connection.execute("VACUUM")  # through memory (temp_store): a copy elsewhere on disk would not be erased
             busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:

@@ -1,0 +1,81 @@
+"""When each API key was last used: noted in memory at every request, written down every minute or so, off the path."""
+
+import threading
+from collections.abc import Sequence
+
+import msgspec
+
+from modelkeep.access.steady import NANOSECONDS
+from modelkeep.core.ports import Change, Clock, Record, Records
+from modelkeep.core.values import to_json
+from modelkeep.errors import Conflict, Missing, NotTrusted
+
+KEY_USE = "key-use"
+"""Record kind: when a key was last used; the key is the API key's id."""
+
+EVERY = 60.0
+"""Seconds between two writes; so a last use that is told may be so much too early."""
+
+_PREFIX = "key:"
+
+
+class Use(msgspec.Struct, frozen=True):
+    """``at``: Unix seconds."""
+
+    at: int
+
+
+class Uses:
+    """What one process noted. ``note`` is called on the hot path and takes no lock; ``flush`` by one thread."""
+
+    def __init__(self, records: Records, clock: Clock) -> None:
+        self._records, self._clock = records, clock
+        self._monotonic = clock.monotonic
+        self._seen: dict[str, float] = {}
+        self._next = clock.monotonic() + EVERY
+        self._turn = threading.Lock()
+
+    def note(self, credential: str) -> None:
+        """The credential with this id was used now."""
+        if credential.startswith(_PREFIX):
+            self._seen[credential] = self._monotonic()
+
+    def flush_when_due(self) -> None:
+        """``flush``, once every minute. Raises Unavailable."""
+        if self._monotonic() >= self._next:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what was noted; a later use that another process wrote stays. Raises Unavailable."""
+        with self._turn:
+            self._next = self._monotonic() + EVERY
+            seen, self._seen = self._seen, {}
+            now, wall = self._monotonic(), self._clock.now_ns() // NANOSECONDS
+            changes = [change for name, at in seen.items() if (change := self._change(name, int(wall - (now - at))))]
+            try:
+                if changes:
+                    self._records.commit(changes)
+            except Conflict:  # another process wrote at this moment: next time
+                for name, at in seen.items():
+                    self._seen.setdefault(name, at)
+
+    def _change(self, credential: str, at: int) -> Change | None:
+        key_id = credential.removeprefix(_PREFIX)
+        try:
+            record = self._records.get(KEY_USE, key_id)
+        except Missing:
+            return Change(KEY_USE, key_id, to_json(Use(at)), 0)
+        return Change(KEY_USE, key_id, to_json(Use(at)), record.revision) if parse_use(record).at < at else None
+
+
+def parse_use(record: Record) -> Use:
+    """Decode a record of a last use. Raises NotTrusted (damaged)."""
+    try:
+        return msgspec.json.decode(record.body or b"", type=Use)
+    except msgspec.MsgspecError as cause:
+        raise NotTrusted(f"the record of the last use of API key {record.key!r} is damaged: delete it") from cause
+
+
+def last_uses(records: Sequence[Record]) -> dict[str, int]:
+    """Unix second of the last use by key id."""
+    return {record.key: parse_use(record).at for record in records}
