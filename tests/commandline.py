@@ -154,6 +154,6 @@ def copy_keep(template: Path, to: Path) -> Path:
     with contextlib.closing(sqlite3.connect(template / "records.db")) as records:
         records.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copytree(
-        template, to, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("*-wal", "*-shm"), dirs_exist_ok=True
+        template, to, copy_function=shutil.copy2, ignore=shutil.ignore_patterns("*-wal", "*-shm", "*.sock"), dirs_exist_ok=True
     )
     return to

@@ -132,6 +132,7 @@ def test_a_stream_that_is_gone_stops_nothing():
 def test_what_libraries_log_has_no_values_of_a_traceback():
     log, lines, _ = made()
     before = logging.root.handlers[:], logging.root.level
+    logging.captureWarnings(False)  # a test before this one may have left them caught
     try:
         take_over_logging(log)
         try:

@@ -119,7 +119,7 @@ def ours(roots):
     seen, todo, found = set(), list(roots), {}
     while todo:
         thing = todo.pop()
-        if id(thing) in seen or isinstance(thing, type | str | bytes | int | float | np.ndarray):
+        if id(thing) in seen or issubclass(type(thing), type | str | bytes | int | float | np.ndarray):
             continue
         seen.add(id(thing))
         if is_ours(type(thing)):

@@ -112,7 +112,7 @@ def test_answers_are_those_of_the_model_behind_and_guarded(guard, subject):
     assert all(len(str(value)) <= 6 for value in probabilities)  # rounded and marked, as for any model
     assert set(answer.headers) <= {
         "cache-control", "x-content-type-options", "content-type", "content-length", "date", RECEIPT,
-        "ratelimit", "ratelimit-policy",
+        "ratelimit", "ratelimit-policy", "strict-transport-security",
     }  # fmt: skip
     assert house.ask(None, subject.fresh[:1], GUARDED).status_code == 401
     with house.client(token) as client:

@@ -74,7 +74,7 @@ def test_formats_are_told_apart(make, wanted):
 
 def test_every_refused_format_says_how_to_convert():
     for each in Format:
-        assert bool(each.convert) == (each not in (Format.SAFETENSORS, Format.ONNX))
+        assert bool(each.convert) == (each not in (Format.SAFETENSORS, Format.ONNX, Format.UPSTREAM))
         assert each.article
     assert len({each.id for each in Format}) == len(Format)
 

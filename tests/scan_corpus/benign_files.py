@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import safetensors.numpy
 from archive_attacks import VECTORS, saved
-from other_attacks import entry, gguf
+from other_attacks import entry, gguf, upstream_document
 from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
@@ -99,5 +99,6 @@ def benign_files() -> dict[str, bytes]:
         "safetensors with metadata": safetensors.numpy.save({"w": np.ones((2, 2), np.float16)}, metadata={"format": "np"}),
         **_onnx(),
         "gguf of metadata and a template": gguf([entry("general.name", "m"), entry("tokenizer.chat_template", TEMPLATE)]),
+        "upstream": upstream_document(),
         **{path.name: path.read_bytes() for path in sorted(VECTORS.iterdir()) if path.suffix != ".py"},
     }

@@ -11,7 +11,9 @@ import numpy as np
 from archive_attacks import EVIL, vector, zipped
 from onnx import TensorProto, helper
 
+from modelkeep.core.values import TensorSpec
 from modelkeep.formats import safetensors
+from modelkeep.formats.upstream import Upstream
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "formats"))
 from onnx_models import constant_shape, model, nested, sklearn_model
@@ -210,6 +212,25 @@ def _across() -> dict[str, bytes]:
     }
 
 
+def upstream_document() -> bytes:
+    """What publish writes for a model that another server runs."""
+    ends = TensorSpec("x", "FP32", (-1, 4)), TensorSpec("p", "FP32", (-1, 3))
+    return Upstream(url="https://models.acme.eu", model="iris", inputs=ends[:1], outputs=ends[1:]).encode()
+
+
+def _upstreams() -> dict[str, bytes]:
+    """Documents that a reader could take two ways, or that would have the gateway send what it must not."""
+    good = upstream_document()
+    return {
+        "upstream with a key twice": good.replace(b'"model":"iris"', b'"model":"iris","model":"other"'),
+        "upstream with another key": good[:-1] + b',"headers":{"x":"y"}}',
+        "upstream in another form": good.replace(b'","', b'", "', 1),
+        "upstream that leaves its path": good.replace(b'"model":"iris"', b'"model":"../admin"'),
+        "upstream that sends another secret": good.replace(b'"token":""', b'"token":"env:AWS_SECRET_ACCESS_KEY"'),
+        "upstream cut off": good[:-20],
+    }
+
+
 def other_attacks() -> dict[str, bytes]:
     """Every attack by its name."""
-    return _gguf() | _onnx() | _safetensors() | _across()
+    return _gguf() | _onnx() | _safetensors() | _across() | _upstreams()

@@ -62,7 +62,7 @@ def _tree(root: type[ModelkeepError]) -> Iterator[type[ModelkeepError]]:
         yield from _tree(child)
 
 
-_BY_CODE = {error.code: error for error in _tree(ModelkeepError)}
+_BY_CODE = {error.code: error for error in _tree(ModelkeepError) if error.__module__ == ModelkeepError.__module__}
 
 
 class HttpTarget:
