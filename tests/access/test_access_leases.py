@@ -22,7 +22,7 @@ from modelkeep.access.limits import Limits
 from modelkeep.access.rates import Rate, Rates
 from modelkeep.adapters.records.sqlite import SqliteRecords
 from modelkeep.adapters.state.memory import MemoryAllowances
-from modelkeep.errors import OverBudget, Unavailable
+from modelkeep.errors import NotTrusted, OverBudget, Unavailable
 
 
 class Place(MemoryAllowances):
@@ -510,3 +510,30 @@ def test_replicas_that_are_killed_on_a_server_that_forgets_restarts_and_hangs(tm
     for name, rate in LIMITS.items():
         after = [line for line in lines if (line.kind, line.limit) == ("use", name) and line.end > last + rate.window]
         assert len(after) * 2 > rate.per_second, "and it goes on"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(("broken", "lives"), [(NotTrusted("the records are damaged"), True), (ValueError("no number"), False)])
+def test_whatever_the_place_raises_denies_and_says_so(broken, lives):
+    """It ended the thread: requests waited until they were cut, and health knew of nothing."""
+
+    class Broken(Place):
+        def grant(self, wants):
+            raise broken
+
+    leases = Leases(Broken(time.monotonic), time.monotonic)
+    limits = Limits(time.monotonic, Rates(), cells=leases)
+
+    async def asked():
+        await asyncio.wait_for(limits.admit(ALICE, "key:1"), 5.0)
+
+    leases.start()
+    if lives:
+        with pytest.raises(Unavailable, match="damaged"):
+            asyncio.run(asked())
+    else:
+        leases._thread.join(10)  # it stays in touch by itself, twice a second
+    with pytest.raises(Unavailable):
+        asyncio.run(asked())
+    assert limits.trouble() and leases._thread.is_alive() is lives
+    leases.stop()

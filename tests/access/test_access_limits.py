@@ -411,3 +411,22 @@ def test_cells_that_were_forgotten_are_not_used_any_more():
     assert admitted(found, BOB, "key:2") == 2
     clock.advance(5)
     assert admitted(found) == 2 and admitted(found) == 0
+
+
+def test_a_cell_that_was_forgotten_to_make_room_for_the_next_one_counts_nothing():
+    """Who had two keys then had the limit of his account twice."""
+    clock = FakeClock()
+    cells = Schedules(clock.monotonic, size=3)
+    limits = Limits(clock.monotonic, Rates(account=(0.001, 4.0), key=(0.001, 100.0)), cells=cells)
+
+    def asked(principal, credential):
+        try:
+            asyncio.run(limits.admit(principal, credential))
+        except OverBudget:
+            return 0
+        return 1
+
+    asked(Principal("bob", "sub_bob", (), "key:bob"), "key:bob")
+    clock.advance(100_000.0)  # both are idle, and there is room for one more
+    alice = Principal("alice", "sub_alice", (), "key:0")
+    assert sum(asked(alice, f"key:{number % 2}") for number in range(20)) == 4

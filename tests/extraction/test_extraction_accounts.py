@@ -94,6 +94,22 @@ def test_a_forgotten_account_leaves_nothing_behind_where_it_was_cold():
     assert mark not in cold.slots[0] and accounts.get("a") is None and list(accounts) == ["b"]
 
 
+def test_an_account_that_is_forgotten_on_a_broken_disk_takes_no_other_s_place():
+    """Its slot was then neither free nor in use, and the next account was put on top of one that was."""
+    cold = Memory()
+    accounts = Accounts(5, cold, 1)
+    for spent, name in enumerate("abcd"):
+        accounts.make(name).spent = float(spent)
+        accounts.settle()
+    cold.full = True
+    with pytest.raises(Unavailable):
+        accounts.forget("a")
+    cold.full = False
+    accounts.make("e").spent = 4.0
+    accounts.settle()
+    assert accounts.get("a") is None and [accounts.get(name).spent for name in "bcde"] == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_a_cold_file_has_no_name_and_tells_nothing_to_who_reads_the_disk(tmp_path):
     cold = ColdFile(tmp_path)
     cold.put(3, b"secret" * 100)

@@ -218,6 +218,16 @@ def test_the_budget_pays_and_nobody_is_accused(gateway, accounts, trained):
     assert (verdict.log_m, verdict.alarmed_at, verdict.effective) == (pytest.approx(np.log(0.5)), None, 0)
 
 
+def test_the_quota_pays_the_price_in_rows(keep, trained):
+    """One row for an explanation let a quota of so many answers through as that many explanations."""
+    token = keep.key_issue(account="alice", quota=16).token  # two explanations of six numbers, and two answers
+    with live(keep) as running:
+        asked = [ask(running, token, trained.fresh[0]) for _ in range(3)]
+        assert [answer.status_code for answer in asked] == [200, 200, 429]
+        assert "quota of 16 rows" in asked[2].json()["detail"]
+        assert [ask(running, token, trained.fresh[0], INFER).status_code for _ in range(3)] == [200, 200, 429]
+
+
 def test_a_restart_forgives_no_charge(keep, accounts, trained):
     token, subject = accounts["erin"]
     with live(keep) as running:

@@ -13,7 +13,7 @@ from hyperframe.frame import ContinuationFrame, GoAwayFrame, HeadersFrame, PingF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelkeep.http.grpc import IDLE_FRAMES, STREAMS, timeout_of
+from modelkeep.http.grpc import IDLE_FRAMES, STREAMS, GrpcConnection, timeout_of
 
 
 def served(**listen):
@@ -173,6 +173,30 @@ def test_the_clients_deadline_ends_the_call(server, echo):
         number = client.call(message(b"a"), "/slow", grpc_timeout="100m")
         assert client.status(number) == 4
         assert client.status(client.call(message(b"a"))) == 0
+
+
+class Swept(GrpcConnection):
+    """A connection that the sweep looks at right behind every part that comes, as it does four times a second."""
+
+    def data_received(self, data):
+        super().data_received(data)
+        if self.deadline <= self._loop.time():
+            self.overdue()
+
+
+def test_a_deadline_that_is_over_before_the_call_begins(monkeypatch):
+    """Its task was cancelled before its first step, so nothing answered it, and its bytes were counted for ever."""
+    running = Speaking()
+    monkeypatch.setattr(running.server, "connection", lambda place: Swept(place, running.server))
+    running.echo.go.set()
+    try:
+        with peer(running) as client:
+            for _ in range(3):
+                number = client.call(message(b"a" * 1000), grpc_timeout="1n")
+                assert client.status(number) in (0, 4)
+        wait_for(lambda: running.server.buffered == 0)
+    finally:
+        running.stop()
 
 
 @pytest.mark.parametrize(

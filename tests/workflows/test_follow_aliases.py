@@ -24,7 +24,13 @@ class Follow:
         self.follower = AdmissionFollower(self, self, house.clock, publish=self.seen.append)
 
     def refresh(self):
-        return self.registry.refresh(), []
+        return self.registry.refresh()
+
+    def hand_over(self, take):
+        """Nothing was decided."""
+
+    def take(self, decision):
+        raise AssertionError(f"nothing was decided, and not {decision}")
 
     def witnessed(self):
         return None

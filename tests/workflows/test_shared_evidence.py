@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sharing import FEATURES, ONE, TWO, Log, OwnersHouse, answer, soon, told
 
+from modelkeep.adapters.state.memory import MemoryAllowances
 from modelkeep.core.ports import Want
 from modelkeep.core.tallies import Series
 from modelkeep.errors import Invalid, OverBudget, Unavailable
@@ -23,6 +24,7 @@ from modelkeep.workflows.sharing import (
     Answers,
     Beat,
     Borrow,
+    Borrowed,
     Examined,
     Follow,
     GiveBack,
@@ -446,6 +448,16 @@ def test_workers_share_limits_and_a_killed_owner_forgets_none(house):
     assert places[1].grant([want()]).given[0].lost
     for place in places:
         place.close()
+
+
+def test_an_answer_that_comes_too_late_is_not_kept(house):
+    """Each stayed in memory for as long as the link was up."""
+    worker = house.worker()
+    soon(lambda: not _unheard(worker))
+    for number in range(10_000, 10_010):
+        worker.received(encode(Borrowed(number, MemoryAllowances().grant([want()]))))
+    assert SharedAllowances(worker).grant([want()]).given[0].units == 4.0
+    assert worker._replies == {}
 
 
 @pytest.mark.parametrize(

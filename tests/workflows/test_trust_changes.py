@@ -224,6 +224,35 @@ def test_a_scan_by_somebody_who_may_not_speak_about_the_model_is_no_evidence(off
     assert "not about credit" in book.problems[0].why
 
 
+def decided(reviews, view):
+    told = []
+    reviews.catch_up(view, view.checkpoint.size)
+    reviews.hand_over(told.append)
+    return told
+
+
+def test_a_decision_that_could_not_be_taken_is_told_again(office):
+    """A look that failed after it had read a review, or while that was taken, lost it until a restart."""
+    reviews = Decisions(office.house.trust)
+    acts = [
+        predicates.Act(actor="ada", at=9, verb="review", about=subject, detail={"outcome": "cleared"})
+        for subject in ("sub_1", "sub_2")
+    ]
+    office.house.desk().log_statements([s.make_statement(act, s.keep_resource("keep.example")) for act in acts])
+    view, told = office.view(), []
+    reviews.catch_up(view, view.checkpoint.size)
+
+    def take(decision):
+        told.append(decision.subject)
+        if told == ["sub_1", "sub_2"]:
+            raise Unavailable("the disk under the cold accounts is full")
+
+    with pytest.raises(Unavailable):
+        reviews.hand_over(take)
+    assert [found.subject for found in decided(reviews, view)] == ["sub_2"]
+    assert decided(reviews, view) == []
+
+
 def test_an_identity_that_is_limited_says_nothing_about_the_keep(office):
     add_identity(office.house.desk(), office.amend, TEAM.public, Rights(("*",), ("fraud-*",)), actor="ops")
     root = office.house.trust
@@ -231,10 +260,10 @@ def test_an_identity_that_is_limited_says_nothing_about_the_keep(office):
     entry = s.make_statement(act, s.keep_resource("keep.example"))
     log_raw(office, s.sign_statement(entry, TEAM))
     reviews, view = Decisions(root), office.view()
-    assert reviews.catch_up(view, view.checkpoint.size) == []
+    assert decided(reviews, view) == []
     log_raw(office, s.sign_statement(entry, office.house.ring.statement_signer()))
     view = office.view()
-    assert [found.subject for found in reviews.catch_up(view, view.checkpoint.size)] == ["sub_1"]
+    assert [found.subject for found in decided(reviews, view)] == ["sub_1"]
 
 
 def test_neither_a_copy_of_an_act_nor_that_of_another_keep_decides_anything(office):
@@ -244,11 +273,11 @@ def test_neither_a_copy_of_an_act_nor_that_of_another_keep_decides_anything(offi
     entries = [s.sign_statement(s.make_statement(said, s.keep_resource("keep.example")), signer) for said in (cleared, erased)]
     log_raw(office, *entries)
     view = office.view()
-    assert len(reviews.catch_up(view, view.checkpoint.size)) == 2
+    assert len(decided(reviews, view)) == 2
     elsewhere = s.sign_statement(s.make_statement(erased, s.keep_resource("another.example")), signer)
     log_raw(office, *entries, elsewhere)  # as whoever has the key of the log alone may
     view = office.view()
-    assert reviews.catch_up(view, view.checkpoint.size) == []
+    assert decided(reviews, view) == []
     assert (reviews.epochs()("sub_1"), len(reviews.erasures), len(reviews.cleared_at("sub_1"))) == (2, 1, 1)
 
 
@@ -258,7 +287,7 @@ def test_reviews_follow_a_rotation(office):
     act = predicates.Act(actor="eve", at=9, verb="review", about="sub_1", detail={"outcome": "cleared"})
     office.house.desk().log_statements([s.make_statement(act, s.keep_resource("keep.example"))])
     view = office.view()
-    assert len(reviews.catch_up(view, view.checkpoint.size)) == 1
+    assert len(decided(reviews, view)) == 1
 
 
 def test_limits_and_removal_count_from_then_on(office):

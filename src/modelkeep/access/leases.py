@@ -216,12 +216,12 @@ class Leases:
     def _exchange(self, asking: Sequence[tuple[Lease, Want]]) -> ModelkeepError | None:
         try:
             grants = self._place.grant([want for _, want in asking])
-        except Unavailable as cause:
+        except ModelkeepError as cause:  # also of what it remembers elsewhere: limits cannot be counted, whatever it is
             with self.lock:
                 self._failed_at, self._failure = self._monotonic(), str(cause)
                 for lease, _ in asking:
                     lease.asked = False
-            return cause
+            return Unavailable(self._failure)
         with self.lock:
             self._receive(asking, grants)
         return None
@@ -310,6 +310,12 @@ class Leases:
             self._place.close()
 
     def _run(self) -> None:
+        try:
+            self._ask_until_stopped()
+        finally:
+            self._end()
+
+    def _ask_until_stopped(self) -> None:
         tended = self._monotonic()
         while not self._stopped:
             self._wake.wait(EVERY)
@@ -319,10 +325,15 @@ class Leases:
             if self._monotonic() >= tended + EVERY:
                 self.tend()
                 tended = self._monotonic()
+
+    def _end(self) -> None:
+        """However the thread ends, nobody waits for it any more."""
         with self.lock:
+            if not self._stopped:
+                self._failed_at, self._failure = math.inf, "the thread that asks for limits died: restart this process"
             waiting, self._waiting = self._waiting, []
         for _, done in waiting:
-            done(Unavailable("this process is stopping"))
+            done(self._refusing())
 
 
 def _place_name(rate: Rate) -> str:

@@ -306,6 +306,7 @@ class Limits:
         """The cells of ``limits``, remembered until cells are forgotten."""
         found = self._cells_of(*limits)
         if self._forgotten != self._cells.forgotten or len(table) >= _PATHS:
+            found = self._cells_of(*limits)  # making the last of them may have forgotten the first
             self._forgotten = self._cells.forgotten
             self._asking.clear()
             self._using.clear()

@@ -361,42 +361,48 @@ class TrustFile:
 
 
 class Handover:
-    """Takes audit checkpoints to control. Those of dead gateways wait here until control takes them."""
+    """Takes audit checkpoints to control: the last one of each log, dead gateways' and ended periods' among them, waits here
+    until control takes it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._waiting: list[bytes] = []
+        self._waiting: dict[bytes, bytes] = {}  # by origin, the first line
         self._turn = threading.Lock()  # at stop the last handover may meet a periodic one that is under way
 
     def later(self, note: bytes) -> None:
-        """Hand ``note`` over before the next one."""
-        self._waiting.append(note)
-
-    def waiting(self) -> None:
-        """Hand over what waits, if anything does. Raises Unavailable."""
-        if self._waiting:
-            self(self._waiting[-1])
+        """Hand ``note`` over with the next one; it takes the place of an earlier one of its log."""
+        self._waiting[note.partition(b"\n")[0]] = note
 
     def __call__(self, note: bytes) -> None:
-        """Hand everything over. Raises Unavailable (control cannot be reached, or did not take it)."""
+        """Hand everything over. Raises Unavailable (control cannot be reached, or did not take one); it waits then."""
+        self.later(note)
+        self.waiting()
+
+    def waiting(self) -> None:
+        """Hand over what waits, if anything does. Raises Unavailable; one that is not taken keeps back no other."""
+        if not self._waiting:
+            return
         control = find(self._directory, "control")
         if control is None:
             raise Unavailable("control is not running")
         context = ssl.create_default_context(cafile=str(self._directory / CA_FILE))
         try:
             with self._turn, httpx.Client(verify=context, timeout=10.0, trust_env=False) as client:
-                while self._waiting:
-                    _post(client, control.url, self._waiting[0])
-                    self._waiting.pop(0)
-                _post(client, control.url, note)
+                refused = [why for origin in list(self._waiting) if (why := self._hand(client, control.url, origin))]
         except httpx.HTTPError as cause:
             raise Unavailable(f"control at {control.url} cannot be reached: {cause}") from cause
+        if refused:
+            raise Unavailable(f"control did not take an audit checkpoint: {refused[0]}")
 
-
-def _post(client: httpx.Client, url: str, note: bytes) -> None:
-    answer = client.post(f"{url}/gateway/v1/checkpoint", content=note, extensions={"sni_hostname": CONTROL_NAME})
-    if answer.status_code != httpx.codes.OK:
-        raise Unavailable(f"control did not take an audit checkpoint: {answer.status_code} {answer.text[:200]}")
+    def _hand(self, client: httpx.Client, url: str, origin: bytes) -> str:
+        """Hand over the checkpoint of one log; why it was not taken."""
+        note = self._waiting[origin]
+        answer = client.post(f"{url}/gateway/v1/checkpoint", content=note, extensions={"sni_hostname": CONTROL_NAME})
+        if answer.status_code != httpx.codes.OK:
+            return f"{answer.status_code} {answer.text[:200]}"
+        if self._waiting[origin] is note:  # no later one came meanwhile
+            del self._waiting[origin]
+        return ""
 
 
 def no_passphrase() -> bytes:

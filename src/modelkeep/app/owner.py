@@ -132,6 +132,6 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
 
 def _look(authority: Authority, owner: Owner, alarms: Alarms) -> None:
     """Take in what was decided about accounts, and open an incident for each that is accused."""
-    for decision in authority.refresh()[1]:
-        owner.decided(decision)
+    authority.refresh()
+    authority.hand_over(owner.decided)
     alarms.look()

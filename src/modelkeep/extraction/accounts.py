@@ -134,13 +134,15 @@ class Accounts:
         return account
 
     def forget(self, subject: str) -> None:
-        """Drop an account. What it left elsewhere is overwritten by the next one that goes there."""
+        """Drop an account. What it left elsewhere is overwritten. Raises Unavailable: then it is not, until the next one goes
+        there; the account is dropped all the same.
+        """
         self._subjects.pop(subject, None)
         self._hot.pop(subject, None)
         slot = self._slots.pop(subject, None)
         if slot is not None and self._cold is not None:
+            self._free.append(slot)  # first: a slot that is neither free nor in use would move the count of slots
             self._cold.put(slot, Account(self._bets).pack())
-            self._free.append(slot)
 
     def settle(self) -> None:
         """Let the coldest go until no more than ``most`` are in memory; all stay while there is no room elsewhere."""

@@ -295,14 +295,16 @@ class GrpcConnection(asyncio.Protocol):
         if body[0]:
             self._answer(stream, refusal(UNIMPLEMENTED, "invalid", "messages are not taken compressed: send them as they are"))
             return
-        seconds = min(self._bounds.handle_seconds, timeout_of(stream.headers))
-        stream.deadline = self._loop.time() + seconds
+        deadline = self._loop.time() + min(self._bounds.handle_seconds, timeout_of(stream.headers))
+        stream.deadline = NEVER  # until the task has begun: one that is cancelled before does nothing at all, nor cleans up
         call = GrpcCall(stream.path, stream.headers, body[_PREFIX:], self._place.address, self._certificate)
         held, stream.size = stream.size, 0  # counted until the call is done, also when its client has left meanwhile
         self._tasks += 1
-        stream.task = self._loop.create_task(self._run(stream, call, held))
+        stream.task = self._loop.create_task(self._run(stream, call, held, deadline))
 
-    async def _run(self, stream: _Stream, call: GrpcCall, held: int) -> None:
+    async def _run(self, stream: _Stream, call: GrpcCall, held: int, deadline: float) -> None:
+        stream.deadline = deadline
+        self._plan()
         reply = refusal(DEADLINE, "unavailable", "the call was not finished in time")
         try:
             reply = await self._server.answering(call)

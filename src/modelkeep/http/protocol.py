@@ -383,12 +383,13 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._queue:
             request, keep = self._queue.popleft()
-            self.deadline = self._loop.time() + self._bounds.handle_seconds
+            self.deadline = NEVER  # until the task has begun: one that is cancelled before does nothing at all, nor cleans up
             self._task = self._loop.create_task(self._handle(request, keep))
         elif self._refusal is not None:
             self._linger(self._refusal)
 
     async def _handle(self, request: Request, keep: bool) -> None:
+        self.deadline = self._loop.time() + self._bounds.handle_seconds
         response = _BROKEN
         try:
             response = await self._server.handler(request)

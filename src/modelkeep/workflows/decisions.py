@@ -4,7 +4,7 @@ A cleared account's evidence counts from the review on. An erased name has no se
 (core/epochs); a forgotten account is nobody's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -43,6 +43,7 @@ class Decisions:
         self._cleared: dict[str, tuple[int, ...]] = {}
         self._epochs: dict[str, dict[str, int]] = {ERASE: {}, FORGET: {}, ERASE_DATA: {}}
         self._size = 0
+        self._untold: list[Decision] = []
         self.erasures: list[tuple[int, Act]] = []
         """Every act of erasure with its log index, oldest first."""
         self.archived: dict[str, Archived] = {}
@@ -65,16 +66,23 @@ class Decisions:
         """From the next entry on, believe whom ``signatories`` (of all that was read so far) believe."""
         self._signatories = signatories
 
-    def catch_up(self, view: LogView, size: int) -> list[Decision]:
-        """Read the log up to ``size`` entries; what was decided about accounts since. Raises NotTrusted, Unavailable."""
-        fresh: list[Decision] = []
+    def catch_up(self, view: LogView, size: int) -> None:
+        """Read the log up to ``size`` entries. What was decided about accounts waits for ``hand_over``.
+
+        Raises NotTrusted, Unavailable.
+        """
         while self._size < size:
             for entry in view.entries(self._size, min(size, self._size + _BATCH)):
                 act = self._act(entry, self._size)
                 found = self._decided(act, self._size) if act else None
-                fresh += [found] if found else []
+                self._untold += [found] if found else []
                 self._size += 1
-        return fresh
+
+    def hand_over(self, take: Callable[[Decision], None]) -> None:
+        """Tell ``take`` each decision that it has not taken yet; one on which it raises is told again the next time."""
+        while self._untold:
+            take(self._untold[0])
+            del self._untold[0]
 
     def _act(self, entry: bytes, index: int) -> Act | None:
         """The act that this log entry is, if it counts. The evidence book reports what is wrong with an entry."""
@@ -123,7 +131,8 @@ class Decisions:
 
 
 def decisions_of(view: LogView, trust: TrustRoot) -> Decisions:
-    """What the whole log under ``view`` says was decided. Raises NotTrusted, Unavailable."""
+    """What the whole log under ``view`` says was decided, of which nobody needs to be told. Raises NotTrusted, Unavailable."""
     found = Decisions(trust)
     found.catch_up(view, view.checkpoint.size)
+    found.hand_over(lambda _decision: None)
     return found

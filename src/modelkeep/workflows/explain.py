@@ -2,8 +2,8 @@
 
 credential → requests → policy → admission → validation → ladder → cost → quota → model, many rows → rounding → record →
 budget → answer. It takes the steps of a prediction, and like it leaves only after its record is durable. But it says more than
-an answer does, so it costs more: a row's count of numbers, and one, in rows of the limits and in natural questions of the
-extraction budget. It is no evidence against anybody. Nothing in it is marked; it is told in few digits instead.
+an answer does, so it costs more: a row's count of numbers, and one, in rows of the limits and of the quota, and in natural
+questions of the extraction budget. It is no evidence against anybody. Nothing in it is marked; it is told in few digits.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.crypto.wrap import Sealer
 from modelkeep.errors import Invalid, Missing, ModelkeepError, OverBudget, ReviewRequired, Unavailable
-from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.ladder import TABLE, Rung
 from modelkeep.policy.engine import model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
@@ -105,11 +105,12 @@ class Explainer:
         with self._alone(subject):  # so that two at once cannot both be the last that the budget allows
             rung = watch.rung(subject)
             _check_rung(rung)
-            cost = price(x.size) * doors.limits.row_cost(served.ref.name, served.row_seconds)
-            counted = (*counted, *await doors.limits.take(principal, served.ref.name, cost))
+            rows = int(price(x.size))
+            cost = rows * doors.limits.row_cost(served.ref.name, served.row_seconds)
+            counted = (*counted, *await doors.limits.take(principal, served.ref.name, cost, TABLE[rung].rate))
             if not doors.step_up.held(grant, rung):
                 await _in_thread(lambda: doors.step_up.take(grant))
-            await _in_thread(lambda: doors.quotas.take(grant.quota_id, grant.quota))
+            await _in_thread(lambda: doors.quotas.take(grant.quota_id, grant.quota, rows))
             told = lambda: self._explained(served, background, request.id, asked, checked, rung)  # noqa: E731
             body = await asyncio.get_running_loop().run_in_executor(self._pool, told)
             sealer = await self._sealer(subject, served.text)

@@ -75,20 +75,21 @@ class Authority(msgspec.Struct, frozen=True):
     in_hand: Callable[[], TrustRoot]
     check_public: Callable[[Sequence[TrustRoot]], None]
 
-    def refresh(self) -> tuple[EvidenceBook, list[Decision]]:
-        """What the log says now, and what was decided about accounts since the last look.
-
-        Raises NotTrusted, Unavailable.
-        """
+    def refresh(self) -> EvidenceBook:
+        """What the log says now. Raises NotTrusted, Unavailable."""
         root, book = self.in_hand(), self.registry.refresh()
         if root not in book.signatories.roots:
             self.decisions.rebase(fold(self.registry.view, root))  # first: cut off after the registry, it would never be done
             self.registry.rebase(root)
-        decided = self.decisions.catch_up(self.registry.view, book.size)
+        self.decisions.catch_up(self.registry.view, book.size)
         self.check_public(book.signatories.roots)
         self.access.follow(book)
         self.admission.of(book)  # one that cannot be read ends the lease
-        return book, decided
+        return book
+
+    def hand_over(self, take: Callable[[Decision], None]) -> None:
+        """Tell ``take`` what was decided about accounts and it has not taken yet. Raises what it raises."""
+        self.decisions.hand_over(take)
 
     def witnessed(self) -> Witnessed | None:
         """What a quorum of witnesses has cosigned; None = no policy asks. Raises as ``Registry.witnessed``."""
@@ -269,9 +270,8 @@ class AdmissionFollower:
         began = self._clock.monotonic()
         for refresh in self._also:
             refresh()
-        book, decided = self._authority.refresh()
-        for decision in decided:
-            self._loader.take(decision)
+        book = self._authority.refresh()
+        self._authority.hand_over(self._loader.take)
         if self._again:
             self._again = False
             self._failed.clear()

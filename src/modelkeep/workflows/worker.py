@@ -178,7 +178,7 @@ class SharedEvidence:
         self._numbers = itertools.count(1)
         self._changed = threading.Condition()
         self._pending: set[int] = set()
-        self._replies: dict[int, Tallied | Borrowed] = {}
+        self._replies: dict[int, Tallied | Borrowed | None] = {}  # None: asked, and not answered yet
         self._send: Send | None = None
         self._good_until = float("-inf")
 
@@ -263,9 +263,11 @@ class SharedEvidence:
         send, number = self._send, next(self._numbers)
         if send is None:
             raise Unavailable(_GONE)
-        send(encode(message(number)))
+        with self._changed:
+            self._replies[number] = None
         try:
-            self._wait(send, lambda: number in self._replies, seconds)
+            send(encode(message(number)))
+            self._wait(send, lambda: self._replies.get(number) is not None, seconds)
         finally:
             with self._changed:
                 reply = self._replies.pop(number, None)
@@ -311,7 +313,7 @@ class SharedEvidence:
                     self._by_text[release].all_told(message)
                 case Examined(number):
                     self._pending.discard(number)
-                case Tallied(number) | Borrowed(number):
+                case Tallied(number) | Borrowed(number) if number in self._replies:  # else it comes too late
                     self._replies[number] = message
                 case _:
                     return
