@@ -45,6 +45,10 @@ class RemoteRuntime(Runtime, Protocol):
         """Raise Unavailable unless it answers, as far as is known."""
         ...
 
+    def close(self) -> None:
+        """Let go of its connections, in the thread that asked."""
+        ...
+
 
 class OutputPlan(msgspec.Struct, frozen=True):
     """The outputs of one model.
