@@ -71,7 +71,7 @@ class Explainer:
         self._terms = terms or ExplainTerms()
         self._busy: set[str] = set()
         self._pool = ThreadPoolExecutor(1, "modelkeep-explain")  # of its own: predictions must not wait for a thread
-        self._remote = ThreadPoolExecutor(MOST_AT_ONCE, "modelkeep-explain-upstream")  # these wait, and keep nobody busy
+        self._remote = ThreadPoolExecutor(4, "modelkeep-explain-upstream")  # these wait, and keep nobody busy
 
     async def explain(self, call: Call) -> Answer:
         """Answer one request. Raises what ``Gateway.predict`` raises; Missing when the release has nothing to explain it by."""
