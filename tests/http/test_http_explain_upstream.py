@@ -131,3 +131,14 @@ def test_a_model_is_asked_no_more_once_nobody_waits(house, server, trained):
         time.sleep(1.0)
         assert server.asked <= after + 1
     assert gateway.errors == []
+
+
+def test_a_suspect_is_held_against_it_in_batches_that_it_takes(house, trained):
+    keep, token = house
+    with live(keep) as gateway:
+        for at in range(0, 96, 24):
+            assert ask(gateway, token, trained.fresh[at : at + 24], INFER).status_code == 200
+    data = io.BytesIO()
+    np.savez(data, x=trained.fresh[:200])
+    found = keep.trace(ref="far@1", suspect=trained.onnx, probes=data.getvalue())
+    assert [one.queries for one in found.accounts] == [96]

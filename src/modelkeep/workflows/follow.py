@@ -238,6 +238,7 @@ class AdmissionFollower:
         self._loading: dict[ReleaseRef, tuple[str, Future[Served]]] = {}
         self._pool = ThreadPoolExecutor(1, "modelkeep-load")
         self._failed: dict[ReleaseRef, _Failed] = {}
+        self._tried: set[ReleaseRef] = set()
         self._seen = -1
         self._quorum: Witnessed | None = None
         self._again = False
@@ -258,11 +259,13 @@ class AdmissionFollower:
         self._pool.shutdown(cancel_futures=True)
 
     def settle(self, seconds: float) -> None:
-        """Look until nothing is loading. Raises what a look raises, and Unavailable when it takes longer than ``seconds``."""
+        """Look until nothing is loading for the first time: what failed may be tried for ever, such as models of servers that
+        do not answer. Raises what a look raises, and Unavailable when it takes longer than ``seconds``.
+        """
         end = self._clock.monotonic() + seconds
         while True:
             self.look()
-            if not self._loading:
+            if self._loading.keys() <= self._tried:
                 return
             if self._clock.monotonic() > end:
                 raise Unavailable(f"the models could not be loaded within {seconds:g} s")
@@ -331,6 +334,7 @@ class AdmissionFollower:
         if not pending[1].done():
             raise Unavailable(f"{found.ref} is being loaded: ask again in a moment")
         del self._loading[found.ref]
+        self._tried.add(found.ref)
         reason = _reason(found.ref, pending[1].exception())
         if reason is not None:
             again = self._clock.monotonic() + (RETRY if isinstance(reason, Unavailable) else float("inf"))
