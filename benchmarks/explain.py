@@ -6,6 +6,7 @@ where that package is installed.
 
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from sklearn.neural_network import MLPClassifier
 from benchmarks import Row, report
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import Rung
-from modelkeep.extraction.profile import fit_profile
+from modelkeep.extraction.perturb import Marker
+from modelkeep.extraction.profile import Profile, fit_profile
 from modelkeep.serving.explain import exponent_of, price
 from modelkeep.serving.shapley import Ask, in_units, shapley
 
@@ -95,6 +97,9 @@ def _linear() -> list[Row]:
             [np.polyfit(x[:asked, j], told[:, j], 1)[0] if np.ptp(x[:asked, j]) else 0.0 for j in range(features)]
         )
         rows.append(_row("linear, from explanations", asked, asked * price(features), _error(weights * scale, true)))
+    away = 1e5 * scale
+    told = _told(ask, x.mean(axis=0) + away, x[300:332], 4, False)[0]
+    rows.append(_row("linear, from one explanation far off", 1, price(features), _error(told / away * scale, true)))
     for asked in (features + 1, 2 * features, 22):
         answers = np.array([float(f"{value:.5e}") for value in ask(x[:asked])])
         found = np.linalg.lstsq(np.c_[x[:asked], np.ones(asked)], answers, rcond=None)[0][:features]
@@ -140,6 +145,68 @@ def _logistic() -> list[Row]:
     return rows
 
 
+def _crafted() -> list[Row]:
+    """The same regression from the attributions of rows that are made up: each number one deviation away, up or down. Against
+    answers to such rows, which are marked; those are evidence, explained rows are none. Means of six thieves."""
+    data = load_breast_cancer()
+    x = (data.data - data.data.mean(axis=0)) / data.data.std(axis=0)
+    model = LogisticRegression(C=0.05).fit(x, data.target)
+    profile = fit_profile(x[:400], model.predict_proba, seed=0)
+    rows: list[Row] = []
+    for asked in (1, 2, 4, 8):
+        found = [_thief_of_attributions(model, x, asked, seed) for seed in range(6)]
+        rows.append(_copied("crafted explanations", asked, asked * price(x.shape[1]), model, x, found))
+    for asked in (31, 62, 124):
+        found = [_thief_of_answers(model, profile, asked, seed) for seed in range(6)]
+        rows.append(_copied("crafted answers, marked", asked, float(asked), model, x, found))
+    return rows
+
+
+def _thief_of_attributions(model: Any, x: Floats, asked: int, seed: int) -> Floats:
+    """Weights and intercept: what each number moved, over its distance, and the scale at which answer and base value fit."""
+    rng, ask = np.random.default_rng(seed), lambda rows: model.predict_proba(rows)[:, 1]
+    own = x[rng.permutation(len(x))[400:]]  # rows of the kind, which he has himself
+    signs = rng.choice([-1.0, 1.0], (asked, x.shape[1]))
+    said = [in_units(shapley(ask, own.mean(axis=0) + one, x[:32], pairs=PAIRS, max_rows=MOST, seed=1), 1e-3) for one in signs]
+    slope = np.mean([one * whole * 1e-3 for one, (whole, _, _) in zip(signs, said, strict=True)], axis=0)
+    at, values, base = (own.mean(axis=0) + signs) @ slope, np.array([v for _, v, _ in said]) * 1e-3, said[0][2] * 1e-3
+
+    def misfit(a: float, b: float) -> float:
+        miss = np.square(_sigmoid(a * at + b) - values).sum() + (_sigmoid(a * (own @ slope) + b).mean() - base) ** 2
+        return float(miss)
+
+    grid = [(a, b) for a in np.geomspace(1, 20, 60) for b in np.linspace(-3, 3, 121)]
+    a, b = min(grid, key=lambda pair: misfit(*pair))
+    return np.append(a * slope, b)
+
+
+def _thief_of_answers(model: Any, profile: Profile, asked: int, seed: int) -> Floats:
+    rows = np.random.default_rng(seed).choice([-1.0, 1.0], (asked, 30))
+    told = np.round(Marker(bytes([seed]) * 32, profile, 0.05, 4).apply(rows, model.predict_proba(rows)), 4)[:, 1]
+    design = np.c_[rows, np.ones(asked)]
+    logit = np.log(np.clip(told, 1e-3, 1 - 1e-3) / (1 - np.clip(told, 1e-3, 1 - 1e-3)))
+    solved: Floats = np.linalg.solve(design.T @ design + 1e-3 * np.eye(31), design.T @ logit)
+    return solved
+
+
+def _sigmoid(z: Floats) -> Floats:
+    return 1 / (1 + np.exp(-z))
+
+
+def _copied(case: str, asked: int, charged: float, model: Any, x: Floats, copies: list[Floats]) -> Row:
+    truth = model.predict(x).astype(bool)
+    agree = [float(((x @ one[:-1] + one[-1] > 0) == truth).mean()) for one in copies]
+    alike = [float(np.corrcoef(one[:-1], model.coef_[0])[0, 1]) for one in copies]
+    return {
+        "bench": "explain",
+        "case": f"logistic, from {case}",
+        "requests": asked,
+        "charged": charged,
+        "agreement": round(float(np.mean(agree)), 3),
+        "weights_correlation": round(float(np.mean(alike)), 3),
+    }
+
+
 def _allowed() -> list[Row]:
     """How many explanations a budget of 1,000 natural questions lets through, by the guard itself."""
     data = load_digits()
@@ -157,7 +224,7 @@ def _allowed() -> list[Row]:
 def run(args: list[str]) -> None:
     """Print the figures. Takes no arguments."""
     report("one explanation (scikit-learn's network; errors against 8,192 pairs)", _cost())
-    report("what is learnt, and what it is charged", [*_linear(), *_logistic(), *_allowed()])
+    report("what is learnt, and what it is charged", [*_linear(), *_logistic(), *_crafted(), *_allowed()])
 
 
 if __name__ == "__main__":

@@ -382,6 +382,8 @@ def test_an_input_that_it_refuses_is_invalid_and_no_failure():
     [
         ("169.254.169.254", True), ("fe80::1", True), ("fe80::1%eth0", True), ("::ffff:169.254.169.254", True),
         ("fd00:ec2::254", True), ("100.100.100.200", True), ("0.0.0.0", True), ("::", True), ("224.0.0.1", True),
+        ("fd20:ce::254", True), ("168.63.129.16", True), ("192.0.0.192", True), ("::ffff:168.63.129.16", True),
+        ("0.1.2.3", True), ("2002:a9fe:a9fe::1", True), ("64:ff9b::a9fe:a9fe", True), ("2002:0a00:0001::1", False),
         ("255.255.255.255", True), ("240.0.0.1", True), ("ff02::1", True),
         ("127.0.0.1", False), ("::1", False), ("10.0.0.7", False), ("192.168.1.1", False), ("93.184.216.34", False),
         ("2a00:1450::1", False), ("fd12::1", False),

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from modelkeep.core.values import ModelSignature, ReleaseRef, TensorSpec
 from modelkeep.errors import Invalid
-from modelkeep.serving.oip import decode_request, dtype_of, encode_response, model_metadata, tensor_array
+from modelkeep.serving.oip import Tensor, decode_request, dtype_of, encode_response, model_metadata, tensor_array
 
 
 def body(data="[1,2]", datatype="FP32", shape="[2]", **more) -> bytes:
@@ -161,3 +162,13 @@ def test_metadata():
     spec = TensorSpec("x", "FP32", (-1, 2))
     said = json.loads(model_metadata("m", [1, 2], ModelSignature((spec,), (spec,))))
     assert said["versions"] == ["1", "2"] and said["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+
+
+def test_what_is_too_long_for_its_shape_is_not_read():
+    many = b",".join([b"1"] * 40_000)
+    for data, shape in ((b"[" + many + b"]", [1, 2]), (b"[[" + many + b"]]", [1, 2]), (b"[not json," + many, [0])):
+        with pytest.raises(Invalid, match="more values than its shape"):
+            tensor_array(Tensor("x", "FP32", shape, Raw(data)), "FP32")
+    assert tensor_array(Tensor("x", "FP32", [1, 40_000], Raw(b"[[" + many + b"]]")), "FP32").sum() == 40_000
+    words = msgspec.json.encode([", " * 40_000])
+    assert tensor_array(Tensor("x", "BYTES", [1], Raw(words)), "BYTES").size == 1

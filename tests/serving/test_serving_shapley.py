@@ -115,6 +115,19 @@ def test_axioms_of_symmetry_dummy_and_additivity(features, seed):
     assert both == pytest.approx(explain(one, x, background).phi + explain(other, x, background).phi)
 
 
+def test_wide_rows_are_asked_few_at_a_time():
+    sizes = []
+
+    def ask(rows):
+        sizes.append(rows.size)
+        return rows.sum(axis=1)
+
+    x = np.random.default_rng(1).normal(size=20_000)
+    found = shapley(ask, x, np.zeros((8, 20_000)), pairs=1, max_rows=65_536, seed=1)
+    assert np.allclose(found.phi, x) and sum(sizes) == found.rows * 20_000
+    assert max(sizes) <= 1 << 22  # 32 MiB
+
+
 def test_it_asks_no_more_rows_than_it_may():
     asked = []
 

@@ -195,6 +195,21 @@ def test_no_bytes_raise_anything_else(body, status, length):
         read(Reply(status, headers, body))
 
 
+@given(st.lists(st.sampled_from([-1, 0, 1, 2, 2**31, 2**31 - 1]), min_size=3, max_size=3), st.booleans())
+def test_no_shape_of_free_sizes_raises_anything_else(shape, binary):
+    free = TensorSpec("p", "FP32", (-1, -1, -1))
+    head = {
+        "name": "p",
+        "datatype": "FP32",
+        "shape": shape,
+        **({"parameters": {"binary_data_size": 0}} if binary else {"data": []}),
+    }
+    text = json.dumps({"id": "7", "outputs": [head]}).encode()
+    with contextlib.suppress(Unavailable):
+        found = understand(Reply(200, {}, text), ModelSignature(SIGNATURE.inputs, (free,)), None, "7")["p"]
+        assert list(found.shape) == shape and found.size == 0
+
+
 def test_metadata():
     said = {
         "name": "m",

@@ -144,6 +144,14 @@ def test_every_tensor_comes_back_raw_and_typed(datatype, data):
             assert found.dtype == sent.dtype and found.tobytes() == sent.tobytes()
 
 
+@given(st.lists(st.sampled_from([-1, 0, 1, 2, 2**31]), min_size=3, max_size=3), st.sampled_from([b"", b"\0" * 4]))
+def test_no_shape_of_free_sizes_raises_anything_else(shape, raw):
+    dialect = Grpc("m", "", ModelSignature(SIGNATURE.inputs, (TensorSpec("p", "FP32", (-1, -1, -1)),)))
+    with contextlib.suppress(Unavailable):
+        found = dialect.answer(Reply(0, {}, message(tensor("p", "FP32", shape), raw=[raw])), None, "7")["p"]
+        assert list(found.shape) == shape and found.nbytes == len(raw)
+
+
 @given(st.binary(max_size=200), st.integers(0, 20))
 def test_no_message_raises_anything_else(body, status):
     reply = Reply(status, {}, body)

@@ -1,12 +1,15 @@
 """What answers to an alias: its release, the former one while the new one is loaded, and nothing that is not admitted."""
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from modelkeep.adapters.clock import SystemClock
 from modelkeep.core.values import ReleaseRef, ReleaseState
 from modelkeep.errors import Missing, NotAdmitted, Unavailable
+from modelkeep.workflows import follow as module
 from modelkeep.workflows.aliases import remove_alias, set_alias
 from modelkeep.workflows.follow import AdmissionFollower
 from modelkeep.workflows.publish import publish
@@ -86,6 +89,23 @@ def test_the_former_release_answers_until_the_new_one_is_loaded(house, follow):
     remove_alias(house.desk(), "credit", "champion", actor="mel")
     with pytest.raises(Missing):
         follow.ask()
+
+
+def test_releases_that_fail_slowly_hold_no_start_up(house, follow, monkeypatch):
+    """Such as models of two servers that hang: the second fails when the first is being tried again."""
+    monkeypatch.setattr(module, "RETRY", 0.05)
+
+    def load(found):
+        time.sleep(0.1)
+        raise Unavailable(f"{found.ref} does not answer")
+
+    follow.load = load
+    for ref in (FIRST, SECOND):
+        change_state(house.desk(), ref, "promote", actor="mel")
+    follower = AdmissionFollower(follow, follow, SystemClock(), publish=follow.seen.append)
+    follower.settle(3)
+    follower.stop()
+    assert len(follow.seen[-1].refused) == 2
 
 
 def test_the_former_release_does_not_stand_in_once_it_is_not_admitted(house, follow):

@@ -132,15 +132,24 @@ def _check_pins(pins: tuple[str, ...], made: Dialled) -> None:
         raise NotTrusted("its certificate has another key than those pinned when it was published")
 
 
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    )
+)
+"""Metadata services that are not link-local: of Amazon and Google over IPv6, of Alibaba, Azure and Oracle."""
+
+
 def is_link_local(address: str) -> bool:
     """Whether ``address`` is one that no release may name by default: link-local (where clouds keep their metadata services,
-    fd00:ec2::254 among them), multicast, unspecified, reserved."""
+    and the others of those), multicast, unspecified, reserved; also behind an IPv6 address that leads to an IPv4 one."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    metadata = found in (ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200"))
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found.sixtofour or found
     reserved = found.is_reserved and not found.is_loopback
-    return found.is_link_local or found.is_multicast or found.is_unspecified or reserved or metadata
+    nowhere = found.is_unspecified or (found.version == 4 and found.packed[0] == 0)
+    return found.is_link_local or found.is_multicast or nowhere or reserved or found in _METADATA
 
 
 def tls_context(authority: str, protocol: str = "http/1.1") -> ssl.SSLContext:

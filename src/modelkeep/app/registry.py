@@ -26,15 +26,13 @@ from modelkeep.formats.detect import Format, detect
 from modelkeep.formats.upstream import parse_upstream
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.serving.runtime import Runtime
+from modelkeep.workflows import upstream
 from modelkeep.workflows.describe import prepared
 from modelkeep.workflows.follow import judge
 from modelkeep.workflows.publish import Calibration, ConvertedFrom, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.release_state import change_state, export_release
 from modelkeep.workflows.verify import check_present, check_stored, verify_release
-
-UPSTREAM_BATCH = 32
-"""Rows that an upstream is asked at once at publish: what many servers take by default."""
 
 
 class RegistryVerbs(Acts):
@@ -96,7 +94,7 @@ class RegistryVerbs(Acts):
         document = upstreams.discover(at, name)
         fitted: list[Profile] = []
         start = lambda data: upstreams.open(parse_upstream(data))  # noqa: E731
-        calibration = self._calibration(reference, fitted, start, batch=UPSTREAM_BATCH)
+        calibration = self._calibration(reference, fitted, start, batch=upstream.BATCH)
         file = ModelFile(document.encode(), "upstream.json")
         return self._publish(name, file, calibration, fitted, (metadata, card))
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.names import names_by_pseudonym
-from modelkeep.app.predictor import Predictor
+from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.premises import Premises
 from modelkeep.app.results import Accusation
 from modelkeep.app.upstreams import Upstreams
@@ -21,6 +21,7 @@ from modelkeep.formats.detect import Format
 from modelkeep.formats.safetensors import load
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.recovery import read_bodies
+from modelkeep.workflows import upstream
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE
@@ -45,7 +46,8 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
         raise Invalid(f"the probes have {probes.shape[1]} values a row, and {ref} takes {profile.n_features}")
     model = registry.open_body(evidence.body, evidence.model, MODEL).read_source()
     upstreams = Upstreams(premises.settings.upstream, premises.directory)
-    victim = Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, probes)
+    batch = upstream.BATCH if evidence.format == Format.UPSTREAM.id else BATCH
+    victim = Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, probes, batch=batch)
     verdict = scan(suspect, "suspect")
     reason = refusal(verdict, "suspect")
     if reason is None and verdict.format != Format.ONNX.id:

@@ -111,6 +111,9 @@ async def serving(service: Service, observe: Observe = lambda handler: handler) 
             ):
                 yield f"{'https' if service.listen.tls else 'http'}://{host}:{port}", grpc
     finally:
+        for served in service.gateway.admitted.models.values():
+            if served.remote is not None:
+                served.remote.close()
         await loop.run_in_executor(None, _close, service, watchers)
 
 

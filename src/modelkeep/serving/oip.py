@@ -6,6 +6,7 @@ because two readers of one body must never understand two different things.
 """
 
 import json
+import math
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -256,6 +257,10 @@ def refuse_twice(body: bytes) -> None:
         raise Invalid(f"the body is not JSON: {cause}") from None
 
 
+_LONG = 1 << 16
+"""Bytes of data above which values are counted before they are read: as an object, a number is up to 16 times as large."""
+
+
 def tensor_array(tensor: Tensor, datatype: str) -> NDArray[Any]:
     """The tensor's data as a flat array of ``datatype``, row-major.
 
@@ -263,6 +268,8 @@ def tensor_array(tensor: Tensor, datatype: str) -> NDArray[Any]:
     """
     decoder, code, dtype = _CODING[datatype]
     data = bytes(tensor.data)
+    if len(data) > _LONG and datatype != "BYTES" and data.count(b",") >= max(1, math.prod(tensor.shape)):
+        raise Invalid(f"input {tensor.name!r} has more values than its shape {tensor.shape} has places")
     values = _flat(tensor, decoder, data) if data[1:2] in _MAY_NEST else _decode(tensor, decoder, data)
     if code:
         try:

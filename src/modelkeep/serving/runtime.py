@@ -45,6 +45,10 @@ class RemoteRuntime(Runtime, Protocol):
         """Raise Unavailable unless it answers, as far as is known."""
         ...
 
+    def close(self) -> None:
+        """Let go of its connections, in the thread that asked."""
+        ...
+
 
 class OutputPlan(msgspec.Struct, frozen=True):
     """The outputs of one model.
@@ -83,9 +87,24 @@ def plan_outputs(signature: ModelSignature, sample: Mapping[str, NDArray[Any]]) 
         if spec.name not in sample:
             raise NotTrusted(f"the model does not give the output {spec.name!r} that its signature names")
     probabilities = next((s.name for s in signature.outputs if s.datatype in _FLOATING and _sums_to_one(sample[s.name])), None)
+    label = next((s.name for s in signature.outputs if s.datatype not in _FLOATING and sample[s.name].size == 1), None)
+    return _plan(signature, probabilities, label)
+
+
+def plan_unseen(signature: ModelSignature) -> OutputPlan:
+    """Decide from the signature alone, for a model of which no row is known that it takes: its texts come from a set.
+
+    An integer or text output of one value a row is a label, and the first floating output of rank 2 beside it holds
+    probabilities. Where it does not, ``probability_rows`` refuses every answer.
+    """
+    label = next((s.name for s in signature.outputs if s.datatype not in _FLOATING and s.shape[1:] in ((), (1,))), None)
+    columns = (s.name for s in signature.outputs if s.datatype in _FLOATING and len(s.shape) == 2 and s.shape[1] != 1)
+    return _plan(signature, next(columns, None) if label is not None else None, label)
+
+
+def _plan(signature: ModelSignature, probabilities: str | None, label: str | None) -> OutputPlan:
     if probabilities is None:
         return OutputPlan(signature.outputs, None, None)
-    label = next((s.name for s in signature.outputs if s.datatype not in _FLOATING and sample[s.name].size == 1), None)
     kept = tuple(s for s in signature.outputs if s.name in (probabilities, label))
     withheld = tuple(s.name for s in signature.outputs if s not in kept)
     return OutputPlan(kept, probabilities, label, withheld)

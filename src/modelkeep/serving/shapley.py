@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 Ask = Callable[[Floats], Floats]
 """Rows (n, d) to the answers that are explained, (n,)."""
 
-_BATCH = 1024
-"""Rows that the model is asked at once."""
+_BATCH, _NUMBERS = 1024, 1 << 21
+"""Rows that the model is asked at once, and numbers in them."""
 _MOST_EXACT = 12
 """Numbers of a row above which nobody waits for all coalitions."""
 
@@ -101,19 +101,24 @@ def _path(x: Floats, row: Floats, order: NDArray[np.int64]) -> Iterator[Floats]:
     """The rows between ``row`` and ``x`` when numbers change over in ``order``: d - 1 rows, in parts."""
     place = np.empty(len(x), dtype=np.int64)
     place[order] = np.arange(len(x))
-    for at in range(1, len(x), _BATCH):
-        yield np.where(place < np.arange(at, min(at + _BATCH, len(x)))[:, None], x, row)
+    most = _most(len(x))
+    for at in range(1, len(x), most):
+        yield np.where(place < np.arange(at, min(at + most, len(x)))[:, None], x, row)
+
+
+def _most(features: int) -> int:
+    return max(1, min(_BATCH, _NUMBERS // max(features, 1)))
 
 
 def _ask(ask: Ask, parts: Iterator[Floats]) -> Floats:
-    """Answers for all rows of ``parts``, in order, asked in batches of about ``_BATCH``."""
+    """Answers for all rows of ``parts``, in order, asked in batches of about ``_most`` rows."""
     answers: list[Floats] = []
     held: list[Floats] = []
     count = 0
     for part in parts:
         held.append(part)
         count += len(part)
-        if count >= _BATCH:
+        if count >= _most(part.shape[1]):
             answers.append(ask(np.concatenate(held)))
             held, count = [], 0
     if held:

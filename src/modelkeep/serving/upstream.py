@@ -249,17 +249,18 @@ def checked_output(
     if len(spec.shape) == 1 and len(shape) == 2 and shape[1] == 1:  # so MLServer writes what has one dimension
         shape = shape[:1]
     wanted = spec.shape if rows is None or spec.shape[:1] != (-1,) else (rows, *spec.shape[1:])
-    if len(shape) != len(wanted) or any(want not in (-1, size) for size, want in zip(shape, wanted, strict=True)):
+    if len(shape) != len(wanted) or any(size < 0 or want not in (-1, size) for size, want in zip(shape, wanted, strict=True)):
         raise Unavailable(f"its answer has {spec.name!r} in the shape {list(shape)}, not {list(wanted)}")
     try:
         flat = values(shape)
+        array = flat.reshape(shape) if flat.size == math.prod(shape) else None  # nothing can have too large a shape, too
     except (Invalid, ValueError, struct.error):
         raise Unavailable(f"its answer has {spec.name!r} with data that is not {spec.datatype}") from None
-    if flat.size != math.prod(shape):
+    if array is None:
         raise Unavailable(f"its answer has {spec.name!r} with {flat.size} values for the shape {list(shape)}")
     if spec.datatype in _FLOATING and not np.isfinite(flat).all():
         raise Unavailable(f"its answer has {spec.name!r} with numbers that are not finite")
-    return flat.reshape(shape)
+    return array
 
 
 def from_raw(raw: memoryview, datatype: str, count: int) -> NDArray[Any]:

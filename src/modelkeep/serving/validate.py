@@ -45,6 +45,7 @@ class InputPlan:
         narrow = all(spec.datatype == "FP32" for spec in signature.inputs)
         self._dtype = np.dtype(np.float32 if narrow else np.float64)
         self._single = narrow and len(signature.inputs) == 1
+        self.texts = any(spec.datatype == "BYTES" for spec in signature.inputs)
         self.numeric = tuple(spec.name for spec in signature.inputs if spec.datatype != "BYTES")
         inner = [size for spec in signature.inputs for size in (spec.shape[1:] if self._batched else spec.shape)]
         self._features = features if min(inner, default=0) < 0 else None  # fixed dimensions say it themselves

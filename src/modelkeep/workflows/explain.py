@@ -8,8 +8,9 @@ questions of the extraction budget. It is no evidence against anybody. Nothing i
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import Admitted, Served
 from modelkeep.workflows.predict import Answer, Call, Doors
 from modelkeep.workflows.recorder import Recorder
+from modelkeep.workflows.upstream import BATCH
 from modelkeep.workflows.watch import Watching, explained
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class Explainer:
         self._terms = terms or ExplainTerms()
         self._busy: set[str] = set()
         self._pool = ThreadPoolExecutor(1, "modelkeep-explain")  # of its own: predictions must not wait for a thread
+        self._remote = ThreadPoolExecutor(4, "modelkeep-explain-upstream")  # these wait, and keep nobody busy
 
     async def explain(self, call: Call) -> Answer:
         """Answer one request. Raises what ``Gateway.predict`` raises; Missing when the release has nothing to explain it by."""
@@ -111,8 +114,10 @@ class Explainer:
             if not doors.step_up.held(grant, rung):
                 await _in_thread(lambda: doors.step_up.take(grant))
             await _in_thread(lambda: doors.quotas.take(grant.quota_id, grant.quota, rows))
-            told = lambda: self._explained(served, background, request.id, asked, checked, rung)  # noqa: E731
-            body = await asyncio.get_running_loop().run_in_executor(self._pool, told)
+            pool = self._pool if served.remote is None else self._remote
+            with _running(served) as run:
+                told = lambda: self._explained(served, run, background, request.id, asked, checked, rung)  # noqa: E731
+                body = await asyncio.get_running_loop().run_in_executor(pool, told)
             sealer = await self._sealer(subject, served.text)
             entry = AuditEntry(EXPLAIN, subject, served.text, "", outcome)
             written = await self._recorder.write(entry, sealer.seal(encode_body(x, None, None, body, rung)))
@@ -148,16 +153,17 @@ class Explainer:
             self._busy.discard(subject)
 
     def _explained(
-        self, served: Served, background: Floats, request_id: Any, asked: Asked, checked: Checked, rung: Rung
+        self, served: Served, run: "_Run", background: Floats, request_id: Any, asked: Asked, checked: Checked, rung: Rung
     ) -> bytes:
         """The answer's body. Runs in a thread: it asks the model many rows. Raises Invalid, TooLarge, Unavailable."""
         x = served.inputs.matrix(checked)[0].astype(np.float64)
-        target = _target(served, asked, _outputs(served, asked, checked.feeds, 1))
+        target = _target(served, asked, _outputs(served, asked, run(checked.feeds), 1))
 
         def ask(rows: Floats) -> Floats:
-            feeds = served.inputs.spread(rows, checked)
-            found: Floats = _outputs(served, asked, feeds, len(rows))[:, target]
-            return found
+            most = len(rows) if served.remote is None else BATCH
+            parts = [rows[at : at + most] for at in range(0, len(rows), most)]
+            found = [_outputs(served, asked, run(served.inputs.spread(part, checked)), len(part)) for part in parts]
+            return np.concatenate(found)[:, target]
 
         found: Attribution = shapley(
             ask,
@@ -171,6 +177,38 @@ class Explainer:
         exponent = exponent_of(found, DIGITS[rung] + (0 if probability else 1), probability=probability)
         inputs = {name: checked.feeds[name] for name in served.inputs.numeric}
         return encode_explanation(Told(served.ref, request_id, asked, target, inputs, found, exponent))
+
+
+_Run = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+
+
+@contextmanager
+def _running(served: Served) -> Iterator[_Run]:
+    """The model, to be asked from a thread, until whoever waits for the explanation has it or goes: then it is asked no more.
+
+    One that another server runs is asked from the event loop, as for a prediction: in a slot, and past its breaker.
+    """
+    over, loop, remote = threading.Event(), asyncio.get_running_loop(), served.remote
+    waiting: set[Future[dict[str, NDArray[Any]]]] = set()
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if over.is_set():
+            raise Unavailable("nobody waits for this explanation any more")
+        if remote is None:
+            return served.runtime.run(feeds)
+        answer = asyncio.run_coroutine_threadsafe(remote.infer(feeds), loop)
+        waiting.add(answer)
+        try:
+            return answer.result()
+        finally:
+            waiting.discard(answer)
+
+    try:
+        yield run
+    finally:
+        over.set()
+        for answer in tuple(waiting):
+            answer.cancel()
 
 
 async def _charged(watch: Watching) -> None:
@@ -194,9 +232,9 @@ def _check_rung(rung: Rung) -> None:
         raise OverBudget("this account has learnt as much of this model as it may for now: nothing is explained to it", _SPENT)
 
 
-def _outputs(served: Served, asked: Asked, feeds: Mapping[str, NDArray[Any]], rows: int) -> Floats:
-    """The explained output, shape (rows, classes or values). Raises Invalid (no probabilities, not finite), Unavailable."""
-    found = served.runtime.run(feeds)[asked.output]
+def _outputs(served: Served, asked: Asked, answer: Mapping[str, NDArray[Any]], rows: int) -> Floats:
+    """The explained output, shape (rows, classes or values). Raises Invalid (no probabilities, not finite)."""
+    found = answer[asked.output]
     if served.outputs.probabilities is not None:
         return probability_rows(found, rows)
     wide: Floats = np.asarray(found, dtype=np.float64).reshape(rows, -1)

@@ -19,14 +19,14 @@ from modelkeep.custody.admission import admit
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.trust import TrustRoot
-from modelkeep.errors import ModelkeepError, NotTrusted, Unavailable
+from modelkeep.errors import Invalid, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.extraction.profile import Profile
 from modelkeep.formats.safetensors import load
 from modelkeep.ledger.cosigned import Witnessed
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.policy.engine import model as model_target
 from modelkeep.serving.ranges import Ranges
-from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs
+from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs, plan_unseen
 from modelkeep.serving.validate import InputPlan, RangePolicy, usual
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
 from modelkeep.workflows.decisions import Decision, Decisions
@@ -41,6 +41,8 @@ EVERY = 0.25
 """Seconds between two looks."""
 RETRY = 5.0
 """Seconds until a release whose store failed is tried again."""
+_UNMEASURED = 0.002
+"""Seconds a row, of a model that could not be tried: it is run in a thread."""
 
 
 class _Failed(NamedTuple):
@@ -196,7 +198,13 @@ class Loader:
     ) -> tuple[OutputPlan, float]:
         """What the outputs are, from one row (an average benign one if possible), and the seconds that a row takes."""
         row = inputs.probe(None if profile is None else profile.embedding.mean)
-        plan = plan_outputs(found.interface, runtime.run(row))
+        try:
+            plan = plan_outputs(found.interface, runtime.run(row))
+        except (Invalid, Unavailable) as cause:
+            remote = isinstance(runtime, RemoteRuntime)
+            if profile is not None or not inputs.texts or (remote and isinstance(cause, Unavailable)):
+                raise
+            return plan_unseen(found.interface), 0.0 if remote else _UNMEASURED  # it takes no text but those that it learnt
         if profile is not None and bool(profile.n_classes) != (plan.probabilities is not None):
             raise NotTrusted(f"{found.ref} does not answer as its extraction profile says: publish it again")
         if isinstance(runtime, RemoteRuntime):  # it holds up nobody here
@@ -231,6 +239,7 @@ class AdmissionFollower:
         self._loading: dict[ReleaseRef, tuple[str, Future[Served]]] = {}
         self._pool = ThreadPoolExecutor(1, "modelkeep-load")
         self._failed: dict[ReleaseRef, _Failed] = {}
+        self._tried: set[ReleaseRef] = set()
         self._seen = -1
         self._quorum: Witnessed | None = None
         self._again = False
@@ -251,11 +260,13 @@ class AdmissionFollower:
         self._pool.shutdown(cancel_futures=True)
 
     def settle(self, seconds: float) -> None:
-        """Look until nothing is loading. Raises what a look raises, and Unavailable when it takes longer than ``seconds``."""
+        """Look until nothing is loading for the first time: what failed may be tried for ever, such as models of servers that
+        do not answer. Raises what a look raises, and Unavailable when it takes longer than ``seconds``.
+        """
         end = self._clock.monotonic() + seconds
         while True:
             self.look()
-            if not self._loading:
+            if self._loading.keys() <= self._tried:
                 return
             if self._clock.monotonic() > end:
                 raise Unavailable(f"the models could not be loaded within {seconds:g} s")
@@ -323,6 +334,7 @@ class AdmissionFollower:
         if not pending[1].done():
             raise Unavailable(f"{found.ref} is being loaded: ask again in a moment")
         del self._loading[found.ref]
+        self._tried.add(found.ref)
         reason = _reason(found.ref, pending[1].exception())
         if reason is not None:
             again = self._clock.monotonic() + (RETRY if isinstance(reason, Unavailable) else float("inf"))

@@ -24,7 +24,8 @@ T = TypeVar("T")
 WAITING: set["asyncio.Task[Any]"] = set()
 """Tasks that wait for an upstream. Whoever asked is gone: then such a task may be cancelled, since nothing is recorded yet."""
 
-
+BATCH = 32
+"""Rows that an upstream is asked at once for our own ends: what many servers take by default."""
 MANY = 20_000
 """Numbers that take about two milliseconds to write down as JSON, or to read."""
 

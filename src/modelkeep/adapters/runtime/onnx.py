@@ -52,9 +52,9 @@ class OnnxRuntime:
         """Outputs by name. Raises Invalid (the model refuses the input), Unavailable."""
         try:
             found = self._run(self._names, feeds)
-        except (_ort.InvalidArgument, ValueError) as cause:
+        except (_ort.InvalidArgument, _ort.Fail, ValueError) as cause:  # Fail: one of its operators refuses it, such as a word
             raise Invalid(f"the model does not take this input: {_first_line(cause)}") from None
-        except (_ort.Fail, _ort.RuntimeException, _ort.NotImplemented) as cause:
+        except (_ort.RuntimeException, _ort.NotImplemented) as cause:
             raise Unavailable(f"the model failed on this input: {_first_line(cause)}") from None
         return dict(zip(self._names, found, strict=True))
 
