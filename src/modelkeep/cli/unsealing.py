@@ -42,7 +42,7 @@ def unseal(ctx: Context, by_share: bool, share_file: str, status: bool) -> None:
         question = {"do": "share", "secret": secret.decode("utf-8", "replace").strip()}
     else:
         question = {"do": "passphrase", "secret": ctx.passphrase().decode("latin-1")}  # bytes, not text
-    _show(ctx, [(path, _checked(ask(path, question))) for path in sealed])
+    _show(ctx, _of_all(sealed, lambda path: _checked(ask(path, question))))
 
 
 @click.command(epilog="Example: modelkeep --dir ./keep lock")
@@ -51,15 +51,8 @@ def lock(ctx: Context) -> None:
     """Take the keys from all running processes of this keep at once: gateways stop answering, and wait sealed."""
     if ctx.server:
         raise Invalid("lock works where the processes run: leave out --server, and come over ssh")
-    found, failed = [], list[ModelkeepError]()
-    for path, _ in _each(ctx, lambda path: ask(path, {"do": "status"})):
-        try:
-            found.append((path, _sealed(path)))
-        except ModelkeepError as cause:  # the others are locked all the same
-            failed.append(cause)
-    if failed:
-        raise failed[0]
-    _show(ctx, found)
+    running = [path for path, _ in _each(ctx, lambda path: ask(path, {"do": "status"}))]
+    _show(ctx, _of_all(running, _sealed))
 
 
 @click.group(epilog="Example: modelkeep shares make --threshold 3 --shares 5")
@@ -135,6 +128,19 @@ def _each(ctx: Context, do: Callable[[Path], dict[str, Any]]) -> list[tuple[Path
             continue
     if not found:
         raise Unavailable(_NOBODY)
+    return found
+
+
+def _of_all(paths: list[Path], do: Callable[[Path], dict[str, Any]]) -> list[tuple[Path, dict[str, Any]]]:
+    """What ``do`` says of all ``paths``; one that refuses keeps none of the others from being asked. Raises what it raises."""
+    found, failed = [], list[ModelkeepError]()
+    for path in paths:
+        try:
+            found.append((path, do(path)))
+        except ModelkeepError as cause:
+            failed.append(cause)
+    if failed:
+        raise failed[0]
     return found
 
 
