@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from modelkeep.adapters.localsocket import MAX_LINE, LocalSocket, ask
-from modelkeep.errors import Unavailable
+from modelkeep.errors import Missing
 
 _STRANGER = """
 import json, os, socket, sys
@@ -78,7 +78,7 @@ def test_a_folder_with_a_path_that_is_too_long_for_a_socket(tmp_path):
     made = LocalSocket(deep / "run", "serve-12345", lambda asked, _: asked)
     assert ask(made.path, {"do": "status"}) == {"do": "status"}
     made.close()
-    with pytest.raises(Unavailable, match="nobody answers"):
+    with pytest.raises(Missing, match="nobody listens"):
         ask(made.path, {})
 
 
@@ -88,7 +88,7 @@ def test_a_socket_that_a_dead_process_left_is_replaced_and_an_ended_one_says_so(
     assert ask(second.path, {}) == {"second": True}
     first.close()
     second.close()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Missing):
         ask(second.path, {})
     second._thread.join(10)
     assert not second._thread.is_alive()

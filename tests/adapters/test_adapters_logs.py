@@ -53,13 +53,15 @@ def secrets():
         "mk_01234567_" + "a" * 49,
         "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLWNhbmFyeQ",
         share_text(split(bytes(range(32)), 2, 2)[0]),
+        share_text(split(bytes(range(32)), 2, 2)[0]).replace("-", "").upper(),
         generate_identity(),
+        "otpauth://totp/modelkeep:alice?secret=CANARYCANARYCANARYCANARYCANARYCA&issuer=modelkeep",
         "whsec_" + "Q2FuYXJ5" * 4,
         PEM,
     ]
 
 
-@pytest.mark.parametrize("secret", secrets(), ids=["key", "jwt", "share", "identity", "webhook", "pem"])
+@pytest.mark.parametrize("secret", secrets(), ids=["key", "jwt", "share", "typed share", "identity", "totp", "webhook", "pem"])
 def test_secrets_are_cut_out_wherever_they_stand(secret):
     log, lines, _ = made()
     log.report(f"before {secret} after")

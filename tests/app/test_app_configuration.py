@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from modelkeep.app import configuration
 from modelkeep.app.configuration import Problem, problems, rows, set_flag
-from modelkeep.app.settings import Settings, all_settings, variable
+from modelkeep.app.settings import Settings, all_settings, load, variable
 from modelkeep.errors import Invalid, Missing
 
 
@@ -127,6 +127,69 @@ def test_no_secret_is_shown(folder):
     said = msgspec.json.encode(rows(folder, urls)).decode()
     assert "canary" not in said
     assert "postgresql://me:…@host/db?sslpassword=…" in said and "token=…&a=b" in said
+
+
+def test_a_password_is_hidden_whatever_is_in_it(folder):
+    said = msgspec.json.encode(
+        rows(folder, {"MODELKEEP_RECORDS_URL": "postgresql://me:canary/one@canary-two@host/db"})
+    ).decode()
+    assert "canary" not in said and "postgresql://me:…@host/db" in said
+
+
+def test_an_inline_table_of_the_environment_is_checked_and_shown_as_one(folder):
+    environment = {}
+    set_flag("limits.accounts={alice={rate=5}}", environment)
+    assert problems(folder, environment) == ()
+    (found,) = (row for row in rows(folder, environment) if row.name == "limits.accounts.alice.rate")
+    assert (found.value, found.origin, found.where) == (5.0, "flag", "--set")
+    assert "no inline table" in of(problems(folder, {"MODELKEEP_LIMITS_ACCOUNTS": "alice"}))["limits.accounts"]
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "setting"),
+    [
+        ("gateway = 5\n", {"MODELKEEP_GATEWAY_PORT": "1"}, "gateway"),
+        ("", {"MODELKEEP_GATEWAY_HOST": "\udcff"}, "gateway.host"),
+        ("a = " + "[" * 5000, {}, ""),
+    ],
+)
+def test_what_is_no_setting_at_all_is_said_and_no_traceback(folder, text, environment, setting):
+    (folder / "modelkeep.toml").write_text(text)
+    for ask in (rows, load):
+        with pytest.raises(Invalid):
+            ask(folder, environment)
+    assert setting in of(problems(folder, environment))
+
+
+def test_what_processes_would_refuse_at_their_start_is_said_before(folder):
+    write(
+        folder,
+        """
+[gateway]
+host = "a..b"
+port = 4443
+grpc_port = 4443
+certificate = "a\\u0000b"
+key = "c"
+client_certificates = "required"
+[upstream]
+origins = ["https://models.example/"]
+[state]
+url = "rediss://host?timeout=3"
+[[issuers]]
+alias = "corp"
+issuer = "https://id.example"
+audiences = ["keep"]
+roles = {a = "user"}
+ca = "none.pem"
+""",
+    )
+    found = problems(folder, {})
+    assert {*of(found)} == {
+        *("gateway.grpc_port", "gateway.certificate", "gateway.client_ca", "upstream.origins", "state.url", "issuers[0].ca")
+    }
+    assert "https://models.example" in of(found)["upstream.origins"]
+    assert "no host" in of(found, "warning")["gateway.port"]
 
 
 def test_a_file_that_is_no_toml_and_no_keep(folder, tmp_path):

@@ -1,14 +1,16 @@
 """Where processes say that they listen, and the supervisor."""
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from modelkeep.app.processes import FIRST_PAUSE, Child, address_file, announce, find, supervise, withdraw
+from modelkeep.app.processes import FIRST_PAUSE, Child, address_file, announce, find, stop_at_once, supervise, withdraw
 from modelkeep.errors import Unavailable
 
 SERVER = """
@@ -78,6 +80,48 @@ def test_one_that_never_comes_up_is_unavailable(tmp_path):
     with pytest.raises(Unavailable, match="server did not start"):
         supervise([one], lambda _text: None)
     assert one.process.returncode == 3
+
+
+STUBBORN = SERVER.replace("sys.exit(0)", "None")
+PARENT = """
+import os, sys
+from pathlib import Path
+from modelkeep.app.processes import Child, supervise
+child = Child("server", [sys.executable, "-c", sys.argv[1], sys.argv[2]], b"the secret", Path(sys.argv[2]))
+def up():
+    print(child.process.pid, flush=True)
+supervise([child], lambda _text: None, up=up)
+"""
+
+
+def test_a_second_sigterm_kills_what_has_not_ended(tmp_path):
+    one, _ = child(tmp_path, STUBBORN)
+
+    def asks() -> None:
+        wait(lambda: one.address() is not None)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+
+    asker = threading.Thread(target=asks)
+    asker.start()
+    supervise([one], lambda _text: None)
+    asker.join()
+    assert one.process.returncode == -signal.SIGKILL
+
+
+def test_a_supervisor_that_has_to_stop_at_once_kills_its_own_before_it_is_killed(tmp_path):
+    path = tmp_path / "address.json"
+    below = Child("crew", [sys.executable, "-c", PARENT, STUBBORN, str(path)], b"", tmp_path / "none.json")
+    below.start()
+    wait(path.exists)
+    pid = find_pid(path)
+    stop_at_once([below])
+    assert not below.runs() and not Path(f"/proc/{pid}").exists()
+
+
+def find_pid(path):
+    return json.loads(path.read_bytes())["pid"]
 
 
 def starts(path):

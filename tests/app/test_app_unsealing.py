@@ -64,6 +64,18 @@ def test_shares_given_are_forgotten_when_the_next_takes_too_long(keep, folder):
     assert acts(folder)[-1].startswith("unsealed how=shares")
 
 
+def test_a_lock_while_it_is_being_unsealed_is_refused_and_not_taken_for_done(folder):
+    made, _, _ = sealed(folder)
+    assert made.hear({"do": "seal"}, ME)["sealed"] is True
+    assert give(made, PASSPHRASE, "passphrase")["sealed"] is False
+    assert made.hear({"do": "seal"}, ME)["code"] == "conflict"
+
+
+def test_a_passphrase_that_is_no_bytes_is_refused(folder):
+    made, _, _ = sealed(folder)
+    assert give(made, "five \u20ac", "passphrase")["code"] == "invalid"
+
+
 def test_every_wrong_guess_makes_the_next_wait_longer(folder):
     made, clock, _ = sealed(folder)
     waits = []

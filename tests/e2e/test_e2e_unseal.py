@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from e2e_house import House, wait_for
+from e2e_house import House, Load, wait_for
 from softhsm import Token
+
+from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key
+
+ALL = ("gateway", "worker-1", "worker-2", "owner", "control")
 
 
 class SealedHouse(House):
@@ -19,6 +24,13 @@ class SealedHouse(House):
 
     def __init__(self, cli, folder, **environment):
         super().__init__(cli, folder, MODELKEEP_PASSPHRASE_FILE="", MODELKEEP_UNSEAL_RETRY_SECONDS="0.3", **environment)
+
+    authority = ""
+    """Of the certificate of one's own, PEM."""
+
+    @property
+    def trust(self):
+        return ssl.create_default_context(cadata=self.authority) if self.authority else super().trust
 
     def start_sealed(self, verb="up", *arguments):
         self.begin(verb, *arguments)
@@ -69,7 +81,7 @@ def test_a_restart_comes_up_sealed_and_people_with_shares_unseal_it_and_lock_it(
     for number, text in enumerate([*made["shares"][:1], *other["shares"]]):
         files.append(tmp_path / f"share-{number}")
         files[-1].write_text(text + "\n")
-    house.start_sealed()
+    house.start_sealed("up", "--workers", "2")
     for role in ("gateway", "control"):
         path = "/v2/models/risk/infer" if role == "gateway" else "/admin/v1/status"
         refusal = house.answer(path, role)
@@ -93,17 +105,15 @@ def test_a_restart_comes_up_sealed_and_people_with_shares_unseal_it_and_lock_it(
     # and what was unsealed without a passphrase can change keys
     cli("keys", "new", "model-kek", code=0)
 
-    locked_pids = [house.address(role)[1] for role in ("gateway", "control")]
-    began = time.monotonic()
+    locked_pids = [house.address(role)[1] for role in ALL]
     assert "sealed" in cli("lock", code=0).out
-    assert not any(Path(f"/proc/{pid}").exists() for pid in locked_pids), time.monotonic() - began
-    wait_for(lambda: house.get("/v2/health/live") == 200, 60, house.text)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in locked_pids)
     assert house.answer("/v2/models/risk/infer").json()["code"] == "sealed"
     assert len(acts(cli, "locked")) == 1
     assert house.process.poll() is None
 
     wrong = tmp_path / "wrong-pass"
-    wrong.write_text("no passphrase of anybody")
+    wrong.write_bytes(b"no passphrase of anybody, and no UTF-8: \xff")
     assert "wrong passphrase" in cli("--passphrase-file", str(wrong), "unseal", code=1).line()
     time.sleep(0.6)
     cli("unseal", code=0)
@@ -111,7 +121,10 @@ def test_a_restart_comes_up_sealed_and_people_with_shares_unseal_it_and_lock_it(
     assert house.ask(key, subject.fresh[:1]).status_code == 200
     said = house.text()
     assert all(share not in said for share in (*made["shares"], *other["shares"]))
-    house.stop()
+    # and whoever kills what lock speaks to leaves nobody behind who has keys
+    pids = [house.address(role)[1] for role in ALL]
+    house.process.kill()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 30, house.text)
 
 
 def test_an_hsm_unseals_at_start_when_it_can_and_a_locked_keep_waits_for_a_person(cli, house, subject):
@@ -134,34 +147,53 @@ def test_an_hsm_unseals_at_start_when_it_can_and_a_locked_keep_waits_for_a_perso
     assert "waits for 'modelkeep unseal'" in house.text().splitlines()[-1]
     time.sleep(1.0)  # three times the pause between two tries
     assert house.get("/v2/health/ready") == 503
+    house.process.kill()
+    house.process.wait()
+    house.begin()  # anew, beside what the killed one left in the run folder
+    house.wait_ready()
+    assert [len(acts(cli, verb)) for verb in ("unsealed", "locked")] == [2, 1]
 
 
-@pytest.mark.parametrize("role", ["control", "serve"])
-def test_a_process_alone_comes_up_sealed_too_and_gives_its_keys_up(cli, house, role):
-    name = {"control": "control", "serve": "gateway"}[role]
-    path = {"control": "/health", "serve": "/v2/health/live"}[role]
-    house.begin(role, "--sealed")
-    wait_for(lambda: house.get(path, name) == 200, 60, house.text)
-    cli("unseal", code=0)
-    ask = {"control": "/admin/v1/status", "serve": "/v2"}[role]
-    unsealed = {"control": 405, "serve": 200}[role]
-    wait_for(lambda: house.get(ask, name) == unsealed, 60, house.text)
-    cli("lock", code=0)
-    wait_for(lambda: house.get(ask, name) == 503, 60, house.text)
-    assert "Traceback" not in house.text()
+def test_processes_alone_come_up_sealed_too_and_give_their_keys_up(cli, house, tmp_path):
+    """Control, and a gateway with several workers, the owner of what they share, and who keeps them running."""
+    control = SealedHouse(cli, tmp_path)
+    try:
+        control.begin("control", "--sealed")
+        house.begin("serve", "--sealed", "--workers", "2")
+        wait_for(lambda: house.get("/v2/health/live") == control.get("/health", "control") == 200, 60, house.text)
+        cli("unseal", code=0)
+        wait_for(lambda: house.get("/v2/health/ready") == 200, 60, house.text)
+        wait_for(lambda: house.get("/admin/v1/status", "control") == 405, 60, house.text)
+        pids = [house.address(name)[1] for name in ("worker-1", "worker-2", "owner")]
+        assert cli("lock", code=0).out.count(": sealed") == 2
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        wait_for(lambda: house.get("/v2") == house.get("/admin/v1/status", "control") == 503, 60, house.text)
+        assert house.answer("/v2").json()["code"] == "sealed"
+        assert "Traceback" not in house.text()
+    finally:
+        control.stop()
 
 
-@pytest.mark.parametrize("role", ["up", "serve"])
-def test_several_workers_give_their_keys_up_too(cli, house, role):
-    """And whatever they share: the owner of their evidence, and who keeps them running."""
-    house.begin(role, "--workers", "2")
+def test_nothing_is_answered_after_lock_returned(cli, house, subject):
+    """A gateway alone becomes another process by itself, while clients ask it without pause."""
+    key = cli("key", "issue", "alice", "--json", code=0).json["token"]
+    authority = make_authority_key()
+    ca = authority_certificate(authority, "one's own", time.time_ns())
+    for name, data in issue(authority, ca, ["127.0.0.1"], time.time_ns())._asdict().items():
+        (cli.keep / name).write_bytes(data)
+        (cli.keep / name).chmod(0o600)
+    house.environment |= {"MODELKEEP_GATEWAY_CERTIFICATE": "chain", "MODELKEEP_GATEWAY_KEY": "key"}
+    house.begin("serve")
     wait_for(lambda: house.get("/v2/health/live") == 200, 60, house.text)
+    house.authority = ca.decode()
+    assert httpx.get(house.url + "/v2", verify=house.trust, trust_env=False).json()["code"] == "sealed"
     cli("unseal", code=0)
     wait_for(lambda: house.get("/v2/health/ready") == 200, 60, house.text)
-    names = [path.stem for path in (cli.keep / "run").glob("*.json")]
-    assert {"worker-1", "worker-2", "owner"} <= {*names}
-    pids = [house.address(name)[1] for name in ("worker-1", "worker-2", "owner")]
-    cli("lock", code=0)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 2, house.text)
-    wait_for(lambda: house.get("/v2") == 503, 60, house.text)
-    assert house.answer("/v2").json()["code"] == "sealed" and "Traceback" not in house.text()
+    with Load(house, key, subject.fresh[:20]) as load:
+        wait_for(lambda: len(load.answered) > 20, 30, house.text)
+        cli("lock", code=0)
+        returned = time.monotonic()
+        wait_for(lambda: house.get("/v2") == 503, 60, house.text)
+    assert not [event for event in load.answered if event.end > returned]
+    house.stop()
+    cli("unseal", "--status", code=3)

@@ -211,6 +211,8 @@ def _pem(path: Path, what: str) -> bytes:
         raise Missing(f"there is no TLS {what} at {path}") from None
     except OSError as cause:
         raise Unavailable(f"cannot read the TLS {what} {path}: {cause.strerror}") from cause
+    except ValueError:  # a NUL in the name
+        raise Invalid(f"the TLS {what} is named {str(path)!r}, and no file can be") from None
     if len(data) > MAX_PEM:
         raise Invalid(f"{path} is too large to be a TLS {what}")
     return data

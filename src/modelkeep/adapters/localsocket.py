@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from modelkeep.errors import Denied, Invalid, Unavailable
+from modelkeep.errors import Denied, Invalid, Missing, Unavailable
 
 MAX_LINE = 1 << 14
 SECONDS = 5.0
@@ -90,7 +90,10 @@ class LocalSocket:
 
 
 def ask(path: Path, question: dict[str, Any]) -> dict[str, Any]:
-    """Say ``question`` to the process that listens at ``path``; its answer. Raises Unavailable (nobody listens), Denied."""
+    """Say ``question`` to the process that listens at ``path``; its answer.
+
+    Raises Missing (nobody listens there any more), Unavailable (it does not answer), Denied.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
         end.settimeout(ANSWER_SECONDS)
         try:
@@ -101,6 +104,8 @@ def ask(path: Path, question: dict[str, Any]) -> dict[str, Any]:
                 raise Denied(f"the process that listens at {path} is of another user: it gets no secret")
             end.sendall(msgspec.json.encode(question) + b"\n")
             return msgspec.json.decode(_line(end), type=dict[str, Any])
+        except (FileNotFoundError, ConnectionRefusedError) as cause:
+            raise Missing(f"nobody listens at {path}: {cause.strerror}") from cause
         except OSError as cause:
             raise Unavailable(f"nobody answers at {path}: {cause.strerror or cause}") from cause
         except msgspec.MsgspecError as cause:

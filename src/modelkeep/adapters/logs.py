@@ -30,7 +30,8 @@ _SECRETS = re.compile(
     r"""(?x)
     \bmk[a-z]{0,2}_[A-Za-z0-9_-]{12,}                           # API keys and their kin
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){0,3}   # JWS and JWE
-    | \b(?:keepshare|modelkeep-recovery)-[A-Za-z0-9-]{12,}      # shares and recovery identities
+    | \b(?i:keepshare|modelkeep-recovery)-?[A-Za-z0-9-]{12,}    # shares, however they were typed, and recovery identities
+    | \botpauth://[^\s"]+                                       # secrets of second factors
     | \bwhsec_[A-Za-z0-9+/=]{8,}                                # webhook secrets
     | (?<=[Bb]earer\ )[!-~]{6,}
     | (?<=[Dd][Pp]o[Pp]\ )[!-~]{20,}
@@ -39,7 +40,7 @@ _SECRETS = re.compile(
     """,
     re.DOTALL,
 )
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def redact(text: str) -> str:

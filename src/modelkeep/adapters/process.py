@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import signal
 import sys
 import threading
 import traceback
@@ -10,7 +11,7 @@ import traceback
 from modelkeep.errors import Unavailable
 
 EXIT_UNAVAILABLE = 3
-_PR_SET_DUMPABLE = 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 def no_core_dumps() -> None:
@@ -35,6 +36,17 @@ def no_tracing() -> None:
     """From now on no process of the same user may look into this one's memory (Linux only); whatever it starts may be."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def end_with(parent: int) -> None:
+    """Be asked to end (SIGTERM) when the process ``parent``, which started this one, is gone (Linux only).
+
+    Else a supervisor that was killed would leave servers behind that nobody knows of, and that no ``lock`` reaches.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it went before it could be watched
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end(failure: threading.ExceptHookArgs) -> None:

@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+_PATIENCE = 1.0
+
 
 class Notifier:
     """Says how a service is. ``beat`` may be called often: it speaks twice in each of the watchdog's periods."""
@@ -23,9 +25,8 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """It serves, or waits sealed, as ``status`` says; said once for every status."""
-        if status != self._ready:
+        if status != self._ready and self._say(f"READY=1\nSTATUS={status}"):
             self._ready = status
-            self._say(f"READY=1\nSTATUS={status}")
 
     def stopping(self) -> None:
         """It stops."""
@@ -35,14 +36,17 @@ class Notifier:
         """It lives."""
         if self._pause < float("inf") and (now := self._monotonic()) >= self._next:
             self._next = now + self._pause
-            self._say("WATCHDOG=1")
+            self._say("WATCHDOG=1", patience=0.0)
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, patience: float = _PATIENCE) -> bool:
+        """Whether it was said. Never waits for long: whoever does not read must not hold a server up."""
         if not self._address:
-            return
+            return True
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
+                end.settimeout(patience)
                 end.sendto(text.encode(), address)
-        except OSError:
-            return  # who asked to be told is gone; a server goes on without it
+        except OSError:  # who asked to be told is gone, or does not read; a server goes on without it
+            return False
+        return True

@@ -5,15 +5,18 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from modelkeep.adapters.certificates import CertificateFiles, ending, not_after
+from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.keys.uri import SCHEMES, is_key_uri
 from modelkeep.adapters.tls import server_context
 from modelkeep.app.processes import find
-from modelkeep.app.settings import Settings
+from modelkeep.app.settings import Settings, authority_files
 from modelkeep.errors import ModelkeepError
+from modelkeep.formats.upstream import parse_url
 from modelkeep.workflows.breakglass import parse_break_glass
 
 STOP_SECONDS = 20.0
@@ -32,7 +35,7 @@ class Caution(NamedTuple):
 
 def cautions(settings: Settings, directory: Path) -> Iterator[Caution]:
     """Everything about settings whose types are right, for the keep in ``directory``."""
-    for look in (_tls, _ports, _audit, _stores, _keys, _files, _weak):
+    for look in (_tls, _identity, _ports, _audit, _stores, _upstream, _keys, _files, _weak):
         yield from look(settings, directory)
 
 
@@ -58,15 +61,44 @@ def _tls(settings: Settings, directory: Path) -> Iterator[Caution]:
         yield Caution("warning", "gateway.certificate", words)
 
 
+def _identity(settings: Settings, directory: Path) -> Iterator[Caution]:
+    """Whose tokens and certificates count; nothing is asked of an issuer."""
+    from modelkeep.app.identity import client_authorities, open_issuers
+
+    yield from _refused("issuers", lambda: open_issuers(directory, settings, SystemClock()))
+    yield from _refused("gateway.client_ca", lambda: client_authorities(directory, settings))
+    for name in authority_files(settings):
+        if (path := directory / name).exists() and (path.stat().st_mode & 0o077):
+            yield Caution("error", "", f"{path} is open to others: 'chmod go= {path}', after finding out who changed it")
+
+
+def _upstream(settings: Settings, directory: Path) -> Iterator[Caution]:
+    for origin in settings.upstream.origins:
+        try:
+            meant = parse_url(origin).origin
+        except ModelkeepError as cause:
+            yield Caution("error", "upstream.origins", str(cause))
+        else:
+            if meant != origin:
+                yield Caution("error", "upstream.origins", f"names {origin}, which matches nothing: write {meant}")
+    del directory
+
+
 def _ports(settings: Settings, directory: Path) -> Iterator[Caution]:
     gateway, control = settings.gateway, settings.control
-    if gateway.port and gateway.port == control.port and _same_host(gateway.host, control.host):
-        yield Caution("error", "control.port", f"is {control.port}, and so is gateway.port: one of them has to be another")
-    for role, place in (("gateway", gateway), ("control", control)):
+    wanted = (
+        ("gateway.port", "gateway", gateway.host, gateway.port),
+        ("gateway.grpc_port", "gateway", gateway.host, max(gateway.grpc_port, 0)),
+        ("control.port", "control", control.host, control.port),
+    )
+    for (one, _, host, port), (other, _, its_host, its_port) in combinations(wanted, 2):
+        if port and port == its_port and _same_host(host, its_host):
+            yield Caution("error", other, f"is {port}, and so is {one}: one of them has to be another")
+    for name, role, host, port in wanted:
         running = find(directory, role)
-        ours = running is not None and running.url.endswith(f":{place.port}")
-        if place.port and not ours and (why := _cannot_bind(place.host, place.port)):
-            yield Caution("warning", f"{role}.port", f"{place.host} port {place.port} cannot be listened on now: {why}")
+        ours = running is not None and f":{port}" in (running.url[-6:], running.grpc[-6:])
+        if port and not ours and (why := _cannot_bind(host, port)):
+            yield Caution("warning", name, f"{host} port {port} cannot be listened on now: {why}")
 
 
 def _same_host(one: str, other: str) -> bool:
@@ -82,6 +114,8 @@ def _cannot_bind(host: str, port: int) -> str:
             probe.bind(address)
     except OSError as cause:
         return cause.strerror or str(cause)
+    except ValueError:  # a name that no name can be, such as one with an empty label
+        return "that is no host"
     return ""
 
 
@@ -102,12 +136,14 @@ def _audit(settings: Settings, directory: Path) -> Iterator[Caution]:
 
 
 def _stores(settings: Settings, directory: Path) -> Iterator[Caution]:
-    from modelkeep.app.stores import _postgres, _s3
+    from modelkeep.app.stores import _postgres, _redis, _s3
 
     if settings.records.url:
         yield from _refused("records.url", lambda: _postgres(settings.records.url))
         if ":" in settings.records.url.partition("://")[2].rpartition("@")[0]:
             yield Caution("warning", "records.url", "holds a password: others may come to read it; use a pgpass file")
+    if settings.state.url:
+        yield from _refused("state.url", lambda: _redis(settings.state.url))
     if settings.blobs.url:
         yield from _refused("blobs.url", lambda: _s3(settings.blobs.url))
     del directory
@@ -133,6 +169,7 @@ def _keys(settings: Settings, directory: Path) -> Iterator[Caution]:
 def _files(settings: Settings, directory: Path) -> Iterator[Caution]:
     """Files that must be there. Names without a folder are in the keep's."""
     named = {
+        **{f"issuers[{at}].ca": issuer.ca for at, issuer in enumerate(settings.issuers)},
         "witness.policy": settings.witness.policy,
         "witness.ca": settings.witness.ca,
         "provenance.allowed_signers": settings.provenance.allowed_signers,

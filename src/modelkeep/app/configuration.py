@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from modelkeep.app.cautions import cautions
-from modelkeep.app.settings import FILE_NAME, LISTS, PREFIX, Settings, all_settings, load, variable
+from modelkeep.app.settings import FILE_NAME, PREFIX, Settings, all_settings, from_text, load, variable
 from modelkeep.errors import Invalid, Missing, Unavailable
 
 Origin = Literal["flag", "environment", "file", "default"]
@@ -25,7 +25,8 @@ FLAGS = "MODELKEEP_SET"
 """Names of the settings that ``--set`` set, for whoever this process starts."""
 _OTHERS = ("DIR", "SERVER", "PASSPHRASE_FILE", "SEAL_PASSPHRASE_FILE", "RING_PASSPHRASE_FILE", "SET")
 _NAMED_BY_RELEASES = PREFIX + "UPSTREAM_TOKEN_"
-_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
+_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^\s]*@")
+"""Up to the last @: some clients take passwords with @ and / in them, and hiding too much does no harm."""
 _OPTION = re.compile(r"([?&;#](?:[a-z_-]*(?:password|secret|token|pin-value|key))=)[^&;#]*", re.IGNORECASE)
 _SECRET = re.compile(r"(?:^|_)(?:password|secret|token|pin|passphrase)$")
 
@@ -72,8 +73,9 @@ def rows(directory: Path, environment: Mapping[str, str] = os.environ) -> tuple[
     found = []
     for path, value in _leaves(msgspec.to_builtins(settings)):
         name, plain = _name(path), _hidden(str(path[-1]), value)
-        named = variable(str(path[0]), str(path[1])) if len(path) == 2 else ""
-        if name in flags:
+        whole = path[:2] if path[:2] in all_settings() else path
+        named = variable(*map(str, whole)) if len(whole) == 2 else ""
+        if _name(whole) in flags:
             found.append(Row(name, plain, "flag", "--set"))
         elif named and named in environment:
             found.append(Row(name, plain, "environment", named))
@@ -95,7 +97,11 @@ def problems(directory: Path, environment: Mapping[str, str] = os.environ) -> tu
     for section, field in all_settings():
         value = environment.get(variable(section, field))
         if value is not None and isinstance(table.setdefault(section, {}), dict):
-            table[section][field] = value.split(",") if (section, field) in LISTS else value
+            try:
+                table[section][field] = from_text(section, field, value)
+            except Invalid as cause:
+                tell("error", f"{section}.{field}", str(cause))
+                table[section].pop(field, None)
     cleaned = _check(table, Settings, (), tell)
     for name in _strange(environment):
         known = [variable(*each) for each in all_settings()]
@@ -218,7 +224,7 @@ def _table(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise Missing(f"there is no keep in {path.parent}: make one with 'modelkeep init {path.parent}'") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as cause:
         raise Invalid(f"{path} is not TOML: {cause}") from cause
     except OSError as cause:
         raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause

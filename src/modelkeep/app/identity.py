@@ -13,7 +13,7 @@ from modelkeep.adapters.identity.oidc import HttpKeySource, check_address
 from modelkeep.app.settings import IssuerSettings, Settings
 from modelkeep.app.witnessing import inside
 from modelkeep.core.ports import Clock
-from modelkeep.errors import Missing, ModelkeepError, Unavailable
+from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
 
 
 def open_issuers(directory: Path, settings: Settings, clock: Clock) -> Issuers:
@@ -28,6 +28,8 @@ def client_authorities(directory: Path, settings: Settings) -> tuple[bytes, bool
     """
     gateway = settings.gateway
     if not gateway.client_ca:
+        if gateway.client_certificates == "required":
+            raise Invalid("gateway.client_certificates is required, and gateway.client_ca names no authorities")
         return b"", False
     path = inside(directory, gateway.client_ca, "gateway.client_ca")
     try:

@@ -16,6 +16,9 @@ from modelkeep.errors import Unavailable
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+ASKED_SECONDS, HURRIED_SECONDS = 0.7, 0.3
+"""How long children that have to stop at once may take to end by themselves, and to kill their own when asked again."""
+_PAUSE = 0.02
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 
 
@@ -99,7 +102,7 @@ class Child:
             more = ["--updates-fd", str(handed[1])]
         try:
             self.process = subprocess.Popen(  # noqa: S603  # our own package, arguments already checked
-                [*self._command, "--keys-fd", str(descriptor), *more],
+                [*self._command, "--keys-fd", str(descriptor), "--parent", str(os.getpid()), *more],
                 pass_fds=[*handed, *self._shares],
                 stdin=subprocess.DEVNULL,
             )
@@ -135,15 +138,34 @@ class Child:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, seconds: float) -> None:
-        """Wait for its end; kill it when that takes too long."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
+    def wait(self, seconds: float, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Wait for its end; kill it when that takes too long, or ``hurried`` says so."""
+        until = time.monotonic() + seconds
+        while self.runs() and not hurried() and time.monotonic() < until:
+            time.sleep(_PAUSE)
+        if self.process is not None and self.runs():
             self.process.kill()
             self.process.wait()
+
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+
+def stop_at_once(children: Sequence[Child]) -> None:
+    """Stop all of ``children`` together: asked, after ``ASKED_SECONDS`` asked again, and soon after that killed.
+
+    One that has children of its own kills them when it is asked again (``supervise``).
+    """
+    for child in children:
+        child.stop()
+    until = time.monotonic() + ASKED_SECONDS
+    while any(child.runs() for child in children) and time.monotonic() < until:
+        time.sleep(_PAUSE)
+    for child in children:
+        child.stop()
+    for child in children:
+        child.wait(max(0.0, until + HURRIED_SECONDS - time.monotonic()))
 
 
 def supervise(
@@ -156,6 +178,8 @@ def supervise(
     stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Start ``children`` in order, each once the one before it listens, and keep them running until SIGTERM or SIGINT.
+
+    A second SIGTERM means at once: those that have not ended are killed.
 
     ``look``: called some twenty times a second meanwhile; ``at_once``: start all without waiting, and end the first of them
     after all others; ``up``: called once all listen; ``stop``: before they are asked to finish.
@@ -187,7 +211,7 @@ def supervise(
             for child in wave:
                 child.stop()
             for child in wave:
-                child.wait(STOP_SECONDS)
+                child.wait(STOP_SECONDS, lambda: stopping.count(signal.SIGTERM) > 1)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -537,7 +537,7 @@ def load(directory: Path, environment: Mapping[str, str] = os.environ) -> Settin
         raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as cause:
+    except (tomllib.TOMLDecodeError, RecursionError) as cause:
         raise Invalid(f"{path} is not TOML: {cause}") from cause
     return parse(table, environment, str(path))
 
@@ -547,15 +547,18 @@ def parse(table: dict[str, Any], environment: Mapping[str, str], where: str) -> 
     merged = {section: dict(body) if isinstance(body, dict) else body for section, body in table.items()}
     for section, field in all_settings():
         value = environment.get(variable(section, field))
-        if value is not None:
-            merged.setdefault(section, {})[field] = _from_text(section, field, value)
+        if value is not None and isinstance(merged.setdefault(section, {}), dict):
+            merged[section][field] = from_text(section, field, value)
     try:
         return msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as cause:
         raise Invalid(f"{where}: {cause}") from cause
 
 
-def _from_text(section: str, field: str, value: str) -> Any:
+def from_text(section: str, field: str, value: str) -> Any:
+    """What the variable of a setting says, as the file would have it. Raises Invalid."""
+    if any("\ud800" <= c <= "\udfff" for c in value):  # how Python shows bytes that are no UTF-8
+        raise Invalid(f"{variable(section, field)} is not UTF-8 text")
     if (section, field) in LISTS:
         return value.split(",")
     if (section, field) not in INLINE:

@@ -20,6 +20,7 @@ from modelkeep.errors import Invalid, ModelkeepError
 if TYPE_CHECKING:
     from modelkeep.adapters.blobs.s3 import S3Blobs
     from modelkeep.adapters.records.postgres import PostgresRecords
+    from modelkeep.adapters.state.redis import RedisAllowances
 
 RECORDS_FILE, BLOBS_FOLDER = "records.db", "blobs"
 
@@ -84,12 +85,7 @@ def open_state(settings: Settings, origin: str, records: Records, entropy: Entro
     url = settings.state.url
     if not url:
         return None
-    _check_scheme(url, "state", ("rediss", "redis", "unix"), "limits")
-    try:
-        from modelkeep.adapters.state.redis import RedisAllowances
-    except ImportError as cause:
-        raise _lacking("limits in Redis", "redis", cause) from None
-    return RedisAllowances(url, origin, KeptEpoch(records), entropy)
+    return _redis(url)(url, origin, KeptEpoch(records), entropy)
 
 
 def _postgres(url: str) -> "type[PostgresRecords]":
@@ -99,6 +95,16 @@ def _postgres(url: str) -> "type[PostgresRecords]":
     except ImportError as cause:
         raise _lacking("records in PostgreSQL", "postgres", cause) from None
     return PostgresRecords
+
+
+def _redis(url: str) -> "type[RedisAllowances]":
+    _check_scheme(url, "state", ("rediss", "redis", "unix"), "limits")
+    try:
+        from modelkeep.adapters.state.redis import RedisAllowances, parse_target
+    except ImportError as cause:
+        raise _lacking("limits in Redis", "redis", cause) from None
+    parse_target(url)  # Invalid
+    return RedisAllowances
 
 
 def _s3(url: str) -> "type[S3Blobs]":

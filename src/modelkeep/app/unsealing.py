@@ -64,6 +64,8 @@ class Unsealing:
         if what == "status":
             return self._state()
         if what == "seal":
+            if self.opened.is_set():
+                raise Conflict("this process is being unsealed at this moment: lock it again when it is")
             self._shares.clear()
             return {"sealed": True, "message": "it is sealed already"}
         if what not in ("passphrase", "share") or not isinstance(secret, str):
@@ -73,7 +75,7 @@ class Unsealing:
         self._check_pace()
         try:
             if what == "passphrase":
-                _, unlocked = Keyring.unlock(self.here.keys, [MODEL_KEK], secret.encode())
+                _, unlocked = Keyring.unlock(self.here.keys, [MODEL_KEK], _bytes_of(secret))
                 self._open(unlocked, "passphrase", uid=str(peer.uid))
             else:
                 self._share(secret, peer)
@@ -159,6 +161,14 @@ class Unsealing:
         pause = min(LONGEST_PAUSE, 2.0 ** (self._failures - 1) / 2)
         self._not_before = self.here.clock.monotonic() + pause
         self._report("unsealing: what was given opens nothing")
+
+
+def _bytes_of(secret: str) -> bytes:
+    """The passphrase that was told as one character for each of its bytes. Raises Invalid."""
+    try:
+        return secret.encode("latin-1")
+    except UnicodeEncodeError:  # `from None`: the cause would quote the secret
+        raise Invalid("a passphrase is told as one character of Latin-1 for each of its bytes") from None
 
 
 def no_passphrase() -> bytes:

@@ -7,23 +7,25 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from modelkeep.adapters.localsocket import LocalSocket, Peer
 from modelkeep.adapters.logs import Log
 from modelkeep.adapters.systemd import Notifier
 from modelkeep.adapters.tls import server_context, throwaway
+from modelkeep.app.gateway import own_certificate
 from modelkeep.app.settings import ControlSettings, GatewaySettings, Settings
 from modelkeep.app.unsealing import Unsealing
 from modelkeep.cli.context import Context
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, Unavailable
 from modelkeep.http.sealed import run_sealed
 from modelkeep.workflows.service import Listen
 
 SEALED_FLAG = "--sealed"
 _DRAIN_SECONDS = 0.5
 _PAUSE = 0.1
-_LOCK_SECONDS = 10.0
+_LOCK_SECONDS = 60.0
 
 
 class Switch:
@@ -42,11 +44,12 @@ class Switch:
             self.by = peer.uid
             self.asked.set()
             if self._lock is None:
-                self.locked.wait(_LOCK_SECONDS)
+                if not self.locked.wait(_LOCK_SECONDS):
+                    return {"code": Unavailable.code, "message": f"{self._role} has not given its keys up yet: try again"}
             else:
                 self._lock()
                 threading.Timer(_PAUSE, self.start_sealed).start()  # this answer leaves first
-            return {"role": self._role, "sealed": True}
+            return {"role": self._role, "sealed": self._lock is None}
         if asked.get("do") == "status":
             return {"role": self._role, "sealed": False, "shares": [], "needed": 0}
         return {"code": "conflict", "message": f"{self._role} is not sealed"}
@@ -59,18 +62,26 @@ class Switch:
 
 
 def enter(
-    ctx: Context, role: str, systemd: Notifier, log: Log, *, by_hand: bool, lock: Callable[[], None] | None = None
+    ctx: Context,
+    role: str,
+    systemd: Notifier,
+    log: Log,
+    *,
+    by_hand: bool,
+    lock: Callable[[], None] | None = None,
+    auto: bool = False,
 ) -> Switch | None:
     """Return once the keys can be opened: at once with a passphrase, else after an unsealing. None = stopped meanwhile.
 
-    ``by_hand``: wait for a person in any case; ``systemd``: told once it listens, sealed; ``lock``: as of ``Switch``.
+    ``by_hand``: wait for a person in any case; ``systemd``: told once it listens, sealed; ``lock``: as of ``Switch``;
+    ``auto``: no certificate of one's own is shown, whatever the settings say.
 
     Raises Conflict (a port is taken), Missing, NotTrusted, Invalid, Unavailable.
     """
     unsealing = Unsealing(ctx.directory, role, log.report, by_hand=by_hand)
     socket = LocalSocket(ctx.directory / "run", f"{role}-{os.getpid()}", unsealing.hear)
     if by_hand or not ctx.may_ask() or (unsealing.automatic and not ctx.passphrase_given):
-        listeners = listeners_of(unsealing.settings, role)
+        listeners = listeners_of(ctx.directory, unsealing.settings, role, auto=auto)
         ready = lambda: systemd.ready("sealed: waits for 'modelkeep unseal'")  # noqa: E731
         if not run_sealed(unsealing, listeners, log.tell, ready, systemd.beat):
             socket.close()
@@ -81,13 +92,20 @@ def enter(
     return Switch(role, socket, lock)
 
 
-def listeners_of(settings: Settings, role: str) -> Sequence[tuple[str, Listen]]:
-    """Where a sealed process listens: in the place of the servers that it will start or be."""
-    tls = server_context(throwaway(settings.gateway.names, _now()))
+def listeners_of(directory: Path, settings: Settings, role: str, *, auto: bool = False) -> Sequence[tuple[str, Listen]]:
+    """Where a sealed process listens, in the place of the servers that it will start or be, and what it shows there.
+
+    Raises Missing, Invalid, NotTrusted, Unavailable: of the certificate that the settings name.
+    """
+    gateway = settings.gateway
+    strange, own = throwaway(gateway.names, _now()), own_certificate(directory, auto)
+    shown = {"control": strange, "gateway": own.read() if own else strange}
+    tls = {name: server_context(identity, minimum=gateway.tls_minimum) for name, identity in shown.items()}
     places: dict[str, GatewaySettings | ControlSettings] = {"control": settings.control, "gateway": settings.gateway}
     roles = {"up": ("control", "gateway"), "control": ("control",), "serve": ("gateway",)}[role]
     return [
-        (name, Listen(host=places[name].host, port=places[name].port, tls=tls, drain_seconds=_DRAIN_SECONDS)) for name in roles
+        (name, Listen(host=places[name].host, port=places[name].port, tls=tls[name], drain_seconds=_DRAIN_SECONDS))
+        for name in roles
     ]
 
 

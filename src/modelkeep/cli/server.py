@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelkeep.adapters.logs import Log, standard_error, take_over_logging
-from modelkeep.adapters.process import harden, read_pipe
+from modelkeep.adapters.process import end_with, harden, read_pipe
 from modelkeep.adapters.systemd import Notifier
 from modelkeep.adapters.tls import Identity
 from modelkeep.app.control import open_control
@@ -20,7 +20,7 @@ from modelkeep.app.gateway import check_grpc, open_gateway, own_certificate
 from modelkeep.app.handover import LeafWatch, Opened, RingWatch, decode, encode, open_for, send_leaf, send_ring
 from modelkeep.app.owner import NAME as OWNER
 from modelkeep.app.owner import run_owner
-from modelkeep.app.processes import Child, address_file, supervise
+from modelkeep.app.processes import Child, address_file, stop_at_once, supervise
 from modelkeep.app.settings import LogSettings, TraceSettings, load
 from modelkeep.app.workers import MOST_WORKERS, Crew
 from modelkeep.cli.context import Context
@@ -37,8 +37,8 @@ from modelkeep.workflows.service import Service
 if TYPE_CHECKING:
     from modelkeep.adapters.traces import Traces
 
-LOCK_SECONDS, LOCK_PAUSE = 0.8, 0.1
-"""How long a locked process may take to end by itself, and the answer to reach who asked."""
+LOCK_PAUSE = 0.1
+"""How long the answer of a locked process may take to reach who asked."""
 SEALED = click.option("--sealed", is_flag=True, help="Wait without keys until 'modelkeep unseal' gives them.")
 WORKERS = click.option(
     "--workers",
@@ -46,6 +46,7 @@ WORKERS = click.option(
     metavar="N",
     help="Processes that answer, each on a core; one more keeps their shared state.",
 )
+PARENT = click.option("--parent", type=int, default=0, hidden=True, help="End when this process, which started it, is gone.")
 KEYS_FD = click.option("--keys-fd", type=int, default=-1, hidden=True, help="Descriptor with what the process starts with.")
 
 
@@ -98,7 +99,6 @@ def up(ctx: Context, models: tuple[str, ...], workers: int | None, sealed: bool)
     def look() -> None:
         if switch.asked.is_set():
             _lock(ctx, switch, [gateway, control_child], log)
-        systemd.ready("serving")
         systemd.beat()
         watch.look()
         leaves.look()
@@ -107,7 +107,7 @@ def up(ctx: Context, models: tuple[str, ...], workers: int | None, sealed: bool)
     leaves = LeafWatch(here, opened.leaf, exchange, log.tell)
     watch.renew = renew
     try:
-        supervise([control_child, gateway], log.tell, look)
+        supervise([control_child, gateway], log.tell, look, up=lambda: systemd.ready("serving"))
     except _Locked:
         switch.start_sealed()
     finally:
@@ -140,18 +140,16 @@ class _Locked(Exception):
 def _lock(ctx: Context, switch: Switch, children: Sequence[Child], log: Log) -> None:
     """Stop ``children``, in order, before they could answer for another second; record it, and go."""
     try:
-        _stop_at_once(children, switch)
+        for child in children:
+            stop_at_once([child])
+        _say_locked(switch)
         ctx.keep.act("locked", "up", uid=str(switch.by))
     except ModelkeepError as cause:  # the keys go in any case
         log.report(f"locked, and that could not be logged: {cause}")
     raise _Locked
 
 
-def _stop_at_once(children: Sequence[Child], switch: Switch) -> None:
-    """Stop ``children``, in order, and say so to whoever asked."""
-    for child in children:
-        child.stop()
-        child.wait(LOCK_SECONDS)
+def _say_locked(switch: Switch) -> None:
     switch.locked.set()
     time.sleep(LOCK_PAUSE)
 
@@ -159,10 +157,13 @@ def _stop_at_once(children: Sequence[Child], switch: Switch) -> None:
 @click.command(epilog="Example: modelkeep --dir ./keep control")
 @SEALED
 @KEYS_FD
+@PARENT
 @click.pass_obj
-def control(ctx: Context, sealed: bool, keys_fd: int) -> None:
+def control(ctx: Context, sealed: bool, keys_fd: int, parent: int) -> None:
     """Run the control process: admin API, releases log, integrity pass. It holds the signing keys."""
     _check_local(ctx, "control")
+    if parent:
+        end_with(parent)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to read again
     systemd, log = Notifier({} if keys_fd >= 0 else os.environ), open_log(ctx, "control")  # systemd hears whom it started
     if keys_fd < 0 and enter(ctx, "control", systemd, log, by_hand=sealed, lock=lambda: None) is None:
@@ -188,6 +189,7 @@ def control(ctx: Context, sealed: bool, keys_fd: int) -> None:
 @WORKERS
 @SEALED
 @KEYS_FD
+@PARENT
 @click.option("--updates-fd", type=int, default=-1, hidden=True, help="Descriptor that changed keys come through.")
 @click.option("--part", default="", hidden=True, help="Be this one of several processes: owner, or worker-NUMBER/WORKERS.")
 @click.option("--listen-fd", "sockets", type=int, multiple=True, hidden=True, help="Sockets that workers share: HTTPS, gRPC.")
@@ -199,6 +201,7 @@ def serve(  # noqa: PLR0913, PLR0917  # its options
     sealed: bool,
     workers: int | None,
     keys_fd: int,
+    parent: int,
     updates_fd: int,
     part: str,
     sockets: tuple[int, ...],
@@ -208,6 +211,8 @@ def serve(  # noqa: PLR0913, PLR0917  # its options
     It opens only the key compartments that serving needs: never statement signing, the releases log or session tokens.
     """
     _check_local(ctx, "serve")
+    if parent:
+        end_with(parent)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until a certificate is shown that can change
     if tls == "files" and own_certificate(ctx.directory, auto=False) is None:
         raise Invalid("--tls files shows the files of gateway.certificate and gateway.key: set both")
@@ -217,7 +222,7 @@ def serve(  # noqa: PLR0913, PLR0917  # its options
     systemd, log = Notifier({} if keys_fd >= 0 else os.environ), open_log(ctx, part.partition("/")[0] or "gateway")
     switch, alone = None, worker is not None or count == 1
     if keys_fd < 0:
-        switch = enter(ctx, "serve", systemd, log, by_hand=sealed, lock=(lambda: None) if alone else None)
+        switch = enter(ctx, "serve", systemd, log, by_hand=sealed, lock=(lambda: None) if alone else None, auto=tls == "auto")
         if switch is None:
             return
     opened = _opened(ctx, GATEWAY_FAMILIES, keys_fd)
@@ -259,7 +264,9 @@ def _run_crew(
         systemd.beat()
         hang_up.pass_on(crew.workers)
         if switch is not None and switch.asked.is_set():
-            _stop_at_once([*crew.workers, crew.owner], switch)
+            stop_at_once(crew.workers)
+            stop_at_once([crew.owner])
+            _say_locked(switch)
             raise _Locked
 
     try:

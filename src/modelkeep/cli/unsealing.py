@@ -1,5 +1,7 @@
 """unseal, lock, shares, unsealing: what gives running processes their keys, and takes them away."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from modelkeep.cli.context import Context, moment, read_secret_file, write_file
 from modelkeep.custody.unsealing import KINDS
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, ModelkeepError, NotTrusted, OverBudget, Unavailable
 
+_LOCK_SECONDS, _PAUSE = 90.0, 0.05
 _NOBODY = "no process of this keep is running: start one with 'modelkeep up --sealed'"
 
 
@@ -38,8 +41,8 @@ def unseal(ctx: Context, by_share: bool, share_file: str, status: bool) -> None:
         secret = read_secret_file(share_file) if share_file else ctx.ask("Share", "--share-file")
         question = {"do": "share", "secret": secret.decode("utf-8", "replace").strip()}
     else:
-        question = {"do": "passphrase", "secret": ctx.passphrase().decode("utf-8", "surrogateescape")}
-    _show(ctx, [(path, _checked(ask(path, question))) for path in sealed])
+        question = {"do": "passphrase", "secret": ctx.passphrase().decode("latin-1")}  # bytes, not text
+    _show(ctx, _of_all(sealed, lambda path: _checked(ask(path, question))))
 
 
 @click.command(epilog="Example: modelkeep --dir ./keep lock")
@@ -48,7 +51,8 @@ def lock(ctx: Context) -> None:
     """Take the keys from all running processes of this keep at once: gateways stop answering, and wait sealed."""
     if ctx.server:
         raise Invalid("lock works where the processes run: leave out --server, and come over ssh")
-    _show(ctx, _each(ctx, lambda path: _checked(ask(path, {"do": "seal"}))))
+    running = [path for path, _ in _each(ctx, lambda path: ask(path, {"do": "status"}))]
+    _show(ctx, _of_all(running, _sealed))
 
 
 @click.group(epilog="Example: modelkeep shares make --threshold 3 --shares 5")
@@ -115,16 +119,58 @@ def unsealing_drop(ctx: Context, kind: str) -> None:
 
 
 def _each(ctx: Context, do: Callable[[Path], dict[str, Any]]) -> list[tuple[Path, dict[str, Any]]]:
-    """What every process that listens says. Raises Unavailable when there is none."""
+    """What every process that listens says. Raises Unavailable when there is none, or one does not answer."""
     found = []
     for path in sorted((ctx.directory / "run").glob("*.sock")):
         try:
             found.append((path, do(path)))
-        except Unavailable:  # it was killed, and its socket stayed
+        except Missing:  # it was killed, and its socket stayed
             continue
     if not found:
         raise Unavailable(_NOBODY)
     return found
+
+
+def _of_all(paths: list[Path], do: Callable[[Path], dict[str, Any]]) -> list[tuple[Path, dict[str, Any]]]:
+    """What ``do`` says of all ``paths``; one that refuses keeps none of the others from being asked. Raises what it raises."""
+    found, failed = [], list[ModelkeepError]()
+    for path in paths:
+        try:
+            found.append((path, do(path)))
+        except ModelkeepError as cause:
+            failed.append(cause)
+    if failed:
+        raise failed[0]
+    return found
+
+
+def _sealed(path: Path) -> dict[str, Any]:
+    """Have the process at ``path`` give its keys up; what it says once it has none, or is gone. Raises Unavailable."""
+    until, role, asked = time.monotonic() + _LOCK_SECONDS, path.stem.rpartition("-")[0], False
+    while time.monotonic() < until:
+        try:
+            state = ask(path, {"do": "status"})
+            if state.get("sealed") and asked:
+                return state
+            asked = ask(path, {"do": "seal"}).get("code") is None  # refused: it is just being unsealed, or takes long
+        except Missing:
+            if not _runs(path):
+                return {"role": role, "sealed": True}
+        except Unavailable:  # it became another process while it was asked
+            asked = True
+        time.sleep(_PAUSE)
+    raise Unavailable(f"{role} does not say that it gave its keys up: stop it")
+
+
+def _runs(path: Path) -> bool:
+    """Whether the process that made the socket at ``path`` is still there."""
+    try:
+        os.kill(int(path.stem.rpartition("-")[2]), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:

@@ -382,8 +382,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, proto)
-    except OSError as cause:
-        raise Unavailable(f"cannot listen on {host}:{port}: {cause.strerror}") from cause
+    except (OSError, ValueError) as cause:  # ValueError: a name that no name can be, such as one with an empty label
+        why = cause.strerror if isinstance(cause, OSError) else "that is no host"
+        raise Unavailable(f"cannot listen on {host}:{port}: {why}") from cause
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
