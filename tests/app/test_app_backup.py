@@ -12,7 +12,9 @@ import pytest
 from advisories import snapshot
 from commandline import PASSPHRASE, Cli, copy_keep
 
-from modelkeep.access.accounts import parse_account
+from modelkeep.access.accounts import ACCOUNT, parse_account
+from modelkeep.access.refresh import REFRESH, Lifetimes, Scope, begin_family, write_family
+from modelkeep.access.sessions import Proof
 from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.backups import restore_backup, verify_backup
 from modelkeep.app.keep import Keep
@@ -139,6 +141,21 @@ def test_what_was_erased_after_the_backup_is_erased_again(keep, made, tmp_path):
     again.premises.records.commit([Change(SUBJECT_KEY, subject, b"\0\1x" + wrapped)])  # the old row, from the old backup
     with pytest.raises(Missing):
         subject_keys(again).existing(subject)
+
+
+def test_nobody_is_logged_in_after_a_restore(keep, tmp_path):
+    """A refresh token that was used since the backup would count again, and a session that was ended since."""
+    here, now = keep.premises, int(time.time())
+    account = parse_account(here.records.get(ACCOUNT, "alice"))
+    token = begin_family(account, Scope(1), Proof(now), Lifetimes(9999, 9999), now, here.entropy)
+    here.records.commit([write_family(token.id, token.family, 0)])
+    keep.backup_create(out=str(tmp_path / "made"))
+    restore(tmp_path / "made", tmp_path / "again")
+    records = Keep.open(tmp_path / "again", WORD).premises.records
+    assert records.scan(REFRESH) == []
+    after = parse_account(records.get(ACCOUNT, "alice"))
+    assert after.generation > account.generation + 1000, "nor can a later login of the lost keep have come so far"
+    assert msgspec.structs.replace(after, generation=0) == msgspec.structs.replace(account, generation=0)
 
 
 def test_the_newer_log_must_be_of_this_keep_and_newer(keep, made, template, tmp_path):

@@ -98,6 +98,13 @@ def test_an_at_sign_makes_nobody_an_operator(keep):
     assert keep.user_list()
 
 
+def test_an_at_sign_stands_for_no_second_factor(keep):
+    stranger = keep.acting_as(Principal("chief@corp", "sub_0123456789abcdef", (Role.ADMIN,), "token:x"))
+    with pytest.raises(Denied, match="another issuer"):
+        stranger.step_up_approve(account="alice")
+    assert keep.step_up_approve(account="alice").account == "alice"
+
+
 def test_approvals_of_others_count_as_persons(keep):
     stranger = keep.acting_as(Principal("chief@corp", "sub_0123456789abcdef", (Role.ADMIN,), "token:x"))
     assert stranger.approve(ref="risk@1").verdict == "approve"

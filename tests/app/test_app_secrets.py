@@ -201,6 +201,9 @@ ELSEWHERE = {
     "attack",
     "keys move",
     "witness run",
+    "unseal",
+    "lock",
+    "unsealing provider",
 }
 """Verbs that need a server, a person who logged in, or a key provider: tests/e2e and those of the providers have them."""
 
@@ -307,6 +310,13 @@ def drive(run, desk, tmp_path, recovery):
     people(run)
     keys(run, work)
     files(run, work, model)
+    run("config", "show")
+    run("config", "check")
+    run("shares", "make", "--threshold", "2", "--shares", "2", "--out-dir", str(work))
+    for path in work.glob("share-*.txt"):
+        run.canaries.word("share", path.read_text().strip())
+    run("unsealing", "list")
+    run("unsealing", "drop", "shares")
     logs(run, desk, work)
     run("trace", model, "--model", "risk@1", "--probes", reference)
     run("keys", "compromise", "statement-signing", "1", "--since", "3", "--reason", "why")

@@ -9,13 +9,14 @@ import argon2
 import jwt
 import msgspec
 import pytest
-from control_support import PASSWORD, Admin
+from control_support import PASSPHRASE, PASSWORD, Admin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.sessions import MULTI_FACTOR, PASSWORD_ONLY
 from modelkeep.access.totp import code_of, step_at
+from modelkeep.app.keep import Keep
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Role
 from modelkeep.http.control import LoginAsked, encode_login
@@ -256,6 +257,22 @@ def test_sessions_are_listed_and_ended_by_their_owner_and_by_nobody_else(admin, 
     assert ids[row["id"]] == "ended" and stolen in ids
 
 
+def test_api_keys_are_rotated_and_revoked_by_their_owner_and_by_no_other(admin, name):
+    mine, theirs = admin.keep.key_issue(account=name), admin.keep.key_issue(account="admin")
+    token = grant(admin, name)["access_token"]
+    status, fresh = admin.verb("key_rotate", token, key_id=mine.id)
+    assert status == 200 and admin.verb("releases", fresh["token"])[0] == 200
+    assert admin.verb("key_revoke", token, key_id=fresh["id"])[0] == 200
+    assert admin.verb("releases", fresh["token"])[0] == 401
+    for verb in ("key_rotate", "key_revoke"):
+        assert admin.verb(verb, token, key_id=theirs.id)[0] == 403
+        refused = admin.verb(verb, token, key_id=theirs.id)
+        assert refused == admin.verb(verb, token, key_id="nobodys0"), "whose it is, is not told"
+    narrow = grant(admin, name, scope="action:predict")["access_token"]
+    assert admin.verb("key_revoke", narrow, key_id=mine.id)[0] == 403
+    assert admin.verb("key_revoke", admin.boss, key_id=mine.id)[0] == 200
+
+
 # -- second factors --
 
 
@@ -344,6 +361,14 @@ def test_approval_takes_a_code_of_whoever_approves(admin, name):
     assert admin.keep.step_up_approve(account=name).account == name, "who holds the folder and the passphrase can"
 
 
+def test_a_step_up_widens_no_session_that_its_client_asked_to_be_narrow(admin, name):
+    _, recovery = enrol(admin, name)
+    for at, scope in enumerate(("action:mfa.own", "action:mfa.own model:iris")):
+        first = grant(admin, name, otp=recovery[2 * at], scope=scope)["access_token"]
+        stepped = admin.form(TOKEN, grant_type=STEP_UP, subject_token=first, otp=recovery[2 * at + 1])[1]
+        assert claims(stepped)["operations"] == ["mfa.own"] and stepped["scope"].endswith("action:mfa.own")
+
+
 def test_a_refresh_stops_when_a_factor_is_required_meanwhile(admin, name, monkeypatch):
     first = grant(admin, name)
     settings = admin.control.settings
@@ -385,6 +410,34 @@ def test_anybody_can_check_a_token_with_the_published_keys(admin, name):
 
 
 # -- a flood costs the one who makes it --
+
+
+def test_the_metadata_are_those_of_rfc_8414_and_lead_to_what_is_there(tmp_path):
+    url = "https://keep.example:8444"
+    assert Keep.init(tmp_path / "keep", PASSPHRASE).origin
+    with (tmp_path / "keep" / "modelkeep.toml").open("a") as file:
+        file.write(f'\n[access]\nurl = "{url}"\n')
+    admin = Admin(tmp_path / "keep", PASSPHRASE).quicken()
+    try:
+        answer = admin.send("GET", METADATA)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert answer.json() == {
+            "issuer": url,
+            "token_endpoint": url + TOKEN,
+            "revocation_endpoint": url + REVOKE,
+            "jwks_uri": url + KEYS,
+            "grant_types_supported": ["password", "refresh_token", STEP_UP],
+            "response_types_supported": [],
+            "token_endpoint_auth_methods_supported": ["none"],
+            "revocation_endpoint_auth_methods_supported": ["none"],
+            "acr_values_supported": [PASSWORD_ONLY, MULTI_FACTOR],
+        }
+        for path, method in ((TOKEN, "POST"), (REVOKE, "POST"), (KEYS, "GET")):
+            assert admin.send(method, path).status_code in {200, 400}
+        admin.member("ann", Role.ANALYST)
+        assert claims(grant(admin, "ann"))["iss"] == url
+    finally:
+        admin.control.stop()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from base64 import b32decode
 
 import jwt
 import pytest
@@ -17,6 +18,7 @@ from modelkeep.access.challenges import CHALLENGE, SECONDS
 from modelkeep.access.factors import FACTOR, parse_factors
 from modelkeep.access.logins import FREE_ATTEMPTS
 from modelkeep.access.sessions import MULTI_FACTOR, PASSWORD_ONLY
+from modelkeep.access.totp import code_of, step_at
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Role
 from modelkeep.http.oauth import STEP_UP, TOKEN
@@ -216,6 +218,16 @@ def test_who_has_a_passkey_shows_it_before_enrolling_codes(keyed):
     status, said = keyed.admin.verb("mfa_enrol", keyed.token, account=keyed.name)
     assert (status, said["code"]) == (401, "unauthenticated")
     assert keyed.admin.verb("mfa_enrol", keyed.step_up()[1]["access_token"], account=keyed.name)[0] == 200
+
+
+def test_codes_that_were_begun_before_the_passkey_count_only_once_it_is_shown(user):
+    """Else who has the password begins, waits until its owner has a passkey, and then adds codes of his own."""
+    begun = user.admin.verb("mfa_enrol", user.token, account=user.name)[1]
+    assert user.register() == (204, {})
+    code = code_of(b32decode(begun["secret"]), step_at(user.admin.control.now()))
+    assert user.admin.verb("mfa_confirm", user.token, account=user.name, code=code)[0] == 401
+    shown = user.step_up()[1]["access_token"]
+    assert user.admin.verb("mfa_confirm", shown, account=user.name, code=code)[0] == 200
 
 
 def test_wrong_passkeys_lock_the_account_like_wrong_codes(keyed):

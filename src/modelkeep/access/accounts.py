@@ -28,6 +28,9 @@ OPERATOR = Principal("operator@local", "operator@local", (Role.ADMIN,), "local")
 """Who acts with the folder and the passphrase. The @ keeps the name out of reach of every account."""
 
 
+_FAR = 1_000_000  # generations: further than any account has come since a backup
+
+
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """One account.
 
@@ -137,6 +140,18 @@ def step_up(accounts: Sequence[Record], name: str, now: int) -> tuple[Account, l
         raise Conflict(f"{name} is disabled: enable it first")
     changed = msgspec.structs.replace(account, stepped_up=max(now, account.stepped_up))
     return changed, [_change(record, changed)]
+
+
+def end_logins(accounts: Sequence[Record], passing: Sequence[Record]) -> list[Change]:
+    """Changes that end every session and drop ``passing``, the records of logins.
+
+    Accounts as they were once have forgotten which sessions ended since, and how far their generations had come.
+    """
+    ended = [(record, parse_account(record)) for record in accounts]
+    return [
+        *(_change(record, msgspec.structs.replace(found, generation=found.generation + _FAR)) for record, found in ended),
+        *(Change(record.kind, record.key, None, record.revision) for record in passing),
+    ]
 
 
 def set_password(record: Record, new: str, old: str, *, passwords: Passwords, entropy: Entropy) -> tuple[Account, list[Change]]:

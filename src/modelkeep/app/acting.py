@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from modelkeep.access.authorize import authorize
+from modelkeep.access.credentials import KEY, parse_key_record
 from modelkeep.app.names import names_by_pseudonym
 from modelkeep.app.premises import DESK_FAMILIES, OPERATOR_ACCOUNT, Premises
 from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Principal, ReleaseRef, ReleaseState, parse_name
 from modelkeep.custody.catalogue import reference_name
 from modelkeep.custody.keys import WATERMARK
-from modelkeep.errors import Conflict, Unavailable
+from modelkeep.errors import Conflict, Missing, Unavailable
 from modelkeep.policy.engine import KEEP, Target, account, model
 from modelkeep.workflows.acts import commit_traces, log_act
 from modelkeep.workflows.marks import account_marks
@@ -31,7 +32,16 @@ class Acts:
     def authorize(self, action: str, arguments: dict[str, Any]) -> None:
         """Raise Denied unless the actor may do ``action`` to what ``arguments`` name."""
         engine = self.premises.shipped_access if self.actor.account.endswith("@local") else self.premises.access
-        authorize(engine, self.actor, action, _target(action, arguments), self.address)
+        target = self._target_of_key(arguments["key_id"]) if "key_id" in arguments else _target(action, arguments)
+        authorize(engine, self.actor, action, target, self.address)
+
+    def _target_of_key(self, key_id: str) -> Target:
+        """The actor's account when the API key is its own, else the keep: nobody learns whose key another's id is of."""
+        try:
+            owner = parse_key_record(self.record(KEY, key_id)).account
+        except Missing:
+            return KEEP
+        return account(owner) if owner == self.actor.account else KEEP
 
     def act(self, verb: str, about: str, **detail: str) -> int:
         """Record an administrative act of the actor in the releases log; its index."""

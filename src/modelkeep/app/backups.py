@@ -14,6 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from modelkeep.access.accounts import ACCOUNT, end_logins
+from modelkeep.access.challenges import CHALLENGE
+from modelkeep.access.refresh import REFRESH
+from modelkeep.access.sessions import SESSION
 from modelkeep.adapters.clock import SystemEntropy
 from modelkeep.adapters.folders import sync_folder
 from modelkeep.adapters.keys.file import FileKeys
@@ -44,6 +48,9 @@ from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.erasure import sweep
 from modelkeep.workflows.successor import log_succession, open_successor, successor_origin
 from modelkeep.workflows.verify import check_present, check_stored
+
+LOGINS = (SESSION, REFRESH, CHALLENGE)
+"""Kinds of records about who is logged in."""
 
 
 class Later(msgspec.Struct, frozen=True):
@@ -214,6 +221,8 @@ def _settle(folder: Path, trust: TrustRoot, word: Unlocked, manifest: Manifest, 
     for number, act in later.erasures:
         keep.act(act.verb, act.about, replays=f"{before.checkpoint.origin}/{number}")
     sweep(keep.premises.desk(), lambda: None, wipe=True)
+    records = keep.premises.records
+    records.commit(end_logins(records.scan(ACCOUNT), [record for kind in LOGINS for record in records.scan(kind)]))
     lost = _lost(before.checkpoint, later)
     _check_bodies(keep, manifest)
     keep.premises.records.close()

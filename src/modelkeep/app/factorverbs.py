@@ -1,6 +1,7 @@
 """Verbs about second factors, sessions, and letting an account go on."""
 
 from modelkeep.access.accounts import ACCOUNT, LOGIN, Account, parse_account, require_factor, set_codes, step_up
+from modelkeep.access.externals import is_external
 from modelkeep.access.factors import FACTOR, NONE, Factors, begin_codes, confirm_codes, labels, parse_factors, write_factors
 from modelkeep.access.quotas import granted_of
 from modelkeep.access.refresh import REFRESH, Family, end_family, parse_family
@@ -28,8 +29,8 @@ class FactorVerbs(PeopleVerbs):
         here, owner = self.premises, self._own(account)
         if owner.codes:
             here.logins.prove_factor(owner, code, Proof(0))
-        elif self._factors(account)[0].kinds and not self.actor.strong:
-            raise Unauthenticated("show the second factor that this account has before adding another: step up first")
+        else:
+            self._check_may_add(account)
         secret = self.change(lambda: self._begin(account))
         self.act("mfa.enrol", owner.subject)
         return FactorBegun(account, text_of(secret), key_uri(secret, account, ISSUER))
@@ -38,9 +39,11 @@ class FactorVerbs(PeopleVerbs):
     def mfa_confirm(self, *, account: str, code: str) -> FactorEnrolled:
         """Put the codes in force whose secret ``mfa_enrol`` gave; every session ends, and logins need a code.
 
-        Raises Denied (another's account), Invalid (nothing waits, or the code is not of now).
+        Raises Denied (another's account), Unauthenticated, Invalid (nothing waits, or the code is not of now).
         """
         owner = self._own(account)
+        if not owner.codes:  # a passkey may have come since mfa_enrol
+            self._check_may_add(account)
         codes = self.change(lambda: self._confirm(account, code))
         self.act("mfa.confirm", owner.subject)
         self.premises.settle_lease()
@@ -103,7 +106,9 @@ class FactorVerbs(PeopleVerbs):
         Raises Unauthenticated (the code), Denied (whoever approves has no one-time codes), Missing, Conflict (disabled).
         """
         here = self.premises
-        if "@" not in self.actor.account:  # who holds the folder and the passphrase has shown enough
+        if not self.actor.account.endswith("@local"):  # who holds the folder and the passphrase has shown enough
+            if is_external(self.actor.account):
+                raise Denied("a second factor at another issuer cannot be asked for here: approve with an account of this keep")
             approver = self._account(self.actor.account)
             if not approver.codes:
                 raise Denied("to approve takes a one-time code: enrol first with 'modelkeep mfa enrol'")
@@ -121,6 +126,10 @@ class FactorVerbs(PeopleVerbs):
         if not self.actor.credential.startswith("session:"):
             raise Denied("an API key adds no second factor to its account: log in")
         return self._account(account)
+
+    def _check_may_add(self, account: str) -> None:
+        if self._factors(account)[0].kinds and not self.actor.strong:
+            raise Unauthenticated("show the second factor that this account has before adding another: step up first")
 
     def _begin(self, account: str) -> tuple[bytes, list[Change]]:
         here = self.premises

@@ -109,7 +109,7 @@ class PeopleVerbs(Acts):
     @verb("key.rotate")
     def key_rotate(self, *, key_id: str, overlap: int = 3600) -> KeyIssued:
         """Replace a key; the old one works for ``overlap`` seconds more. Raises Missing, Invalid."""
-        old = self._key(key_id)
+        old = self._key(key_id, "key.rotate")
         made = self.change(
             lambda: rotate_key(
                 self.record(KEY, key_id), overlap=overlap, entropy=self.premises.entropy, clock=self.premises.clock
@@ -121,7 +121,7 @@ class PeopleVerbs(Acts):
     @verb("key.revoke")
     def key_revoke(self, *, key_id: str) -> KeyRow:
         """Revoke a key; nothing that it asks after this returns is answered. Raises Missing."""
-        self._key(key_id)
+        self._key(key_id, "key.revoke")
         changed = self.change(lambda: revoke_key(self.record(KEY, key_id)))
         self.act("key.revoke", self._account(changed.account).subject, key=key_id)
         self.premises.settle_lease()
@@ -177,13 +177,13 @@ class PeopleVerbs(Acts):
         except Missing:
             raise Missing(f"there is no account {name[:64]!r}") from None
 
-    def _key(self, key_id: str) -> ApiKey:
+    def _key(self, key_id: str, action: str) -> ApiKey:
         try:
             found = parse_key_record(self.record(KEY, key_id))
         except Missing:
             raise Missing(f"there is no API key {key_id[:64]!r}") from None
         # A key's id says nothing about whose it is, so that is looked at here.
-        self.authorize("key.revoke", {"account": found.account})
+        self.authorize(action, {"account": found.account})
         return found
 
     def _row(self, key: ApiKey, last: Mapping[str, int]) -> KeyRow:

@@ -59,7 +59,7 @@ class StepUps(Identity):
 
     def _stepped(self, account: Account, grant: Grant, before: Session, proof: Proof) -> Tokens:
         scope = Scope(before.max_requests, before.models, before.operations)
-        if before.operations == RESTRICTED:
+        if _was_held_back(before) and self.must_use_factor(account):
             scope = self._scope(account, proof, Asked())
         made = self._session(account, proof, scope, self._control.settings.access.token_seconds)
         self._join_family(before.jti, made.session)
@@ -182,6 +182,11 @@ def _passkeys() -> ModuleType:
 
 def _proof(session: Session) -> Proof:
     return Proof(session.auth_time, session.amr or ("pwd",), bool(session.mfa_at))
+
+
+def _was_held_back(session: Session) -> bool:
+    """Whether a session may only add factors because it came without one, and not because its client asked for no more."""
+    return session.operations == RESTRICTED and not session.models and not session.mfa_at
 
 
 def _may_add(kept: Factors, session: Session) -> None:

@@ -186,6 +186,7 @@ async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[],
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # an address counts as it was seen, and not as a header says, from this machine either
         timeout_graceful_shutdown=10,
         lifespan="off",
         limit_concurrency=MAX_CONNECTIONS,
