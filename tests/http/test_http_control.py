@@ -155,3 +155,33 @@ def test_models_are_judged_again_through_the_admin_api(admin):
     assert admin.post("/admin/v1/rescan", pack(ref="nothing@1"), member)[0] == 404
     assert admin.post("/admin/v1/rescan_stale", pack(), analyst)[0] == 403
     assert admin.post("/admin/v1/rescan", pack(ref="nothing@1"), analyst)[0] == 403
+
+
+def test_no_number_of_publications_at_a_silent_server_keeps_anybody_else_waiting(admin):
+    publisher, reader = admin.member("pub", Role.DATA_SCIENTIST), admin.member("rea", Role.DATA_SCIENTIST)
+    arrived = []
+
+    async def silent(_reader, writer):
+        arrived.append(writer)
+        await asyncio.sleep(60)
+
+    async def story():
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        body = pack(name="far", at={"url": url})
+        asking = [
+            asyncio.create_task(admin._post("/admin/v1/publish_upstream", body, publisher, "192.0.2.1")) for _ in range(60)
+        ]
+        try:
+            while len(arrived) < 8:
+                await asyncio.sleep(0.01)
+            status, said = await asyncio.wait_for(admin._post("/admin/v1/releases", pack(), reader, "192.0.2.1"), 5)
+            assert status == 200, said
+        finally:
+            for task in asking:
+                task.cancel()
+            for writer in arrived:
+                writer.transport.abort()
+            server.close()
+
+    asyncio.run(story())

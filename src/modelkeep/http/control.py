@@ -23,7 +23,7 @@ from modelkeep.app.control import MAX_SMALL, Control
 from modelkeep.app.processes import announce, withdraw
 from modelkeep.core.hidden import holds_secrets
 from modelkeep.errors import Invalid, ModelkeepError, Unavailable
-from modelkeep.http.door import LoginThreads, address_of, body_of, presented_of
+from modelkeep.http.door import Threads, address_of, body_of, presented_of
 from modelkeep.http.oauth import TokenEndpoint
 from modelkeep.http.passkeys import PasskeyPages
 from modelkeep.http.problem import problem
@@ -31,6 +31,8 @@ from modelkeep.http.problem import problem
 MAX_NOTE = 16 << 10
 """Largest checkpoint that a gateway may hand over, bytes."""
 MAX_CONNECTIONS = 1024
+LONG, LONG_THREADS = frozenset({"publish", "publish_upstream", "trace"}), 8
+"""Verbs that wait for a model, an upstream or a converter, and how many run at once: no quarantine waits for those."""
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -74,8 +76,8 @@ def decode_login(answer: bytes) -> LoginGiven:
 class Api:
     """The routes, as methods over one ``Control``."""
 
-    def __init__(self, control: Control, threads: LoginThreads) -> None:
-        self._control, self._threads = control, threads
+    def __init__(self, control: Control, threads: Threads) -> None:
+        self._control, self._threads, self._long = control, threads, Threads(LONG_THREADS)
 
     async def health(self, _request: Request) -> Response:
         """Whether control is there."""
@@ -107,7 +109,8 @@ class Api:
         """Run one verb as the principal whose credential came with the request."""
         presented, verb = presented_of(request), request.path_params["verb"]
         body = await body_of(request, await run_in_threadpool(self._control.room, presented, verb))
-        return _packed(await run_in_threadpool(self._control.run, presented.proven(), verb, body))
+        run = self._long.run if verb in LONG else run_in_threadpool
+        return _packed(await run(self._control.run, presented.proven(), verb, body))
 
     async def checkpoint(self, request: Request) -> Response:
         """A gateway hands over a checkpoint of its audit log; the signature on it is the credential."""
@@ -153,7 +156,7 @@ class SecureHeaders:
 
 def application(control: Control) -> Starlette:
     """The ASGI application."""
-    threads = LoginThreads()
+    threads = Threads()
     api = Api(control, threads)
     routes = [
         Route("/health", api.health),

@@ -62,8 +62,8 @@ async def body_of(request: Request, most: int) -> bytes:
     return bytes(received)
 
 
-class LoginThreads:
-    """Threads for people who are not known yet, apart from those of people who are."""
+class Threads:
+    """Threads for what must not take those of everybody else: people who are not known yet, or verbs that take long."""
 
     def __init__(self, most: int = LOGIN_THREADS) -> None:
         self._most = most
@@ -71,6 +71,6 @@ class LoginThreads:
 
     async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run ``work`` in one of them."""
-        if self._limiter is None:  # it belongs to the event loop that is there at the first login
+        if self._limiter is None:  # it belongs to the event loop that is there at the first use
             self._limiter = anyio.CapacityLimiter(self._most)
         return await run_sync(lambda: work(*args, **kwargs), limiter=self._limiter)

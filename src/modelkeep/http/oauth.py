@@ -19,7 +19,7 @@ from modelkeep.app.logins import Asked, Tokens
 from modelkeep.app.people import check_actions
 from modelkeep.core.values import parse_name
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, OverBudget, Unauthenticated, Unavailable
-from modelkeep.http.door import LoginThreads, address_of, body_of
+from modelkeep.http.door import Threads, address_of, body_of
 from modelkeep.http.problem import problem
 
 TOKEN, REVOKE, KEYS, METADATA = "/oauth/token", "/oauth/revoke", "/oauth/jwks", "/.well-known/oauth-authorization-server"
@@ -57,7 +57,7 @@ class _Wrong(Exception):  # an answer of the protocol, and no error of the house
 class TokenEndpoint:
     """The routes, as methods over one ``Control``."""
 
-    def __init__(self, control: Control, threads: LoginThreads) -> None:
+    def __init__(self, control: Control, threads: Threads) -> None:
         self._control, self._run = control, threads.run
         self._grants: dict[str, Callable[[Form, str], Tokens]] = {
             PASSWORD: self._password,

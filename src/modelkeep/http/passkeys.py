@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from modelkeep.app.control import Control
 from modelkeep.errors import Invalid
-from modelkeep.http.door import LoginThreads, address_of, body_of, token_of
+from modelkeep.http.door import Threads, address_of, body_of, token_of
 from modelkeep.http.pages import page
 
 PAGE = "/step-up"
@@ -53,7 +53,7 @@ class Answered(msgspec.Struct, frozen=True):
 class PasskeyPages:
     """The routes, as methods over one ``Control``."""
 
-    def __init__(self, control: Control, threads: LoginThreads) -> None:
+    def __init__(self, control: Control, threads: Threads) -> None:
         self._control, self._run = control, threads.run
 
     def routes(self) -> list[Route]:
