@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import suppress
 
 import pytest
 from access_house import FakeClock
@@ -430,3 +431,23 @@ def test_a_cell_that_was_forgotten_to_make_room_for_the_next_one_counts_nothing(
     clock.advance(100_000.0)  # both are idle, and there is room for one more
     alice = Principal("alice", "sub_alice", (), "key:0")
     assert sum(asked(alice, f"key:{number % 2}") for number in range(20)) == 4
+
+
+def test_addresses_of_one_network_share_its_limit_also_after_it_was_forgotten():
+    """One of them was remembered with the cell of before, the next had a fresh one."""
+    clock = FakeClock()
+    limits = Limits(clock.monotonic, Rates(address=(0.001, 4.0)))
+    limits._here = Schedules(clock.monotonic, size=2)
+
+    def let_in(address, times):
+        done = 0
+        with suppress(OverBudget):
+            for _ in range(times):
+                limits.knock(address)
+                done += 1
+        return done
+
+    let_in("2001:db8::1", 1), let_in("192.0.2.1", 1)
+    clock.advance(100_000.0)  # all are idle, and the table is full
+    let_in("192.0.2.2", 1)
+    assert let_in("2001:db8::2", 9) + let_in("2001:db8::1", 9) == 4

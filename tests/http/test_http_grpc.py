@@ -392,6 +392,24 @@ def test_any_bytes_end_in_an_answer_or_a_close(server, data, at):
     assert [one for one in server.errors if not isinstance(one.get("exception"), ZeroDivisionError)] == []
 
 
+def test_metadata_that_waits_for_its_message_counts_as_a_body_does():
+    """A connection has 64 calls under way: their metadata alone was more than all bodies together may be."""
+    running = Speaking(max_buffered=100_000)
+    try:
+        with peer(running) as client:
+            waiting = [client.call(None, end=False, more="x" * 12_000) for _ in range(12)]
+            client.finish(*waiting[8:])
+            assert [client.status(number) for number in waiting[8:]] == [14] * 4
+            assert running.server.buffered <= 100_000 and not set(waiting[:8]) & client.ended
+            for number in waiting[:8]:
+                client.send(number, message(b"a"))
+            running.echo.go.set()
+            assert [client.status(number) for number in waiting[:8]] == [0] * 8
+        wait_for(lambda: running.server.buffered == 0)
+    finally:
+        running.stop()
+
+
 def test_too_many_connections_from_one_address_are_closed_at_the_door():
     running = Speaking(**{**QUICK, "idle_seconds": 30.0}, max_per_address=2)
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sharing import FEATURES, ONE, TWO, Log, OwnersHouse, answer, soon, told
 
+from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.state.memory import MemoryAllowances
 from modelkeep.core.ports import Want
 from modelkeep.core.tallies import Series
@@ -35,7 +36,7 @@ from modelkeep.workflows.sharing import (
     parts,
 )
 from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Cleared, Erased, Observation, explained
-from modelkeep.workflows.worker import SharedAllowances
+from modelkeep.workflows.worker import SharedAllowances, SharedEvidence
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,15 @@ def test_what_was_decided_reaches_every_worker(house, profile):
 
 
 # -- the owner is gone --
+
+
+def test_a_worker_drops_the_key_of_whoever_is_erased_from_its_memory():
+    """docs/erasure.md says so of every gateway; workers kept it until they ended."""
+    dropped = []
+    worker = SharedEvidence(SystemClock(), workers=2, publish=lambda: None, forget=dropped.append)
+    for decision in (Erased("sub_1"), Cleared("sub_2", 7)):
+        worker.take(decision)
+    assert dropped == ["sub_1"]
 
 
 def test_without_an_owner_nothing_is_served_and_its_successor_knows_all(house, profile):

@@ -140,6 +140,7 @@ class Limits:
         self._cells: Cells = Schedules(monotonic) if cells is None else cells
         self._address = rates.of_address()
         self._addresses: dict[str, Schedule] = {}
+        self._addresses_of = 0  # what ``_here.forgotten`` was when they were looked up
         self._asking: dict[tuple[str, str], tuple[Cell, ...]] = {}
         self._using: dict[tuple[str, str, float], tuple[Cell, ...]] = {}
         self._forgotten = self._cells.forgotten
@@ -161,9 +162,11 @@ class Limits:
             (self._addresses.get(address) or self._caller_at(self._address, address)).take(1.0, now)
 
     def _caller_at(self, rate: Rate, address: str) -> Schedule:
-        if len(self._addresses) >= _PATHS:
+        found = self._here.cell(rate, address_key(address))
+        if len(self._addresses) >= _PATHS or self._addresses_of != self._here.forgotten:
+            self._addresses_of = self._here.forgotten
             self._addresses.clear()
-        found = self._addresses[address] = self._here.cell(rate, address_key(address))
+        self._addresses[address] = found
         return found
 
     # -- requests in flight --

@@ -91,9 +91,11 @@ def keep_evidence(  # what a gateway has at hand
     return Held(evidence=evidence, start=thread.start, stop=thread.stop, look=look, ready=siblings.check)
 
 
-def share_evidence(here: Premises, audit: AuditSeries, worker: Worker, updates: int, report: Callable[[str], None]) -> Held:
+def share_evidence(  # what a worker has at hand
+    here: Premises, audit: AuditSeries, keys: SubjectKeys, worker: Worker, updates: int, report: Callable[[str], None]
+) -> Held:
     """Evidence that the owner keeps for all workers. ``updates``: descriptor of the socket to the process that started both."""
-    evidence = SharedEvidence(here.clock, workers=worker.of, publish=audit.publish)
+    evidence = SharedEvidence(here.clock, workers=worker.of, publish=audit.publish, forget=keys.forget)
     through = socket.socket(fileno=os.dup(updates))
     link = LinkClient(
         lambda end: hand_link(through, end),

@@ -98,7 +98,7 @@ def open_gateway(
     held = (
         keep_evidence(here, audit, keys, decisions, earlier, report)
         if worker is None
-        else share_evidence(here, audit, worker, updates, report)
+        else share_evidence(here, audit, keys, worker, updates, report)
     )
     counted = open_state(settings, trust.origin, here.records, here.entropy) or held.allowances
     leases = None if counted is None else Leases(counted, clock.monotonic)

@@ -80,6 +80,9 @@ def refusal(status: int, code: str, detail: str) -> GrpcReply:
     return GrpcReply(status, None, detail, ((b"modelkeep-code", code.encode()),))
 
 
+_CROWDED = refusal(UNAVAILABLE, "unavailable", "too many messages are being read at once: ask again in a moment")
+
+
 class GrpcServer(Server):
     """What all gRPC connections of one listener share."""
 
@@ -113,7 +116,7 @@ class _Stream:
     def __init__(self, number: int, path: bytes, headers: dict[bytes, bytes], deadline: float) -> None:
         self.number, self.path, self.headers, self.deadline = number, path, headers, deadline
         self.parts: list[bytes] = []
-        self.size = 0
+        self.head, self.size = sum(len(name) + len(value) for name, value in headers.items()), 0
         self.task: asyncio.Task[None] | None = None
         self.unsent = memoryview(b"")
         self.trailers: list[tuple[bytes, bytes]] | None = None
@@ -253,11 +256,14 @@ class GrpcConnection(asyncio.Protocol):
             return
         stream = _Stream(number, headers.get(b":path", b""), headers, self._loop.time() + self._bounds.body_seconds)
         self._streams[number] = stream
+        self._server.buffered += stream.head  # 64 heads of one connection are as much as many a body
         kind = headers.get(b"content-type", b"")
         if headers[b":method"] != b"POST" or not (kind == _GRPC or kind[:17] in (b"application/grpc+", b"application/grpc;")):
             self._respond(stream, [(b":status", b"415")])
         elif twice or len(headers) > self._bounds.max_headers:
             self._answer(stream, refusal(INVALID, "invalid", "the metadata has a credential twice, or too many entries"))
+        elif self._server.buffered > self._bounds.max_buffered:
+            self._answer(stream, _CROWDED)
         elif headers.get(b"grpc-encoding", b"identity") != b"identity":
             self._answer(stream, refusal(UNIMPLEMENTED, "invalid", "messages are not taken compressed: send them as they are"))
         elif turned_away := self._server.turn_away(stream.path, headers, self._certificate, self._place.address):
@@ -276,8 +282,7 @@ class GrpcConnection(asyncio.Protocol):
             detail = f"the message is larger than {self._bounds.max_body} bytes"
             self._answer(stream, refusal(EXHAUSTED, "too-large", detail))
         elif self._server.buffered + len(data) > self._bounds.max_buffered:
-            detail = "too many messages are being read at once: ask again in a moment"
-            self._answer(stream, refusal(UNAVAILABLE, "unavailable", detail))
+            self._answer(stream, _CROWDED)
         else:
             stream.parts.append(data)
             stream.size += len(data)
@@ -298,7 +303,8 @@ class GrpcConnection(asyncio.Protocol):
         deadline = self._loop.time() + min(self._bounds.handle_seconds, timeout_of(stream.headers))
         stream.deadline = NEVER  # until the task has begun: one that is cancelled before does nothing at all, nor cleans up
         call = GrpcCall(stream.path, stream.headers, body[_PREFIX:], self._place.address, self._certificate)
-        held, stream.size = stream.size, 0  # counted until the call is done, also when its client has left meanwhile
+        held = stream.head + stream.size  # counted until the call is done, also when its client has left meanwhile
+        stream.head = stream.size = 0
         self._tasks += 1
         stream.task = self._loop.create_task(self._run(stream, call, held, deadline))
 
@@ -381,8 +387,8 @@ class GrpcConnection(asyncio.Protocol):
         self._forget(stream)
 
     def _free(self, stream: _Stream) -> None:
-        self._server.buffered -= stream.size
-        stream.parts, stream.size = [], 0
+        self._server.buffered -= stream.head + stream.size
+        stream.parts, stream.head, stream.size = [], 0, 0
 
     def _forget(self, stream: _Stream) -> None:
         self._free(stream)

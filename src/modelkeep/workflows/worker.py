@@ -169,10 +169,18 @@ class SharedEvidence:
     ``connected``, ``received`` and ``lost`` are called by the link's thread, in this order for each link.
     """
 
-    def __init__(self, clock: Clock, *, workers: int, publish: Callable[[], object]) -> None:
-        """``workers``: among how many the bounds are divided; ``publish``: puts all that is recorded under a checkpoint."""
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        workers: int,
+        publish: Callable[[], object],
+        forget: Callable[[str], None] = lambda _subject: None,
+    ) -> None:
+        """``workers``: among how many the bounds are divided; ``publish``: puts all that is recorded under a checkpoint;
+        ``forget``: drops the key of a subject, who was erased, from the memory of this process."""
         self._monotonic, self._sleep = clock.monotonic, clock.sleep
-        self._workers, self._publish = workers, publish
+        self._workers, self._publish, self._forget = workers, publish, forget
         self._watches: dict[ReleaseRef, SharedWatch] = {}
         self._by_text: dict[str, SharedWatch] = {}
         self._numbers = itertools.count(1)
@@ -212,7 +220,9 @@ class SharedEvidence:
         return dict(self._watches)
 
     def take(self, decision: Cleared | Erased) -> None:
-        """Nothing: the owner reads decisions from the releases log itself."""
+        """Drop the key of whoever was erased. The rest the owner does, who reads decisions from the releases log itself."""
+        if isinstance(decision, Erased):
+            self._forget(decision.subject)
 
     # -- asking the owner --
 
