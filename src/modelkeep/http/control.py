@@ -24,6 +24,7 @@ from modelkeep.app.processes import announce, withdraw
 from modelkeep.core.hidden import holds_secrets
 from modelkeep.errors import Invalid, ModelkeepError, Unavailable
 from modelkeep.http.door import Threads, address_of, body_of, presented_of
+from modelkeep.http.hurried import Hurried
 from modelkeep.http.oauth import TokenEndpoint
 from modelkeep.http.passkeys import PasskeyPages
 from modelkeep.http.problem import problem
@@ -193,6 +194,8 @@ async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[],
         timeout_graceful_shutdown=10,
         lifespan="off",
         limit_concurrency=MAX_CONNECTIONS,
+        http=Hurried,
+        ws="none",
     )
     config.load()
     config.ssl = control.shown.context
