@@ -15,14 +15,17 @@ from modelkeep.access.externals import (
     external_of,
     find_external,
     forget_external,
+    forget_spent_tokens,
     is_external,
     parse_external,
     parse_newcomer,
+    quota_id,
     set_blocked,
 )
 from modelkeep.access.issuers import account_name, subject_digest
+from modelkeep.access.quotas import QUOTA
 from modelkeep.adapters.records.memory import MemoryRecords
-from modelkeep.core.ports import Record
+from modelkeep.core.ports import Change, Record
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Unauthenticated
 
 
@@ -73,6 +76,14 @@ def test_two_processes_that_admit_at_once_do_not_both_win(registry):
         registry.records.commit(one) if registry.externals() == [] else None
         with pytest.raises(Conflict):
             registry.records.commit(two)
+
+
+def test_what_a_token_used_is_forgotten_once_it_has_expired(registry):
+    """Every token has a count of its own where ``token_requests`` is set, so the store would fill up."""
+    for key in (quota_id("token:ab", 1_000), quota_id("token:cd", 9_000), "token:ef", "key:ab:7", "token:x:y"):
+        registry.records.commit([Change(QUOTA, key, b"{}", 0)])
+    registry.records.commit(forget_spent_tokens(registry.records.scan(QUOTA), 5_000))
+    assert {record.key for record in registry.records.scan(QUOTA)} == {"token:cd:9000", "token:ef", "key:ab:7", "token:x:y"}
 
 
 def test_blocking_and_forgetting(registry):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import httpx
 import msgspec
 import pytest
 from control_support import Admin, pack
@@ -9,7 +10,7 @@ from control_support import Admin, pack
 from modelkeep.app.control import MAX_SMALL
 from modelkeep.core.values import Role
 from modelkeep.errors import OverBudget
-from modelkeep.http.control import MAX_NOTE, encode_login
+from modelkeep.http.control import MAX_NOTE, configured, encode_login
 from modelkeep.http.control import LoginAsked as Asked
 
 
@@ -139,6 +140,21 @@ def test_a_network_of_addresses_is_one_guesser(admin):
     spend(admin, "2001:db8::/64")
     assert admin.post("/admin/v1/login", encode_login(Asked("ann", "wrong", "")), address="2001:db8::77:1")[0] == 429
     assert admin.post("/admin/v1/login", encode_login(Asked("ann", "wrong", "")), address="2001:db8:1::1")[0] == 401
+
+
+def test_no_header_says_where_somebody_calls_from(admin):
+    """Whoever is on this machine, or behind a proxy on it, would evade the limits of his address and rules about it."""
+    served = configured(admin.control)
+
+    async def ask(number):
+        transport = httpx.ASGITransport(served.loaded_app, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="https://control") as client:
+            headers = {"x-forwarded-for": f"203.0.113.{number}", "forwarded": f"for=203.0.113.{number}"}
+            form = {"grant_type": "refresh_token", "refresh_token": f"mkr_{number}"}
+            return (await client.post("/oauth/token", headers=headers, data=form)).status_code
+
+    burst = admin.control.settings.limits.failures_burst
+    assert 429 in [asyncio.run(ask(number)) for number in range(3 * burst)]
 
 
 def test_bad_logins_do_not_keep_a_gateway_from_handing_over(admin):

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from modelkeep.access.credentials import check_secret, key_id_of
 from modelkeep.access.dpop import NONCE, Proofs
-from modelkeep.access.externals import PENDING, Newcomer, announce
+from modelkeep.access.externals import CREDENTIAL, PENDING, Newcomer, announce, quota_id
 from modelkeep.access.issuers import MAX_TOKEN, Binding, Issuer, Issuers, NotYet, check_claims
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.presented import Certificate, Presented
@@ -211,10 +211,12 @@ class Directory:
         if account.disabled:
             self._tell(f"a token of {issuer.terms.alias} was refused: {account.name} is blocked here")
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token")
-        credential = f"token:{digest.hex()[:32]}"
+        credential = f"{CREDENTIAL}{digest.hex()[:32]}"
         principal = Principal(account.name, account.subject, found.roles, credential)
         requests = found.terms.token_requests
-        return Grant(principal, "external", found.expires, requests, credential, found.mfa_at), found.binding
+        return Grant(
+            principal, "external", found.expires, requests, quota_id(credential, found.expires), found.mfa_at
+        ), found.binding
 
     def _from_certificate(self, view: View, presented: Presented) -> Grant:
         """Who a client certificate that came alone speaks for."""

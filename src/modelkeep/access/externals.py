@@ -24,6 +24,10 @@ NEWCOMER = "newcomer"
 PENDING = 256
 """Newcomers that a process announces at once."""
 
+CREDENTIAL = "token:"
+"""What the id of a credential begins with that is a token of another issuer."""
+_LINGER = 3_600  # seconds that its quota stays after it expired: by then no gateway has a lease that it could give back
+
 
 class External(msgspec.Struct, frozen=True, kw_only=True):
     """One account of another issuer. ``name``: ``<name>@<alias>`` as of its first visit; ``subject``: pseudonym in public
@@ -114,6 +118,17 @@ def forget_external(externals: Sequence[Record], name: str) -> tuple[External, l
     """Delete what maps the pseudonym to a person; who comes again is a newcomer. Raises Missing."""
     record, account = _find(externals, name)
     return account, [Change(EXTERNAL, record.key, None, record.revision), Change(NAME, account.name, None)]
+
+
+def quota_id(credential: str, expires: int) -> str:
+    """What the requests with one token are counted under; it says by when the count can go."""
+    return f"{credential}:{expires}"
+
+
+def forget_spent_tokens(quotas: Sequence[Record], now: int) -> list[Change]:
+    """Changes that drop what tokens used which have expired."""
+    ends = [(record, record.key.rpartition(":")[2]) for record in quotas if record.key.startswith(CREDENTIAL)]
+    return [Change(r.kind, r.key, None, r.revision) for r, end in ends if end.isdecimal() and int(end) + _LINGER <= now]
 
 
 def external_of(externals: Sequence[Record], subject: str) -> External | None:

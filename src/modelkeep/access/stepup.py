@@ -90,6 +90,7 @@ def forget_old_events(quotas: list[Record], now: int, keep: int) -> list[Change]
     for record in quotas:
         if record.key.startswith(PREFIX):
             subject, _, at = record.key.removeprefix(PREFIX).rpartition(":")
-            found.setdefault(subject, []).append((int(at), record))
+            if at.isdecimal():  # a gateway writes these, and they are not signed
+                found.setdefault(subject, []).append((int(at), record))
     old = [each for events in found.values() for each in sorted(events, key=lambda one: one[0])[:-1]]
     return [Change(QUOTA, record.key, None, record.revision) for at, record in old if 0 < at < now - keep]

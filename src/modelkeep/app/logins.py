@@ -15,6 +15,7 @@ from modelkeep.access.challenges import (
     CHALLENGE,
     forget_challenges,
 )
+from modelkeep.access.externals import forget_spent_tokens
 from modelkeep.access.limits import address_key
 from modelkeep.access.presented import Presented
 from modelkeep.access.quotas import QUOTA
@@ -282,6 +283,7 @@ class Identity:
             forget_ended(records.scan(SESSION), now),
             forget_families(records.scan(REFRESH), now),
             forget_old_revocations(records.scan(REVOCATION), now),
+            forget_spent_tokens(records.scan(QUOTA), now),
             forget_old_events(records.scan(QUOTA), now, longest),
         ):
             for change in changes:

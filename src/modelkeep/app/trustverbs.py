@@ -2,6 +2,7 @@
 
 import datetime
 
+from modelkeep.access.refresh import REFRESH
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.tls import authority_certificate, belongs, first_certificate
 from modelkeep.app.oversight import OversightVerbs
@@ -9,6 +10,7 @@ from modelkeep.app.premises import CA_FILE
 from modelkeep.app.results import IdentityRow, KeyRotated, StateChanged, TrustChanged
 from modelkeep.app.tokens import SCHEME, check_token_uri, in_token
 from modelkeep.app.verbs import verb
+from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.signatures import SOFTWARE
 from modelkeep.custody.keyring import Keyring
@@ -164,6 +166,9 @@ class TrustVerbs(OversightVerbs):
         if self.premises.trust.token_key_before:  # a rotation was cut off: until it ends, the former key is trusted, too
             known = self.rotate_token_signing().primary
         done = self.rotate_token_signing() if known == about else KeyRotated(TOKEN_SIGNING, known)
+        records = self.premises.records
+        for record in records.scan(REFRESH):  # whoever had the key may have written some, and they would be signed again
+            records.commit([Change(REFRESH, record.key, None)])
         self._mark_compromised(TOKEN_SIGNING, number, reason)
         return done
 

@@ -181,7 +181,8 @@ def run_control(control: Control, tell: Callable[[str], None], beat: Callable[[]
     asyncio.run(_run(control, tell, beat))
 
 
-async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[], None]) -> None:
+def configured(control: Control) -> uvicorn.Config:
+    """What uvicorn is told, with the application as it runs it; TLS apart."""
     settings = control.settings.control
     config = uvicorn.Config(
         SecureHeaders(application(control)),
@@ -198,6 +199,11 @@ async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[],
         ws="none",
     )
     config.load()
+    return config
+
+
+async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[], None]) -> None:
+    settings, config = control.settings.control, configured(control)
     config.ssl = control.shown.context
     server = _Server(config, beat)
     started = asyncio.ensure_future(server.serve())

@@ -10,10 +10,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from modelkeep.core.ports import Change, Record, Records
-from modelkeep.errors import NotTrusted
+from modelkeep.errors import Conflict, Missing, NotTrusted
 
 _TAG = b"modelkeep/record/1"
 _SIGNATURE = 64
+_RETRIES = 16
 
 
 class SignedRecords:
@@ -89,12 +90,24 @@ class SignedRecords:
     def sign_again(self) -> int:
         """Sign every record of a signed kind with the key of now; how many. Rerun to resume.
 
-        Raises NotTrusted (one was not written by this keep), Conflict (it changed meanwhile), Sealed, Unavailable.
+        Raises NotTrusted (one was not written by this keep), Conflict (one changes too fast), Sealed, Unavailable.
         """
         found = [record for kind in sorted(self._kinds) for record in self.scan(kind)]
         for record in found:
-            self.commit([Change(record.kind, record.key, record.body, record.revision)])
+            self._sign_one_again(record)
         return len(found)
+
+    def _sign_one_again(self, record: Record) -> None:
+        for _ in range(_RETRIES):
+            try:
+                self.commit([Change(record.kind, record.key, record.body, record.revision)])
+                return
+            except Conflict:  # refresh tokens change with every use
+                try:
+                    record = self.get(record.kind, record.key)
+                except Missing:
+                    return
+        raise Conflict(f"the {record.kind} record {record.key[:64]!r} changes too fast: run this again")
 
 
 def _message(kind: str, key: str, body: bytes) -> bytes:
