@@ -38,9 +38,13 @@ class Process:
             )
 
     def said(self, words: str) -> str:
-        """The first line that begins with ``words``, once it is there."""
-        until(lambda: any(line.startswith(words) for line in self.output.read_text().splitlines()), self.output.read_text)
-        return next(line for line in self.output.read_text().splitlines()[::-1] if line.startswith(words))
+        """The last line that begins with ``words``, plain or as the message of an event, once it is there."""
+        until(lambda: any(line.startswith(words) for line in self._lines()), self.output.read_text)
+        return next(line for line in self._lines()[::-1] if line.startswith(words))
+
+    def _lines(self) -> list[str]:
+        lines = self.output.read_text().splitlines()
+        return [json.loads(line)["message"] if line.startswith("{") else line for line in lines]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
