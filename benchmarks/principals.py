@@ -17,6 +17,7 @@ from modelkeep.access.accounts import Account
 from modelkeep.access.credentials import KeyTerms, issue_key
 from modelkeep.access.directory import Directory
 from modelkeep.access.limits import Limits
+from modelkeep.access.presented import Presented
 from modelkeep.access.rates import Rates
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.coldfile import ColdFile
@@ -120,7 +121,7 @@ def _credentials(count: int, rows: list[Row]) -> object:
     for at, token in enumerate(tokens):
         if at % 1000 == 0:
             directory.refresh()
-        directory.authenticate(token, "")
+        directory.authenticate(Presented(token, ""))
     _measured("accounts, API keys, remembered credentials", count, rows, began, memory)
     return directory, tokens
 

@@ -170,10 +170,10 @@ def test_the_budget_prices_a_natural_thief_and_never_accuses(digits):
     assert guard.verdict("reader").effective == verdict.effective
 
 
-def test_an_account_takes_less_than_32_kib():
+def test_an_account_takes_less_than_24_kib():
     account = Account(bets=200)
     parts = [getattr(account, name) for name in Account.__slots__]
-    assert sum(sys.getsizeof(part) for part in parts) + sys.getsizeof(account) < 32 * 1024
+    assert sum(sys.getsizeof(part) for part in parts) + sys.getsizeof(account) < 24 * 1024
 
 
 def test_bad_calls_are_refused_and_leave_nothing_behind(digits):

@@ -17,9 +17,9 @@ FAR = 1000.0
 
 
 class Account:
-    """One account's state, about 30 KB: bets and budget, and its last queries, which the next one is compared with.
+    """One account's state, about 20 KB: bets and budget, and its last queries, which the next one is compared with.
 
-    ``names``: fingerprints, (1024,); ``own``: places of its last 128 distinct queries, to the precision of float16;
+    ``names``: fingerprints, (1024,); ``own``: places of its last 128 distinct queries;
     ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted.
     """
 
@@ -41,7 +41,7 @@ class Account:
     def __init__(self, bets: int) -> None:
         self.stakes = np.zeros((2, bets))
         self.names = np.zeros(REMEMBERED, dtype=np.uint64)
-        self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float32)
+        self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float16)
         self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
         self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
         self.spent = self.charged = 0.0
@@ -64,9 +64,8 @@ class Account:
         """The account as bytes, the same number for every account of a release."""
         counts = (self.queries, self.effective, self.since, self.reviews, self.alarmed_at)
         numbers = (*counts, self.spent, self.value, self.charged)
-        own = self.own.astype(np.float16)  # nothing is lost: see ``Guard``
         scalars = np.array(numbers, dtype=np.float64)
-        return b"".join(part.tobytes() for part in (scalars, self.stakes, self.names, own, self.inverse))
+        return b"".join(part.tobytes() for part in (scalars, self.stakes, self.names, self.own, self.inverse))
 
     @classmethod
     def unpack(cls, data: bytes, bets: int) -> "Account":

@@ -131,15 +131,18 @@ class Guard:
             fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
             queries = self._prepare(x, probs, fresh)
             at = dict(zip(fresh, range(len(fresh)), strict=True))
+            wide: dict[str, NDArray[np.float32]] = {}  # each account's own places, as wide as what they are compared with
             for i, subject in enumerate(subjects):
                 account = self._accounts.get(subject) or self._accounts.make(subject)
                 account.queries += 1
                 if (account.names == names[i]).any():
                     continue
+                if subject not in wide:
+                    wide[subject] = account.own.astype(np.float32)
                 if i in at:
-                    self._take(account, names[i], queries, at[i])
+                    self._take(account, wide[subject], names[i], queries, at[i])
                 else:  # its name was pushed out by others of this batch
-                    self._take(account, names[i], self._prepare(x, probs, [i]), 0)
+                    self._take(account, wide[subject], names[i], self._prepare(x, probs, [i]), 0)
             for subject in dict.fromkeys(subjects):
                 self._hold(subject)
             self._accounts.settle()
@@ -225,15 +228,17 @@ class Guard:
             w=budget.weight_of(answers, len(x)).tolist(),
         )
 
-    def _take(self, account: Account, name: np.uint64, queries: _Queries, i: int) -> None:
-        """One query that is no exact repeat: charge, compare with the account's own last ones, settle the bets."""
+    def _take(self, account: Account, own: NDArray[np.float32], name: np.uint64, queries: _Queries, i: int) -> None:
+        """One query that is no exact repeat: charge, compare with the account's ``own`` last ones, settle the bets."""
         account.spent += budget.spend(account.inverse, queries.phi[i], queries.w[i])
-        apart = account.own - queries.own[i]
+        apart = own - queries.own[i]
         nearest = math.sqrt(float(np.einsum("ij,ij->i", apart, apart).min()))
         if nearest <= self._profile.near:
             return
         account.names[account.effective % REMEMBERED] = name
-        account.own[account.effective % null.OWN] = queries.own[i].astype(np.float16)  # so that it can be packed as that
+        place = account.effective % null.OWN
+        account.own[place] = queries.own[i]
+        own[place] = account.own[place]
         events = np.concatenate([queries.events[i], nearest < self._profile.step_limits])
         account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
         account.effective += 1
