@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -514,8 +515,9 @@ def test_replicas_that_are_killed_on_a_server_that_forgets_restarts_and_hangs(tm
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(("broken", "lives"), [(NotTrusted("the records are damaged"), True), (ValueError("no number"), False)])
-def test_whatever_the_place_raises_denies_and_says_so(broken, lives):
+def test_whatever_the_place_raises_denies_and_says_so(broken, lives, monkeypatch):
     """It ended the thread: requests waited until they were cut, and health knew of nothing."""
+    monkeypatch.setattr(threading, "excepthook", lambda _args: None)  # hardened processes end
 
     class Broken(Place):
         def grant(self, wants):
