@@ -61,7 +61,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_requests_are_problem_documents(open_house, token, subject, what):
-    wait_for(lambda: open_house.ask(token, subject.fresh[:1]).status_code == 200, 10)
+    wait_for(lambda: open_house.ask(token, subject.fresh[:1]).status_code == 200, 30)
     content, status = BAD[what]
     with open_house.client(token) as client:
         answer = client.post(INFER, content=content, headers={"content-type": "application/json"})

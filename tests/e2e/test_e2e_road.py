@@ -108,7 +108,7 @@ def story(tmp_path_factory, desk):
 
 
 def test_an_account_added_while_serving_is_answered(story, subject):
-    wait_for(lambda: story.ask(story.keys["alice"], subject.fresh[:1]).status_code == 200, 10)
+    wait_for(lambda: story.ask(story.keys["alice"], subject.fresh[:1]).status_code == 200, 30)
     answer = story.ask(story.keys["alice"], subject.fresh[:40])
     assert answer.status_code == 200 and labels(answer) == subject.top1[:40].tolist()
     with pytest.raises(httpx.ConnectError):
@@ -131,7 +131,7 @@ def test_expired_and_revoked_keys(story, subject):
     made, changes = issue_key("alice", KeyTerms(lifetime=3600), entropy=SystemEntropy(), clock=LongAgo())
     keep.premises.records.commit(changes)
     key = story.cli("key", "issue", "alice", "--json", code=0).json
-    wait_for(lambda: story.ask(key["token"], subject.fresh[:1]).status_code == 200, 5)
+    wait_for(lambda: story.ask(key["token"], subject.fresh[:1]).status_code == 200, 30)
     story.cli("key", "revoke", key["id"], code=0)
     for token, word in ((key["token"], "revoked"), (made.text, "expired")):  # at once: the verb waited out the lease
         answer = story.house.ask(token, subject.fresh[:1])
@@ -156,7 +156,7 @@ def test_a_one_time_password_must_be_replaced(story):
 def test_forged_sessions(story, subject):
     story.log_in("alice")
     token = story.session()
-    wait_for(lambda: story.ask(token, subject.fresh[:1]).status_code == 200, 5)  # gateways look four times a second
+    wait_for(lambda: story.ask(token, subject.fresh[:1]).status_code == 200, 30)  # gateways look four times a second
     header, claims, signature = token.split(".")
     encoded = lambda value: base64.urlsafe_b64encode(msgspec.json.encode(value)).rstrip(b"=").decode()  # noqa: E731
     head, body = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
@@ -268,7 +268,7 @@ def test_quarantine_ends_serving_before_the_verb_returns(story, subject):
     story.cli("reinstate", "risk@1", "--reason", "it was not", code=0)
     assert story.ask(story.keys["alice"], subject.fresh[:1]).status_code == 423, "published is not promoted"
     story.cli("promote", "risk@1", code=0)
-    wait_for(lambda: story.ask(story.keys["alice"], subject.fresh[:1]).status_code == 200, 5)
+    wait_for(lambda: story.ask(story.keys["alice"], subject.fresh[:1]).status_code == 200, 30)
 
 
 def test_stop_loses_nothing_and_the_record_is_whole(story, subject, tmp_path):

@@ -122,13 +122,14 @@ def test_health_says_what_is_so(house):
         assert client.get("/v2/health/live").json() == {"live": True}
         assert client.get("/v2/health/ready").json() == {"ready": True}
     with house.client(admin) as client:
-        wait_for(lambda: client.get("/v2/health/ready").status_code == 200, 30, house.text)
+        wait_for(lambda: "served" in client.get("/v2/health/ready").json(), 30, house.text)  # the key is known here
         assert client.get("/v2/health/ready").json() == {"ready": True, "served": ["risk@1"], "refused": {}}
         house.cli("quarantine", "risk@1", "--reason", "a test", code=0)
         said = client.get("/v2/health/ready").json()  # the verb has waited until every gateway knows
         assert said["served"] == [] and said["refused"]["risk@1"]["code"] == "quarantined"
         house.cli("reinstate", "risk@1", "--reason", "a test", code=0)
     with house.client(alice) as client:
+        wait_for(lambda: client.get("/v2/models/risk").status_code != 401, 30, house.text)  # the key is known here
         assert client.get("/v2/health/ready").json() == {"ready": True}  # who may not see more gets what anybody gets
     with httpx.Client(base_url=house.control, verify=False, trust_env=False) as control:
         assert control.get("/ready").json() == {"ready": True, "settled": True}

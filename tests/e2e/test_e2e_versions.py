@@ -71,7 +71,7 @@ def test_no_request_is_lost_when_versions_come_and_go(house, cli, desk, subject)
     cli("alias", "set", "risk", "champion", "1", code=0)
     cli("publish", str(desk / "model.onnx"), "--name", "risk", "--reference", str(desk / "ref.npz"), code=0)
     champion = f"{RISK}/versions/champion/infer"
-    wait_for(lambda: house.ask(token, subject.fresh[:1], champion).status_code == 200, 10)
+    wait_for(lambda: house.ask(token, subject.fresh[:1], champion).status_code == 200, 30)
     at: dict[str, float] = {}
 
     def act(name: str, *arguments: str) -> None:
