@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from modelkeep.access.rates import ACCOUNT, ACCOUNT_MODEL, ADDRESS, KEY, MODEL, ROWS, TIME, Rate
 from modelkeep.errors import OverBudget
@@ -22,7 +24,7 @@ _SPENT = {
 }
 
 
-class Standing(NamedTuple):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """How far a limit is from its end: ``left`` units; all of it is there again in ``reset`` seconds."""
 
     rate: Rate

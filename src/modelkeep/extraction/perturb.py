@@ -56,9 +56,9 @@ class _Cells:
         out: Ints = (((x - self.mean).astype(np.float32, copy=False) @ self.slope) + self.offset).argmax(axis=1)
         return out
 
-    def of_one(self, row: NDArray[np.floating]) -> int:
+    def of_one(self, row: NDArray[np.float32]) -> int:
         """Cell of one row (d,): the same in half the time."""
-        return int(((row - self.mean).astype(np.float32, copy=False).dot(self.slope) + self.offset).argmax())
+        return int(((row - self.mean).dot(self.slope) + self.offset).argmax())
 
 
 @lru_cache(maxsize=64)

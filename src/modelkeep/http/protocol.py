@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 import httptools
+import msgspec
 
 from modelkeep.access.certificates import client_certificate
 from modelkeep.access.presented import Certificate
@@ -26,7 +27,7 @@ _HSTS = b"\r\nstrict-transport-security: max-age=31536000\r\n"
 """On every answer over TLS: a browser that came this way once does not come in the clear again (RFC 6797)."""
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One request, whole. ``headers``: by lower-case name, the last wins where a name stands twice; ``target``: path, query;
     ``certificate``: the one that the client proved in the TLS handshake."""
 
@@ -38,7 +39,7 @@ class Request(NamedTuple):
     certificate: Certificate | None = None
 
 
-class Response(NamedTuple):
+class Response(msgspec.Struct, frozen=True, gc=False):
     """One answer, whole."""
 
     status: int

@@ -5,6 +5,7 @@ cached under exactly these. The cache belongs to the policy text it was computed
 empty one, and a decision that was under way in the old epoch cannot leak into the new.
 """
 
+import functools
 import re
 import threading
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ KEEP = Target("Keep", "keep")
 """The keep as a whole."""
 
 
+@functools.lru_cache(maxsize=4096)
 def model(name: str) -> Target:
     """A model with all its versions."""
     return Target("Model", name)

@@ -161,9 +161,10 @@ class Usual:
         self._check = RangeCheck(ranges, policy.tolerance, inputs.dtype)
         self._inputs, self._policy = inputs, policy
 
-    def check(self, checked: Checked) -> bool:
-        """Whether every row looks like the reference data. Raises Invalid if one does not and the policy is to refuse."""
-        found = self._check.outside(self._inputs.matrix(checked))
+    def check(self, checked: Checked, x: NDArray[Any]) -> bool:
+        """Whether every row of ``x``, the matrix of ``checked``, looks like the reference data. Raises Invalid if one does not
+        and the policy is to refuse."""
+        found = self._check.outside(x)
         if found is not None and self._policy.action == "refuse":
             raise Invalid(self._refusal(checked, found))
         return found is None

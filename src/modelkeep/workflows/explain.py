@@ -102,8 +102,8 @@ class Explainer:
         checked = served.inputs.check(request)
         if checked.rows != 1:
             raise Invalid(f"one row is explained at a time, and these are {checked.rows}")
-        outcome = "ok" if served.usual is None or served.usual.check(checked) else "unusual"
         x = served.inputs.matrix(checked)
+        outcome = "ok" if served.usual is None or served.usual.check(checked, x) else "unusual"
         watch, background = _means(served)
         with self._alone(subject):  # so that two at once cannot both be the last that the budget allows
             rung = watch.rung(subject)

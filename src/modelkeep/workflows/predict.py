@@ -8,7 +8,7 @@ known.
 import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -53,7 +53,7 @@ INLINE_SECONDS = 0.002
 """A run expected to take longer leaves the event loop for a thread."""
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One request for a prediction. ``version``: a number, an alias, or None for the newest that is served; ``form``: how
     ``body`` is written, and how its answer will be."""
 
@@ -64,7 +64,7 @@ class Call(NamedTuple):
     form: Form = JSON
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """``body``: the response of the Open Inference Protocol; ``record``: ``<instance>/<index>`` of its audit record;
     ``json_size``: see ``Reply``; ``standing``: the limit that is nearest to its end, None when nothing is limited."""
 
@@ -95,10 +95,9 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
     uses: Uses
 
 
-class Shown(NamedTuple):
-    """What one run gives: ``x`` as the model took it, probabilities ``raw`` and ``served`` (None: no classifier), outputs."""
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """What one run gives: probabilities ``raw`` and ``served`` (None: no classifier), outputs."""
 
-    x: NDArray[Any]
     raw: Floats | None
     served: Floats | None
     outputs: dict[str, NDArray[Any]]
@@ -140,7 +139,6 @@ class Gateway:
         self._keys, self._marks, self._recorder = keys, marks, recorder
         self._monotonic = clock.monotonic
         self._terms = terms or Terms()
-        self._targets: dict[str, Target] = {}
         self.admitted = NOTHING
 
     async def predict(self, call: Call) -> Answer:
@@ -191,7 +189,8 @@ class Gateway:
         request.check_model(call.model)
         wanted = served.outputs.wanted(request.output_names())
         checked = served.inputs.check(request)
-        usual = served.usual is None or served.usual.check(checked)
+        x = served.inputs.matrix(checked)
+        usual = served.usual is None or served.usual.check(checked, x)
         rung = self._rung(served, subject)
         cost = checked.rows * self.limits.row_cost(served.ref.name, served.row_seconds)
         counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, TABLE[rung].rate or _ACCUSED_RATE))
@@ -208,13 +207,13 @@ class Gateway:
         if watch is not None:
             watch.reserve(subject, checked.rows)
         try:
-            shown = self._show(served, checked, await _run(served, checked), marker, rung)
+            shown = self._show(served, x, await _run(served, checked), marker, rung)
             outputs = [(spec, shown.outputs[spec.name]) for spec in wanted]
             reply = call.form.write(served.ref, request, outputs)
             said = b""  # the record holds the probabilities; of other answers the JSON, in whatever form they leave
             if shown.raw is None:
                 said = reply.body if reply.json_size < 0 else encode_response(served.ref, request.id, outputs)
-            plain = encode_body(shown.x, shown.raw, shown.served, said, rung)
+            plain = encode_body(x, shown.raw, shown.served, said, rung)
             outcome = "ok" if usual else "unusual"
             entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome=outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
@@ -224,7 +223,7 @@ class Gateway:
             raise
         if watch is not None:
             raw = np.empty((checked.rows, 0)) if shown.raw is None else shown.raw
-            watch.submit(Observation(written.index, subject, shown.x, raw, written.instance))
+            watch.submit(Observation(written.index, subject, x, raw, written.instance))
             if checked.rows > LONE_ROWS or watch.behind(subject) > watch.unseen_rows:
                 await self._judge(watch, subject)
         return Answer(reply.body, written.receipt, reply.json_size, self.limits.tightest(counted))
@@ -257,14 +256,14 @@ class Gateway:
             raise OverBudget("this account's queries look like an attempt to copy the model: ask again, for labels only", 0.1)
 
     def _show(
-        self, served: Served, checked: Checked, found: Mapping[str, NDArray[Any]], marker: Marker | None, rung: Rung
+        self, served: Served, x: NDArray[Any], found: Mapping[str, NDArray[Any]], marker: Marker | None, rung: Rung
     ) -> Shown:
         """What leaves: probabilities marked for the account and as coarse as its rung asks; the label as the model gave it."""
-        plan, x = served.outputs, served.inputs.matrix(checked)
+        plan = served.outputs
         if plan.probabilities is None:
-            return Shown(x, None, None, {spec.name: round_floats(found[spec.name]) for spec in plan.served})
-        raw = probability_rows(found[plan.probabilities], checked.rows)
-        if checked.rows == 1:
+            return Shown(None, None, {spec.name: round_floats(found[spec.name]) for spec in plan.served})
+        raw = probability_rows(found[plan.probabilities], len(x))
+        if len(x) == 1:
             row: list[float] = raw[0].tolist()
             marked = row if marker is None else marker.apply_one(x, row)
             shown = np.array((respond_one(rung, marked, self._terms.decimals),))
@@ -273,7 +272,7 @@ class Gateway:
         outputs = {plan.probabilities: shown}
         if plan.label is not None:
             outputs[plan.label] = found[plan.label]
-        return Shown(x, raw, shown, outputs)
+        return Shown(raw, shown, outputs)
 
     async def _marker(self, served: Served, subject: str) -> Marker | None:
         profile = served.profile

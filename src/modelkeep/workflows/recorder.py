@@ -13,6 +13,8 @@ from modelkeep.serving.series import AuditSeries
 
 Done = Callable[[int | ModelkeepError], None]
 MAX_QUIET = 65_536
+GROUP, TURNS = 16, 6
+"""Records, and turns of the event loop, after which a group is committed while more of it come in."""
 
 
 class Delivery:
@@ -60,7 +62,8 @@ class Recorder:
 
     def __init__(self, audit: AuditSeries, clock: Clock) -> None:
         self._submit, self._monotonic = audit.enqueue, clock.monotonic
-        self._turning = False
+        self._turning = self._crowd = False
+        self._fresh = self._group = self._turns = 0
         self.took: Callable[[float], None] = lambda _seconds: None
         self._audit = audit
         self._quiet: dict[str, float] = {}
@@ -77,16 +80,28 @@ class Recorder:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
         instance = self._submit(entry, body, partial(_settle, future))
+        self._fresh += 1
         if not self._turning:
             self._turning = True
-            loop.call_soon(self._turn)
+            loop.call_soon(self._turn, loop)
         index = await future
         self.took(self._monotonic() - began)
         return Written(instance, index)
 
-    def _turn(self) -> None:
-        """The loop has come round: what was handed over in this turn is committed together."""
-        self._turning = False
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop has come round: commit what was handed over, or wait for what the next turn brings.
+
+        A sync costs the machine as much as an answer does, so where requests come turn after turn they share it. Whoever asks
+        alone never waits for others: a group of one is followed by one that goes at once.
+        """
+        fresh, self._fresh = self._fresh, 0
+        self._group += fresh
+        if fresh and (self._crowd or self._group > 1) and self._group < GROUP and self._turns < TURNS:
+            self._turns += 1
+            loop.call_soon(self._turn, loop)
+            return
+        self._crowd = self._group > 1
+        self._turning, self._group, self._turns = False, 0, 0
         self._audit.wake()
 
     async def refusal(self, subject: str, release: str, error: ModelkeepError) -> None:

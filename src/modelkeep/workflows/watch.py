@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from modelkeep.serving.explain import price
 Floats = NDArray[np.float64]
 
 
-class Observation(NamedTuple):
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """One answer: ``at``: index of its audit record in the log of ``instance``; ``x`` (rows, features), ``probs`` the model's
     own, (rows, classes). An explanation has no rows: it is ``charged`` natural questions, and is no evidence."""
 

@@ -46,12 +46,12 @@ class OnnxRuntime:
         except _CANNOT_LOAD as cause:
             raise NotTrusted(f"onnxruntime cannot load the model: {_first_line(cause)}") from None
         self._names = [output.name for output in self._session.get_outputs()]
-        self._run = self._session.run
+        self._run = self._session._sess.run  # the library's own ``run`` looks for missing inputs first, as ``InputPlan`` did
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name. Raises Invalid (the model refuses the input), Unavailable."""
         try:
-            found = self._run(self._names, feeds)
+            found = self._run(self._names, feeds, None)
         except (_ort.InvalidArgument, _ort.Fail, ValueError) as cause:  # Fail: one of its operators refuses it, such as a word
             raise Invalid(f"the model does not take this input: {_first_line(cause)}") from None
         except (_ort.RuntimeException, _ort.NotImplemented) as cause:
