@@ -6,6 +6,7 @@ from access_house import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 from lease_history import most_above
+from msgspec.structs import astuple
 
 from modelkeep.access.cells import Schedule, Schedules
 from modelkeep.access.limits import Limiter, Limits, address_key, gcra
@@ -301,7 +302,7 @@ def test_an_account_on_a_higher_rung_has_a_tenth():
     with pytest.raises(TooLarge, match="10 at most"):
         asyncio.run(found.take(ALICE, "risk", 11.0, 0.1))
     counted = asyncio.run(found.take(ALICE, "risk", 7.0, 0.1))
-    assert found.tightest(counted)[:2] == (Rate("account", 1.0, 1.0, share=0.1), 0.0)
+    assert astuple(found.tightest(counted))[:2] == (Rate("account", 1.0, 1.0, share=0.1), 0.0)
 
 
 def test_exceptions_of_accounts_keys_and_models():
@@ -328,9 +329,9 @@ def test_the_tightest_limit_is_told():
     clock = FakeClock()
     found = limits(clock, account=(10.0, 50.0), key=(1.0, 20.0), cost=(100.0, 1000.0))
     counted = [*asyncio.run(found.admit(ALICE, "key:1")), *asyncio.run(found.take(ALICE, "risk", 985.0))]
-    assert found.tightest(counted) == (Rate("rows", 100.0, 1000.0, "rows"), pytest.approx(15.0), pytest.approx(9.85))
+    assert astuple(found.tightest(counted)) == (Rate("rows", 100.0, 1000.0, "rows"), pytest.approx(15.0), pytest.approx(9.85))
     clock.advance(1.0)
-    assert found.tightest(counted)[:2] == (Rate("key", 1.0, 20.0), 20.0)
+    assert astuple(found.tightest(counted))[:2] == (Rate("key", 1.0, 20.0), 20.0)
     assert found.tightest([]) is None
 
 

@@ -33,7 +33,8 @@ def test_no_such_program(tmp_path):
 
 RUNNER = """
 import signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore them, as nohup and a shell's & do
 from modelkeep.adapters import child
 sys.exit(child.run(sys.argv[1:], quiet=True).code)
 """

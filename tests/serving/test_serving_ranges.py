@@ -118,6 +118,11 @@ def plan_and_checked(rows):
 RANGES = learn_ranges(np.random.default_rng(1).uniform(0, 10, (100, 5)))
 
 
+def judge(found, values):
+    plan, checked = plan_and_checked(values)
+    return found.check(checked, plan.matrix(checked))
+
+
 @pytest.mark.parametrize(
     ("tell", "said"),
     [
@@ -127,22 +132,22 @@ RANGES = learn_ranges(np.random.default_rng(1).uniform(0, 10, (100, 5)))
     ],
 )
 def test_a_refusal_tells_as_much_as_the_owner_allows(tell, said):
-    plan, checked = plan_and_checked([5, 5, 5, 500, 5])
+    plan, _ = plan_and_checked([5, 5, 5, 500, 5])
     refusing = usual(RANGES, plan, RangePolicy(action="refuse", tell=tell))
     with pytest.raises(Invalid) as refused:
-        refusing.check(checked)
+        judge(refusing, [5, 5, 5, 500, 5])
     assert str(refused.value).startswith(said)
     assert any(digit in str(refused.value) for digit in "456789") == (tell == "bounds")
-    assert refusing.check(plan_and_checked([5, 5, 5, 5, 5])[1])
+    assert judge(refusing, [5, 5, 5, 5, 5])
     with pytest.raises(Invalid) as refused:
-        refusing.check(plan_and_checked([[5, 5, 5, 5, 5], [5, 5, 5, 5, -80]])[1])
+        judge(refusing, [[5, 5, 5, 5, 5], [5, 5, 5, 5, -80]])
     assert ("input 'b'" in str(refused.value)) == (tell != "nothing")
 
 
 def test_a_policy_may_only_record_or_not_look():
-    plan, checked = plan_and_checked([5, 5, 5, 500, 5])
-    assert usual(RANGES, plan, RangePolicy(action="record")).check(checked) is False
-    assert usual(RANGES, plan, RangePolicy(action="record")).check(plan_and_checked([5, 5, 5, 5, 5])[1]) is True
+    plan, _ = plan_and_checked([5, 5, 5, 500, 5])
+    assert judge(usual(RANGES, plan, RangePolicy(action="record")), [5, 5, 5, 500, 5]) is False
+    assert judge(usual(RANGES, plan, RangePolicy(action="record")), [5, 5, 5, 5, 5]) is True
     assert usual(RANGES, plan, RangePolicy(action="off")) is None
     assert usual(None, plan, RangePolicy(action="refuse")) is None
 

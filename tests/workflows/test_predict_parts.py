@@ -115,7 +115,7 @@ def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_revie
     def ask(name: str, subject: str, value: float, at: int) -> None:
         clock.wall = at
         x, told = np.array([[value]], np.float32), threading.Event()
-        plain = encode_body(x, np.full((1, 2), 0.5), np.full((1, 2), 0.5), b"", Rung.MARK)
+        plain = encode_body(x, np.full((1, 2), 0.5), np.full((1, 2), 0.5).tobytes(), b"", Rung.MARK)
         entry = AuditEntry(kind="predict", subject=subject, release=str(ONE), request="", outcome="ok")
         keys.key(subject)
         sealed = keys.sealer(subject, str(ONE)).seal(plain)
@@ -245,7 +245,7 @@ def test_subject_keys_are_made_once_and_stay_erased_when_their_record_comes_back
     assert one.cached("sub_a") is None
     before = one.key("sub_a")
     assert before == two.key("sub_a") == one.cached("sub_a") != one.key("sub_b")
-    plain = encode_body(np.zeros((1, 2), np.float32), None, None, b"{}", 0)
+    plain = encode_body(np.zeros((1, 2), np.float32), None, b"", b"{}", 0)
     sealed = one.sealer("sub_a", "m@1").seal(plain)
     assert one.open(sealed, "sub_a", "m@1").rows == 1
     kept = records.get("audit-key", "sub_a")
@@ -265,7 +265,7 @@ def test_subject_keys_are_made_once_and_stay_erased_when_their_record_comes_back
 
 def test_a_body_that_does_not_open_is_damage_unless_its_subject_was_erased():
     keys = SubjectKeys(MemoryRecords(), Kek(), SystemEntropy())
-    plain = encode_body(np.zeros((1, 2), np.float32), None, None, b"{}", 0)
+    plain = encode_body(np.zeros((1, 2), np.float32), None, b"", b"{}", 0)
     keys.key("sub_a")
     with pytest.raises(NotTrusted):
         keys.open(Sealer(bytes(32), body_context("sub_a", "m@1")).seal(plain), "sub_a", "m@1")
@@ -292,7 +292,7 @@ def test_bodies_come_back_as_they_went(shape, wide, seed):
     x = rng.normal(size=(rows, features)).astype(np.float64 if wide else np.float32)
     raw, served = rng.random((2, rows, classes))
     key = rng.bytes(32)
-    sealed = Sealer(key, body_context("sub_a", "m@1")).seal(encode_body(x, raw, served, b"{}", 1))
+    sealed = Sealer(key, body_context("sub_a", "m@1")).seal(encode_body(x, raw, served.tobytes(), b"{}", 1))
     body = open_body(key, sealed, "sub_a", "m@1")
     assert np.array_equal(body.inputs(), x) and np.array_equal(body.raw_probs(), raw)
     assert np.array_equal(body.served_probs(), served) and (body.outputs, body.rung) == (b"{}", 1)

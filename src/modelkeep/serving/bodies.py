@@ -61,13 +61,10 @@ _DECODER = msgspec.msgpack.Decoder(Body)
 _EMPTY = b""
 
 
-def encode_body(
-    x: NDArray[Any], raw: NDArray[np.float64] | None, served: NDArray[np.float64] | None, outputs: bytes, rung: int
-) -> bytes:
-    """The plain body of an answer. ``x``: shape (rows, features), float32 or float64."""
+def encode_body(x: NDArray[Any], raw: NDArray[np.float64] | None, served: bytes, outputs: bytes, rung: int) -> bytes:
+    """The plain body of an answer. ``x``: shape (rows, features), float32 or float64; the rest as ``Body`` has it."""
     raw_bytes = _EMPTY if raw is None else raw.tobytes()
-    served_bytes = _EMPTY if served is None else served.tobytes()
-    body = Body(_BODY_VERSION, len(x), x.dtype == np.float64, x.tobytes(), raw_bytes, served_bytes, outputs, rung)
+    body = Body(_BODY_VERSION, len(x), x.itemsize == 8, x.tobytes(), raw_bytes, served, outputs, rung)
     return _ENCODER.encode(body)
 
 

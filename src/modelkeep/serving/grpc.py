@@ -8,7 +8,7 @@ both in one request; the answer is written in the form of its request, and raw w
 import math
 from collections.abc import Iterable, Sequence
 from struct import Struct
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from modelkeep.serving.oip import (
     Reply,
     Request,
     Wanted,
+    as_array,
     dtype_of,
     refuse_parameters,
 )
@@ -104,6 +105,7 @@ class TypedTensor(msgspec.Struct, frozen=True):
     datatype: str
     shape: Sequence[int]
     contents: memoryview
+    finite: ClassVar[bool] = False
 
     def values(self, datatype: str) -> NDArray[Any]:
         """The data as a flat array of ``datatype``. Raises Invalid."""
@@ -267,11 +269,11 @@ GRPC = GrpcForm()
 def encode_grpc_response(ref: ReleaseRef, request_id: str | UnsetType, outputs: Outputs, *, raw: bool) -> bytes:
     """The message of an answer: each output under its spec's name and datatype."""
     parts = [write_text(1, ref.name), write_text(2, str(ref.version)), write_text(3, request_id or "")]
-    for spec, array in outputs:
-        contents = b"" if raw else write_bytes(5, _typed(array, spec.datatype))
-        parts.append(write_bytes(5, _tensor(spec.name, spec.datatype, array.shape) + contents))
+    for spec, values in outputs:
+        contents = b"" if raw else write_bytes(5, _typed(as_array(values), spec.datatype))
+        parts.append(write_bytes(5, _tensor(spec.name, spec.datatype, values.shape) + contents))
     if raw:
-        parts += [write_bytes(6, to_raw(array, spec.datatype)) for spec, array in outputs]
+        parts += [write_bytes(6, to_raw(as_array(values), spec.datatype)) for spec, values in outputs]
     return b"".join(parts)
 
 

@@ -10,7 +10,7 @@ import math
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,6 +38,11 @@ class InputTensor(Protocol):
     def datatype(self) -> str: ...
     @property
     def shape(self) -> Sequence[int]: ...
+    @property
+    def finite(self) -> bool:
+        """Whether FP32 and FP64 data can hold nothing but finite numbers in this form."""
+        ...
+
     def values(self, datatype: str) -> NDArray[Any]:
         """The data as a flat array of ``datatype``, row-major; of BYTES an array of bytes objects. Raises Invalid."""
         ...
@@ -51,6 +56,7 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: Annotated[list[Annotated[int, Meta(ge=0, le=2**31)]], Meta(max_length=MAX_RANK)]
     data: Raw
     parameters: _Parameters | UnsetType = UNSET
+    finite: ClassVar[bool] = True  # JSON has no other numbers, and ``tensor_array`` refuses what does not fit
 
     def values(self, datatype: str) -> NDArray[Any]:
         """The data as a flat array of ``datatype``. Raises Invalid."""
@@ -113,7 +119,28 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     json_size: int = -1
 
 
-Outputs = Sequence[tuple[TensorSpec, NDArray[Any]]]
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """An output of one row of numbers, which need not become an array to be written as JSON."""
+
+    numbers: list[float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As an array of it has: (1, numbers)."""
+        return 1, len(self.numbers)
+
+    def array(self) -> NDArray[np.float64]:
+        """The same as an array, shape (1, numbers)."""
+        return np.array((self.numbers,))
+
+
+Values = NDArray[Any] | Row
+Outputs = Sequence[tuple[TensorSpec, Values]]
+
+
+def as_array(values: Values) -> NDArray[Any]:
+    """An output as an array."""
+    return values.array() if isinstance(values, Row) else values
 
 
 class Form(Protocol):
@@ -273,8 +300,8 @@ def tensor_array(tensor: Tensor, datatype: str) -> NDArray[Any]:
     values = _flat(tensor, decoder, data) if data[1:2] in _MAY_NEST else _decode(tensor, decoder, data)
     if code:
         try:
-            if code in "fd":  # in half the time of an array
-                return np.frombuffer(struct.pack(f"{len(values)}{code}", *values), dtype)
+            if code in "fd":  # in half the time of an array; "=" is what refuses numbers beyond FP32
+                return np.frombuffer(struct.pack(f"={len(values)}{code}", *values), dtype)
             return np.frombuffer(array(code, values), dtype=dtype) if values else np.empty(0, dtype)
         except OverflowError:
             raise Invalid(f"input {tensor.name!r}: a number does not fit {datatype}") from None
@@ -347,10 +374,12 @@ class _Response(msgspec.Struct, frozen=True, omit_defaults=True):
 _ENCODER = msgspec.json.Encoder()
 
 
-def _plain(array: NDArray[Any]) -> list[Any]:
-    if array.dtype == object:
-        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()]
-    flat: list[Any] = array.ravel().tolist()
+def _plain(values: Values) -> list[Any]:
+    if isinstance(values, Row):
+        return values.numbers
+    if values.dtype == object:
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in values.ravel()]
+    flat: list[Any] = values.ravel().tolist()
     return flat
 
 
@@ -363,16 +392,16 @@ def encode_response(
     """
     tensors: Sequence[_OutTensor | _RawOutTensor]
     if sizes is None:
-        tensors = [_OutTensor(spec.name, spec.datatype, array.shape, _plain(array)) for spec, array in outputs]
+        tensors = [_OutTensor(spec.name, spec.datatype, values.shape, _plain(values)) for spec, values in outputs]
     else:
-        tensors = [_out(spec, array, sizes.get(spec.name)) for spec, array in outputs]
+        tensors = [_out(spec, values, sizes.get(spec.name)) for spec, values in outputs]
     return _ENCODER.encode(_Response(ref.name, str(ref.version), tensors, request_id))
 
 
-def _out(spec: TensorSpec, array: NDArray[Any], size: int | None) -> _OutTensor | _RawOutTensor:
+def _out(spec: TensorSpec, values: Values, size: int | None) -> _OutTensor | _RawOutTensor:
     if size is None:
-        return _OutTensor(spec.name, spec.datatype, array.shape, _plain(array))
-    return _RawOutTensor(spec.name, spec.datatype, array.shape, {BINARY_SIZE: size})
+        return _OutTensor(spec.name, spec.datatype, values.shape, _plain(values))
+    return _RawOutTensor(spec.name, spec.datatype, values.shape, {BINARY_SIZE: size})
 
 
 SERVER_NAME = "modelkeep"

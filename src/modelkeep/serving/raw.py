@@ -7,7 +7,7 @@ same bytes. A size that does not follow from datatype and shape is refused, to t
 import math
 from collections.abc import Sequence
 from struct import Struct
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ class RawTensor(msgspec.Struct, frozen=True):
     datatype: str
     shape: Sequence[int]
     raw: Raw
+    finite: ClassVar[bool] = False
 
     def values(self, datatype: str) -> NDArray[Any]:
         """The data as a flat array of ``datatype``: a view wherever the bytes allow it. Raises Invalid."""

@@ -22,6 +22,7 @@ from modelkeep.serving.oip import (
     Reply,
     Request,
     Tensor,
+    as_array,
     colons,
     decode_request,
     decode_strictly,
@@ -104,7 +105,7 @@ class RestForm(msgspec.Struct, frozen=True):
         if request.outputs is UNSET and request.parameters is UNSET:
             return Reply(encode_response(ref, request.id, outputs))
         names = _binary_names(request, outputs)
-        raw = {spec.name: to_raw(array, spec.datatype) for spec, array in outputs if spec.name in names}
+        raw = {spec.name: to_raw(as_array(values), spec.datatype) for spec, values in outputs if spec.name in names}
         if not raw:
             return Reply(encode_response(ref, request.id, outputs))
         head = encode_response(ref, request.id, outputs, {name: len(data) for name, data in raw.items()})

@@ -6,7 +6,7 @@ Both are compiled once per model; a check is a handful of comparisons.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -28,6 +28,22 @@ class Checked(msgspec.Struct, frozen=True):
     rows: int
 
 
+class _Input(msgspec.Struct, frozen=True):
+    """One input, and what a request of one row has: its ``shape`` ([] where a dimension is free) and ``size`` in numbers."""
+
+    spec: TensorSpec
+    floating: bool
+    shape: list[int]
+    size: int
+
+    @classmethod
+    def of(cls, spec: TensorSpec, *, batched: bool) -> Self:
+        """The input that ``spec`` describes; ``batched``: its first dimension counts rows."""
+        shape = [1, *spec.shape[1:]] if batched else list(spec.shape)
+        known = shape if min(shape, default=0) > 0 else []
+        return cls(spec, spec.datatype in _FLOATING, known, math.prod(known))
+
+
 class InputPlan:
     """The inputs of one model, compiled for checking.
 
@@ -39,9 +55,9 @@ class InputPlan:
         for spec in signature.inputs:
             if spec.datatype not in DATATYPES:
                 raise Invalid(f"input {spec.name!r} has datatype {spec.datatype!r}, which cannot be served")
-        self._specs = {spec.name: (spec, spec.datatype in _FLOATING) for spec in signature.inputs}
         self._max_rows = max_rows
         self._batched = bool(signature.inputs) and all(spec.shape[:1] == (-1,) for spec in signature.inputs)
+        self._specs = {spec.name: _Input.of(spec, batched=self._batched) for spec in signature.inputs}
         narrow = all(spec.datatype == "FP32" for spec in signature.inputs)
         self._dtype = np.dtype(np.float32 if narrow else np.float64)
         self._single = narrow and len(signature.inputs) == 1
@@ -63,7 +79,6 @@ class InputPlan:
             found = self._specs.get(tensor.name)
             if found is None or tensor.name in feeds:
                 raise self._stranger(tensor.name, twice=found is not None)
-            spec, floating = found
             shape = tensor.shape
             first = shape[0] if self._batched and shape else 1
             if rows and first != rows:
@@ -71,8 +86,7 @@ class InputPlan:
             rows = first
             if not 0 < rows <= self._max_rows:
                 raise self._rows(rows)
-            _check_shape(spec, tensor)
-            feeds[tensor.name] = _array(spec, tensor, floating)
+            feeds[tensor.name] = _array(found, tensor)
         if len(feeds) != len(self._specs):
             missing = next(name for name in self._specs if name not in feeds)
             raise Invalid(f"input {missing!r} is missing")
@@ -120,7 +134,7 @@ class InputPlan:
 
         Every free dimension is 1; texts are empty.
         """
-        row = {name: _zeros(spec) for name, (spec, _) in self._specs.items()}
+        row = {name: _zeros(found.spec) for name, found in self._specs.items()}
         if features is not None and sum(row[name].size for name in self.numeric) == features.size:
             at = 0
             for name in self.numeric:
@@ -210,15 +224,23 @@ def _check_shape(spec: TensorSpec, tensor: InputTensor) -> None:
             raise Invalid(f"input {spec.name!r} has shape {tensor.shape}, the model takes {_words(spec)}")
 
 
-def _array(spec: TensorSpec, tensor: InputTensor, floating: bool) -> NDArray[Any]:
+def _array(known: _Input, tensor: InputTensor) -> NDArray[Any]:
+    spec, size = known.spec, known.size
+    if not size or tensor.shape != known.shape or tensor.datatype != spec.datatype:
+        _check_shape(spec, tensor)
+        size = math.prod(tensor.shape)
     flat = tensor.values(spec.datatype)
-    if flat.size != math.prod(tensor.shape):
-        raise Invalid(f"input {spec.name!r} has {flat.size} values, its shape {tensor.shape} needs {math.prod(tensor.shape)}")
-    if floating and not (math.isfinite(flat.dot(flat)) or np.isfinite(flat).all()):  # the sum of squares alone is quicker
+    if flat.size != size:
+        raise Invalid(f"input {spec.name!r} has {flat.size} values, its shape {tensor.shape} needs {size}")
+    if known.floating and not (tensor.finite and spec.datatype != "FP16") and not _finite(flat):
         raise Invalid(f"input {spec.name!r} has a number that does not fit {spec.datatype}")
     if spec.datatype == "BYTES":
         flat = _texts(spec.name, flat)
     return flat.reshape(tensor.shape)
+
+
+def _finite(flat: NDArray[Any]) -> bool:
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())  # the sum of squares alone is quicker
 
 
 def _texts(name: str, flat: NDArray[Any]) -> NDArray[Any]:

@@ -120,7 +120,7 @@ class Explainer:
                 body = await asyncio.get_running_loop().run_in_executor(pool, told)
             sealer = await self._sealer(subject, served.text)
             entry = AuditEntry(EXPLAIN, subject, served.text, "", outcome)
-            written = await self._recorder.write(entry, sealer.seal(encode_body(x, None, None, body, rung)))
+            written = await self._recorder.write(entry, sealer.seal(encode_body(x, None, b"", body, rung)))
             watch.submit(explained(written.index, subject, x.size, written.instance))
             await asyncio.shield(asyncio.ensure_future(_charged(watch)))
         return Answer(body, written.receipt, standing=doors.limits.tightest(counted))

@@ -6,6 +6,7 @@ known.
 """
 
 import asyncio
+import struct
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from modelkeep.extraction.perturb import Marker, commitment
 from modelkeep.policy.engine import KEEP, Engine, Target, model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
-from modelkeep.serving.oip import ONNX, Form, encode_response, model_metadata
+from modelkeep.serving.oip import ONNX, Form, Row, Values, encode_response, model_metadata
 from modelkeep.serving.rest import JSON
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
@@ -96,11 +97,11 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shown(msgspec.Struct, frozen=True, gc=False):
-    """What one run gives: probabilities ``raw`` and ``served`` (None: no classifier), outputs."""
+    """What one run gives: probabilities ``raw`` and, as bytes, those ``served`` (None and empty: no classifier); outputs."""
 
     raw: Floats | None
-    served: Floats | None
-    outputs: dict[str, NDArray[Any]]
+    served: bytes
+    outputs: dict[str, Values]
 
 
 class Marks:
@@ -207,7 +208,11 @@ class Gateway:
         if watch is not None:
             watch.reserve(subject, checked.rows)
         try:
-            shown = self._show(served, x, await _run(served, checked), marker, rung)
+            if served.remote is None and checked.rows * served.row_seconds < INLINE_SECONDS:
+                found = served.runtime.run(checked.feeds)
+            else:
+                found = await _elsewhere(served, checked)
+            shown = self._show(served, x, found, marker, rung)
             outputs = [(spec, shown.outputs[spec.name]) for spec in wanted]
             reply = call.form.write(served.ref, request, outputs)
             said = b""  # the record holds the probabilities; of other answers the JSON, in whatever form they leave
@@ -261,18 +266,21 @@ class Gateway:
         """What leaves: probabilities marked for the account and as coarse as its rung asks; the label as the model gave it."""
         plan = served.outputs
         if plan.probabilities is None:
-            return Shown(None, None, {spec.name: round_floats(found[spec.name]) for spec in plan.served})
+            return Shown(None, b"", {spec.name: round_floats(found[spec.name]) for spec in plan.served})
         raw = probability_rows(found[plan.probabilities], len(x))
         if len(x) == 1:
             row: list[float] = raw[0].tolist()
             marked = row if marker is None else marker.apply_one(x, row)
-            shown = np.array((respond_one(rung, marked, self._terms.decimals),))
+            numbers = respond_one(rung, marked, self._terms.decimals)
+            shown: Values = Row(numbers)
+            served_bytes = struct.pack(f"<{len(numbers)}d", *numbers)
         else:
             shown = respond(rung, raw if marker is None else marker.apply(x, raw), self._terms.decimals)
+            served_bytes = shown.tobytes()
         outputs = {plan.probabilities: shown}
         if plan.label is not None:
             outputs[plan.label] = found[plan.label]
-        return Shown(raw, shown, outputs)
+        return Shown(raw, served_bytes, outputs)
 
     async def _marker(self, served: Served, subject: str) -> Marker | None:
         profile = served.profile
@@ -339,12 +347,10 @@ async def _examine(watch: Watching) -> None:
         watch.release(subject, rows)
 
 
-async def _run(served: Served, checked: Checked) -> dict[str, NDArray[Any]]:
-    """Run the model: here when it is quick, in a thread when it would hold everybody up; or where it runs."""
+async def _elsewhere(served: Served, checked: Checked) -> dict[str, NDArray[Any]]:
+    """Run a model that would hold everybody up: in a thread, or where it runs."""
     if served.remote is not None:
         return await served.remote.infer(checked.feeds)
-    if checked.rows * served.row_seconds < INLINE_SECONDS:
-        return served.runtime.run(checked.feeds)
     here = copy_context()  # a span of the request may be in it
     return await _in_thread(lambda: here.run(served.runtime.run, checked.feeds))
 
