@@ -146,12 +146,17 @@ class Postgres:
     def stop(self, how: int = signal.SIGINT) -> None:
         """End the server: SIGINT is an orderly end that waits for nobody, SIGQUIT as if it crashed."""
         if self._process is not None and self._process.poll() is None:
+            pid = self._process.pid
+            children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
             self._process.send_signal(how)
             try:
                 self._process.wait(READY_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            _wait(
+                lambda: not any(map(_lives, children)), (self.folder / "log").read_text
+            )  # one that lost its server still answers until it notices
         self._process = None
 
     def close(self) -> None:
@@ -310,6 +315,14 @@ def _name_in(url: str) -> str:
 def _end(database: str) -> str:
     """The statement that ends every connection to ``database``."""
     return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process runs: one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _wait(reached: Callable[[], bool], explain: Callable[[], str]) -> None:

@@ -35,7 +35,14 @@ class SealedHouse(House):
     def start_sealed(self, verb="up", *arguments):
         self.begin(verb, *arguments)
         wait_for(lambda: self.get("/v2/health/live") == 200, 60, self.text)
+        if verb == "up":
+            wait_for(lambda: self.get("/health", "control") == 200, 60, self.text)
         return self
+
+    def sealed(self):
+        """Wait for the answer of a gateway that came up sealed after a lock: its code."""
+        wait_for(lambda: self.get("/v2/health/live") == 200, 60, self.text)
+        return self.answer("/v2/models/risk/infer").json()["code"]
 
     def begin(self, verb="up", *arguments):
         with self.output.open("ab") as output:
@@ -108,7 +115,7 @@ def test_a_restart_comes_up_sealed_and_people_with_shares_unseal_it_and_lock_it(
     locked_pids = [house.address(role)[1] for role in ALL]
     assert "sealed" in cli("lock", code=0).out
     assert not any(Path(f"/proc/{pid}").exists() for pid in locked_pids)
-    assert house.answer("/v2/models/risk/infer").json()["code"] == "sealed"
+    assert house.sealed() == "sealed"
     assert len(acts(cli, "locked")) == 1
     assert house.process.poll() is None
 
@@ -168,7 +175,7 @@ def test_processes_alone_come_up_sealed_too_and_give_their_keys_up(cli, house, t
         assert cli("lock", code=0).out.count(": sealed") == 2
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
         wait_for(lambda: house.get("/v2") == house.get("/admin/v1/status", "control") == 503, 60, house.text)
-        assert house.answer("/v2").json()["code"] == "sealed"
+        assert house.sealed() == "sealed"
         assert "Traceback" not in house.text()
     finally:
         control.stop()
