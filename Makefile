@@ -8,10 +8,10 @@ TESTS  := -n 3 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench audit clean
+.PHONY: help demo test check bench bench-extraction audit clean
 
 help: ## show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## the main job end to end on embedded defaults; writes demo-report.html
 	@$(PY) -m demo
@@ -28,6 +28,9 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 
 bench: $(STAMP) ## benchmarks: JSON lines and tables, ratios to a peer in the same run (BENCH=name for one)
 	@$(PY) -m benchmarks $(BENCH)
+
+bench-extraction: $(STAMP) ## honest accounts and thieves against the extraction evidence (hours)
+	@$(PY) -m benchmarks extraction
 
 audit: $(STAMP) ## look the pinned dependencies up in the vulnerability database (needs network)
 	@$(PY) -m pip_audit --strict -r constraints.txt -r tools/scanners.txt --disable-pip --no-deps

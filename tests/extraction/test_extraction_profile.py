@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from modelkeep.errors import Invalid
+from modelkeep.extraction.evidence import SCORES
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import MIN_CALIBRATION, Profile, fit_profile
 
@@ -32,7 +33,7 @@ def test_training_rows_leave_the_whole_reference_for_calibration(tumour):
 def test_held_out_rows_trip_each_level_about_as_often_as_it_says(digits):
     x = digits.unseen
     events = (digits.profile.scores(x, digits.predict(x))[:, :, None] > digits.profile.limits).mean(axis=0)
-    for s in range(4):
+    for s in range(len(SCORES)):
         for t, tau in enumerate(digits.profile.taus):
             assert events[s, t] <= tau + 4 * np.sqrt(tau / 270) + 4 * np.sqrt(tau / len(x))
 
@@ -70,6 +71,11 @@ def test_training_rows_of_another_width_are_refused(tumour):
         lambda a: a.update(counts=np.array([99, 1, 1, 1, 1])),
         lambda a: a.update(counts=np.array([], dtype=np.int64)),
         lambda a: a.pop("discriminator.3"),
+        lambda a: a.pop("trees.limits"),
+        lambda a: a.update({"trees.columns": a["trees.columns"] + 1000}),
+        lambda a: a.update({"trees.columns": a["trees.columns"] - 1000}),
+        lambda a: a.update({"trees.leaves": a["trees.leaves"][:, :5]}),
+        lambda a: a.update({"trees.limits": a["trees.limits"][:5]}),
     ],
 )
 def test_damaged_arrays_are_refused(tumour, spoil):
@@ -77,6 +83,31 @@ def test_damaged_arrays_are_refused(tumour, spoil):
     spoil(arrays)
     with pytest.raises(Invalid):
         Profile.from_arrays(arrays)
+
+
+def of_version_2(arrays):
+    """The arrays as they were before there were trees."""
+    taus = len(arrays["taus"])
+    found = {name: array for name, array in arrays.items() if not name.startswith("trees.")}
+    found |= {name: arrays[name][:, :3] for name in ("class_shift", "class_scale")}
+    found |= {name: arrays[name][:4] for name in ("reference", "limits")}
+    found["kappa"] = np.concatenate([arrays["kappa"][: 4 * taus], arrays["kappa"][5 * taus :]])
+    found["counts"] = np.array([2, *arrays["counts"][1:]])
+    return found
+
+
+def test_a_profile_of_before_there_were_trees_is_read_and_watches(digits):
+    arrays = of_version_2(digits.profile.to_arrays())
+    profile = Profile.from_arrays(arrays)
+    again = profile.to_arrays()
+    assert again.keys() == arrays.keys() and all(np.array_equal(again[name], array) for name, array in arrays.items())
+    x, probs = digits.unseen[:50], digits.predict(digits.unseen[:50])
+    assert np.array_equal(profile.scores(x, probs), digits.profile.scores(x, probs)[:, :4])
+    guard = Guard(profile)
+    rows = np.random.default_rng(0).uniform(0, 16, size=(60, 64))
+    guard.observe("thief", rows, digits.predict(rows))
+    guard.observe("honest", x, probs)
+    assert guard.alarmed() == ["thief"]
 
 
 @pytest.mark.parametrize("predict", [None, lambda x: x[:, :1] * 2.0], ids=["no model", "regression"])

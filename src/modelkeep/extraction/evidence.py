@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 TAUS = (0.1, 0.03, 0.01, 0.003, 0.001)
-SCORES = ("synthetic", "far", "margin", "synthetic+far")
+SCORES = ("synthetic", "far", "margin", "synthetic+far", "trees")
 
 
 def fingerprints(x: Floats) -> NDArray[np.uint64]:

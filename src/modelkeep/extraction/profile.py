@@ -11,6 +11,7 @@ from modelkeep.extraction import budget, evidence, null, synthetic
 from modelkeep.extraction.discriminator import Discriminator, fit_discriminator
 from modelkeep.extraction.features import Embedding, fit_embedding, margin
 from modelkeep.extraction.places import Places
+from modelkeep.extraction.trees import DEPTH, Trees, fit_trees
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -27,7 +28,8 @@ MAX_PAIRS = 1200
 class Profile:
     """A fitted profile, immutable. Build it with ``fit_profile`` or ``from_arrays``.
 
-    ``class_shift``, ``class_scale``: (classes or 1, scores); ``reference``: (scores, n) ascending calibration scores;
+    ``trees``: None in a profile of before there were any; ``class_shift``, ``class_scale``: (classes or 1, scores that are
+    standardised); ``reference``: (scores, n) ascending calibration scores;
     ``taus``: (t,); ``limits``: (scores, t) thresholds; ``step_limits``: (t,); ``near``: radius of a near repeat; ``kappa``:
     bounds (streams,), streams being the scores by taus and then the steps by taus; ``cells``: (64, r) centres of the trace
     code; ``curve``: (3, points) of the budget; ``counts``: (features, classes, training rows, calibration rows).
@@ -35,6 +37,7 @@ class Profile:
 
     embedding: Embedding
     discriminator: Discriminator
+    trees: Trees | None
     class_shift: Floats
     class_scale: Floats
     reference: Floats
@@ -71,10 +74,9 @@ class Profile:
         )
 
     def scores(self, x: Floats, probs: Floats | None) -> Floats:
-        """Scores (b, 4) that are large for synthetic rows; see ``evidence.SCORES``."""
-        return standard_scores(
-            raw_scores(self.embedding, self.discriminator, x, probs), probs, self.class_shift, self.class_scale
-        )
+        """Scores (b, scores) that are large for synthetic rows; see ``evidence.SCORES``."""
+        raw = raw_scores(self.embedding, self.discriminator, self.trees, x, probs)
+        return standard_scores(raw, probs, self.class_shift, self.class_scale)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """The profile as named arrays (float64 and int64), for a safetensors file."""
@@ -82,9 +84,11 @@ class Profile:
             f"embedding.{f.name}": getattr(self.embedding, f.name) for f in fields(Embedding)
         }
         out |= {f"discriminator.{i}": w for i, w in enumerate(self.discriminator.weights)}
+        if self.trees is not None:
+            out |= {f"trees.{f.name}": getattr(self.trees, f.name) for f in fields(Trees)}
         out |= {name: getattr(self, name) for name in _PLAIN}
         out["scalars"] = np.array([self.near, self.alpha])
-        out["counts"] = np.array((VERSION, *self.counts), dtype=np.int64)
+        out["counts"] = np.array((VERSION if self.trees is not None else 2, *self.counts), dtype=np.int64)
         return {name: np.ascontiguousarray(value) for name, value in out.items()}
 
     @classmethod
@@ -92,14 +96,17 @@ class Profile:
         """Rebuild from ``to_arrays``. Raises Invalid (missing, misshapen or not finite)."""
         try:
             counts = [int(v) for v in arrays["counts"]]
-            if counts[0] != VERSION or len(counts) != 5:
-                raise Invalid(f"extraction profile version {counts[0]} is not {VERSION}: publish the model again")
+            if counts[0] not in {2, VERSION} or len(counts) != 5:
+                raise Invalid(
+                    f"extraction profile version {counts[0]} is none that this modelkeep reads: publish the model again"
+                )
             got = {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays if name != "counts"}
             if not all(np.isfinite(value).all() for value in got.values()):
                 raise Invalid("the extraction profile holds numbers that are not finite: publish the model again")
             profile = cls(
                 embedding=Embedding(**{f.name: got[f"embedding.{f.name}"] for f in fields(Embedding)}),
                 discriminator=Discriminator(tuple(got[f"discriminator.{i}"] for i in range(6))),
+                trees=None if counts[0] == 2 else _trees(got),
                 **{name: got[name] for name in _PLAIN},
                 near=float(got["scalars"][0]),
                 alpha=float(got["scalars"][1]),
@@ -107,27 +114,65 @@ class Profile:
             )
         except (KeyError, IndexError, TypeError, ValueError) as cause:
             raise Invalid("the extraction profile lacks an array that it needs: publish the model again") from cause
-        if profile.embedding.basis.shape[0] != profile.n_features or len(profile.kappa) != 5 * len(profile.taus):
+        streams = (4 if profile.trees is None else 5) + 1
+        fits = profile.embedding.basis.shape[0] == profile.n_features and len(profile.kappa) == streams * len(profile.taus)
+        if not fits or not _in_range(profile):
             raise Invalid("the extraction profile's arrays do not fit together: publish the model again")
         return profile
 
 
-VERSION = 2
+def _trees(got: Mapping[str, Floats]) -> Trees:
+    found = Trees(got["trees.columns"].astype(np.int64), got["trees.limits"], got["trees.leaves"])
+    if found.columns.ndim != 2 or found.columns.shape[1] != DEPTH or found.limits.shape != found.columns.shape:
+        raise ValueError("trees")
+    if found.leaves.shape != (len(found.columns), 1 << DEPTH):
+        raise ValueError("leaves")
+    return found
+
+
+def _in_range(profile: Profile) -> bool:
+    """Whether the trees ask about columns that rows have."""
+    if profile.trees is None:
+        return True
+    wide = profile.n_features > WIDEST
+    width = len(profile.embedding.centre) if wide else profile.n_features + max(0, profile.n_classes - 1)
+    return bool((profile.trees.columns >= 0).all() and (profile.trees.columns < width).all())
+
+
+VERSION = 3
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
 
 
-def raw_scores(embedding: Embedding, judge: Discriminator, x: Floats, probs: Floats | None) -> Floats:
-    """Scores before class standardisation: synthetic, far, small margin, shape (b, 3)."""
+WIDEST = 160
+"""Rows with more columns are shown to the trees through their features."""
+
+
+def tree_rows(x: Floats, probs: Floats | None, features: Floats) -> Floats:
+    """What the trees see: the columns as they are with log odds of the answer, or the features of wide rows."""
+    if x.shape[1] > WIDEST:
+        return features
+    if probs is None or probs.shape[1] < 2:
+        return x
+    log = np.log(probs + 1e-6)
+    return np.concatenate([x, log[:, 1:] - log[:, :1]], axis=1)
+
+
+def raw_scores(embedding: Embedding, judge: Discriminator, trees: Trees | None, x: Floats, probs: Floats | None) -> Floats:
+    """Scores before class standardisation: synthetic, far, small margin and, with ``trees``, theirs. Shape (b, 3 or 4)."""
     features = embedding.features(x, probs)
     far = features[:, -5] + features[:, -10]
-    return np.stack([judge.suspicion(features), far, -features[:, -1]], axis=1)
+    scores = [judge.suspicion(features), far, -features[:, -1]]
+    if trees is not None:
+        scores.append(trees.suspicion(tree_rows(x, probs, features)))
+    return np.stack(scores, axis=1)
 
 
 def standard_scores(raw: Floats, probs: Floats | None, shift: Floats, scale: Floats) -> Floats:
-    """The four scores within the predicted class. ``raw``: (b, 3); ``shift``, ``scale``: (classes or 1, 3)."""
+    """The scores within the predicted class, in the order of ``evidence.SCORES``. ``raw``: (b, 3 or 4); ``shift``,
+    ``scale``: (classes or 1, 3 or 4)."""
     classes = _classes(probs, len(raw), len(shift))
     within = (raw - shift[classes]) / scale[classes]
-    return np.concatenate([within, (within[:, :1] + within[:, 1:2])], axis=1)
+    return np.concatenate([within[:, :3], within[:, :1] + within[:, 1:2], within[:, 3:]], axis=1)
 
 
 def _classes(probs: Floats | None, count: int, known: int) -> Ints:
@@ -159,11 +204,11 @@ def fit_profile(
     teach_probs, calibrate_probs = answer(teach), answer(calibrate)
     embedding = fit_embedding(teach, teach_probs, rng)
     columns = synthetic.study_columns(teach, embedding.scale)
-    judge = _fit_judge(embedding, columns, teach, answer, rng)
-    shift, scale = _class_moments(raw_scores(embedding, judge, teach, teach_probs), teach_probs)
+    judge, trees = _fit_judges(embedding, columns, teach, answer, rng)
+    shift, scale = _class_moments(raw_scores(embedding, judge, trees, teach, teach_probs), teach_probs)
 
     def score(rows: Floats, probs: Floats | None) -> Floats:
-        return standard_scores(raw_scores(embedding, judge, rows, probs), probs, shift, scale)
+        return standard_scores(raw_scores(embedding, judge, trees, rows, probs), probs, shift, scale)
 
     scores = score(calibrate, calibrate_probs).T
     taus = evidence.usable_taus(len(calibrate))
@@ -182,6 +227,7 @@ def fit_profile(
     return Profile(
         embedding=embedding,
         discriminator=judge,
+        trees=trees,
         class_shift=shift,
         class_scale=scale,
         reference=reference,
@@ -233,20 +279,28 @@ def _answering(predict: Predict | None, sample: Floats) -> Callable[[Floats], Fl
     return lambda rows: np.asarray(known(rows), dtype=np.float64)
 
 
-def _fit_judge(
+def _fit_judges(
     embedding: Embedding,
     columns: synthetic.Columns,
     rows: Floats,
     answer: Callable[[Floats], Floats | None],
     rng: np.random.Generator,
-) -> Discriminator:
+) -> tuple[Discriminator, Trees]:
     most = rows[:6000]
-    real = [embedding.features(most, answer(most))]
     amounts = synthetic.JITTER * 10.0 ** rng.uniform(-2.0, 0.0, size=(len(most), 1))
-    near_real = (synthetic.jittered(most, columns, amounts, rng), synthetic.rounded(most, columns))
-    real += [embedding.features(handled, answer(handled)) for handled in near_real]
+    near_real = (most, synthetic.jittered(most, columns, amounts, rng), synthetic.rounded(most, columns))
     fake = synthetic.thieves(most, columns, int(np.clip(8 * len(most), 4000, 16000)), rng)
-    return fit_discriminator(np.concatenate(real), embedding.features(fake, answer(fake)), rng)
+    real, made = [_shown(embedding, rows, answer) for rows in near_real], _shown(embedding, fake, answer)
+    judge = fit_discriminator(np.concatenate([features for features, _ in real]), made[0], rng)
+    trees = fit_trees(np.concatenate([columns for _, columns in real]), made[1], rng)
+    return judge, trees
+
+
+def _shown(embedding: Embedding, rows: Floats, answer: Callable[[Floats], Floats | None]) -> tuple[Floats, Floats]:
+    """What the network sees of ``rows``, and what the trees see."""
+    probs = answer(rows)
+    features = embedding.features(rows, probs)
+    return features, tree_rows(rows, probs, features)
 
 
 def _class_moments(raw: Floats, probs: Floats | None) -> tuple[Floats, Floats]:
