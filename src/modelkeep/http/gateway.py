@@ -26,8 +26,9 @@ from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
 from modelkeep.serving.oip import server_metadata
 from modelkeep.serving.rest import JSON, RestForm
+from modelkeep.workflows.doors import Answer, Call
 from modelkeep.workflows.explain import Explainer
-from modelkeep.workflows.predict import Answer, Call, Gateway
+from modelkeep.workflows.predict import Gateway
 
 RECORD_HEADER = b"modelkeep-record"
 JSON_SIZE = b"inference-header-content-length"
@@ -196,7 +197,7 @@ class App:
         if b"authorization" not in request.headers:
             return _IS_READY
         try:
-            self._gateway.permit(presented(request), "status")
+            self._gateway.permit_known(presented(request), "status")  # a probe does not wait
         except ModelkeepError:  # clients that send their key with everything get the answer that anybody gets
             return _IS_READY
         admitted = self._gateway.admitted
@@ -216,11 +217,11 @@ class App:
         return Response(200, b'{"name":"%s","ready":true}' % name.encode())
 
     async def _model_metadata(self, request: Request, route: _Route) -> Response:
-        return Response(200, self._gateway.metadata(presented(request), route.model, route.version))
+        return Response(200, await self._gateway.metadata(presented(request), route.model, route.version))
 
     async def _show_metrics(self, request: Request, _route: _Route) -> Response:
         if not self._open_metrics:
-            self._gateway.permit(presented(request), "status")
+            await self._gateway.permit(presented(request), "status")
         found: Sequence[Series] = self.metrics.series()
         if self._tallied is not None:
             found = await asyncio.get_running_loop().run_in_executor(None, self._tallied, found)
@@ -234,7 +235,7 @@ class App:
         if instance is None:
             data = self._releases.read(path)
         else:
-            self._gateway.permit(presented(request), "audit.read")
+            await self._gateway.permit(presented(request), "audit.read")
             data = self._audits(instance.decode()).read(path)
         scope = b"public" if instance is None else b"private"
         if path.startswith("checkpoint"):
