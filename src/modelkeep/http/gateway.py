@@ -75,6 +75,7 @@ class App:
         self._explainer = explainer
         self._releases, self._audits, self._open_metrics = releases, audits, open_metrics
         self._others_ready, self._tallied = ready, tallied
+        self._gathering: asyncio.Future[Sequence[Series]] | None = None
         self._server = server_metadata(modelkeep.__version__)
         self._known: dict[bytes, _Route] = {
             b"/v2": _Route(b"GET", self._metadata),
@@ -222,10 +223,22 @@ class App:
     async def _show_metrics(self, request: Request, _route: _Route) -> Response:
         if not self._open_metrics:
             await self._gateway.permit(presented(request), "status")
-        found: Sequence[Series] = self.metrics.series()
-        if self._tallied is not None:
-            found = await asyncio.get_running_loop().run_in_executor(None, self._tallied, found)
+        found = self.metrics.series() if self._tallied is None else await self._of_all(self._tallied)
         return Response(200, text(found), b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def _of_all(self, tallied: Callable[[Sequence[Series]], Sequence[Series]]) -> Sequence[Series]:
+        """The counts of all workers. They are gathered for one request at a time, and whoever comes meanwhile is told the same:
+        so scrapes take one thread, however many there are. Raises Unavailable."""
+        if self._gathering is None:
+            gathering = asyncio.get_running_loop().run_in_executor(None, tallied, self.metrics.series())
+            self._gathering = gathering
+            gathering.add_done_callback(self._gathered)
+        return await asyncio.shield(self._gathering)  # one who goes away takes it from nobody
+
+    def _gathered(self, gathering: asyncio.Future[Sequence[Series]]) -> None:
+        self._gathering = None
+        if not gathering.cancelled():
+            gathering.exception()  # whoever waited was told, and perhaps nobody waits any more
 
     async def _log_file(self, request: Request, _route: _Route) -> Response:
         found = _LOG.match(request.target.partition(b"?")[0])
