@@ -129,7 +129,7 @@ def _recorded(_entry: Any, _body: bytes, done: Callable[[int], None]) -> str:
 def _handler(folder: Path, model: bytes, rows: np.ndarray, reference: np.ndarray, count: int = 3000) -> dict[str, Any]:
     """``Gateway.predict`` without the socket and without the disk: what all defences cost in the handler."""
     from modelkeep.access.presented import Presented
-    from modelkeep.workflows.predict import Call
+    from modelkeep.workflows.doors import Call
 
     _, (key,) = _make_keep(folder, model, reference)
     service = _open(folder)

@@ -17,11 +17,23 @@ from issuer_house import ISSUER, RSA_KEY, TERMS, Office
 
 from modelkeep.access import view as room
 from modelkeep.access.credentials import KeyTerms, issue_key
-from modelkeep.access.directory import LEASE
-from modelkeep.access.externals import EXTERNAL, forget_external, set_blocked
+from modelkeep.access.directory import LEASE, FirstVisit
+from modelkeep.access.externals import (
+    EXTERNAL,
+    NEWCOMER,
+    REASONS,
+    TOO_MANY,
+    TURNED_AWAY,
+    TURNED_AWAY_SECONDS,
+    forget_external,
+    forget_turned_away,
+    set_blocked,
+    turn_away,
+)
 from modelkeep.access.issuers import Issuers
 from modelkeep.access.limits import Limiter
 from modelkeep.access.presented import Presented
+from modelkeep.core.ports import Change
 from modelkeep.errors import Denied, OverBudget, Unauthenticated, Unavailable
 
 
@@ -285,10 +297,55 @@ def test_a_new_name_at_the_issuer_is_no_new_account_and_a_name_is_given_once():
     anna = office.welcome(office.token(preferred_username="anna")).principal
     renamed_since = office.welcome(office.token(preferred_username="hanna", jti="t2")).principal
     assert anna.account == renamed_since.account == "anna@corp" and renamed_since.subject == anna.subject
-    with pytest.raises(Unavailable):  # somebody else who calls himself anna stays unknown
+    with pytest.raises(FirstVisit):  # somebody else who calls himself anna stays unknown
         office.ask(office.token(sub="user-2", preferred_username="anna"))
     with pytest.raises(Denied, match="is the name of another"):
         office.admit()
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_who_gets_no_account_is_told_why_until_he_is_judged_anew(office, reason):
+    records, token = office.house.records, office.token()
+    known = office.welcome(office.token(sub="user-2"))
+    with pytest.raises(FirstVisit):
+        office.ask(token)
+    office.directory.announce()
+    (announced,) = records.scan(NEWCOMER)
+    records.commit([Change(NEWCOMER, announced.key, None), turn_away(announced.key, reason, int(office.clock.wall))])
+    office.directory.refresh()
+    for asked in (token, token, office.token(jti="another")):
+        with pytest.raises(Denied, match="ask an administrator") as told:
+            office.ask(asked)
+        assert str(told.value) == REASONS[reason]
+    office.directory.announce()
+    assert records.scan(NEWCOMER) == [], "and he is not announced meanwhile"
+    assert office.ask(office.token(sub="user-2")) is not known, "another token"
+    assert forget_turned_away(records.scan(TURNED_AWAY), int(office.clock.wall)) == []
+    office.clock.advance(TURNED_AWAY_SECONDS)
+    records.commit(forget_turned_away(records.scan(TURNED_AWAY), int(office.clock.wall)))
+    office.directory.refresh()
+    with pytest.raises(FirstVisit):
+        office.ask(token)
+    office.admit()
+    assert office.ask(token)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"reason":"because","until":9999999999}', b'{"reason":"too-many","until":"x"}'])
+def test_a_refusal_that_control_did_not_write_stops_nobody_and_goes(office, body):
+    with pytest.raises(FirstVisit):
+        office.ask(office.token())
+    office.house.records.commit([Change(TURNED_AWAY, next(iter(office.directory._newcomers)), body)])
+    office.directory.refresh()
+    assert office.welcome()
+    assert len(forget_turned_away(office.house.records.scan(TURNED_AWAY), int(office.clock.wall))) == 1
+
+
+def test_who_is_turned_away_does_not_empty_the_memory_of_others(office):
+    token = office.token()
+    grant = office.welcome(token)
+    office.house.records.commit([turn_away("0" * 64, TOO_MANY, int(office.clock.wall))])
+    office.directory.refresh()
+    assert office.ask(token) is grant
 
 
 def test_a_block_counts_at_once_where_it_is_read_and_within_the_lease_elsewhere(office):

@@ -113,6 +113,42 @@ def test_a_batch_counts_its_rows_and_all_of_them_or_none():
         other.take("key:1", LIMIT, 1)
 
 
+def test_what_is_put_back_can_be_taken_again_and_goes_back_with_the_lease():
+    records = FlakyRecords()
+    quotas = Quotas(records, FakeClock().monotonic)
+    quotas.take("key:1", LIMIT, 30)
+    quotas.put_back("key:1", LIMIT, 30)
+    assert take_all(quotas, most=25) == 25
+    quotas.give_back()
+    assert granted(records) == 25
+    quotas.put_back("key:1", None, 3)  # no quota, nothing to put back
+    assert granted(records) == 25 and take_all(quotas) == LIMIT - 25
+
+
+def test_a_lease_takes_back_no_more_than_it_gave():
+    quotas = Quotas(FlakyRecords(), FakeClock().monotonic)
+    quotas.take("key:1", LIMIT)
+    for _ in range(5):
+        quotas.put_back("key:1", LIMIT, 100)
+    assert take_all(quotas) == LIMIT
+
+
+def test_a_lease_that_went_back_meanwhile_takes_nothing_back():
+    records, clock = FlakyRecords(), FakeClock()
+    quotas = Quotas(records, clock.monotonic)
+    quotas.take("key:1", LIMIT, 7)
+    clock.advance(IDLE + 1)
+    quotas.refill()
+    calls = records.calls
+    quotas.put_back("key:1", LIMIT, 7)
+    assert records.calls == calls and take_all(quotas) == LIMIT - 7
+    changed = Quotas(FlakyRecords(), clock.monotonic)
+    changed.take("key:1", LIMIT, 7)
+    changed.take("key:1", 2 * LIMIT)
+    changed.put_back("key:1", LIMIT, 7)
+    assert take_all(changed, limit=2 * LIMIT) == 2 * LIMIT - 8
+
+
 def test_a_raised_quota_takes_effect_at_once_and_a_lowered_one_too():
     quotas = Quotas(FlakyRecords(), FakeClock().monotonic)
     assert take_all(quotas) == LIMIT
@@ -190,7 +226,7 @@ class Replicas(RuleBasedStateMachine):
         super().__init__()
         self.records, self.clock = FlakyRecords(), FakeClock()
         self.passed = self.losses = 0
-        self.living = []
+        self.living, self.asked = [], []
 
     @rule(target=replicas)
     def start(self):
@@ -205,6 +241,28 @@ class Replicas(RuleBasedStateMachine):
             except (OverBudget, Unavailable):
                 return
             self.passed += 1
+
+    @rule(replica=replicas, rows=st.integers(1, 6))
+    def ask(self, replica, rows):
+        """A batch whose answer comes later, or fails."""
+        try:
+            replica.take("key:1", LIMIT, rows)
+        except (OverBudget, Unavailable):
+            return
+        self.asked.append((replica, rows))
+
+    @precondition(lambda self: self.asked)
+    @rule(answered=st.booleans())
+    def end(self, answered):
+        replica, rows = self.asked.pop(0)
+        if answered or replica not in self.living:
+            self.passed += rows
+            return
+        lease = replica._leases.get("key:1")
+        before = lease.left if lease else 0
+        replica.put_back("key:1", LIMIT, rows)
+        if lease is None or lease.left < before + rows:
+            self.losses += 1  # the lease that it came from went back
 
     @rule(replica=replicas)
     def refill(self, replica):
@@ -236,10 +294,11 @@ class Replicas(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_the_quota(self):
-        assert self.passed <= LIMIT
+        assert self.passed + sum(rows for _, rows in self.asked) <= LIMIT
 
     def teardown(self):
         self.records.down = False
+        self.passed += sum(rows for _, rows in self.asked)
         for replica in self.living:
             while True:
                 self.clock.advance(2)

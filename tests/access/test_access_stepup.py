@@ -11,6 +11,7 @@ from modelkeep.access.quotas import QUOTA, Quotas, granted_of
 from modelkeep.access.stepup import OFF, StepUp, StepUpTerms, forget_old_events, quota_id
 from modelkeep.access.uses import EVERY, KEY_USE, Uses, last_uses
 from modelkeep.access.view import Grant
+from modelkeep.core.ports import Change
 from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Denied, StepUpRequired, TooLarge, Unauthenticated, Unavailable
 from modelkeep.policy.engine import KEEP, Engine, account, model
@@ -202,6 +203,16 @@ def test_uses_that_met_another_writer_are_written_the_next_time(house):
     mine._records = house.records
     mine.flush()
     assert last_uses(house.records.scan(KEY_USE)) == {"a": NOW + 5}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"at":"x"}', b"\xff"])
+def test_a_damaged_last_use_costs_what_it_said_and_nothing_else(house, body):
+    uses = Uses(house.records, house.clock)
+    house.records.commit([Change(KEY_USE, key, body) for key in ("a", "idle")])
+    for key in ("a", "b"):
+        uses.note(f"key:{key}")
+    uses.flush()
+    assert last_uses(house.records.scan(KEY_USE)) == {"a": NOW, "b": NOW, "idle": 0}
 
 
 # -- challenges --

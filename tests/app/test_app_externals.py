@@ -2,12 +2,26 @@
 
 import base64
 import json
+import time
 
 import pytest
 from commandline import PASSPHRASE, copy_keep
 
 from modelkeep import Keep
-from modelkeep.access.externals import EXTERNAL, NEWCOMER, Newcomer, admit, announce
+from modelkeep.access.externals import (
+    EXTERNAL,
+    NAME_TAKEN,
+    NEWCOMER,
+    NO_ISSUER,
+    TOO_MANY,
+    TURNED_AWAY,
+    TURNED_AWAY_SECONDS,
+    Newcomer,
+    admit,
+    announce,
+    reason_of,
+    turn_away,
+)
 from modelkeep.access.issuers import subject_digest
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.records.sqlite import SqliteRecords
@@ -70,6 +84,19 @@ def test_who_is_not_let_in_is_told_of_and_forgotten(keep):
     assert "no more are let in" in comes(keep, "c@corp")[0]
     assert "announces nobody" in comes(keep, "x\x1b[2J@corp", digest="0" * 64)[0]
     assert keep.premises.records.scan(NEWCOMER) == [] and len(keep.premises.records.scan(EXTERNAL)) == 2
+    told = {record.key: reason_of(record) for record in keep.premises.records.scan(TURNED_AWAY)}
+    expected = {"else": NAME_TAKEN, "c@corp": TOO_MANY}
+    assert {subject_digest("corp", sub): reason for sub, reason in expected.items()}.items() <= told.items()
+    assert sorted(told.values()) == sorted([NAME_TAKEN, TOO_MANY, NO_ISSUER, NO_ISSUER])
+
+
+def test_who_was_not_let_in_is_judged_anew_after_a_while(keep):
+    records, sub = keep.premises.records, subject_digest("corp", "a@corp")
+    records.commit(
+        [turn_away(sub, TOO_MANY, int(time.time()) - TURNED_AWAY_SECONDS), turn_away("1" * 64, TOO_MANY, int(time.time()))]
+    )
+    assert comes(keep, "a@corp") == () and row(keep, "a@corp")
+    assert [record.key for record in records.scan(TURNED_AWAY)] == ["1" * 64]
 
 
 def test_verbs_about_accounts_of_others(keep):

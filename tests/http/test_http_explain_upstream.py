@@ -121,6 +121,20 @@ def test_what_is_asked_goes_past_its_breaker_and_in_batches_that_servers_take(ho
     assert gateway.errors == []
 
 
+def test_what_it_cannot_answer_costs_no_rows_and_what_it_refuses_does(house, server, trained):
+    keep, _ = house
+    token = keep.key_issue(account="alice", quota=40).token
+    with live(keep) as gateway:
+        server.broken = True
+        for address, row in ((INFER, trained.fresh[:30]), (EXPLAIN, trained.fresh[0])):
+            assert ask(gateway, token, row, address).status_code == 503
+        server.broken = False
+        assert ask(gateway, token, trained.fresh[: MOST_ROWS + 1], INFER).status_code == 400
+        assert ask(gateway, token, trained.fresh[:8], INFER).status_code == 429
+        assert ask(gateway, token, trained.fresh[:7], INFER).status_code == 200
+    assert gateway.errors == []
+
+
 def test_a_model_is_asked_no_more_once_nobody_waits(house, server, trained):
     keep, token = house
     with live(keep, handle_seconds=1.0) as gateway:

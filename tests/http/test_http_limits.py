@@ -13,7 +13,7 @@ from modelkeep.access.presented import Presented
 from modelkeep.app.keep import Keep
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid
-from modelkeep.workflows.predict import Call
+from modelkeep.workflows.doors import Call
 
 INFER = "/v2/models/iris/infer"
 

@@ -17,7 +17,7 @@ from modelkeep.errors import Unavailable
 from modelkeep.http.oauth import STEP_UP, TOKEN
 
 INFER = "/v2/models/iris/infer"
-ALLOWED = 4
+ALLOWED = 9
 NUMBERS = itertools.count()
 
 
@@ -89,7 +89,7 @@ def settled(admin, gateways, name):
 
     def look():
         for running in gateways:
-            running.service.gateway._directory.refresh()
+            running.service.gateway._entrance._directory.refresh()
             while marked(running.service.gateway) is None:
                 time.sleep(0.02)
 
@@ -157,10 +157,13 @@ def test_logging_in_again_with_the_password_alone_gives_nothing_more(admin, ask,
 def test_an_explanation_is_asked_for_a_second_factor_too(admin, gateways, ask, settled, trained, name):
     settled()
     token = grant(admin, name)["access_token"]
-    assert statuses(ask(token, ALLOWED)) == [200] * ALLOWED
+    price = trained.fresh.shape[1] + 1
+    assert statuses(ask(token, ALLOWED - price - 1)) == [200] * (ALLOWED - price - 1)
     with gateways[0].client(token) as client:
-        refused = client.post("/v2/models/iris/explain", content=question(trained.fresh[:1]))
+        first, refused = (client.post("/v2/models/iris/explain", content=question(trained.fresh[:1])) for _ in range(2))
+    assert first.status_code == 200, first.text
     assert (refused.status_code, refused.json()["code"]) == (401, "step-up-required"), refused.text
+    assert statuses(ask(token, 2)) == [200, 401], "it counts as the rows that it is charged"
 
 
 def test_a_refusal_is_recorded(admin, gateways, ask, settled, name):
@@ -180,7 +183,7 @@ def test_a_key_for_one_action_does_no_other_and_its_last_use_is_told(admin, gate
         assert (refused.status_code, refused.json()["code"]) == (403, "denied")
         assert "may only show" in refused.json()["detail"]
         assert client.get("/v2/models/iris").status_code == 200
-    gateways[0].service.gateway._uses.flush()
+    gateways[0].service.gateway._entrance._uses.flush()
     row = next(row for row in admin.keep.key_list() if row.id == key.id)
     assert row.actions == ("show",) and abs(row.last_used / 1e9 - admin.control.now()) < 30
     successor = admin.keep.key_rotate(key_id=key.id).id

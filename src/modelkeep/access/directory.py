@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from modelkeep.access.credentials import check_secret, key_id_of
 from modelkeep.access.dpop import NONCE, Proofs
-from modelkeep.access.externals import CREDENTIAL, PENDING, Newcomer, announce, quota_id
+from modelkeep.access.externals import CREDENTIAL, PENDING, REASONS, Newcomer, announce, quota_id
 from modelkeep.access.issuers import MAX_TOKEN, Binding, Issuer, Issuers, NotYet, check_claims
 from modelkeep.access.limits import Limiter, address_key
 from modelkeep.access.presented import Certificate, Presented
@@ -23,7 +23,7 @@ from modelkeep.access.steady import NANOSECONDS, SteadyTime
 from modelkeep.access.view import KINDS, PARSERS, Grant, View, remember
 from modelkeep.core.ports import Clock, Records
 from modelkeep.core.values import Principal
-from modelkeep.errors import Conflict, NotTrusted, Unauthenticated, Unavailable
+from modelkeep.errors import Conflict, Denied, NotTrusted, Unauthenticated, Unavailable
 
 LEASE = 1.0
 """Seconds for which a view answers after the moment at which it was read."""
@@ -105,8 +105,8 @@ class Directory:
     def authenticate(self, presented: Presented) -> Grant:
         """Who the credential speaks for.
 
-        Raises Unauthenticated; OverBudget (too many bad credentials from its address); FirstVisit; Unavailable (the view is too
-        old).
+        Raises Unauthenticated; OverBudget (too many bad credentials from its address); FirstVisit; Denied (control gives this
+        newcomer no account); Unavailable (the view is too old).
         """
         now = self._monotonic()
         if now > self._fresh_until:
@@ -165,7 +165,7 @@ class Directory:
         if refused is not None:
             return self._refuse(address, refused)
         if digest in view.pending:
-            raise FirstVisit(view.pending[digest])
+            raise _unknown(view.pending[digest])
         issuer, until = self._issuers.of(token), float("inf")
         binding: Binding | None = None
         try:
@@ -204,10 +204,11 @@ class Directory:
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token") from cause
         account = view.externals.get(found.subject)
         if account is None:
-            if len(self._newcomers) < PENDING:
+            reason = view.turned_away.get(found.subject, "")
+            if not reason and len(self._newcomers) < PENDING:
                 self._newcomers[found.subject] = Newcomer(found.name, found.subject)
-            remember(view.pending, digest, _FIRST_VISIT)
-            raise FirstVisit(_FIRST_VISIT)
+            remember(view.pending, digest, reason)
+            raise _unknown(reason)
         if account.disabled:
             self._tell(f"a token of {issuer.terms.alias} was refused: {account.name} is blocked here")
             raise Unauthenticated(_NOT_TAKEN, fault="invalid_token")
@@ -290,6 +291,11 @@ class Directory:
         if self._failures is not None and address:
             self._failures.charge(address_key(address))
         raise Unauthenticated(message, fault=(cause and cause.fault) or "invalid_token") from cause
+
+
+def _unknown(reason: str) -> FirstVisit | Denied:
+    """What somebody is told who has a good token and no account. ``reason``: why he gets none, "" = he is being made known."""
+    return Denied(REASONS[reason]) if reason else FirstVisit(_FIRST_VISIT)
 
 
 def _key_grant(view: View, token: str) -> tuple[Grant, Binding | None]:

@@ -20,6 +20,18 @@ NAME = "external-name"
 """Record kind; the key is the account's name, so that it is given once; the body names the key of the account."""
 NEWCOMER = "newcomer"
 """Record kind; the key is that of the account to be. Whoever writes one gains no more than a pseudonym that nobody can use."""
+TURNED_AWAY = "newcomer-refused"
+"""Record kind: why control let a newcomer not in; the key is that of the account that he would have. Whoever writes one keeps
+somebody out who has no account anyway."""
+TURNED_AWAY_SECONDS = 60
+"""How long he is told so; who comes after that is judged anew."""
+NAME_TAKEN, TOO_MANY, NO_ISSUER = "name-taken", "too-many", "no-issuer"
+REASONS = {
+    NAME_TAKEN: "another account of your identity provider has your name here: ask an administrator to erase it, if it is gone",
+    TOO_MANY: "no more accounts of your identity provider are let in here: ask an administrator to raise its max_accounts",
+    NO_ISSUER: "no new accounts of your identity provider are let in here: ask an administrator to name it in the settings",
+}
+"""What a newcomer is told who gets no account, by reason."""
 
 PENDING = 256
 """Newcomers that a process announces at once."""
@@ -45,6 +57,43 @@ class Newcomer(msgspec.Struct, frozen=True):
 
     name: str
     digest: str
+
+
+class TurnedAway(Denied):
+    """A newcomer gets no account. ``reason``: one of ``REASONS``."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    reason: str
+    until: int
+
+
+def turn_away(digest: str, reason: str, now: int) -> Change:
+    """Say why a newcomer gets no account; it counts for ``TURNED_AWAY_SECONDS`` from Unix second ``now``."""
+    return Change(TURNED_AWAY, digest, to_json(_Refusal(reason, now + TURNED_AWAY_SECONDS)))
+
+
+def reason_of(record: Record) -> str:
+    """Why a newcomer got no account: one of ``REASONS``, "" when the record says none (it is not signed)."""
+    found = _refusal(record)
+    return found.reason if found.reason in REASONS else ""
+
+
+def forget_turned_away(records: Sequence[Record], now: int) -> list[Change]:
+    """Changes that drop what no longer counts: those who come again are newcomers again."""
+    old = [record for record in records if not now < _refusal(record).until <= now + TURNED_AWAY_SECONDS]
+    return [Change(TURNED_AWAY, record.key, None) for record in old]
+
+
+def _refusal(record: Record) -> _Refusal:
+    try:
+        return msgspec.json.decode(record.body or b"", type=_Refusal)
+    except msgspec.MsgspecError:
+        return _Refusal("", 0)
 
 
 def parse_external(record: Record) -> External:
@@ -84,16 +133,18 @@ def admit(
 ) -> tuple[External, list[Change]]:
     """An account for ``newcomer``. ``most``: how many his issuer may have here.
 
-    Raises Conflict (he has one; so, too, the commit), Denied (his name is another's, or there are too many).
+    Raises Conflict (he has one; so, too, the commit), TurnedAway (his name is another's, or there are too many).
     """
     known = [parse_external(record) for record in externals]
     if any(found.digest == newcomer.digest for found in known):
         raise Conflict("this external account is there already")
     if any(found.name == newcomer.name for found in known):
-        raise Denied(f"{newcomer.name} is the name of another account of that issuer: erase that one first, if it is gone")
+        why = f"{newcomer.name} is the name of another account of that issuer: erase that one first, if it is gone"
+        raise TurnedAway(NAME_TAKEN, why)
     alias = newcomer.name.rpartition("@")[2]
     if sum(found.name.rpartition("@")[2] == alias for found in known) >= most:
-        raise Denied(f"{most} accounts of {alias} have come, and no more are let in: raise max_accounts of that issuer")
+        why = f"{most} accounts of {alias} have come, and no more are let in: raise max_accounts of that issuer"
+        raise TurnedAway(TOO_MANY, why)
     account = External(
         name=newcomer.name,
         subject="sub_" + entropy.token(8).hex(),

@@ -4,6 +4,9 @@ Rows, not requests: otherwise a thief would get a batch for the price of one ans
 a time: it is debited in the records (compare-and-set) before the first of them is let through. So the sum of what all gateways
 let through never exceeds the quota, whatever crashes; what a crashed one had not used of its lease is lost to the credential,
 at most ``LARGEST_LEASE`` rows each time (or what one larger request asked for).
+
+Rows that were taken for an answer that we then could not give are put back into the lease. Who asked for what cannot be
+answered has spent them: or the model could be probed for nothing.
 """
 
 import threading
@@ -35,10 +38,10 @@ class Granted(msgspec.Struct, frozen=True):
 
 
 class _Lease:
-    __slots__ = ("ask_again", "left", "limit", "used")
+    __slots__ = ("ask_again", "left", "limit", "supplied", "used")
 
     def __init__(self, limit: int, now: float) -> None:
-        self.left = 0
+        self.left = self.supplied = 0
         self.limit = limit
         self.ask_again = float("-inf")  # monotonic second before which a spent quota is not asked about again
         self.used = now
@@ -79,6 +82,14 @@ class Quotas:
             lease.left -= rows
             lease.used = now
             return True
+
+    def put_back(self, quota_id: str, limit: int | None, rows: int) -> None:
+        """Undo ``take``, on the lease in hand alone: one that went back meanwhile takes nothing, and none takes more than it
+        gave. Never asks the records."""
+        with self._lock:
+            lease = self._leases.get(quota_id)
+            if lease is not None and lease.limit == limit:
+                lease.left = min(lease.left + rows, lease.supplied)
 
     def refill(self) -> None:
         """Top up half-used leases and return idle ones, off the hot path; call it every second or so. Raises Unavailable."""
@@ -131,6 +142,7 @@ class Quotas:
         size = self._grant(quota_id, lease.limit, rows - lease.left)
         with self._lock:
             lease.left += size
+            lease.supplied += size
             if size == 0:
                 lease.ask_again = now + _ASK_AGAIN
 

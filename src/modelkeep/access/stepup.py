@@ -61,16 +61,28 @@ class StepUp:
         return not terms.requests or self._quotas.take_held(quota_id(grant), terms.requests, rows)
 
     def take(self, grant: Grant, rows: int = 1) -> None:
-        """Count ``rows``, after ``held`` said that no lease in hand has so many.
+        """Count ``rows``, after ``held`` said that no lease in hand has so many; the risk is not looked at again.
 
         Raises StepUpRequired, TooLarge (no factor is good for so many at once), Unavailable.
         """
+        if not self._counts(grant):
+            return
         if rows > self._terms.requests:
-            raise TooLarge(f"a second factor is good for {self._terms.requests} rows here: send no more than that at once")
+            raise TooLarge(
+                f"a second factor is good for {self._terms.requests} rows here, and this counts as {rows}: ask for less"
+            )
         try:
             self._quotas.take(quota_id(grant), self._terms.requests, rows)
         except OverBudget:
             raise self._required(_SPENT, grant) from None
+
+    def put_back(self, grant: Grant, rows: int) -> None:
+        """Undo the count of ``rows`` that ``held`` or ``take`` let through (see ``Quotas.put_back``)."""
+        if self._counts(grant):
+            self._quotas.put_back(quota_id(grant), self._terms.requests, rows)
+
+    def _counts(self, grant: Grant) -> bool:
+        return bool(self._terms.requests) and (self._terms.keys or grant.kind not in MACHINES)
 
     def _required(self, why: str, grant: Grant) -> StepUpRequired:
         return StepUpRequired(why + (_PERSON if grant.kind in MACHINES else ""), self._terms.seconds, self._terms.link)

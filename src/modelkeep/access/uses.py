@@ -8,7 +8,7 @@ import msgspec
 from modelkeep.access.steady import NANOSECONDS
 from modelkeep.core.ports import Change, Clock, Record, Records
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, Missing, NotTrusted
+from modelkeep.errors import Conflict, Missing
 
 KEY_USE = "key-use"
 """Record kind: when a key was last used; the key is the API key's id."""
@@ -46,7 +46,10 @@ class Uses:
             self.flush()
 
     def flush(self) -> None:
-        """Write down what was noted; a later use that another process wrote stays. Raises Unavailable."""
+        """Write down what was noted; a later use that another process wrote stays, and a damaged record is written anew.
+
+        Raises Unavailable.
+        """
         with self._turn:
             self._next = self._monotonic() + EVERY
             seen, self._seen = self._seen, {}
@@ -65,17 +68,21 @@ class Uses:
             record = self._records.get(KEY_USE, key_id)
         except Missing:
             return Change(KEY_USE, key_id, to_json(Use(at)), 0)
-        return Change(KEY_USE, key_id, to_json(Use(at)), record.revision) if parse_use(record).at < at else None
+        return Change(KEY_USE, key_id, to_json(Use(at)), record.revision) if last_use(record) < at else None
 
 
-def parse_use(record: Record) -> Use:
-    """Decode a record of a last use. Raises NotTrusted (damaged)."""
+def last_use(record: Record) -> int:
+    """The Unix second that a record of a last use tells, 0 when it is damaged.
+
+    Nothing is decided by it, and whoever can damage it could write another second: so damage costs what this one record said,
+    and the key's next use mends it.
+    """
     try:
-        return msgspec.json.decode(record.body or b"", type=Use)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of the last use of API key {record.key!r} is damaged: delete it") from cause
+        return msgspec.json.decode(record.body or b"", type=Use).at
+    except msgspec.MsgspecError:
+        return 0
 
 
 def last_uses(records: Sequence[Record]) -> dict[str, int]:
     """Unix second of the last use by key id."""
-    return {record.key: parse_use(record).at for record in records}
+    return {record.key: last_use(record) for record in records}

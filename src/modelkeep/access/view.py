@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from modelkeep.access.accounts import ACCOUNT, Account, parse_account
 from modelkeep.access.certificates import CERTIFICATE, CertificateKey, parse_certificate
 from modelkeep.access.credentials import KEY, ApiKey, parse_key_record
-from modelkeep.access.externals import EXTERNAL, External, parse_external
+from modelkeep.access.externals import EXTERNAL, TURNED_AWAY, External, parse_external, reason_of
 from modelkeep.access.forgetting import FORGOTTEN
 from modelkeep.access.issuers import Binding
 from modelkeep.access.sessions import REVOCATION, Revocation, parse_revocation
@@ -19,7 +19,7 @@ from modelkeep.core.values import Principal
 CACHE_SIZE = 65_536
 """Accepted credentials remembered; refused ones are remembered in a table of the same size."""
 
-KINDS = (ACCOUNT, KEY, CERTIFICATE, EXTERNAL, REVOCATION, FORGOTTEN)
+KINDS = (ACCOUNT, KEY, CERTIFICATE, EXTERNAL, REVOCATION, FORGOTTEN, TURNED_AWAY)
 
 _TABLES = {
     ACCOUNT: "accounts",
@@ -28,6 +28,7 @@ _TABLES = {
     EXTERNAL: "externals",
     REVOCATION: "revoked",
     FORGOTTEN: "forgotten",
+    TURNED_AWAY: "turned_away",
 }
 """Kind of record -> what the view calls its table."""
 
@@ -55,6 +56,7 @@ PARSERS: dict[str, Callable[[Record], object]] = {
     EXTERNAL: parse_external,
     REVOCATION: parse_revocation,
     FORGOTTEN: lambda record: record.key,
+    TURNED_AWAY: reason_of,
 }
 
 
@@ -63,7 +65,7 @@ class View:
 
     ``accepted`` and ``bound`` are by the SHA-256 of the token (or of the certificate, where that is all there is) and end at a
     monotonic second; what is in ``bound`` counts only with the proof that its binding asks for. ``refused`` and ``pending`` say
-    why not.
+    why not ("" in ``pending``: not yet).
     """
 
     __slots__ = (*_TABLES.values(), "accepted", "bound", "pending", "refused", "revision")
@@ -74,6 +76,7 @@ class View:
     externals: dict[str, External]
     revoked: dict[str, Revocation]
     forgotten: dict[str, str]  # pseudonyms: a process that missed an account's deletion drops it all the same
+    turned_away: dict[str, str]  # why newcomers got no account
 
     def __init__(self, tables: dict[str, dict[str, Any]], revision: int) -> None:
         for kind, name in _TABLES.items():
@@ -82,11 +85,13 @@ class View:
         self.accepted: dict[bytes, tuple[float, Grant]] = {}
         self.bound: dict[bytes, tuple[float, Grant, Binding]] = {}
         self.refused: dict[bytes, str] = {}
-        self.pending: dict[bytes, str] = {}  # good tokens of whom nobody knows yet: dies with every view
+        self.pending: dict[bytes, str] = {}  # good tokens of whom nobody knows, and why he is let in not: dies with every view
 
     def changed(self, records: Sequence[Record], revision: int) -> "View":
         """The view after ``records`` changed, with empty caches. Raises NotTrusted (a record is damaged)."""
-        arrived = bool(records) and all(record.kind == EXTERNAL and record.key not in self.externals for record in records)
+        arrived = bool(records) and all(
+            record.kind == TURNED_AWAY or (record.kind == EXTERNAL and record.key not in self.externals) for record in records
+        )
         tables = {kind: dict(getattr(self, name)) for kind, name in _TABLES.items()}
         for record in records:
             if record.body is None:

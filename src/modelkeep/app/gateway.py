@@ -43,9 +43,10 @@ from modelkeep.serving.validate import RangePolicy
 from modelkeep.workflows.admitted import Admitted
 from modelkeep.workflows.breakglass import Glass, GlassWatch, parse_break_glass
 from modelkeep.workflows.decisions import decisions_of
+from modelkeep.workflows.doors import Doors
 from modelkeep.workflows.explain import Explainer, ExplainTerms
 from modelkeep.workflows.follow import AdmissionFollower, Authority, Loader, open_release
-from modelkeep.workflows.predict import Doors, Gateway, Marks, Terms
+from modelkeep.workflows.predict import Gateway, Marks, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
 from modelkeep.workflows.service import Listen, Service
 

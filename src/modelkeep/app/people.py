@@ -8,13 +8,18 @@ from modelkeep.access.credentials import KEY, ApiKey, KeyTerms, NewKey, issue_ke
 from modelkeep.access.externals import (
     EXTERNAL,
     NEWCOMER,
+    NO_ISSUER,
+    TURNED_AWAY,
     External,
     Newcomer,
+    TurnedAway,
     admit,
+    forget_turned_away,
     is_external,
     parse_external,
     parse_newcomer,
     set_blocked,
+    turn_away,
 )
 from modelkeep.access.quotas import granted_of
 from modelkeep.access.uses import KEY_USE, last_uses
@@ -23,7 +28,7 @@ from modelkeep.app.results import KeyIssued, KeyRow, UserAdded, UserRow
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.values import parse_role
-from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.errors import Conflict, Invalid, Missing
 from modelkeep.policy.engine import known_actions
 
 SECOND = 1_000_000_000
@@ -134,23 +139,32 @@ class PeopleVerbs(Acts):
         return tuple(self._row(parse_key_record(record), used) for record in self.premises.records.scan(KEY))
 
     def admit_newcomers(self) -> tuple[str, ...]:
-        """Give everybody whom a gateway announced a pseudonym, and commit to his marks first; why some got none, in words."""
-        records, refused = self.premises.records, []
+        """Give everybody whom a gateway announced a pseudonym, and commit to his marks first; why some got none, in words.
+
+        He is told so, too, for a while, and then judged anew.
+        """
+        records, refused, now = self.premises.records, [], self.premises.clock.now_ns() // SECOND
+        if stale := forget_turned_away(records.scan(TURNED_AWAY), now):
+            records.commit(stale)
         for record in records.scan(NEWCOMER):
+            done = [Change(NEWCOMER, record.key, None)]
             try:
                 self._admit(parse_newcomer(record))
             except Conflict:
                 pass  # he has one
-            except (Denied, Invalid) as cause:
+            except TurnedAway as cause:
                 refused.append(str(cause))
-            records.commit([Change(NEWCOMER, record.key, None)])
+                done.append(turn_away(record.key, cause.reason, now))
+            except Invalid as cause:
+                refused.append(str(cause))
+            records.commit(done)
         return tuple(refused)
 
     def _admit(self, newcomer: Newcomer) -> None:
         here, alias = self.premises, newcomer.name.rpartition("@")[2]
         bounds = {one.alias: one.max_accounts for one in here.settings.issuers}
         if alias not in bounds:
-            raise Denied(f"no issuer in the settings is called {alias[:40]!r}")
+            raise TurnedAway(NO_ISSUER, f"no issuer in the settings is called {alias[:40]!r}")
         account, changes = admit(here.records.scan(EXTERNAL), newcomer, bounds[alias], entropy=here.entropy, clock=here.clock)
         self.act("user.add", account.subject, issuer=alias)
         self.commit_marks([account.subject])

@@ -26,8 +26,9 @@ from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
 from modelkeep.serving.oip import server_metadata
 from modelkeep.serving.rest import JSON, RestForm
+from modelkeep.workflows.doors import Answer, Call
 from modelkeep.workflows.explain import Explainer
-from modelkeep.workflows.predict import Answer, Call, Gateway
+from modelkeep.workflows.predict import Gateway
 
 RECORD_HEADER = b"modelkeep-record"
 JSON_SIZE = b"inference-header-content-length"
@@ -74,6 +75,7 @@ class App:
         self._explainer = explainer
         self._releases, self._audits, self._open_metrics = releases, audits, open_metrics
         self._others_ready, self._tallied = ready, tallied
+        self._gathering: asyncio.Future[Sequence[Series]] | None = None
         self._server = server_metadata(modelkeep.__version__)
         self._known: dict[bytes, _Route] = {
             b"/v2": _Route(b"GET", self._metadata),
@@ -196,7 +198,7 @@ class App:
         if b"authorization" not in request.headers:
             return _IS_READY
         try:
-            self._gateway.permit(presented(request), "status")
+            self._gateway.permit_known(presented(request), "status")  # a probe does not wait
         except ModelkeepError:  # clients that send their key with everything get the answer that anybody gets
             return _IS_READY
         admitted = self._gateway.admitted
@@ -216,15 +218,27 @@ class App:
         return Response(200, b'{"name":"%s","ready":true}' % name.encode())
 
     async def _model_metadata(self, request: Request, route: _Route) -> Response:
-        return Response(200, self._gateway.metadata(presented(request), route.model, route.version))
+        return Response(200, await self._gateway.metadata(presented(request), route.model, route.version))
 
     async def _show_metrics(self, request: Request, _route: _Route) -> Response:
         if not self._open_metrics:
-            self._gateway.permit(presented(request), "status")
-        found: Sequence[Series] = self.metrics.series()
-        if self._tallied is not None:
-            found = await asyncio.get_running_loop().run_in_executor(None, self._tallied, found)
+            await self._gateway.permit(presented(request), "status")
+        found = self.metrics.series() if self._tallied is None else await self._of_all(self._tallied)
         return Response(200, text(found), b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def _of_all(self, tallied: Callable[[Sequence[Series]], Sequence[Series]]) -> Sequence[Series]:
+        """The counts of all workers. They are gathered for one request at a time, and whoever comes meanwhile is told the same:
+        so scrapes take one thread, however many there are. Raises Unavailable."""
+        if self._gathering is None:
+            gathering = asyncio.get_running_loop().run_in_executor(None, tallied, self.metrics.series())
+            self._gathering = gathering
+            gathering.add_done_callback(self._gathered)
+        return await asyncio.shield(self._gathering)  # one who goes away takes it from nobody
+
+    def _gathered(self, gathering: asyncio.Future[Sequence[Series]]) -> None:
+        self._gathering = None
+        if not gathering.cancelled():
+            gathering.exception()  # whoever waited was told, and perhaps nobody waits any more
 
     async def _log_file(self, request: Request, _route: _Route) -> Response:
         found = _LOG.match(request.target.partition(b"?")[0])
@@ -234,7 +248,7 @@ class App:
         if instance is None:
             data = self._releases.read(path)
         else:
-            self._gateway.permit(presented(request), "audit.read")
+            await self._gateway.permit(presented(request), "audit.read")
             data = self._audits(instance.decode()).read(path)
         scope = b"public" if instance is None else b"private"
         if path.startswith("checkpoint"):

@@ -26,7 +26,8 @@ from modelkeep.serving.grpc import (
     read_names,
     read_nothing,
 )
-from modelkeep.workflows.predict import Call, Gateway
+from modelkeep.workflows.doors import Call
+from modelkeep.workflows.predict import Gateway
 
 SERVICE = b"/inference.GRPCInferenceService/"
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
@@ -158,7 +159,7 @@ class Inference:
 
     async def _model_metadata(self, call: GrpcCall) -> GrpcReply:
         model, version = _address(*read_named(call.message))
-        return GrpcReply(OK, encode_model(model, *self._gateway.interface(_who(call), model, version)))
+        return GrpcReply(OK, encode_model(model, *await self._gateway.interface(_who(call), model, version)))
 
 
 def _who(call: GrpcCall) -> Presented:

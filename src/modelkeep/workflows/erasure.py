@@ -10,7 +10,7 @@ from collections.abc import Callable
 from modelkeep.access.accounts import ACCOUNT, LOGIN
 from modelkeep.access.certificates import CERTIFICATE
 from modelkeep.access.credentials import KEY
-from modelkeep.access.externals import EXTERNAL, NAME, NEWCOMER, external_of, forget_external
+from modelkeep.access.externals import EXTERNAL, NAME, NEWCOMER, TURNED_AWAY, external_of, forget_external
 from modelkeep.access.factors import FACTOR
 from modelkeep.access.forgetting import FORGOTTEN, Credentials, account_of, forget_account
 from modelkeep.access.refresh import REFRESH
@@ -24,7 +24,7 @@ from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET, Decisions, decisions_of
 from modelkeep.workflows.registry import Desk
 
-ROUTINE = (LOGIN, NEWCOMER, FACTOR, SESSION, REFRESH)
+ROUTINE = (LOGIN, NEWCOMER, TURNED_AWAY, FACTOR, SESSION, REFRESH)
 WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, EXTERNAL, NAME, *ROUTINE)
 """Kinds whose deleted records leave nothing behind, not even their key. All but ``ROUTINE`` are deleted by erasures only."""
 SECRETS = {ERASE: SUBJECT_KEY, ERASE_DATA: DATA_SALT}

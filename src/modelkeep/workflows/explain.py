@@ -1,15 +1,16 @@
 """One explanation, from bytes to bytes: why did the model answer this row like that?
 
-credential → requests → policy → admission → validation → ladder → cost → quota → model, many rows → rounding → record →
-budget → answer. It takes the steps of a prediction, and like it leaves only after its record is durable. But it says more than
-an answer does, so it costs more: a row's count of numbers, and one, in rows of the limits and of the quota, and in natural
-questions of the extraction budget. It is no evidence against anybody. Nothing in it is marked; it is told in few digits.
+credential → requests → policy → admission → validation → ladder → cost → step-up → quota → model, many rows → rounding →
+record → budget → answer. It takes the steps of a prediction, and like it leaves only after its record is durable. But it says
+more than an answer does, so it costs more: a row's count of numbers, and one, in rows of the limits, of the quota and of what
+a second factor is good for, and in natural questions of the extraction budget. It is no evidence against anybody. Nothing in
+it is marked; it is told in few digits.
 """
 
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
+from modelkeep.access.charges import Charges
 from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.crypto.wrap import Sealer
-from modelkeep.errors import Invalid, Missing, ModelkeepError, OverBudget, ReviewRequired, Unavailable
+from modelkeep.errors import Invalid, Missing, OverBudget, ReviewRequired, Unavailable
 from modelkeep.extraction.ladder import TABLE, Rung
 from modelkeep.policy.engine import model
 from modelkeep.serving.audit import AuditEntry
@@ -33,7 +35,7 @@ from modelkeep.serving.runtime import probability_rows
 from modelkeep.serving.shapley import Attribution, Floats, shapley
 from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import Admitted, Served
-from modelkeep.workflows.predict import Answer, Call, Doors
+from modelkeep.workflows.doors import OURS, Answer, Call, Doors, Entrance
 from modelkeep.workflows.recorder import Recorder
 from modelkeep.workflows.upstream import BATCH
 from modelkeep.workflows.watch import Watching, explained
@@ -66,35 +68,27 @@ class Explainer:
         clock: Clock,
         terms: ExplainTerms | None = None,
     ) -> None:
-        self._doors, self._keys, self._recorder, self._admitted = doors, keys, recorder, admitted
+        self._limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
+        self._entrance = Entrance(doors, recorder, admitted, self._answer, clock=clock)
+        self._keys, self._recorder, self._admitted = keys, recorder, admitted
         self._monotonic = clock.monotonic
         self._terms = terms or ExplainTerms()
         self._busy: set[str] = set()
         self._pool = ThreadPoolExecutor(1, "modelkeep-explain")  # of its own: predictions must not wait for a thread
         self._remote = ThreadPoolExecutor(4, "modelkeep-explain-upstream")  # these wait, and keep nobody busy
 
-    async def explain(self, call: Call) -> Answer:
-        """Answer one request. Raises what ``Gateway.predict`` raises; Missing when the release has nothing to explain it by."""
-        grant = self._doors.directory.authenticate(call.presented)
-        subject = grant.principal.subject
-        self._doors.uses.note(grant.principal.credential)
-        try:
-            self._doors.limits.enter(subject)
-            try:
-                return await self._answer(call, grant)
-            finally:
-                self._doors.limits.leave(subject)
-        except Unavailable:
-            raise
-        except ModelkeepError as refusal:
-            await self._recorder.refusal(subject, self._named(call), refusal)
-            raise
+    def explain(self, call: Call) -> Coroutine[Any, Any, Answer]:
+        """Answer one request, once it is awaited.
+
+        Raises what ``Gateway.predict`` raises; Missing when the release has nothing to explain it by.
+        """
+        return self._entrance.ask(call)
 
     async def _answer(self, call: Call, grant: Grant) -> Answer:
-        doors, principal = self._doors, grant.principal
+        limits, principal = self._limits, grant.principal
         subject = principal.subject
-        counted = await doors.limits.admit(principal, grant.quota_id)
-        authorize(doors.policy, principal, EXPLAIN, model(call.model), call.presented.address)
+        counted = await limits.admit(principal, grant.quota_id)
+        authorize(self._policy, principal, EXPLAIN, model(call.model), call.presented.address)
         served = self._admitted().find(call.model, call.version, self._monotonic())
         request = decode_request(call.body)
         request.check_model(call.model)
@@ -109,28 +103,24 @@ class Explainer:
             rung = watch.rung(subject)
             _check_rung(rung)
             rows = int(price(x.size))
-            cost = rows * doors.limits.row_cost(served.ref.name, served.row_seconds)
-            counted = (*counted, *await doors.limits.take(principal, served.ref.name, cost, TABLE[rung].rate))
-            if not doors.step_up.held(grant, rung):
-                await _in_thread(lambda: doors.step_up.take(grant))
-            await _in_thread(lambda: doors.quotas.take(grant.quota_id, grant.quota, rows))
-            pool = self._pool if served.remote is None else self._remote
-            with _running(served) as run:
-                told = lambda: self._explained(served, run, background, request.id, asked, checked, rung)  # noqa: E731
-                body = await asyncio.get_running_loop().run_in_executor(pool, told)
-            sealer = await self._sealer(subject, served.text)
-            entry = AuditEntry(EXPLAIN, subject, served.text, "", outcome)
-            written = await self._recorder.write(entry, sealer.seal(encode_body(x, None, b"", body, rung)))
-            watch.submit(explained(written.index, subject, x.size, written.instance))
-            await asyncio.shield(asyncio.ensure_future(_charged(watch)))
-        return Answer(body, written.receipt, standing=doors.limits.tightest(counted))
-
-    def _named(self, call: Call) -> str:
-        """What a refusal is recorded to be about: nothing unless there is such a model, for what was typed may be anything."""
-        admitted = self._admitted()
-        if not any(ref.name == call.model for ref in (*admitted.models, *admitted.refused)):
-            return ""
-        return call.model if call.version is None else f"{call.model}@{call.version}"
+            cost = rows * limits.row_cost(served.ref.name, served.row_seconds)
+            counted = (*counted, *await limits.take(principal, served.ref.name, cost, TABLE[rung].rate))
+            if not self._charges.held(grant, rung, rows):
+                await _in_thread(lambda: self._charges.take(grant, rows))
+            try:
+                pool = self._pool if served.remote is None else self._remote
+                with _running(served) as run:
+                    told = lambda: self._explained(served, run, background, request.id, asked, checked, rung)  # noqa: E731
+                    body = await asyncio.get_running_loop().run_in_executor(pool, told)
+                sealer = await self._sealer(subject, served.text)
+                entry = AuditEntry(EXPLAIN, subject, served.text, "", outcome)
+                written = await self._recorder.write(entry, sealer.seal(encode_body(x, None, b"", body, rung)))
+                watch.submit(explained(written.index, subject, x.size, written.instance))
+                await asyncio.shield(asyncio.ensure_future(_charged(watch)))
+            except OURS:
+                self._charges.put_back(grant, rows)
+                raise
+        return Answer(body, written.receipt, standing=limits.tightest(counted))
 
     async def _sealer(self, subject: str, release: str) -> Sealer:
         """What seals bodies of ``subject``; made anew when the subject was erased meanwhile."""

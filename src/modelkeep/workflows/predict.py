@@ -1,13 +1,13 @@
 """One prediction, from bytes to bytes: the gateway's hot path.
 
-credential → requests → policy → admission → validation → ladder → cost → step-up → quota → model → watermark → record → answer.
-Each step returns or raises; an answer exists only once its audit record is durable, and so does a refusal of somebody who is
-known.
+credential → requests → policy → admission → validation → ladder → cost → evidence → step-up → quota → model → watermark →
+record → answer. Each step returns or raises; an answer exists only once its audit record is durable, and so does a refusal of
+somebody who is known.
 """
 
 import asyncio
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from typing import Any, TypeVar
 
@@ -16,27 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
-from modelkeep.access.cells import Standing
-from modelkeep.access.directory import Directory, FirstVisit
-from modelkeep.access.limits import Limits
+from modelkeep.access.charges import Charges
 from modelkeep.access.presented import Presented
-from modelkeep.access.quotas import Quotas
-from modelkeep.access.stepup import StepUp
-from modelkeep.access.uses import Uses
 from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
-from modelkeep.errors import ModelkeepError, NotTrusted, OverBudget, ReviewRequired, Unavailable
+from modelkeep.errors import NotTrusted, OverBudget, ReviewRequired, Unavailable
 from modelkeep.extraction.ladder import TABLE, Rung, respond, respond_one
 from modelkeep.extraction.perturb import Marker, commitment
-from modelkeep.policy.engine import KEEP, Engine, Target, model
+from modelkeep.policy.engine import KEEP, Target, model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
-from modelkeep.serving.oip import ONNX, Form, Row, Values, encode_response, model_metadata
-from modelkeep.serving.rest import JSON
+from modelkeep.serving.oip import ONNX, Row, Values, encode_response, model_metadata
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
+from modelkeep.workflows.doors import OURS, Answer, Call, Doors, Entrance
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.recorder import Recorder
 from modelkeep.workflows.watch import Observation, Watching
@@ -47,32 +42,8 @@ Floats = NDArray[np.float64]
 T = TypeVar("T")
 LONE_ROWS = 8
 """A request with more rows is judged before its answer leaves."""
-WELCOME_SECONDS = 5.0
-"""How long the first request of an account of another issuer waits to be known."""
-_LOOK_SECONDS = 0.3
 INLINE_SECONDS = 0.002
 """A run expected to take longer leaves the event loop for a thread."""
-
-
-class Call(msgspec.Struct, frozen=True, gc=False):
-    """One request for a prediction. ``version``: a number, an alias, or None for the newest that is served; ``form``: how
-    ``body`` is written, and how its answer will be."""
-
-    model: str
-    version: int | str | None
-    presented: Presented
-    body: bytes
-    form: Form = JSON
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """``body``: the response of the Open Inference Protocol; ``record``: ``<instance>/<index>`` of its audit record;
-    ``json_size``: see ``Reply``; ``standing``: the limit that is nearest to its end, None when nothing is limited."""
-
-    body: bytes
-    record: str
-    json_size: int = -1
-    standing: Standing | None = None
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,18 +53,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     decimals: int = 4
     on_alarm: str = "refuse"
     max_markers: int = 4096
-
-
-class Doors(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is let in: the directory, the limits, quotas per credential, the access policy, when a second factor is asked for,
-    and who is noted to have come."""
-
-    directory: Directory
-    limits: Limits
-    quotas: Quotas
-    policy: Engine
-    step_up: StepUp
-    uses: Uses
 
 
 class Shown(msgspec.Struct, frozen=True, gc=False):
@@ -135,51 +94,22 @@ class Gateway:
     def __init__(
         self, doors: Doors, keys: SubjectKeys, marks: Marks, recorder: Recorder, *, clock: Clock, terms: Terms | None = None
     ) -> None:
-        self._directory, self.limits, self._quotas, self._policy = doors.directory, doors.limits, doors.quotas, doors.policy
-        self._step_up, self._uses = doors.step_up, doors.uses
+        self.limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
+        self._entrance = Entrance(doors, recorder, lambda: self.admitted, self._answer, clock=clock)
         self._keys, self._marks, self._recorder = keys, marks, recorder
         self._monotonic = clock.monotonic
         self._terms = terms or Terms()
         self.admitted = NOTHING
 
-    async def predict(self, call: Call) -> Answer:
-        """Answer one request.
+    def predict(self, call: Call) -> Coroutine[Any, Any, Answer]:
+        """Answer one request, once it is awaited.
 
         Raises Unauthenticated, Denied, ReviewRequired, OverBudget, Invalid, TooLarge, Missing, NotAdmitted, Quarantined,
         NotTrusted, Unavailable. A refusal of somebody who is known has a durable record too (all but Unavailable; of those
-        over a limit, one a second).
+        over a limit, one a second). An answer that fails because of us costs no rows; any other refusal that comes after they
+        were charged does.
         """
-        try:
-            grant = self._directory.authenticate(call.presented)
-        except FirstVisit:
-            grant = await self._welcome(call.presented)
-        subject = grant.principal.subject
-        self._uses.note(grant.principal.credential)
-        try:
-            self.limits.enter(subject)
-            try:
-                return await self._answer(call, grant)
-            finally:
-                self.limits.leave(subject)
-        except Unavailable:
-            raise
-        except ModelkeepError as refusal:
-            await self._recorder.refusal(subject, self._named(call), refusal)
-            raise
-
-    async def _welcome(self, presented: Presented) -> Grant:
-        """Wait a moment until somebody who comes for the first time is known. Raises what ``authenticate`` does."""
-        end = self._monotonic() + WELCOME_SECONDS
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)  # the directory looks four times a second, and so does whoever admits
-            try:
-                grant = self._directory.authenticate(presented)
-            except FirstVisit:
-                if self._monotonic() > end:
-                    raise
-            else:
-                await asyncio.sleep(_LOOK_SECONDS)  # his marks were logged before: the next look at the log sees them
-                return grant
+        return self._entrance.ask(call)
 
     async def _answer(self, call: Call, grant: Grant) -> Answer:
         principal, subject = grant.principal, grant.principal.subject
@@ -191,24 +121,24 @@ class Gateway:
         wanted = served.outputs.wanted(request.output_names())
         checked = served.inputs.check(request)
         x = served.inputs.matrix(checked)
-        usual = served.usual is None or served.usual.check(checked, x)
+        outcome = "ok" if served.usual is None or served.usual.check(checked, x) else "unusual"
         rung = self._rung(served, subject)
-        cost = checked.rows * self.limits.row_cost(served.ref.name, served.row_seconds)
+        rows, watch = checked.rows, served.watch
+        cost = rows * self.limits.row_cost(served.ref.name, served.row_seconds)
         counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, TABLE[rung].rate or _ACCUSED_RATE))
-        if not self._step_up.held(grant, rung, checked.rows):
-            await _in_thread(lambda: self._step_up.take(grant, checked.rows))
-        if not self._quotas.take_held(grant.quota_id, grant.quota, checked.rows):  # the records may wait for a disk or a lock
-            await _in_thread(lambda: self._quotas.take(grant.quota_id, grant.quota, checked.rows))
-        sealer = self._keys.sealer(subject, served.text)
-        while sealer is None:  # made, or made anew because the subject was erased meanwhile
-            await _in_thread(lambda: self._keys.key(subject))
-            sealer = self._keys.sealer(subject, served.text)
-        marker = served.markers.get(subject) or await self._marker(served, subject)
-        watch = served.watch
         if watch is not None:
-            watch.reserve(subject, checked.rows)
+            watch.reserve(subject, rows)  # before rows are charged: who must wait for the evidence has spent none
+        charged, written = False, None
         try:
-            if served.remote is None and checked.rows * served.row_seconds < INLINE_SECONDS:
+            if not self._charges.held(grant, rung, rows):  # the records may wait for a disk or a lock
+                await _in_thread(lambda: self._charges.take(grant, rows))
+            charged = True
+            sealer = self._keys.sealer(subject, served.text)
+            while sealer is None:  # made, or made anew because the subject was erased meanwhile
+                await _in_thread(lambda: self._keys.key(subject))
+                sealer = self._keys.sealer(subject, served.text)
+            marker = served.markers.get(subject) or await self._marker(served, subject)
+            if served.remote is None and rows * served.row_seconds < INLINE_SECONDS:
                 found = served.runtime.run(checked.feeds)
             else:
                 found = await _elsewhere(served, checked)
@@ -219,25 +149,20 @@ class Gateway:
             if shown.raw is None:
                 said = reply.body if reply.json_size < 0 else encode_response(served.ref, request.id, outputs)
             plain = encode_body(x, shown.raw, shown.served, said, rung)
-            outcome = "ok" if usual else "unusual"
             entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome=outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
-        except BaseException:
             if watch is not None:
-                watch.release(subject, checked.rows)
+                raw = np.empty((rows, 0)) if shown.raw is None else shown.raw
+                watch.submit(Observation(written.index, subject, x, raw, written.instance))
+                if rows > LONE_ROWS or watch.behind(subject) > watch.unseen_rows:
+                    await self._judge(watch, subject)
+        except BaseException as cause:
+            if watch is not None and written is None:
+                watch.release(subject, rows)
+            if charged and isinstance(cause, OURS):
+                self._charges.put_back(grant, rows)
             raise
-        if watch is not None:
-            raw = np.empty((checked.rows, 0)) if shown.raw is None else shown.raw
-            watch.submit(Observation(written.index, subject, x, raw, written.instance))
-            if checked.rows > LONE_ROWS or watch.behind(subject) > watch.unseen_rows:
-                await self._judge(watch, subject)
         return Answer(reply.body, written.receipt, reply.json_size, self.limits.tightest(counted))
-
-    def _named(self, call: Call) -> str:
-        """What a refusal is recorded to be about: nothing unless there is such a model, for what was typed may be anything."""
-        if not any(ref.name == call.model for ref in (*self.admitted.models, *self.admitted.refused)):
-            return ""
-        return call.model if call.version is None else f"{call.model}@{call.version}"
 
     def _rung(self, served: Served, subject: str) -> Rung:
         """The ladder's rung in force for this account. Raises ReviewRequired (alarm)."""
@@ -295,30 +220,37 @@ class Gateway:
 
     # -- what else clients may ask --
 
-    def permit(self, presented: Presented, action: str, target: Target = KEEP) -> Grant:
-        """Let somebody do ``action``. Raises Unauthenticated, OverBudget, Denied, Unavailable."""
-        grant = self._directory.authenticate(presented)
-        self._uses.note(grant.principal.credential)
+    def permit_known(self, presented: Presented, action: str, target: Target = KEEP) -> Grant:
+        """Let somebody do ``action`` who is known. Raises Unauthenticated, OverBudget, Denied, FirstVisit, Unavailable."""
+        return self._permitted(self._entrance.who(presented), presented, action, target)
+
+    async def permit(self, presented: Presented, action: str, target: Target = KEEP) -> Grant:
+        """The same; whoever comes for the first time waits a moment to be known."""
+        return self._permitted(await self._entrance.who_comes(presented), presented, action, target)
+
+    def _permitted(self, grant: Grant, presented: Presented, action: str, target: Target) -> Grant:
         self.limits.look(grant.principal)
         authorize(self._policy, grant.principal, action, target, presented.address)
         return grant
 
-    def metadata(self, presented: Presented, name: str, version: int | str | None) -> bytes:
+    async def metadata(self, presented: Presented, name: str, version: int | str | None) -> bytes:
         """The metadata of a served model. Raises what ``permit`` and ``Admitted.find`` raise."""
-        return model_metadata(name, *self.interface(presented, name, version))
+        return model_metadata(name, *await self.interface(presented, name, version))
 
-    def interface(self, presented: Presented, name: str, version: int | str | None) -> tuple[list[int], ModelSignature, str]:
+    async def interface(
+        self, presented: Presented, name: str, version: int | str | None
+    ) -> tuple[list[int], ModelSignature, str]:
         """The served versions of a model, what it takes and gives, and its platform.
 
         Raises what ``permit`` and ``Admitted.find`` raise.
         """
-        served = self._shown_to(presented, name, version)
+        served = await self._shown_to(presented, name, version)
         versions = sorted(ref.version for ref in self.admitted.models if ref.name == name)
         return versions, served.interface, served.remote.platform if served.remote is not None else ONNX
 
     async def ready(self, presented: Presented, name: str, version: int | str | None) -> str:
         """Return the release that would answer. Raises what ``permit`` and ``Admitted.find`` raise."""
-        served = self._shown_to(presented, name, version)
+        served = await self._shown_to(presented, name, version)
         if served.remote is not None:
             await served.remote.check_ready()
         return served.text
@@ -337,8 +269,8 @@ class Gateway:
         self.limits.check()
         self._recorder.check()
 
-    def _shown_to(self, presented: Presented, name: str, version: int | str | None) -> Served:
-        self.permit(presented, "show", model(name))
+    async def _shown_to(self, presented: Presented, name: str, version: int | str | None) -> Served:
+        await self.permit(presented, "show", model(name))
         return self.admitted.find(name, version, self._monotonic())
 
 
