@@ -95,6 +95,10 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two looks for releases that were scanned by older rules."""
     max_upload: Count = 4 << 30
     """Largest request of the admin API (a model to publish), bytes."""
+    max_connections: Count = 1024
+    """Connections held at once; more are closed at the door."""
+    max_per_address: Count = 64
+    """Connections held at once from one address; more are closed at the door."""
 
 
 class OwnLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
