@@ -168,6 +168,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bad credentials that one address may present at once."""
     key_requests: Count = 1000
     """Default quota of an API key or a session, rows in all."""
+    session_requests: Whole = 0
+    """Largest quota of a session, rows in all, whatever its client asks for; 0 = ``key_requests``: it may only ask for less."""
     session_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 3600
     """Lifetime of a session token, seconds."""
     key_days: Annotated[int, Meta(ge=1, le=3650)] = 90
