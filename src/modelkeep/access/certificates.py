@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from modelkeep.access.credentials import LARGEST_QUOTA, LONGEST_LIFETIME, KeyTerms
 from modelkeep.access.presented import Certificate
 from modelkeep.core.ports import Change, Clock, Entropy, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import parse_name, to_json
 from modelkeep.errors import Invalid, NotTrusted
 
@@ -112,10 +113,7 @@ def remove_certificate(record: Record) -> tuple[CertificateKey, list[Change]]:
 
 def parse_certificate(record: Record) -> CertificateKey:
     """Decode a certificate's record. Raises NotTrusted (damaged)."""
-    try:
-        found = msgspec.json.decode(record.body or b"", type=CertificateKey)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of certificate {record.key!r} is damaged: restore it from a backup") from cause
+    found = parse_record(record, CertificateKey, f"certificate {record.key!r}")
     if found.name != record.key:
         raise NotTrusted(f"the record of certificate {record.key!r} is of another: restore it from a backup")
     return found

@@ -7,8 +7,9 @@ import msgspec
 
 from modelkeep.access.steady import NANOSECONDS
 from modelkeep.core.ports import Change, Clock, Record, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, Missing, NotTrusted
+from modelkeep.errors import Conflict, Missing
 
 KEY_USE = "key-use"
 """Record kind: when a key was last used; the key is the API key's id."""
@@ -70,10 +71,7 @@ class Uses:
 
 def parse_use(record: Record) -> Use:
     """Decode a record of a last use. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Use)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of the last use of API key {record.key!r} is damaged: delete it") from cause
+    return parse_record(record, Use, f"the last use of API key {record.key!r}", "delete it")
 
 
 def last_uses(records: Sequence[Record]) -> dict[str, int]:
