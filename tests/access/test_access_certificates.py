@@ -43,7 +43,7 @@ def ask(directory, certificate, address="192.0.2.1"):
 
 
 def add(house, name, account="anna", **terms):
-    return house.do(add_certificate(account, name, KeyTerms(**terms), clock=house.clock))
+    return house.do(add_certificate(account, name, KeyTerms(**terms), entropy=house.entropy, clock=house.clock))
 
 
 def test_what_counts_of_a_certificate(authority):
@@ -141,6 +141,25 @@ def test_removing_it_ends_it(house):
         ask(directory, mine)
 
 
+def test_a_process_that_missed_a_removal_drops_the_certificate_all_the_same(house):
+    """An erasure leaves no name of a certificate, so what a process reads that slept meanwhile does not name it, either."""
+    add(house, URI)
+    asleep, mine = house.directory(), shown(house, URI)
+    house.do(remove_certificate(house.records.get(CERTIFICATE, URI)))
+    house.records.expunge([CERTIFICATE])
+    assert not any(URI in record.key for record in house.records.since(0))
+    asleep.refresh()
+    with pytest.raises(Unauthenticated, match="speaks for nobody"):
+        ask(asleep, mine)
+    again = add(house, URI)
+    asleep.refresh()
+    assert ask(asleep, mine).quota_id == again.quota_id
+
+
+def test_what_is_logged_of_a_certificate_says_nothing_of_its_name(house):
+    assert sha256(URI.encode()).hexdigest()[:16] not in add(house, URI).quota_id
+
+
 def test_strange_certificates_cost_their_address(house):
     add(house, URI)
     failures = Limiter(house.clock.monotonic, rate=1.0, burst=3, what="bad credentials from this address")
@@ -178,7 +197,7 @@ def test_a_key_is_bound_to_one_certificate_and_not_to_a_name():
 @pytest.mark.parametrize("terms", [{"quota": 0}, {"lifetime": 0}, {"models": ("No Name",)}, {"lifetime": 10**10}])
 def test_terms_that_make_no_sense(house, terms):
     with pytest.raises(Invalid):
-        add_certificate("anna", URI, KeyTerms(**terms), clock=house.clock)
+        add_certificate("anna", URI, KeyTerms(**terms), entropy=house.entropy, clock=house.clock)
 
 
 def test_a_damaged_record_is_noticed(house):

@@ -1,6 +1,11 @@
 """A sealed process in memory: pace, forgetting, what a change of passphrase does to shares, and what is recorded."""
 
+import itertools
 import json
+import os
+import shutil
+import signal
+import sys
 
 import pytest
 from commandline import PASSPHRASE, copy_keep
@@ -119,7 +124,54 @@ def test_a_new_passphrase_leaves_the_shares_good_and_the_old_one_is_not(keep, fo
     (folder / "unseal" / "shares.json").write_bytes(before)
     again, _, _ = sealed(folder)
     give(again, shares[2])
-    assert give(again, shares[0])["code"] == "not-trusted" and not again.opened.is_set()
+    refusal = give(again, shares[0])
+    assert refusal["code"] == "not-trusted" and not again.opened.is_set()
+    assert "unseal with the passphrase, then run 'modelkeep shares make'" in refusal["message"]
+
+
+def test_a_change_of_passphrase_that_is_killed_at_any_write_leaves_a_keep_that_passphrase_and_shares_open(
+    keep, folder, tmp_path
+):
+    """One of the two passphrases opens it, and so do the shares: either all has changed, or nothing."""
+    shares = keep.shares_make(threshold=2, shares=2).shares
+    changed = set()
+    for number in itertools.count(1):
+        torn = copy_keep(folder, tmp_path / f"torn-{number}")
+        done = killed_at(number, torn, lambda: Keep.open(torn, PASSPHRASE.encode()).keys_passwd(NEW))  # noqa: B023
+        made, _, _ = sealed(torn)
+        assert "code" not in give(made, shares[0]), (number, made)
+        refusal = give(made, shares[1])
+        assert refusal.get("sealed") is False, (number, refusal)
+        words = [word for word in (PASSPHRASE, NEW.decode()) if "code" not in give(sealed(torn)[0], word, "passphrase")]
+        assert len(words) == 1, number
+        changed.add(words[0])
+        shutil.rmtree(torn)
+        if done:
+            break
+    assert changed == {PASSPHRASE, NEW.decode()} and number > 10
+
+
+def killed_at(number, folder, act):
+    """Do ``act`` in a process that is killed at its write ``number`` below ``folder``; whether it got to its end."""
+    writes = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove"}
+    left = number
+
+    def count(event, arguments):
+        nonlocal left
+        writing = event in writes or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if writing and str(arguments[0]).startswith(str(folder)):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.addaudithook(count)
+            act()
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def test_an_escrow_that_was_put_there_is_not_renewed(keep, folder, template, tmp_path):

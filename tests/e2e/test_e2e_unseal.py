@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -179,6 +180,29 @@ def test_processes_alone_come_up_sealed_too_and_give_their_keys_up(cli, house, t
         assert "Traceback" not in house.text()
     finally:
         control.stop()
+
+
+def test_who_is_locked_out_by_a_new_passphrase_is_told_and_unsealed_again_follows_the_ring(cli, house, tmp_path, subject):
+    key = cli("key", "issue", "alice", "--json", code=0).json["token"]
+    house.start_sealed()
+    cli("unseal", code=0)
+    house.wait_ready()
+    (tmp_path / "new").write_text("a new passphrase of several words\n")
+    changed = replace(cli, passphrase_file=tmp_path / "new")
+    ran = cli("--json", "keys", "passwd", "--new-passphrase-file", str(tmp_path / "new"), code=0)
+    assert ran.json["locked_out"] == [{"role": "up", "pid": house.process.pid}]
+    for said in (ran.err, changed("unseal", "--status", code=0).out):
+        assert "takes over no key that is made from now on" in said and "'modelkeep lock', 'modelkeep unseal'" in said
+    assert house.ask(key, subject.fresh[:1]).status_code == 200
+    changed("lock", code=0)
+    house.sealed()
+    changed("unseal", code=0)
+    house.wait_ready()
+    assert changed("--json", "unseal", "--status", code=0).json[0]["locked_out"] is False
+    before = house.text().count("the running processes have it")
+    changed("keys", "rotate", "model-kek", code=0)
+    wait_for(lambda: house.text().count("the running processes have it") > before, 30, house.text)
+    assert house.ask(key, subject.fresh[:1]).status_code == 200
 
 
 def test_nothing_is_answered_after_lock_returned(cli, house, subject):

@@ -276,7 +276,7 @@ class Fuzz:
         place = server.enter("10.0.0.1")
         assert place is not None
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: HttpConnection(place), ours)
+        await loop.connect_accepted_socket(lambda: HttpConnection(place, server), ours)
         _, client = await loop.connect_accepted_socket(Client, theirs)
         return client
 

@@ -122,6 +122,18 @@ def test_a_name_may_be_given_again_and_old_sessions_do_not_come_with_it(keep):
     assert keep.log_erasures()[-1].name.encode() in old.body
 
 
+def test_no_name_of_a_certificate_is_left(keep):
+    """Those of people are names, too: of one that still speaks for her, and of one that was removed long before."""
+    folder = keep.premises.directory
+    keep.cert_add(account="alice", certificate="uri:mailto:alice.doe@acme.eu")
+    keep.cert_add(account="alice", certificate="dns:alice-laptop.acme.eu")
+    keep.cert_remove(certificate="dns:alice-laptop.acme.eu")
+    assert b"alice-laptop" in everything_in(folder)
+    keep.log_erase(subject="alice", forget=True)
+    assert not [name for name in (b"alice.doe", b"alice-laptop") if name in everything_in(folder)]
+    assert keep.cert_list() == ()
+
+
 def test_an_old_row_put_back_is_deleted_by_the_next_pass_and_told(keep):
     here = keep.premises
     subject = next(a.subject for a in keep.user_list() if a.name == "alice")

@@ -193,6 +193,21 @@ def test_of_refreshes_at_once_at_most_one_answers_and_the_family_ends(admin, nam
     assert whoami(admin, good[0]) == 401 and refresh(admin, good[0]["refresh_token"])[0] == 400
 
 
+def test_no_client_gives_its_session_more_than_the_settings_do(admin, name, monkeypatch):
+    settings = admin.control.settings
+    most = settings.limits.key_requests
+    first = grant(admin, name, max_requests="999999999")
+    assert claims(first)["max_requests"] == claims(grant(admin, name))["max_requests"] == most
+    more = msgspec.structs.replace(settings, limits=msgspec.structs.replace(settings.limits, session_requests=5 * most))
+    monkeypatch.setattr(admin.control.keep.premises, "settings", more)
+    asked = {str(number): claims(grant(admin, name, max_requests=str(number)))["max_requests"] for number in (7, 10 * most)}
+    assert asked == {"7": 7, str(10 * most): 5 * most}
+    assert claims(grant(admin, name))["max_requests"] == most, "what nobody asked for stays as it was"
+    less = msgspec.structs.replace(settings, limits=msgspec.structs.replace(settings.limits, session_requests=3))
+    monkeypatch.setattr(admin.control.keep.premises, "settings", less)
+    assert claims(refresh(admin, first["refresh_token"])[1])["max_requests"] == 3, "of what was begun before, too"
+
+
 def test_a_refresh_may_narrow_and_never_widen(admin, name):
     first = grant(admin, name, scope="model:iris model:wine action:predict", max_requests="5")
     status, second = refresh(admin, first["refresh_token"], scope="model:iris", max_requests="999")

@@ -12,6 +12,7 @@ import msgspec
 
 from modelkeep.access.passwords import Passwords, check_new, one_time_password
 from modelkeep.core.ports import Change, Clock, Entropy, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import Principal, Role, parse_name, parse_role, to_json
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 
@@ -69,10 +70,7 @@ class NewPassword(NamedTuple):
 
 def parse_account(record: Record) -> Account:
     """Decode an account record. Raises NotTrusted (damaged)."""
-    try:
-        account = msgspec.json.decode(record.body or b"", type=Account)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of account {record.key!r} is damaged: restore it from a backup") from cause
+    account = parse_record(record, Account, f"account {record.key!r}")
     if account.name != record.key:
         raise NotTrusted(f"the record of account {record.key!r} is about {account.name!r}: restore it from a backup")
     return account

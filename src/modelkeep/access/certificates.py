@@ -14,12 +14,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from modelkeep.access.credentials import LARGEST_QUOTA, LONGEST_LIFETIME, KeyTerms
 from modelkeep.access.presented import Certificate
-from modelkeep.core.ports import Change, Clock, Record
+from modelkeep.core.ports import Change, Clock, Entropy, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import parse_name, to_json
 from modelkeep.errors import Invalid, NotTrusted
 
 CERTIFICATE = "certificate"
 """Record kind, signed; the key is the certificate's name, see ``certificate_name``."""
+REMOVED = "certificate-removed"
+"""Record kind; the key is the ``quota_id`` of a certificate that speaks for nobody any more, its body is empty. The name may be
+that of a person, so an erasure leaves nothing else: a process that missed the removal drops the certificate all the same."""
 
 LONGEST_NAME = 300
 _NAMES = re.compile(r"(sha256:[0-9a-f]{64}|uri:[\x21-\x7e]+|dns:[a-z0-9.*-]+)\Z")
@@ -27,7 +31,7 @@ _NAMES = re.compile(r"(sha256:[0-9a-f]{64}|uri:[\x21-\x7e]+|dns:[a-z0-9.*-]+)\Z"
 
 class CertificateKey(msgspec.Struct, frozen=True, kw_only=True):
     """What a certificate is good for. ``models``: names it is scoped to, empty = all. ``quota``: requests in all, None = no
-    quota, counted under ``quota_id``. ``created``, ``expires``: Unix seconds."""
+    quota, counted under ``quota_id``, which is logged and says nothing of the name. ``created``, ``expires``: Unix seconds."""
 
     name: str
     account: str
@@ -79,7 +83,9 @@ def certificate_digest(text: str) -> str:
     return name.removeprefix("sha256:")
 
 
-def add_certificate(account: str, name: str, terms: KeyTerms, *, clock: Clock) -> tuple[CertificateKey, list[Change]]:
+def add_certificate(
+    account: str, name: str, terms: KeyTerms, *, entropy: Entropy, clock: Clock
+) -> tuple[CertificateKey, list[Change]]:
     """Let a certificate speak for ``account``. Raises Invalid. (The commit raises Conflict if it speaks for one already.)"""
     name = certificate_name(name)
     if not 1 <= terms.lifetime <= LONGEST_LIFETIME or (terms.quota is not None and not 1 <= terms.quota <= LARGEST_QUOTA):
@@ -93,23 +99,21 @@ def add_certificate(account: str, name: str, terms: KeyTerms, *, clock: Clock) -
         created=now,
         expires=now + terms.lifetime,
         quota=terms.quota,
-        quota_id=f"certificate:{hashlib.sha256(name.encode()).hexdigest()[:16]}:{now}",
+        quota_id=f"certificate:{entropy.token(8).hex()}",
         models=tuple(sorted(set(terms.models))),
     )
     return made, [Change(CERTIFICATE, name, to_json(made), 0)]
 
 
 def remove_certificate(record: Record) -> tuple[CertificateKey, list[Change]]:
-    """Let a certificate speak for nobody any more."""
-    return parse_certificate(record), [Change(CERTIFICATE, record.key, None, record.revision)]
+    """Let a certificate speak for nobody any more. Raises NotTrusted (damaged)."""
+    found = parse_certificate(record)
+    return found, [Change(CERTIFICATE, record.key, None, record.revision), Change(REMOVED, found.quota_id, b"{}")]
 
 
 def parse_certificate(record: Record) -> CertificateKey:
     """Decode a certificate's record. Raises NotTrusted (damaged)."""
-    try:
-        found = msgspec.json.decode(record.body or b"", type=CertificateKey)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of certificate {record.key!r} is damaged: restore it from a backup") from cause
+    found = parse_record(record, CertificateKey, f"certificate {record.key!r}")
     if found.name != record.key:
         raise NotTrusted(f"the record of certificate {record.key!r} is of another: restore it from a backup")
     return found

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import msgspec
 
 from modelkeep.core.ports import Change, Entropy, Record, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, Missing, NotTrusted, Unauthenticated
+from modelkeep.errors import Conflict, Missing, Unauthenticated
 
 CHALLENGE = "challenge"
 """Record kind; the key is the challenge's id."""
@@ -58,10 +59,7 @@ def take_challenge(records: Records, id_: str, purpose: str, credential: str, no
 
 def parse_challenge(record: Record) -> Challenge:
     """Decode a challenge's record. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Challenge)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of challenge {record.key!r} is damaged: begin again") from cause
+    return parse_record(record, Challenge, f"challenge {record.key!r}", "begin again")
 
 
 def forget_challenges(found: Sequence[Record], now: int) -> list[Change]:

@@ -14,6 +14,7 @@ import msgspec
 
 from modelkeep.core.hidden import never_pickled
 from modelkeep.core.ports import Change, Clock, Entropy, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import parse_name, to_json
 from modelkeep.errors import Invalid, NotTrusted, Unauthenticated
 
@@ -84,10 +85,7 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_key_record(record: Record) -> ApiKey:
     """Decode a key record. Raises NotTrusted (damaged)."""
-    try:
-        key = msgspec.json.decode(record.body or b"", type=ApiKey)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of API key {record.key!r} is damaged: restore it from a backup") from cause
+    key = parse_record(record, ApiKey, f"API key {record.key!r}")
     if key.id != record.key:
         raise NotTrusted(f"the record of API key {record.key!r} is about {key.id!r}: restore it from a backup")
     return key

@@ -3,8 +3,9 @@
 import msgspec
 
 from modelkeep.core.ports import Change, Record, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, Missing, NotTrusted
+from modelkeep.errors import Conflict, Missing
 
 EPOCH = "limit-epoch"
 """Record kind; its one key is ``shared``."""
@@ -46,7 +47,4 @@ class KeptEpoch:
 
 
 def _parse(record: Record) -> Epoch:
-    try:
-        return msgspec.json.decode(record.body or b"", type=Epoch)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted("the record of what the limits' store knew is damaged: restore it from a backup") from cause
+    return parse_record(record, Epoch, "what the limits' store knew")

@@ -11,6 +11,7 @@ import msgspec
 
 from modelkeep.access.issuers import account_name
 from modelkeep.core.ports import Change, Clock, Entropy, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Unauthenticated
 
@@ -98,10 +99,7 @@ def _refusal(record: Record) -> _Refusal:
 
 def parse_external(record: Record) -> External:
     """Decode an account record. Raises NotTrusted (damaged)."""
-    try:
-        found = msgspec.json.decode(record.body or b"", type=External)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of external account {record.key!r} is damaged: restore it from a backup") from cause
+    found = parse_record(record, External, f"external account {record.key!r}")
     if found.digest != record.key:
         raise NotTrusted(f"the record of external account {record.key!r} is of another: restore it from a backup")
     return found
@@ -115,8 +113,8 @@ def announce(newcomer: Newcomer) -> Change:
 def parse_newcomer(record: Record) -> Newcomer:
     """Decode an announcement. Raises Invalid (it is none; anybody can have written it)."""
     try:
-        found = msgspec.json.decode(record.body or b"", type=Newcomer)
-    except msgspec.MsgspecError as cause:
+        found = parse_record(record, Newcomer, "a newcomer")
+    except NotTrusted as cause:
         raise Invalid("this announces no newcomer") from cause
     if found.digest != record.key or len(found.digest) != 64:
         raise Invalid("this announces another newcomer")

@@ -15,6 +15,7 @@ import msgspec
 
 from modelkeep.access.totp import SECRET_SIZE, matching_step
 from modelkeep.core.ports import Change, Entropy, Record, Wrapper, WrappingKeys
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
 from modelkeep.crypto.wrap import join_wrapped, split_wrapped
 from modelkeep.errors import Invalid, Missing, NotTrusted
@@ -70,12 +71,7 @@ NONE = Factors()
 
 def parse_factors(record: Record) -> Factors:
     """Decode a factor record. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Factors)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(
-            f"the record of {record.key}'s second factors is damaged: reset them with 'modelkeep mfa reset'"
-        ) from cause
+    return parse_record(record, Factors, f"{record.key}'s second factors", "reset them with 'modelkeep mfa reset'")
 
 
 def write_factors(account: str, factors: Factors, revision: int) -> Change:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from modelkeep.access.accounts import ACCOUNT, LOGIN, Account, parse_account, set_disabled
-from modelkeep.access.certificates import CERTIFICATE, parse_certificate
+from modelkeep.access.certificates import parse_certificate, remove_certificate
 from modelkeep.access.credentials import KEY, parse_key_record
 from modelkeep.access.factors import FACTOR
 from modelkeep.access.refresh import REFRESH, parse_family
@@ -40,9 +40,8 @@ def forget_account(accounts: Sequence[Record], credentials: Credentials, name: s
     mine = [r for r in credentials.keys if parse_key_record(r).account == name]
     keys = [change for r in mine for change in (Change(KEY, r.key, None, r.revision), Change(KEY_USE, r.key, None))]
     ended = [Change(REVOCATION, r.key, None) for r in credentials.revocations if parse_revocation(r).account == name]
-    shown = [
-        Change(CERTIFICATE, r.key, None, r.revision) for r in credentials.certificates if parse_certificate(r).account == name
-    ]
+    mine = [r for r in credentials.certificates if parse_certificate(r).account == name]
+    shown = [change for r in mine for change in remove_certificate(r)[1]]
     ended += [Change(SESSION, r.key, None) for r in credentials.sessions if parse_issued(r).account == name]
     ended += [Change(REFRESH, r.key, None) for r in credentials.families if parse_family(r).account == name]
     return account, [

@@ -21,8 +21,9 @@ from modelkeep.access.passwords import Passwords, check_new
 from modelkeep.access.sessions import Proof
 from modelkeep.access.steady import SteadyTime
 from modelkeep.core.ports import Change, Clock, Entropy, Record, Records, WrappingKeys
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import parse_name, to_json
-from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted, Sealed, Unauthenticated, Unavailable
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, Sealed, Unauthenticated, Unavailable
 
 FREE_ATTEMPTS = 5
 LONGEST_LOCK = 900
@@ -190,10 +191,7 @@ class Logins:
             record = self._records.get(LOGIN, key)
         except Missing:
             return Attempts(), 0
-        try:
-            return msgspec.json.decode(record.body or b"", type=Attempts), record.revision
-        except msgspec.MsgspecError as cause:
-            raise NotTrusted(f"the login record {key!r} is damaged: reset the password of the account") from cause
+        return parse_record(record, Attempts, f"logins {key!r}", "reset the password of the account"), record.revision
 
     def _forget(self, counted: _Counted) -> None:
         try:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 import msgspec
 
 from modelkeep.core.ports import Change, Record, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, Missing, NotTrusted, OverBudget, Unavailable
+from modelkeep.errors import Conflict, Missing, OverBudget, Unavailable
 
 QUOTA = "quota"
 """Record kind; the key is the ``quota_id`` of the credential."""
@@ -203,7 +204,4 @@ def _read(records: Records, quota_id: str) -> tuple[Granted, int]:
 
 def parse_granted(record: Record) -> Granted:
     """Decode a quota record. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Granted)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the quota record {record.key!r} is damaged: restore it from a backup") from cause
+    return parse_record(record, Granted, f"quota {record.key!r}")

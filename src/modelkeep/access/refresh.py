@@ -19,8 +19,9 @@ from modelkeep.access.accounts import Account
 from modelkeep.access.sessions import REVOCATION, Proof, Revocation, Session
 from modelkeep.core.hidden import never_pickled
 from modelkeep.core.ports import Change, Entropy, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import NotTrusted, Unauthenticated
+from modelkeep.errors import Unauthenticated
 
 REFRESH = "refresh"
 """Record kind: a family of refresh tokens; the key is its id."""
@@ -87,12 +88,7 @@ class NewToken(NamedTuple):
 
 def parse_family(record: Record) -> Family:
     """Decode a family's record. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Family)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(
-            f"the record of refresh tokens {record.key!r} is damaged: delete it, its owner logs in again"
-        ) from cause
+    return parse_record(record, Family, f"refresh tokens {record.key!r}", "delete it, its owner logs in again")
 
 
 def family_of(text: str) -> str:

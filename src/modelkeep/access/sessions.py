@@ -20,8 +20,9 @@ from modelkeep.access.accounts import Account
 from modelkeep.access.credentials import DEFAULT_QUOTA
 from modelkeep.access.quotas import QUOTA
 from modelkeep.core.ports import Change, Clock, Entropy, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import parse_name, to_json
-from modelkeep.errors import Invalid, NotTrusted, TooLarge, Unauthenticated
+from modelkeep.errors import Invalid, TooLarge, Unauthenticated
 
 REVOCATION = "revocation"
 """Record kind: a session that was ended early; the key is its ``jti``."""
@@ -252,10 +253,7 @@ def index_session(session: Session, family: str = "") -> Change:
 
 def parse_issued(record: Record) -> Issued:
     """Decode a session's record. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Issued)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of session {record.key!r} is damaged: delete it, or restore it from a backup") from cause
+    return parse_record(record, Issued, f"session {record.key!r}", "delete it, or restore it from a backup")
 
 
 def end_session(jti: str, issued: Issued) -> Change:
@@ -281,10 +279,7 @@ def public_jwk(public: bytes) -> dict[str, str]:
 
 def parse_revocation(record: Record) -> Revocation:
     """Decode a revocation record. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Revocation)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of revoked session {record.key!r} is damaged: restore it from a backup") from cause
+    return parse_record(record, Revocation, f"revoked session {record.key!r}")
 
 
 def forget_old_revocations(revocations: Sequence[Record], now: int) -> list[Change]:

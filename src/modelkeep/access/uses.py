@@ -7,8 +7,9 @@ import msgspec
 
 from modelkeep.access.steady import NANOSECONDS
 from modelkeep.core.ports import Change, Clock, Record, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, Missing
+from modelkeep.errors import Conflict, Missing, NotTrusted
 
 KEY_USE = "key-use"
 """Record kind: when a key was last used; the key is the API key's id."""
@@ -78,8 +79,8 @@ def last_use(record: Record) -> int:
     and the key's next use mends it.
     """
     try:
-        return msgspec.json.decode(record.body or b"", type=Use).at
-    except msgspec.MsgspecError:
+        return parse_record(record, Use, f"the last use of API key {record.key!r}", "delete it").at
+    except NotTrusted:
         return 0
 
 

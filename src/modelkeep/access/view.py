@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from modelkeep.access.accounts import ACCOUNT, Account, parse_account
-from modelkeep.access.certificates import CERTIFICATE, CertificateKey, parse_certificate
+from modelkeep.access.certificates import CERTIFICATE, REMOVED, CertificateKey, parse_certificate
 from modelkeep.access.credentials import KEY, ApiKey, parse_key_record
 from modelkeep.access.externals import EXTERNAL, TURNED_AWAY, External, parse_external, reason_of
 from modelkeep.access.forgetting import FORGOTTEN
@@ -19,7 +19,7 @@ from modelkeep.core.values import Principal
 CACHE_SIZE = 65_536
 """Accepted credentials remembered; refused ones are remembered in a table of the same size."""
 
-KINDS = (ACCOUNT, KEY, CERTIFICATE, EXTERNAL, REVOCATION, FORGOTTEN, TURNED_AWAY)
+KINDS = (ACCOUNT, KEY, CERTIFICATE, EXTERNAL, REVOCATION, FORGOTTEN, TURNED_AWAY, REMOVED)
 
 _TABLES = {
     ACCOUNT: "accounts",
@@ -29,6 +29,7 @@ _TABLES = {
     REVOCATION: "revoked",
     FORGOTTEN: "forgotten",
     TURNED_AWAY: "turned_away",
+    REMOVED: "removed",
 }
 """Kind of record -> what the view calls its table."""
 
@@ -57,6 +58,7 @@ PARSERS: dict[str, Callable[[Record], object]] = {
     REVOCATION: parse_revocation,
     FORGOTTEN: lambda record: record.key,
     TURNED_AWAY: reason_of,
+    REMOVED: lambda record: record.key,
 }
 
 
@@ -77,6 +79,7 @@ class View:
     revoked: dict[str, Revocation]
     forgotten: dict[str, str]  # pseudonyms: a process that missed an account's deletion drops it all the same
     turned_away: dict[str, str]  # why newcomers got no account
+    removed: dict[str, str]  # likewise the quota ids of certificates
 
     def __init__(self, tables: dict[str, dict[str, Any]], revision: int) -> None:
         for kind, name in _TABLES.items():
@@ -101,6 +104,8 @@ class View:
         forgotten = tables[FORGOTTEN]
         for kind in (ACCOUNT, EXTERNAL):
             tables[kind] = {key: account for key, account in tables[kind].items() if account.subject not in forgotten}
+        kept = ((name, one) for name, one in tables[CERTIFICATE].items() if one.quota_id not in tables[REMOVED])
+        tables[CERTIFICATE] = dict(kept)
         view = View(tables, revision)
         if arrived:  # of whom nothing was said before: what was accepted of others stands
             view.accepted, view.bound, view.refused = self.accepted, self.bound, self.refused

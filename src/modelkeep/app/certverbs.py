@@ -45,7 +45,7 @@ class CertificateVerbs(Acts):
         limits = here.settings.limits
         terms = KeyTerms(models=models, quota=quota or limits.key_requests, lifetime=(days or limits.key_days) * 86_400)
         try:
-            made = self.change(lambda: add_certificate(account, certificate, terms, clock=here.clock))
+            made = self.change(lambda: add_certificate(account, certificate, terms, entropy=here.entropy, clock=here.clock))
         except Conflict:
             raise Conflict(f"{certificate_name(certificate)} speaks for an account already: remove it first") from None
         self.act("key.issue", owner.subject, key=made.quota_id)

@@ -13,6 +13,7 @@ import msgspec
 from modelkeep.adapters.files import NewFile
 from modelkeep.app.premises import Premises
 from modelkeep.core.ports import Change
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import Digest, digest_hex, digest_of, to_json
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.advisories import Index, decode_index
@@ -113,11 +114,10 @@ def newest_in_force(premises: Premises) -> int:
 
 def _in_force(premises: Premises) -> InForce | None:
     try:
-        return msgspec.json.decode(premises.records.get(KIND, CURRENT).body or b"", type=InForce)
+        record = premises.records.get(KIND, CURRENT)
     except Missing:
         return None
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted("the record of the advisory snapshot is damaged: import the snapshot again") from cause
+    return parse_record(record, InForce, "the advisory snapshot", "import the snapshot again")
 
 
 def _revision(premises: Premises) -> int:

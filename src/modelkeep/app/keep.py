@@ -33,13 +33,13 @@ from modelkeep.app.scanverbs import ScanVerbs
 from modelkeep.app.settings import FILE_NAME, load, parse, template
 from modelkeep.app.stores import create_blobs, create_records, upgrade_records
 from modelkeep.app.trustverbs import TrustVerbs
-from modelkeep.app.unsealverbs import UnsealVerbs, drop_escrows, has_escrows, renew_escrows
+from modelkeep.app.unsealverbs import UnsealVerbs, drop_escrows, renewed_escrows
 from modelkeep.app.witnessverbs import WitnessVerbs
 from modelkeep.core.ports import Records
 from modelkeep.core.values import Principal, Role, parse_name
 from modelkeep.crypto.xwing import generate_identity, recipient_of
-from modelkeep.custody.keyring import Custodian, Keyring, releases_origin
-from modelkeep.custody.keys import LATER_FAMILIES, LOG_SIGNING, MODEL_KEK, TLS_CA
+from modelkeep.custody.keyring import Custodian, Keyring, Unlocked, releases_origin
+from modelkeep.custody.keys import LATER_FAMILIES, LOG_SIGNING, TLS_CA
 from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.ledger.log import ReleasesLog
 from modelkeep.workflows.publish import settle
@@ -181,16 +181,19 @@ class Keep(
     def keys_passwd(self, new: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Change the passphrase of every compartment, all or none; the families, and what could not be renewed, in words.
 
-        Shares and a provider go on unsealing the keep. Raises NotTrusted (the old one is wrong), Unavailable.
+        Shares and a provider go on unsealing the keep: what they open changes in the same step. Raises NotTrusted (the old one
+        is wrong, or an escrow is open to others), Unavailable.
         """
         self.authorize("keys.passwd", {})
-        here = self.premises
-        old = here.passphrase()
-        before = Keyring.unlock(here.keys, [MODEL_KEK], old)[1] if has_escrows(here) else None
-        here.custodian.change_passphrase(old, new)
-        late = renew_escrows(here, before, new) if before else ()
-        with here.keys.lock():
-            return tuple(here.keys.families()), late
+        here, late = self.premises, list[str]()
+
+        def renew(before: Unlocked, after: Unlocked) -> dict[str, bytes]:
+            renewed, others = renewed_escrows(here, before, after)
+            late.extend(others)
+            return renewed
+
+        families = here.custodian.change_passphrase(here.passphrase(), new, renew)
+        return families, tuple(late)
 
     def acting_as(self, actor: Principal, address: str = "") -> Self:
         """The same keep, acted on by somebody else, from the IP address ``address`` ("" at the machine itself)."""

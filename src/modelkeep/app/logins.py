@@ -142,10 +142,11 @@ class Identity:
         return Scope(requests, asked.models, asked.operations)
 
     def _session(self, account: Account, proof: Proof, scope: Scope, seconds: int) -> Tokens:
+        limits = self._control.settings.limits
         terms = SessionTerms(
             models=scope.models,
             operations=scope.operations,
-            max_requests=scope.max_requests,
+            max_requests=min(scope.max_requests, limits.session_requests or limits.key_requests),
             lifetime=seconds,
             proof=proof,
         )

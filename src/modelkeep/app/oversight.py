@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from modelkeep.access.accounts import ACCOUNT, Account, parse_account, set_disabled
 from modelkeep.access.externals import EXTERNAL, External, find_external, is_external, set_blocked
 from modelkeep.app.acting import Acts
@@ -16,6 +14,7 @@ from modelkeep.app.shelf import keep_shelf
 from modelkeep.app.suspects import trace_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import ReleaseState, digest_of, to_json
 from modelkeep.custody.releases import QUARANTINE
 from modelkeep.custody.trust import origin_of
@@ -212,7 +211,7 @@ class OversightVerbs(Acts):
 
     def _last_pass(self) -> IntegrityPass | None:
         try:
-            return msgspec.json.decode(self.record(KIND, LATEST).body or b"", type=IntegrityPass)
+            return parse_record(self.record(KIND, LATEST), IntegrityPass, "the last integrity pass", "the next one replaces it")
         except Missing:
             return None
 

@@ -256,6 +256,11 @@ class Premises:
         assert self._unlocked is not None
         return self._unlocked
 
+    def check_unlocked(self) -> None:
+        """Check that what opened the key ring still does. Raises NotTrusted: the passphrase was changed since."""
+        if self._unlocked is not None:
+            Keyring.open(self.keys, [MODEL_KEK], self._unlocked)
+
     def _word(self) -> Word:
         return self._unlocked or self.passphrase()
 

@@ -95,6 +95,10 @@ class ControlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two looks for releases that were scanned by older rules."""
     max_upload: Count = 4 << 30
     """Largest request of the admin API (a model to publish), bytes."""
+    max_connections: Count = 1024
+    """Connections held at once; more are closed at the door."""
+    max_per_address: Count = 64
+    """Connections held at once from one address; more are closed at the door."""
 
 
 class OwnLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,6 +168,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bad credentials that one address may present at once."""
     key_requests: Count = 1000
     """Default quota of an API key or a session, rows in all."""
+    session_requests: Whole = 0
+    """Largest quota of a session, rows in all, whatever its client asks for; 0 = ``key_requests``: it may only ask for less."""
     session_seconds: Annotated[int, Meta(ge=60, le=86_400)] = 3600
     """Lifetime of a session token, seconds."""
     key_days: Annotated[int, Meta(ge=1, le=3650)] = 90

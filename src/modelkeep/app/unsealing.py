@@ -105,7 +105,9 @@ class Unsealing:
             raise Missing("unseal.provider is set, and nothing was prepared for it: run 'modelkeep unsealing provider URI'")
         if not same_place(uri, escrow.place):
             raise Invalid(f"unseal.provider and the key that was prepared differ: that is {escrow.place}")
-        self._open(open_with_provider(escrow, open_keys(uri)), "provider", key=escrow.key_id)
+        unlocked = open_with_provider(escrow, open_keys(uri))
+        self._check_in_force(unlocked, "the provider's key", "unsealing provider")
+        self._open(unlocked, "provider", key=escrow.key_id)
 
     def _share(self, text: str, peer: Peer) -> None:
         escrow = escrow_of(self.here, SHARES)
@@ -123,9 +125,19 @@ class Unsealing:
         given = dict(self._shares)
         self._shares.clear()
         unlocked = open_with_shares(escrow, [share for share, _ in given.values()])
+        self._check_in_force(unlocked, "these shares", "shares make")
         numbers = ",".join(str(x) for x in sorted(given))
         uids = ",".join(str(given[x][1].uid) for x in sorted(given))
         self._open(unlocked, "shares", set=escrow.set_id, shares=numbers, uids=uids)
+
+    def _check_in_force(self, unlocked: Unlocked, what: str, advice: str) -> None:
+        """Raises NotTrusted when the escrow that ``what`` opened is of a passphrase that the ring has no more."""
+        try:
+            Keyring.open(self.here.keys, [MODEL_KEK], unlocked)
+        except NotTrusted as cause:
+            raise NotTrusted(
+                f"the passphrase was changed, and {what} with it not: unseal with the passphrase, then run 'modelkeep {advice}'"
+            ) from cause
 
     def _open(self, unlocked: Unlocked, how: str, **detail: str) -> None:
         """Record it, and only then let the process go on."""

@@ -12,7 +12,7 @@ from modelkeep.crypto.xwing import recipient_id
 from modelkeep.custody.keyring import Keyring, Unlocked
 from modelkeep.custody.keys import MODEL_KEK
 from modelkeep.custody.unsealing import KINDS, PROVIDER, SHARES, Escrow, for_provider, for_shares, parse_escrow, renew
-from modelkeep.errors import Invalid, Missing, ModelkeepError
+from modelkeep.errors import Invalid, Missing, NotTrusted
 
 
 @holds_secrets("threshold", "set_id", "log_index")
@@ -40,7 +40,8 @@ def escrows_of(here: Premises) -> FolderEscrows:
 
 def escrow_of(here: Premises, kind: str) -> Escrow | None:
     """One escrow, None when there is none. Raises NotTrusted, Unavailable."""
-    data = escrows_of(here).read(kind)
+    with here.keys.lock():  # a change of passphrase that was cut off is finished or undone first
+        data = escrows_of(here).read(kind)
     return None if data is None else parse_escrow(data, kind, here.trust.origin)
 
 
@@ -89,31 +90,30 @@ class UnsealVerbs(Acts):
         return self.act("unsealing.drop", kind)
 
     def _put(self, escrow: Escrow, **detail: str) -> int:
-        """Logged first: an escrow of which the log does not know is never there."""
-        mark = recipient_id(escrow.recipient).hex()
+        """Logged first: an escrow of which the log does not know is never there.
+
+        Raises NotTrusted when the passphrase was changed meanwhile: it would open nothing.
+        """
+        here, mark = self.premises, recipient_id(escrow.recipient).hex()
         index = self.act("unsealing.make", escrow.kind, recipient=mark, **detail)
-        escrows_of(self.premises).write(escrow.kind, escrow.encode())
+        escrows_of(here).write(escrow.kind, escrow.encode())
+        Keyring.open(here.keys, [MODEL_KEK], here.unlocked)
         return index
 
 
-def renew_escrows(here: Premises, before: Unlocked, new: bytes) -> tuple[str, ...]:
-    """Renew the escrows for the passphrase ``new``, which the ring has already; those that could not be, in words."""
-    after, late = None, []
+def renewed_escrows(here: Premises, before: Unlocked, after: Unlocked) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The escrows for a changed passphrase, by kind; and those that it cannot renew, in words. Hold the lock of the keys.
+
+    Raises NotTrusted (one is open to others), Unavailable.
+    """
+    renewed, late = {}, []
     for kind in KINDS:
-        try:
-            escrow = escrow_of(here, kind)
-            if escrow is None:
-                continue
-            after = after or Keyring.unlock(here.keys, [MODEL_KEK], new)[1]
-            escrows_of(here).write(kind, renew(escrow, before, after).encode())
-        except ModelkeepError as cause:
-            late.append(f"{kind}: {cause}")
-    return tuple(late)
-
-
-def has_escrows(here: Premises) -> bool:
-    """Whether anything but the passphrase and the recovery identity opens the ring. Raises NotTrusted (open to others)."""
-    return any(escrows_of(here).read(kind) is not None for kind in KINDS)
+        if data := escrows_of(here).read(kind):
+            try:
+                renewed[kind] = renew(parse_escrow(data, kind, here.trust.origin), before, after).encode()
+            except NotTrusted as cause:
+                late.append(f"{kind}: {cause}")
+    return renewed, tuple(late)
 
 
 def drop_escrows(here: FolderEscrows) -> tuple[str, ...]:

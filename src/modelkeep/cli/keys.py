@@ -10,6 +10,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.results import KeyRotated, VersionRow
 from modelkeep.cli.context import Context, moment, read_secret_file
 from modelkeep.cli.progress import bar
+from modelkeep.cli.unsealing import tell_locked_out
 from modelkeep.custody.keys import WRAPPING_FAMILIES
 from modelkeep.errors import Invalid
 
@@ -181,11 +182,16 @@ def _show_key(ctx: Context, key: VersionRow) -> None:
 @click.option("--new-passphrase-file", default="", help="File with the new passphrase; asked for if not given.")
 @click.pass_obj
 def keys_passwd(ctx: Context, new_passphrase_file: str) -> None:
-    """Change the passphrase of every compartment. Repeat it if it was cut off: it goes on where it stopped."""
+    """Change the passphrase of every compartment. Cut off, it is done or has not begun.
+
+    Running processes keep the keys that they have, and are locked out of the key ring until they are started again.
+    """
     keep = ctx.local("keys passwd")
     new = ctx.new_passphrase("New passphrase", new_passphrase_file, "--new-passphrase-file")
     changed, late = keep.keys_passwd(new)
-    ctx.out.show({"families": changed}, f"{len(changed)} compartments have the new passphrase; the keys are the same.")
+    locked_out = tell_locked_out(ctx)
+    said = {"families": changed, "locked_out": locked_out}
+    ctx.out.show(said, f"{len(changed)} compartments have the new passphrase; the keys are the same.")
     for why in late:
         ctx.out.note(f"modelkeep: this opens the key ring no more: {why}")
 
@@ -199,7 +205,8 @@ def keys_recover(ctx: Context, identity_file: str, new_passphrase_file: str) -> 
     identity = read_secret_file(identity_file) if identity_file else ctx.ask("Recovery identity", "--identity-file")
     new = ctx.new_passphrase("New passphrase", new_passphrase_file, "--new-passphrase-file")
     changed = Keep.keys_recover(ctx.directory, identity.decode("ascii", "replace").strip(), new)
-    ctx.out.show({"families": changed}, f"{len(changed)} compartments have the new passphrase.")
+    locked_out = tell_locked_out(ctx)
+    ctx.out.show({"families": changed, "locked_out": locked_out}, f"{len(changed)} compartments have the new passphrase.")
 
 
 COMMANDS = (keys,)

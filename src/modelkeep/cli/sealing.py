@@ -18,7 +18,7 @@ from modelkeep.app.gateway import own_certificate
 from modelkeep.app.settings import ControlSettings, GatewaySettings, Settings
 from modelkeep.app.unsealing import Unsealing
 from modelkeep.cli.context import Context
-from modelkeep.errors import Invalid, Unavailable
+from modelkeep.errors import Invalid, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.http.sealed import run_sealed
 from modelkeep.workflows.service import Listen
 
@@ -29,13 +29,17 @@ _LOCK_SECONDS = 60.0
 
 
 class Switch:
-    """What a process with keys hears: ``status``, and ``seal``, after which it has none."""
+    """What a process with keys hears: ``status``, and ``seal``, after which it has none.
+
+    ``check``: raises NotTrusted when what the process holds opens the key ring no more; a gateway alone holds no such thing.
+    """
 
     def __init__(self, role: str, socket: LocalSocket, lock: Callable[[], None] | None = None) -> None:
         """``lock``: stops what uses the keys, called at once; None = the main thread looks at ``asked`` and sets ``locked``."""
         self._role, self._socket, self._lock = role, socket, lock
         self.asked, self.locked = threading.Event(), threading.Event()
         self.by = -1
+        self.check: Callable[[], None] = lambda: None
         socket.handle = self.hear
 
     def hear(self, asked: dict[str, Any], peer: Peer) -> dict[str, Any]:
@@ -51,8 +55,17 @@ class Switch:
                 threading.Timer(_PAUSE, self.start_sealed).start()  # this answer leaves first
             return {"role": self._role, "sealed": self._lock is None}
         if asked.get("do") == "status":
-            return {"role": self._role, "sealed": False, "shares": [], "needed": 0}
+            return {"role": self._role, "sealed": False, "shares": [], "needed": 0, "locked_out": self._locked_out()}
         return {"code": "conflict", "message": f"{self._role} is not sealed"}
+
+    def _locked_out(self) -> bool:
+        try:
+            self.check()
+        except NotTrusted:
+            return True
+        except ModelkeepError:  # the ring cannot be read now: nothing is known
+            return False
+        return False
 
     def start_sealed(self) -> None:
         """Become a process without keys, which waits sealed. Does not return."""

@@ -70,6 +70,7 @@ def up(ctx: Context, models: tuple[str, ...], workers: int | None, sealed: bool)
         return
     harden()
     here = ctx.keep.premises
+    switch.check = here.check_unlocked
     watch = RingWatch(here, log.tell)
     arguments = [sys.executable, "-m", "modelkeep", "--dir", str(ctx.directory)]
     chosen = [part for ref in models for part in ("--model", str(ReleaseRef.parse(ref)))]
@@ -166,9 +167,12 @@ def control(ctx: Context, sealed: bool, keys_fd: int, parent: int) -> None:
         end_with(parent)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing to read again
     systemd, log = Notifier({} if keys_fd >= 0 else os.environ), open_log(ctx, "control")  # systemd hears whom it started
-    if keys_fd < 0 and enter(ctx, "control", systemd, log, by_hand=sealed, lock=lambda: None) is None:
+    switch = None if keys_fd >= 0 else enter(ctx, "control", systemd, log, by_hand=sealed, lock=lambda: None)
+    if keys_fd < 0 and switch is None:
         return
     service = open_control(ctx.directory, _opened(ctx, FAMILIES, keys_fd), log.report)
+    if switch is not None:
+        switch.check = service.keep.premises.check_unlocked
     harden()  # after TLS is set up: a process that is not dumpable cannot read its own /proc/self/fd unless it is root
     try:
         run_control(service, _telling(log, systemd), systemd.beat)

@@ -1,5 +1,6 @@
 """unseal, lock, shares, unsealing: what gives running processes their keys, and takes them away."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -14,6 +15,10 @@ from modelkeep.custody.unsealing import KINDS
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, ModelkeepError, NotTrusted, OverBudget, Unavailable
 
 _LOCK_SECONDS, _PAUSE = 90.0, 0.05
+_LOCKED_OUT = (
+    "goes on with the keys that it has, takes over no key that is made from now on and rotates none: seal and unseal it "
+    "('modelkeep lock', 'modelkeep unseal'), or start it again with the new passphrase"
+)
 _NOBODY = "no process of this keep is running: start one with 'modelkeep up --sealed'"
 
 
@@ -184,13 +189,29 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     raise next((kind for kind in kinds if kind.code == code), Unavailable)(message)
 
 
+def tell_locked_out(ctx: Context) -> list[dict[str, Any]]:
+    """Say which running processes a change of passphrase locked out; each with its role and process id."""
+    found = []
+    for path in sorted((ctx.directory / "run").glob("*.sock")):
+        with contextlib.suppress(Denied, Missing, Unavailable):  # none of ours, or it ends or starts just now
+            state = ask(path, {"do": "status"})
+            if state.get("locked_out"):
+                found.append({"role": state["role"], "pid": int(path.stem.rpartition("-")[2])})
+    for one in found:
+        ctx.out.note(f"modelkeep: {one['role']} (process {one['pid']}) {_LOCKED_OUT}")
+    return found
+
+
 def _show(ctx: Context, found: list[tuple[Path, dict[str, Any]]]) -> None:
-    states = [{key: state.get(key) for key in ("role", "sealed", "shares", "needed")} for _, state in found]
+    states = [{key: state.get(key) for key in ("role", "sealed", "shares", "needed", "locked_out")} for _, state in found]
     lines = []
     for state in states:
         given = state["shares"] or []
         so_far = f"; shares {', '.join(map(str, given))} were given, {len(given)} of {state['needed']}" if given else ""
-        lines.append(f"{state['role']}: {'sealed' + so_far if state['sealed'] else 'has its keys'}")
+        keys = (
+            f"has its keys, and the passphrase was changed since: it {_LOCKED_OUT}" if state["locked_out"] else "has its keys"
+        )
+        lines.append(f"{state['role']}: {'sealed' + so_far if state['sealed'] else keys}")
     ctx.out.show(states, "\n".join(lines))
 
 

@@ -44,8 +44,9 @@ class KeyStore(Protocol):
         """One compartment's sealed bytes. Raises Missing, NotTrusted (readable by others), Unavailable."""
         ...
 
-    def replace(self, files: Mapping[str, bytes], *, trust: bytes = b"") -> None:
-        """Replace or add compartments, all of them or none, durably; and the public ``trust`` root, unless empty.
+    def replace(self, files: Mapping[str, bytes], *, trust: bytes = b"", escrows: Mapping[str, bytes] = {}) -> None:
+        """Replace or add compartments, all of them or none, durably; with them the public ``trust`` root, unless empty, and
+        ``escrows`` by kind (``custody.unsealing``).
 
         Raises Unavailable.
         """
@@ -362,10 +363,18 @@ class Custodian:
                 self._seal(list(opened.values()), recipient, before=first.trust)
             return Keyring(opened.values()), lacking
 
-    def change_passphrase(self, old: bytes, new: bytes) -> None:
-        """Seal every compartment under ``new``, all or none. Raises NotTrusted (``old`` is wrong), Invalid, Unavailable."""
+    def change_passphrase(self, old: bytes, new: bytes, renew: "Renewal" = lambda *_: {}) -> tuple[str, ...]:
+        """Seal every compartment under ``new``, and the escrows that ``renew`` gives, all or none; the families.
+
+        Raises NotTrusted (``old`` is wrong), Invalid, Unavailable, and what ``renew`` raises: then nothing has changed.
+        """
         with self.store.lock():
-            self._write(self._open(old), new)
+            before = SetPassphrase(old)
+            opened = _open_all(self.store, self.store.families(), before, "wrong passphrase")
+            after = SetPassphrase(new, self.params, self.entropy.token(32))
+            sealed = _sealed(opened, after)
+            self.store.replace(sealed, escrows=renew(before.unlocked(), after.unlocked()))
+        return tuple(sealed)
 
     def recover(self, identity: str, new: bytes) -> Keyring:
         """Open every compartment with the offline recovery identity and seal it under the passphrase ``new``.
@@ -439,20 +448,13 @@ class Custodian:
                 self._seal(changed, word.unlocked() if isinstance(word, SetPassphrase) else word, before=before)
         return Keyring(changed)
 
-    def _open(self, passphrase: bytes) -> list[Compartment]:
-        return _open_all(self.store, self.store.families(), SetPassphrase(passphrase), "wrong passphrase")
-
     def _write(self, compartments: Sequence[Compartment], passphrase: bytes) -> None:
         self._seal(compartments, SetPassphrase(passphrase, self.params, self.entropy.token(32)))
 
     def _seal(self, compartments: Sequence[Compartment], word: Recipient, *, before: TrustRoot | None = None) -> None:
         """``before``: the trust root that the public copy has now; None = it has the one of ``compartments``."""
-        sealed = {}
-        for each in compartments:
-            recipients: list[Recipient] = [word, XWingRecipient(each.recovery)]
-            sealed[each.family] = pack_bytes(each.encode(), recipients, purpose=PURPOSE + each.family)
         trust = compartments[0].trust
-        self.store.replace(sealed, trust=b"" if before in (None, trust) else trust.encode())
+        self.store.replace(_sealed(compartments, word), trust=b"" if before in (None, trust) else trust.encode())
 
 
 class Amendment(Protocol):
@@ -461,6 +463,12 @@ class Amendment(Protocol):
     def __call__(
         self, found: Mapping[str, Compartment], trust: TrustRoot, /
     ) -> tuple[Mapping[str, Compartment], TrustRoot]: ...
+
+
+class Renewal(Protocol):
+    """The escrows, by kind, that go with a changed passphrase. The store is locked meanwhile."""
+
+    def __call__(self, before: Unlocked, after: Unlocked, /) -> Mapping[str, bytes]: ...
 
 
 class _Change(Protocol):
@@ -499,6 +507,14 @@ def _open_all(store: KeyStore, families: Sequence[str], opener: Opener, wrong: s
             raise NotTrusted(f"{wrong}, or damaged compartment keys/{family}.keep ({cause})") from cause
         opened.append(Compartment.parse(plain, family))
     return opened
+
+
+def _sealed(compartments: Sequence[Compartment], word: Recipient) -> dict[str, bytes]:
+    """The files of ``compartments``, for ``word`` and the recovery identity."""
+    return {
+        each.family: pack_bytes(each.encode(), [word, XWingRecipient(each.recovery)], purpose=PURPOSE + each.family)
+        for each in compartments
+    }
 
 
 def _trust_after(compartments: Mapping[str, Compartment], log_size: int) -> TrustRoot:

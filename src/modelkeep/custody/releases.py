@@ -118,7 +118,7 @@ _RELEASE, _COUNTER = msgspec.json.Decoder(Release), msgspec.json.Decoder(Counter
 def _parse(decoder: msgspec.json.Decoder[T], data: bytes, what: str) -> T:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, Invalid) as cause:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Invalid) as cause:
         raise NotTrusted(f"a {what} is malformed: {cause}") from cause
 
 

@@ -7,8 +7,8 @@ after a record of it is durable in control's own audit log.
 import asyncio
 import ipaddress
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
@@ -24,14 +24,15 @@ from modelkeep.app.processes import announce, withdraw
 from modelkeep.core.hidden import holds_secrets
 from modelkeep.errors import Invalid, ModelkeepError, Unavailable
 from modelkeep.http.door import Threads, address_of, body_of, presented_of
-from modelkeep.http.hurried import Hurried
+from modelkeep.http.hurried import UvicornListener
 from modelkeep.http.oauth import TokenEndpoint
 from modelkeep.http.passkeys import PasskeyPages
 from modelkeep.http.problem import problem
+from modelkeep.http.serve import listening
+from modelkeep.workflows.service import Listen
 
 MAX_NOTE = 16 << 10
 """Largest checkpoint that a gateway may hand over, bytes."""
-MAX_CONNECTIONS = 1024
 LONG, LONG_THREADS = frozenset({"publish", "publish_upstream", "trace"}), 8
 """Verbs that wait for a model, an upstream or a converter, and how many run at once: no quarantine waits for those."""
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -177,7 +178,10 @@ def _packed(body: bytes) -> Response:
 
 
 def run_control(control: Control, tell: Callable[[str], None], beat: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM or SIGINT; ``beat``: called some ten times a second. Raises Unavailable when the port is taken."""
+    """Serve until SIGTERM or SIGINT; ``beat``: called some ten times a second.
+
+    Raises Conflict (the address is taken), Unavailable (cannot listen there).
+    """
     asyncio.run(_run(control, tell, beat))
 
 
@@ -186,16 +190,13 @@ def configured(control: Control) -> uvicorn.Config:
     settings = control.settings.control
     config = uvicorn.Config(
         SecureHeaders(application(control)),
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # an address counts as it was seen, and not as a header says, from this machine either
         timeout_graceful_shutdown=10,
         lifespan="off",
-        limit_concurrency=MAX_CONNECTIONS,
-        http=Hurried,
+        limit_concurrency=settings.max_connections + 1,  # requests whose clients left count, too
         ws="none",
     )
     config.load()
@@ -203,22 +204,29 @@ def configured(control: Control) -> uvicorn.Config:
 
 
 async def _run(control: Control, tell: Callable[[str], None], beat: Callable[[], None]) -> None:
-    settings, config = control.settings.control, configured(control)
-    config.ssl = control.shown.context
-    server = _Server(config, beat)
-    started = asyncio.ensure_future(server.serve())
-    while not server.started and not started.done():
-        await asyncio.sleep(0.01)
-    if not server.started:
-        raise Unavailable(f"control cannot listen on {settings.host} port {settings.port}: is it taken?")
-    port = server.servers[0].sockets[0].getsockname()[1]
-    url = f"https://{settings.host}:{port}"
-    control.url = _for_browsers(settings.host, port)
-    control.start()
-    announce(control.directory, "control", url)
-    tell(f"control: {url}  (clients trust {control.directory / 'tls' / 'ca.pem'})")
+    settings, served = control.settings.control, _Server(configured(control), beat)
+    bounds = Listen(
+        host=settings.host,
+        port=settings.port,
+        tls=control.shown.context,
+        max_connections=settings.max_connections,
+        max_per_address=settings.max_per_address,
+    )
+    with served.capture_signals():
+        async with _stopping(control), listening(UvicornListener(served, bounds, asyncio.get_running_loop())) as (host, port):
+            url = f"https://{host}:{port}"
+            control.url = _for_browsers(host, port)
+            control.start()
+            announce(control.directory, "control", url)
+            tell(f"control: {url}  (clients trust {control.directory / 'tls' / 'ca.pem'})")
+            await served.main_loop()
+
+
+@asynccontextmanager
+async def _stopping(control: Control) -> AsyncIterator[None]:
+    """Stop ``control`` at the end, when nothing is left to be answered."""
     try:
-        await started
+        yield
     finally:
         withdraw(control.directory, "control")
         await asyncio.to_thread(control.stop)
@@ -234,10 +242,11 @@ def _for_browsers(host: str, port: int) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which tells a failed start by returning and leaves what follows a signal to its caller."""
+    """uvicorn's server without its sockets, which leaves what follows a signal to its caller."""
 
     def __init__(self, config: uvicorn.Config, beat: Callable[[], None]) -> None:
         super().__init__(config)
+        self.servers, self.lifespan = [], config.lifespan_class(config)
         self._beat = beat
 
     async def on_tick(self, counter: int) -> bool:
@@ -251,9 +260,3 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
-
-    async def startup(self, sockets: Any = None) -> None:
-        try:
-            await super().startup(sockets)
-        except SystemExit:
-            self.should_exit = True

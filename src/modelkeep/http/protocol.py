@@ -7,6 +7,7 @@ closed. Requests of one connection are handled one after another, in order.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -17,6 +18,7 @@ import httptools
 import msgspec
 
 from modelkeep.access.certificates import client_certificate
+from modelkeep.access.limits import address_key
 from modelkeep.access.presented import Certificate
 from modelkeep.errors import Invalid
 from modelkeep.workflows.service import Listen
@@ -84,7 +86,42 @@ def everybody(_address: str) -> bool:
     return True
 
 
-class Server:
+class Listener(ABC):
+    """Who is at one listener: a connection has a place from its acceptance on, of so many in all and for its address."""
+
+    def __init__(self, bounds: Listen, loop: asyncio.AbstractEventLoop, welcome: Welcome = everybody) -> None:
+        self.bounds, self.loop, self._welcome = bounds, loop, welcome
+        self.accepted = 0
+        self.per_address: dict[str, int] = {}
+        self.refused = 0
+        self.draining = False
+
+    @abstractmethod
+    def connection(self, place: "Place") -> asyncio.Protocol:
+        """The protocol of a new connection, which gives ``place`` back at its end."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin, now that it listens."""
+
+    @abstractmethod
+    async def drain(self, seconds: float) -> None:
+        """Answer what has begun, then close; after ``seconds`` cut what is left."""
+
+    def enter(self, address: str) -> "Place | None":
+        """A place for a connection that was accepted from ``address``; None when there are too many, or when draining."""
+        key = address_key(address)
+        here = self.per_address.get(key, 0)
+        full = self.accepted >= self.bounds.max_connections or here >= self.bounds.max_per_address or self.draining
+        if full or not self._welcome(address):
+            self.refused += 1
+            return None
+        self.accepted += 1
+        self.per_address[key] = here + 1
+        return Place(self, address, key)
+
+
+class Server(Listener):
     """What all connections of one listener share: bounds, the handler, and the sweep that enforces deadlines."""
 
     def __init__(
@@ -96,36 +133,21 @@ class Server:
         door: Door = open_door,
         welcome: Welcome = everybody,
     ) -> None:
-        self.handler, self.problem, self.bounds, self.loop = handler, problem, bounds, loop
-        self.door, self._welcome = door, welcome
+        super().__init__(bounds, loop, welcome)
+        self.handler, self.problem, self.door = handler, problem, door
         self.connections: set[Connection] = set()
-        self.accepted = 0
-        self.per_address: dict[str, int] = {}
         self.buffered = 0
-        self.draining = False
         self.date = b""
         self._always = _HSTS if bounds.tls else b"\r\n"
-        self.refused = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection(self, place: "Place") -> asyncio.Protocol:
         """The protocol of a new connection."""
-        return HttpConnection(place)
+        return HttpConnection(place, self)
 
     def start(self) -> None:
         """Begin to enforce deadlines."""
         self._sweep()
-
-    def enter(self, address: str) -> "Place | None":
-        """A place for a connection that was accepted from ``address``; None when there are too many, or when draining."""
-        here = self.per_address.get(address, 0)
-        full = self.accepted >= self.bounds.max_connections or here >= self.bounds.max_per_address or self.draining
-        if full or not self._welcome(address):
-            self.refused += 1
-            return None
-        self.accepted += 1
-        self.per_address[address] = here + 1
-        return Place(self, address)
 
     def _sweep(self) -> None:
         """Close what is overdue; four times a second, so that the hot path sets no timers."""
@@ -152,20 +174,20 @@ class Server:
 class Place:
     """What one connection takes up, from its acceptance (so also while TLS is agreed) until ``leave``."""
 
-    def __init__(self, server: Server, address: str) -> None:
-        self.server, self.address = server, address
-        self._held = True
+    def __init__(self, listener: Listener, address: str, key: str) -> None:
+        self.listener, self.address = listener, address
+        self._key, self._held = key, True
 
     def leave(self) -> None:
         """Give the place back. Idempotent."""
         if self._held:
             self._held = False
-            self.server.accepted -= 1
-            left = self.server.per_address[self.address] - 1
+            self.listener.accepted -= 1
+            left = self.listener.per_address[self._key] - 1
             if left:
-                self.server.per_address[self.address] = left
+                self.listener.per_address[self._key] = left
             else:
-                del self.server.per_address[self.address]
+                del self.listener.per_address[self._key]
 
 
 _STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -177,8 +199,7 @@ _SMUGGLED = "the request's framing is ambiguous: "
 class HttpConnection(asyncio.Protocol):
     """One connection. Its states: idle → head → body → (queued, handled) → idle; or refused → lingering → closed."""
 
-    def __init__(self, place: Place) -> None:
-        server = place.server
+    def __init__(self, place: Place, server: Server) -> None:
         self._place, self._server = place, server
         self._bounds = server.bounds
         self._loop = server.loop

@@ -21,7 +21,7 @@ from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import bad_request
-from modelkeep.http.protocol import Handler, Place, Server
+from modelkeep.http.protocol import Handler, Listener, Place, Server
 from modelkeep.serving.breaker import State
 from modelkeep.serving.series import AuditSeries
 from modelkeep.serving.sinks import SinkState
@@ -317,7 +317,7 @@ async def _tallying(service: Service, metrics: Metrics) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def listening(server: Server) -> AsyncIterator[tuple[str, int]]:
+async def listening(server: Listener) -> AsyncIterator[tuple[str, int]]:
     """Let ``server`` answer within; on leaving, drain. Yields host and port. Raises Conflict, Unavailable (cannot listen)."""
     listen = server.bounds
     bound = socket.socket(fileno=listen.descriptor) if listen.descriptor >= 0 else bind(listen.host, listen.port)
@@ -333,7 +333,7 @@ async def listening(server: Server) -> AsyncIterator[tuple[str, int]]:
         await server.drain(listen.drain_seconds)
 
 
-async def _accept(bound: socket.socket, server: Server) -> None:
+async def _accept(bound: socket.socket, server: Listener) -> None:
     """Take connections for ever. Each is counted before TLS is agreed on it, so that silent ones cannot pile up uncounted."""
     opening: set[asyncio.Task[None]] = set()
     try:
@@ -346,6 +346,7 @@ async def _accept(bound: socket.socket, server: Server) -> None:
             place = server.enter(peer[0])
             if place is None:
                 connection.close()
+                await asyncio.sleep(0)  # accepting what waits does not: a flood at the door would be all that is done
                 continue
             task = asyncio.create_task(_open(connection, place))
             opening.add(task)
@@ -357,12 +358,12 @@ async def _accept(bound: socket.socket, server: Server) -> None:
 
 async def _open(connection: socket.socket, place: Place) -> None:
     """Agree on TLS and hand the connection to its protocol, which gives the place back at its end."""
-    tls = place.server.bounds.tls
+    tls = place.listener.bounds.tls
     begun = False
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await place.server.loop.connect_accepted_socket(
-            lambda: place.server.connection(place),
+        await place.listener.loop.connect_accepted_socket(
+            lambda: place.listener.connection(place),
             connection,
             ssl=tls,
             ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,

@@ -9,8 +9,9 @@ from enum import StrEnum
 import msgspec
 
 from modelkeep.core.ports import Change, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, NotTrusted
+from modelkeep.errors import Conflict
 
 KIND = "incident"
 
@@ -46,10 +47,7 @@ _STEPS = {
 
 def parse_incident(record: Record) -> Incident:
     """The incident in a record. Raises NotTrusted when it is not one."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Incident)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the incident record {record.key} is damaged: {cause}") from cause
+    return parse_record(record, Incident, f"incident {record.key}")
 
 
 def open_incident(existing: Record | None, *, kind: str, about: str, detail: str, at: int) -> tuple[Incident, Sequence[Change]]:

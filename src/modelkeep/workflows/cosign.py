@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from modelkeep.core.ports import Change, Clock, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
 from modelkeep.crypto.notes import NoteVerifier, SignatureLine, split_note
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
@@ -155,11 +156,9 @@ class Cosigning:
 def read_told(records: Records, name: str) -> Told:
     """How it stood with the witness ``name`` when it was last asked. Raises NotTrusted (the record is damaged), Unavailable."""
     try:
-        return msgspec.json.decode(records.get(WITNESS, name).body or b"", type=Told)
+        return parse_record(records.get(WITNESS, name), Told, f"the witness {name[:80]}")
     except Missing:
         return Told(problem="it was not asked yet")
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the record of the witness {name[:80]} is damaged: {cause}") from cause
 
 
 def _taken(witness: Witness, note: bytes, lines: Iterable[SignatureLine], size: int) -> _Answer:

@@ -24,7 +24,7 @@ from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET, Decisions, decisions_of
 from modelkeep.workflows.registry import Desk
 
-ROUTINE = (LOGIN, NEWCOMER, TURNED_AWAY, FACTOR, SESSION, REFRESH)
+ROUTINE = (LOGIN, NEWCOMER, TURNED_AWAY, FACTOR, SESSION, REFRESH, CERTIFICATE)
 WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, EXTERNAL, NAME, *ROUTINE)
 """Kinds whose deleted records leave nothing behind, not even their key. All but ``ROUTINE`` are deleted by erasures only."""
 SECRETS = {ERASE: SUBJECT_KEY, ERASE_DATA: DATA_SALT}

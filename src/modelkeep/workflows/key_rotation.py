@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from modelkeep.core.ports import Change, KeyInfo, Record, Wrapper, WrappingKeys
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import Digest, to_json
 from modelkeep.custody import keys
 from modelkeep.custody.ringkeys import RingKeys
@@ -371,10 +372,7 @@ def _finish(wheel: Wheel) -> None:
 
 
 def _parse(record: Record) -> Plan:
-    try:
-        return msgspec.json.decode(record.body or b"", type=Plan)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the plan of a rotation of {record.key} is damaged: restore the records from a backup") from cause
+    return parse_record(record, Plan, f"the plan of a rotation of {record.key}", "restore the records from a backup")
 
 
 # -- keys and what they are called --

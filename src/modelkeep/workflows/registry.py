@@ -16,6 +16,7 @@ from modelkeep.container.open import SealedFile, open_sealed
 from modelkeep.container.reader import BlobReader
 from modelkeep.container.recipients import KmsStanza, Opener, Stanza, unlock
 from modelkeep.core.ports import Blobs, Change, Clock, Entropy, Record, Records, Wrapper, WrappingKeys
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import Digest, ReleaseRef, Statement, to_json
 from modelkeep.crypto.notes import Checkpoint
 from modelkeep.crypto.signatures import StatementSigner
@@ -222,9 +223,9 @@ def kept_head(records: Records, origin: str) -> Checkpoint | None:
 
 
 def _parse_head(record: Record) -> _Head:
+    head = parse_record(record, _Head, f"the head of {record.key}")
     try:
-        head = msgspec.json.decode(record.body or b"", type=_Head)
         bytes.fromhex(head.root)
-    except (msgspec.MsgspecError, ValueError) as cause:
-        raise NotTrusted(f"the record of the head of {record.key} is damaged: restore the records from a backup") from cause
+    except ValueError as cause:
+        raise NotTrusted(f"the record of the head of {record.key} is damaged: restore it from a backup") from cause
     return head

@@ -16,10 +16,13 @@ from modelkeep.adapters.folders import sync_folder
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 
 _FAMILY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}\Z")
+_ESCROW = ".json"
 MAX_SIZE = 1 << 20
 STAGED, COMMIT, LOCK = ".staged", ".commit", ".lock"
 TRUST = "trust.toml"
 """The public copy of the trust root lies beside the folder, and changes in the same step as the sealed ones."""
+ESCROWS = "unseal"
+"""So does the folder of escrows: a change of passphrase changes them and the compartments in one step."""
 
 
 class FileKeys:
@@ -47,10 +50,11 @@ class FileKeys:
         """
         return read_private(self._path(family), "key compartment")
 
-    def replace(self, files: Mapping[str, bytes], *, trust: bytes = b"") -> None:
+    def replace(self, files: Mapping[str, bytes], *, trust: bytes = b"", escrows: Mapping[str, bytes] = {}) -> None:
         """Replace or add compartments, all of them or none, durably. Hold the lock. Raises Unavailable, Invalid.
 
-        ``trust``: the new ``trust.toml`` beside the folder, which changes with them; empty = it stays as it is.
+        What lies beside the folder changes with them: ``trust``, the new ``trust.toml``, empty = it stays as it is; ``escrows``
+        by kind, those that are not named stay.
         """
         staged = self._root / STAGED
         try:
@@ -60,6 +64,8 @@ class FileKeys:
                 self._write(staged / self._path(family).name, data)
             if trust:
                 self._write(staged / TRUST, trust)
+            for kind, data in escrows.items():
+                self._write(staged / f"{kind}{_ESCROW}", data)
             sync_folder(staged)
             staged.rename(self._root / COMMIT)
             sync_folder(self._root)
@@ -99,10 +105,16 @@ class FileKeys:
         commit = self._root / COMMIT
         if not commit.is_dir():
             return
+        beside = self._root.parent
         for path in sorted(commit.iterdir()):
-            path.rename((self._root.parent if path.name == TRUST else self._root) / path.name)
+            if path.suffix == _ESCROW:
+                (beside / ESCROWS).mkdir(mode=0o700, exist_ok=True)
+                path.rename(beside / ESCROWS / path.name)
+                sync_folder(beside / ESCROWS)
+            else:
+                path.rename((beside if path.name == TRUST else self._root) / path.name)
         sync_folder(self._root)
-        sync_folder(self._root.parent)
+        sync_folder(beside)
         commit.rmdir()
         sync_folder(self._root)
 
