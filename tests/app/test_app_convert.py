@@ -222,6 +222,8 @@ def test_publish_converts_says_so_and_keeps_the_link(cli, files):
     asked = ("--name", "made", "--reference", str(files / "ref.npz"), "--convert")
     done = cli("--json", "publish", str(files / "m.joblib"), *asked, code=0).json
     assert done["ref"] == "made@1" and not done["signature"]
+    again = cli("publish", str(files / "m.joblib"), *asked, code=0)
+    assert "signed  in the keep; 'modelkeep export' writes it" in again.out
     cli("verify", "made@1", code=0)
     shown = cli("--json", "show", "made@1", code=0).json
     assert shown["release"]["format"] == "onnx" and shown["release"]["custody"] == "sealed"
