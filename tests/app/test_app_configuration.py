@@ -284,3 +284,39 @@ def test_the_commands(cli):
     assert "MODELKEEP_SET" not in os.environ and variable("gateway", "port") not in os.environ
     assert cli("--server", "https://x", "config", "show", code=2).line()
     assert Settings().gateway.port == 8443
+
+
+def test_a_wrong_word_is_said_with_those_that_are_right_and_where_it_stands(folder):
+    write(folder, '[validation]\nranges = "refse"\n[gateway]\nport = 1')
+    environment = {"MODELKEEP_GATEWAY_PORT": "99999", "MODELKEEP_LIMITS_RATE": "-1"}
+    set_flag("limits.rate=-2", environment)
+    found = of(problems(folder, environment))
+    assert found["validation.ranges"] == "expected refuse, record or off, got 'refse'"
+    assert found["gateway.port"] == "Expected int <= 65535 (MODELKEEP_GATEWAY_PORT)"
+    assert found["limits.rate"] == "Expected float > 0.0 (--set)"
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "said"),
+    [
+        ("[gatway]\nport = 1", {}, "modelkeep.toml: gatway: there is no such section;"),
+        ("[gateway]\nprot = 1", {}, "modelkeep.toml: gateway.prot: there is no such setting;"),
+        ('[validation]\ntell = "x"', {}, "modelkeep.toml: validation.tell: expected nothing, feature or bounds, got 'x';"),
+        ("", {"MODELKEEP_GATEWAY_PORT": "x"}, "MODELKEEP_GATEWAY_PORT: gateway.port: Expected int, got str;"),
+        ("", {"MODELKEEP_GATEWAY_PORT": "x", "MODELKEEP_SET": "gateway.port"}, "--set: gateway.port: Expected int, got str;"),
+        ("[limits.accounts.a]\nraet = 1", {}, "modelkeep.toml: limits.accounts[...].raet: there is no such setting;"),
+        ("[[issuers]]\nalias = 5", {}, "modelkeep.toml: issuers[0].alias: Expected str, got int;"),
+    ],
+)
+def test_whoever_reads_wrong_settings_says_which_and_where_they_were_set(folder, text, environment, said):
+    write(folder, text)
+    with pytest.raises(Invalid) as refusal:
+        load(folder, environment)
+    assert said in str(refusal.value) and str(refusal.value).endswith("'modelkeep config check' says everything that is wrong")
+    assert str(refusal.value).startswith(("/", "MODELKEEP_", "--set"))
+
+
+def test_a_name_of_the_keep_that_is_not_its_own_is_told(folder):
+    settings = folder / "modelkeep.toml"
+    settings.write_text(settings.read_text().replace('origin = "', 'origin = "x'))
+    assert "the name of this keep is" in of(problems(folder, {}), "warning")["keep.origin"]

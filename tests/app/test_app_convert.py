@@ -17,6 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.semi_supervised import LabelPropagation
 
 import modelkeep
 from modelkeep.adapters.confine import Limits
@@ -155,6 +156,24 @@ def says(what):
     """
 
 
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        (LabelPropagation().fit(X, Y), "Unable to find a shape calculator for type .*LabelPropagation"),
+        ({"model": 1}, "TypeError: it holds a dict, and no model of scikit-learn: pickle the fitted model alone$"),
+    ],
+    ids=["unknown estimator", "no estimator"],
+)
+def test_why_a_pickle_is_not_converted_is_what_went_wrong_and_no_advice(held, why):
+    with pytest.raises(Invalid, match=f"could not be converted: .*{why}"):
+        convert(pickled(held), X.astype(np.float64), limits=SMALL)
+
+
+def test_an_interpreter_that_is_not_there_is_named_with_its_setting(tmp_path):
+    with pytest.raises(Invalid, match=r"none is not there, or cannot be run: mend the setting convert\.python"):
+        convert(pickled(LogisticRegression().fit(X, Y)), X, python=str(tmp_path / "none"), limits=SMALL)
+
+
 HOSTILE = {
     "network": ("import socket; socket.socket()", "Permission denied"),
     "disk": ("open('/tmp/was-here', 'w')", "Read-only file system|No such file"),
@@ -203,6 +222,8 @@ def test_publish_converts_says_so_and_keeps_the_link(cli, files):
     asked = ("--name", "made", "--reference", str(files / "ref.npz"), "--convert")
     done = cli("--json", "publish", str(files / "m.joblib"), *asked, code=0).json
     assert done["ref"] == "made@1" and not done["signature"]
+    again = cli("publish", str(files / "m.joblib"), *asked, code=0)
+    assert "signed  in the keep; 'modelkeep export' writes it" in again.out
     cli("verify", "made@1", code=0)
     shown = cli("--json", "show", "made@1", code=0).json
     assert shown["release"]["format"] == "onnx" and shown["release"]["custody"] == "sealed"

@@ -212,3 +212,16 @@ def test_what_is_made_and_dropped_is_logged_and_listed(keep, folder):
     with pytest.raises(Missing, match="nothing of kind"):
         keep.unsealing_drop("shares")
     assert [line.split()[0] for line in acts(folder)] == ["unsealing.make", "unsealing.drop"]
+
+
+def test_shares_that_were_made_anew_do_not_wait_for_those_given_before(keep, folder):
+    former = keep.shares_make(threshold=2, shares=3).shares
+    made, _, said = sealed(folder)
+    assert give(made, former[0])["shares"] == [1]
+    shares = keep.shares_make(threshold=2, shares=3).shares
+    assert made.hear({"do": "status"}, ME)["shares"] == [] and "other shares were made" in said[-1]
+    assert give(made, former[1])["code"] == "conflict"
+    assert give(made, shares[0])["shares"] == [1], "its number is that of a share of the former set"
+    assert give(made, shares[2])["sealed"] is False
+    keep.unsealing_drop("shares")
+    assert made.hear({"do": "status"}, ME)["shares"] == []

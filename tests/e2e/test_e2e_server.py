@@ -75,6 +75,13 @@ def check_the_end(house):
     assert "not handed over" not in said.split("terminated")[-1] and "Traceback" not in said
 
 
+def test_a_start_is_no_trouble_and_names_no_authority_that_is_not_shown(house):
+    said = [line for line in lines(house) if line["process"] == "gateway"]
+    begun = next(at for at, line in enumerate(said) if line["message"].startswith("gateway: https://"))
+    assert said[begun]["event"] == "notice" and "ca.pem" not in said[begun]["message"]
+    assert [line for line in said[: begun + 1] if line["event"] == "trouble"] == []
+
+
 def test_requests_are_lines_of_json_without_a_secret_or_an_input(house, subject):
     canaries = Canaries()
     token = house.cli("--json", "key", "issue", "alice", code=0).json["token"]

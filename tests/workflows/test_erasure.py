@@ -149,3 +149,13 @@ def test_a_data_set_is_erased_and_its_neighbours_are_not(house):
     assert [record.key for record in house.records.scan(DATA_SALT)] == ["loans@2"]
     assert salts().existing("loans@2") == other
     assert salts().salt("loans") != one
+
+
+def test_a_data_set_that_never_was_is_not_said_to_be_erased(house):
+    DataSalts(house.records, wrapping(house), SystemEntropy()).salt("loans")
+    with pytest.raises(Missing, match="no data set 'loan' has a salt here"):
+        erase(house.desk(), ORIGIN, ERASE_DATA, "loan", actor="ada")
+    assert not decisions(house.desk()).erased(ERASE_DATA)
+    index = erase(house.desk(), ORIGIN, ERASE_DATA, "loans", actor="ada")
+    sweep(house.desk(), lambda: None, wipe=False)
+    assert erase(house.desk(), ORIGIN, ERASE_DATA, "loans", actor="ada") == index, "run again after a crash, it is that erasure"

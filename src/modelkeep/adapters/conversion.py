@@ -79,6 +79,7 @@ def _main(path: str, columns: str) -> None:
     os.environ.update(JOBLIB_MULTIPROCESSING="0")  # there are no semaphores here
     import joblib
     import numpy as np
+    from sklearn.base import BaseEstimator
 
     say = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints
@@ -87,6 +88,8 @@ def _main(path: str, columns: str) -> None:
     size = int.from_bytes(data[:8], "little")
     rows = np.frombuffer(data[8 + size :], np.float32).reshape(-1, int(columns))
     estimator = joblib.load(io.BytesIO(data[8 : 8 + size]))
+    if not isinstance(estimator, BaseEstimator):
+        raise TypeError(f"it holds a {type(estimator).__name__}, and no model of scikit-learn: pickle the fitted model alone")
     onnx = sklearn_to_onnx(estimator, rows)
     values, labels = answers(estimator, rows)
     tail = json.dumps(labels).encode()

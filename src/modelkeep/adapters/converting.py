@@ -1,6 +1,7 @@
 """Convert a pickle of scikit-learn to ONNX: run it, where it can reach nothing, and believe little of what comes out."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ def convert(
     read what its user can, but for the folders ``hidden``. Raises Invalid (it cannot be converted), NotTrusted (what came out
     is no answer), Unavailable (the kernel does not let it be confined: then nothing was run).
     """
+    if python and not os.access(python, os.X_OK):
+        raise Invalid(f"the interpreter {python} is not there, or cannot be run: mend the setting convert.python")
     given = b"".join((len(model).to_bytes(8, "little"), model, np.ascontiguousarray(rows, np.float32).tobytes()))
     command = [
         python or sys.executable,
@@ -63,9 +66,17 @@ def convert(
     if done.problem:
         raise Invalid(f"the model could not be converted: {done.problem}, and was stopped")
     if done.code != 0:
-        why = done.errors.strip().rpartition("\n")[2] or f"it ended with status {done.code}"
+        why = _last_words(done.errors) or f"it ended with status {done.code}"
         raise Invalid(f"the model could not be converted: {''.join(c if c.isprintable() else ' ' for c in why)[:_REASON]}")
     return _read(done.output, len(rows))
+
+
+def _last_words(errors: str) -> str:
+    """What an interpreter ended with: the first line of the exception, whose others may be advice; "" when it said nothing."""
+    lines = errors.strip().splitlines()
+    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]  # how Python shows where it was
+    ended = lines[frames[-1] + 1 :] if frames else lines[-1:]
+    return (ended or lines[-1:] or [""])[0]
 
 
 def _read(said: bytes, rows: int) -> Converted:

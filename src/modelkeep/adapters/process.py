@@ -14,6 +14,23 @@ EXIT_UNAVAILABLE = 3
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
+def open_standard_streams() -> bool:
+    """Have descriptors 0 to 2 be something, so that no file that is opened later is taken for one and printed into.
+
+    Returns whether standard output was open.
+    """
+    shown = sys.stdout is not None
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest one that is free is this
+    for name, number, how in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, how, closefd=False))
+    return shown
+
+
 def no_core_dumps() -> None:
     """From now on this process, and whatever it starts, leaves no core dump: one would hold its keys."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

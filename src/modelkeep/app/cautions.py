@@ -13,8 +13,10 @@ from modelkeep.adapters.certificates import CertificateFiles, ending, not_after
 from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.keys.uri import SCHEMES, is_key_uri
 from modelkeep.adapters.tls import server_context
+from modelkeep.app.premises import TRUST_FILE
 from modelkeep.app.processes import find
 from modelkeep.app.settings import Settings, authority_files
+from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import ModelkeepError
 from modelkeep.formats.upstream import parse_url
 from modelkeep.workflows.breakglass import parse_break_glass
@@ -35,8 +37,20 @@ class Caution(NamedTuple):
 
 def cautions(settings: Settings, directory: Path) -> Iterator[Caution]:
     """Everything about settings whose types are right, for the keep in ``directory``."""
-    for look in (_tls, _identity, _ports, _audit, _stores, _upstream, _keys, _files, _weak):
+    for look in (_origin, _tls, _identity, _ports, _audit, _stores, _upstream, _keys, _files, _weak):
         yield from look(settings, directory)
+
+
+def _origin(settings: Settings, directory: Path) -> Iterator[Caution]:
+    """The keep's name stands in its trust root, which is what counts; the file only says it to people."""
+    try:
+        origin = TrustRoot.parse((directory / TRUST_FILE).read_bytes()).origin
+    except (OSError, ModelkeepError):
+        return  # whoever opens the keep says that
+    if settings.keep.origin != origin:
+        yield Caution(
+            "warning", "keep.origin", f"is {settings.keep.origin!r}, and the name of this keep is {origin!r}: put it back"
+        )
 
 
 def _tls(settings: Settings, directory: Path) -> Iterator[Caution]:

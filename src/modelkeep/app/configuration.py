@@ -17,12 +17,10 @@ from typing import Any, Literal
 import msgspec
 
 from modelkeep.app.cautions import cautions
-from modelkeep.app.settings import FILE_NAME, PREFIX, Settings, all_settings, from_text, load, variable
+from modelkeep.app.settings import FILE_NAME, FLAGS, PREFIX, Settings, all_settings, from_text, load, plainly, variable
 from modelkeep.errors import Invalid, Missing, Unavailable
 
 Origin = Literal["flag", "environment", "file", "default"]
-FLAGS = "MODELKEEP_SET"
-"""Names of the settings that ``--set`` set, for whoever this process starts."""
 _OTHERS = ("DIR", "SERVER", "PASSPHRASE_FILE", "SEAL_PASSPHRASE_FILE", "RING_PASSPHRASE_FILE", "SET")
 _NAMED_BY_RELEASES = PREFIX + "UPSTREAM_TOKEN_"
 _PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^\s]*@")
@@ -94,6 +92,7 @@ def problems(directory: Path, environment: Mapping[str, str] = os.environ) -> tu
         table = _table(directory / FILE_NAME)
     except Invalid as cause:
         return (Problem("error", "", str(cause)),)
+    from_where, flags = dict[str, str](), environment.get(FLAGS, "").split()
     for section, field in all_settings():
         value = environment.get(variable(section, field))
         if value is not None and isinstance(table.setdefault(section, {}), dict):
@@ -102,7 +101,12 @@ def problems(directory: Path, environment: Mapping[str, str] = os.environ) -> tu
             except Invalid as cause:
                 tell("error", f"{section}.{field}", str(cause))
                 table[section].pop(field, None)
-    cleaned = _check(table, Settings, (), tell)
+            else:
+                from_where[f"{section}.{field}"] = "--set" if f"{section}.{field}" in flags else variable(section, field)
+    said: _Tell = lambda level, setting, message: tell(  # noqa: E731
+        level, setting, f"{message} ({from_where[setting]})" if setting in from_where else message
+    )
+    cleaned = _check(table, Settings, (), said)
     for name in _strange(environment):
         known = [variable(*each) for each in all_settings()]
         tell("warning", "", f"the environment variable {name} means nothing{_meant(name, known)}")
@@ -149,7 +153,7 @@ def _check_table(value: Any, kind: type[msgspec.Struct], path: _Path, tell: _Tel
             continue
         checked = _check(each, fields[key].type, (*path, key), tell)
         if checked is not _BAD and not _holds_bad(checked):
-            wrong = _wrong(checked, fields[key].type)
+            wrong = plainly(_wrong(checked, fields[key].type), _name((*path, key)))
             if not wrong:
                 cleaned[key] = checked
                 continue

@@ -187,9 +187,7 @@ def open_gateway(
         audits=here.audit_files,
         handover=handover,
         handover_seconds=settings.audit.handover_seconds,
-        announce=partial(announce, directory, worker.name)
-        if worker
-        else lambda url, grpc: announce_gateway(directory, url, report, grpc),
+        announce=partial(announce, directory, worker.name if worker else "gateway"),
         withdraw=lambda: withdraw(directory, worker.name if worker else "gateway"),
         opening=(held.start, *(() if leases is None else (leases.start,))),
         closing=(

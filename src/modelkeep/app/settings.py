@@ -7,6 +7,7 @@ The environment overrides the file: ``MODELKEEP_GATEWAY_PORT=9443`` sets ``port`
 import os
 import re
 import tomllib
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,8 @@ from modelkeep.errors import Invalid, Missing, Unavailable
 
 FILE_NAME = "modelkeep.toml"
 PREFIX = "MODELKEEP_"
+FLAGS = "MODELKEEP_SET"
+"""Names of the settings that ``--set`` set, for whoever this process starts."""
 LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"), ("access", "mfa_roles"))
 """Settings whose environment variable is a list, separated by commas."""
 TABLES = ("issuers",)
@@ -558,7 +561,38 @@ def parse(table: dict[str, Any], environment: Mapping[str, str], where: str) -> 
     try:
         return msgspec.convert(merged, Settings, strict=False)
     except msgspec.ValidationError as cause:
-        raise Invalid(f"{where}: {cause}") from cause
+        raise Invalid(_first_wrong(str(cause), environment, where)) from cause
+
+
+def _first_wrong(said: str, environment: Mapping[str, str], where: str) -> str:
+    """What msgspec ``said``, as one line: where it was set, which setting, what is wrong, and how to hear of all that is."""
+    wrong, _, at = said.partition(" - at `$")
+    name = at.strip("`.")
+    if unknown := re.fullmatch("Object contains unknown field `(.*)`", wrong):
+        wrong = f"there is no such {'setting' if name else 'section'}"
+        name = f"{name}.{unknown[1]}".lstrip(".")
+    named = variable(*name.split(".", 1)) if "." in name else ""
+    if named in environment:
+        where = "--set" if name in environment.get(FLAGS, "").split() else named
+    of = f"{name}: " if name else ""
+    return f"{where}: {of}{plainly(wrong, name)}; 'modelkeep config check' says everything that is wrong"
+
+
+def plainly(wrong: str, name: str) -> str:
+    """What msgspec found ``wrong`` with the setting ``name``, with the words that it may have."""
+    section, _, field = name.partition(".")
+    kinds = {(one, found.name): found.type for one, fields in _sections().items() for found in fields}
+    kind = kinds.get((section, field))
+    if wrong.startswith("Invalid enum value") and typing.get_origin(kind) is typing.Literal:
+        *words, last = map(str, typing.get_args(kind))
+        return f"expected {', '.join(words)} or {last}, got {wrong.removeprefix('Invalid enum value ')}"
+    return wrong.replace("`", "")
+
+
+def _sections() -> dict[str, tuple[msgspec.structs.FieldInfo, ...]]:
+    """The fields of every section that is one table."""
+    sections = [section for section in msgspec.structs.fields(Settings) if section.name not in TABLES]
+    return {section.name: msgspec.structs.fields(section.type) for section in sections}
 
 
 def from_text(section: str, field: str, value: str) -> Any:
@@ -577,8 +611,7 @@ def from_text(section: str, field: str, value: str) -> Any:
 
 def all_settings() -> list[tuple[str, str]]:
     """Every (section, field), in the order of the file."""
-    sections = [section for section in msgspec.structs.fields(Settings) if section.name not in TABLES]
-    return [(section.name, field.name) for section in sections for field in msgspec.structs.fields(section.type)]
+    return [(section, field.name) for section, fields in _sections().items() for field in fields]
 
 
 def authority_files(settings: Settings) -> list[str]:

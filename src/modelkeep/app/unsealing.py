@@ -18,7 +18,7 @@ from modelkeep.app.unsealverbs import escrow_of
 from modelkeep.crypto.shamir import Share, parse_share
 from modelkeep.custody.keyring import Keyring, Unlocked
 from modelkeep.custody.keys import FAMILIES, MODEL_KEK
-from modelkeep.custody.unsealing import PROVIDER, SHARES, check_share, open_with_provider, open_with_shares
+from modelkeep.custody.unsealing import PROVIDER, SHARES, Escrow, check_share, open_with_provider, open_with_shares
 from modelkeep.errors import Conflict, Invalid, Missing, ModelkeepError, NotTrusted, OverBudget
 
 LONGEST_PAUSE = 60.0
@@ -113,6 +113,7 @@ class Unsealing:
         escrow = escrow_of(self.here, SHARES)
         if escrow is None:
             raise Missing("this keep has no shares: make them with 'modelkeep shares make'")
+        self._forget_former(escrow)
         share = parse_share(text)
         check_share(escrow, share)
         if share.x in self._shares:
@@ -150,12 +151,21 @@ class Unsealing:
 
     def _state(self) -> dict[str, Any]:
         escrow = escrow_of(self.here, SHARES)
+        self._forget_former(escrow)
         return {
             "role": self._role,
             "sealed": not self.opened.is_set(),
             "shares": sorted(self._shares),
             "needed": escrow.threshold if escrow else 0,
         }
+
+    def _forget_former(self, escrow: Escrow | None) -> None:
+        """Forget what was given of a set that was made anew or dropped: it opens nothing, and its numbers come again."""
+        current = escrow.set_id if escrow else ""
+        former = [x for x, (share, _) in self._shares.items() if share.set_id.hex() != current]
+        if former:
+            self._shares.clear()
+            self._report("unsealing: the shares given so far were forgotten, because other shares were made meanwhile")
 
     def _forget_late(self) -> None:
         late = self.here.clock.monotonic() - self._last_share > self.settings.unseal.share_seconds

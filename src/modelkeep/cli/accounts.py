@@ -1,11 +1,14 @@
 """user add/role/disable/list and key issue/rotate/revoke/list."""
 
+from collections.abc import Callable
+from functools import partial
+
 import click
 
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import KeyIssued
 from modelkeep.cli.certificates import named
-from modelkeep.cli.context import Context, moment, write_file
+from modelkeep.cli.context import Context, moment, new_file
 
 
 @click.group(epilog="Example: modelkeep user add alice --role analyst")
@@ -94,8 +97,8 @@ def key_issue(
 ) -> None:
     """Issue an API key; it is shown once and stored only as its hash."""
     bound = named(certificate) if certificate else ""
-    made = ctx.call(Keep.key_issue, account=account, quota=quota, days=days, models=models, actions=actions, certificate=bound)
-    _show_once(ctx, made, out)
+    issue = partial(ctx.call, Keep.key_issue, account=account, quota=quota, days=days, models=models, actions=actions)
+    _show_once(ctx, partial(issue, certificate=bound), out)
 
 
 @key.command("rotate", epilog="Example: modelkeep key rotate 3f9a1c07 --overlap 3600")
@@ -105,7 +108,7 @@ def key_issue(
 @click.pass_obj
 def key_rotate(ctx: Context, key_id: str, overlap: int, out: str) -> None:
     """Issue a successor of a key; the old one works for the overlap only."""
-    _show_once(ctx, ctx.call(Keep.key_rotate, key_id=key_id, overlap=overlap), out)
+    _show_once(ctx, partial(ctx.call, Keep.key_rotate, key_id=key_id, overlap=overlap), out)
 
 
 @key.command("revoke", epilog="Example: modelkeep key revoke 3f9a1c07")
@@ -139,14 +142,22 @@ def key_list(ctx: Context) -> None:
     ctx.out.table(found, heads, rows, empty="There is no API key.")
 
 
-def _show_once(ctx: Context, issued: KeyIssued, out: str) -> None:
-    until = f"{issued.quota:,} rows, until {moment(issued.expires)}"
+def _show_once(ctx: Context, issue: Callable[[], KeyIssued], out: str) -> None:
+    """Issue a key and show it, or write it to ``out``: a key that nobody could be told would be one that nobody revokes."""
     if not out:
-        ctx.out.show(issued, f"{issued.token}\nKey {issued.id} of {issued.account}: {until}. It will not be shown again.")
+        issued = issue()
+        text = f"{issued.token}\nKey {issued.id} of {issued.account}: {_terms(issued)}. It will not be shown again."
+        ctx.out.show(issued, text)
         return
-    write_file(out, issued.token.encode() + b"\n")
+    with new_file(out, room=4096) as write:
+        issued = issue()
+        write(issued.token.encode() + b"\n")
     result = {"id": issued.id, "account": issued.account, "file": out, "expires": issued.expires, "quota": issued.quota}
-    ctx.out.show(result, f"Key {issued.id} of {issued.account} written to {out}: {until}.")
+    ctx.out.show(result, f"Key {issued.id} of {issued.account} written to {out}: {_terms(issued)}.")
+
+
+def _terms(issued: KeyIssued) -> str:
+    return f"{issued.quota:,} rows, until {moment(issued.expires)}"
 
 
 COMMANDS = (user, key)

@@ -8,7 +8,7 @@ import click
 
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import AliasMoved, HoldRow, MetadataRow
-from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.cli.context import Context, moment, new_file, read_file
 from modelkeep.cli.output import below
 from modelkeep.errors import Invalid
 
@@ -116,7 +116,8 @@ def metadata_show(ctx: Context, ref: str, card: str) -> None:
     """Show what was said about a release, the latest last."""
     found = ctx.call(Keep.metadata_show, ref=ref)
     if card:
-        write_file(card, ctx.call(Keep.metadata_card, ref=ref))
+        with new_file(card) as write:
+            write(ctx.call(Keep.metadata_card, ref=ref))
     text = "\n".join(f"log entry {one.log_index}, {moment(one.at)}, {one.by}\n{_described(one)}" for one in found)
     ctx.out.show(found, text or f"Nobody said anything about {ref} yet.")
 

@@ -1,9 +1,10 @@
 """What every command gets: where the keep is (a folder or a server), how to unlock it, where to print."""
 
+import contextlib
 import datetime
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -59,7 +60,10 @@ class Context:
         return bool(self._passphrase_file) or sys.stdin.isatty()
 
     def call(self, verb: "Callable[Concatenate[Keep, P], R]", *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run ``verb`` on the folder, or as the logged-in account on ``--server``."""
+        """Run ``verb`` on the folder, or as the logged-in account on ``--server``. Raises Invalid for what is no text."""
+        for name, given in kwargs.items():
+            if any("\ud800" <= c <= "\udfff" for c in _text(given)):  # how Python shows bytes that are no UTF-8
+                raise Invalid(f"{name} is not UTF-8 text: {given!a}")
         if not self.server:
             found = verb(self.keep, *args, **kwargs)
             self._have_witnessed()
@@ -121,42 +125,86 @@ class Context:
         return passphrase
 
 
+def _text(given: object) -> str:
+    """All that is text in an argument of a verb."""
+    if isinstance(given, str):
+        return given
+    return "".join(map(_text, given)) if isinstance(given, list | tuple) else ""
+
+
 def read_secret_file(path: str) -> bytes:
-    """A secret from a file, without a final newline. Raises Missing, Unavailable."""
-    try:
-        return Path(path).read_bytes().rstrip(b"\r\n")
-    except FileNotFoundError:
-        raise Missing(f"there is no file {path}") from None
-    except OSError as cause:
-        raise Unavailable(f"cannot read {path}: {cause}") from cause
+    """A secret from a file, without a final newline. Raises Missing, Invalid, Unavailable."""
+    return read_file(path).rstrip(b"\r\n")
 
 
 def read_file(path: str) -> bytes:
-    """A file that the user named. Raises Missing, Unavailable."""
+    """A file that the user named. Raises Missing, Invalid (a folder, or not his to read), Unavailable."""
     try:
         return Path(path).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Missing(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise Invalid(f"{path} is a folder: name a file") from None
+    except PermissionError:
+        raise Invalid(f"{path} is not yours to read: change its mode or its owner, or run this as its owner") from None
     except OSError as cause:
-        raise Unavailable(f"cannot read {path}: {cause}") from cause
+        raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
+
+
+@contextlib.contextmanager
+def new_file(path: str, *, mode: int = 0o600, room: int = 0) -> Iterator[Callable[[bytes], None]]:
+    """A file that must not exist yet; what is yielded has it appear with these bytes in it, whole, or not at all.
+
+    ``room``: bytes of the disk to take at once. A secret that is shown once is lost when it cannot be written, so whoever makes
+    one asks for its file first. Raises Invalid (it exists, or may not stand there), Missing (no such folder), Unavailable.
+    """
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    with _told(path):
+        _check_free(target)
+        stream = os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+
+    def write(data: bytes) -> None:
+        with _told(path):
+            stream.write(data)
+            stream.truncate()
+            stream.flush()
+            os.fsync(stream.fileno())
+            _check_free(target)
+            fresh.rename(target)
+
+    try:
+        with stream:
+            if room:
+                with _told(path):
+                    os.posix_fallocate(stream.fileno(), 0, room)
+            yield write
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def write_file(path: str, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file that must not exist yet, whole or not at all. Raises Invalid, Unavailable."""
-    target = Path(path)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    """Write a file that must not exist yet, whole or not at all. Raises Invalid, Missing, Unavailable."""
+    with new_file(path, mode=mode) as write:
+        write(data)
+
+
+def _check_free(target: Path) -> None:
+    if target.exists():
+        raise Invalid(f"{target} exists: name another file or remove it first")
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    folder = Path(path).parent
     try:
-        if target.exists():
-            raise Invalid(f"{path} exists: name another file or remove it first")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.rename(target)
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise Missing(f"cannot write {path}: there is no folder {folder}") from None
+    except PermissionError:
+        raise Invalid(f"cannot write {path}: the folder {folder} is not yours to write to") from None
     except OSError as cause:
-        fresh.unlink(missing_ok=True)
-        raise Unavailable(f"cannot write {path}: {cause}") from cause
+        raise Unavailable(f"cannot write {path}: {cause.strerror}") from cause
 
 
 def moment(nanoseconds: int) -> str:

@@ -9,10 +9,10 @@ from types import ModuleType
 import click
 
 from modelkeep import __version__
-from modelkeep.adapters.process import no_core_dumps
+from modelkeep.adapters.process import no_core_dumps, open_standard_streams
 from modelkeep.cli import files
 from modelkeep.cli.context import DIRECTORY, PASSPHRASE_FILE, SERVER, Context
-from modelkeep.cli.output import EXIT_INVALID, EXIT_UNAVAILABLE
+from modelkeep.cli.output import EXIT_INTERRUPTED, EXIT_INVALID, EXIT_UNAVAILABLE
 from modelkeep.errors import Invalid, ModelkeepError
 
 _EPILOG = "Example: modelkeep init keep && modelkeep --dir keep publish model.onnx --name risk --reference ref.npz"
@@ -126,13 +126,18 @@ def main(arguments: list[str] | None = None) -> int:
     ours, others = _split(given)
     as_json = "--json" in ours  # wherever it stands there: it is the same option for every command
     words = [*(["--json"] if as_json else []), *(word for word in ours if word != "--json"), *others]
+    shown = open_standard_streams()
     found = Context(directory=".", server="", passphrase_file="", json=as_json)
+    if not shown:
+        return found.out.fail(
+            Invalid("standard output is closed, and nothing would be seen: send it somewhere, or to /dev/null")
+        )
     try:
         code = cli.main(args=words, standalone_mode=False, prog_name="modelkeep")
     except ModelkeepError as error:
         return found.out.fail(error)
-    except click.exceptions.Abort:
-        return EXIT_INVALID
+    except click.exceptions.Abort as stopped:  # click's word for Ctrl-C, and for an input that ended
+        return EXIT_INTERRUPTED if isinstance(stopped.__context__, KeyboardInterrupt) else EXIT_INVALID
     except click.ClickException as error:
         if not as_json or isinstance(error, click.exceptions.NoArgsIsHelpError):
             error.show()
@@ -151,5 +156,5 @@ def main(arguments: list[str] | None = None) -> int:
         found.out.note("modelkeep: error: not enough memory for this")
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     return code if isinstance(code, int) else 0

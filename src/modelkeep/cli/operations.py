@@ -20,7 +20,8 @@ def status(ctx: Context) -> None:
     lines += [f"  {i.id}  since {moment(i.opened)}: {i.detail}" for i in found.incidents] or ["  none"]
     lines += ["", "Gateways"]
     lines += [
-        f"  {g.instance}  {g.records} records handed over, {'running' if g.open else 'stopped'}" for g in found.gateways
+        f"  {g.instance}  {g.records:,} record{'s' * (g.records != 1)} handed over, {'running' if g.open else 'stopped'}"
+        for g in found.gateways
     ] or ["  none was ever started"]
     ctx.out.show(found, "\n".join(lines))
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from modelkeep.errors import Invalid, Missing, ModelkeepError, OverBudget, Refused, Unavailable
 
-EXIT_REFUSED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
+EXIT_REFUSED, EXIT_INVALID, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -86,10 +86,11 @@ def _show(ctx: Context, done: Published, model: str, signature: str) -> None:
     if model:
         with saying_that(f"{done.ref} is published"):
             written = write_signature(ctx, done.signature, model, signature)
+    kept = "in the keep; 'modelkeep export' writes it" if done.signature else "not"
     ctx.out.show(
         {**msgspec.structs.asdict(done), "signature": written},
         f"{done.ref}\n  model   {done.model_digest}\n  sealed  {done.sealed_digest}\n  log     entry {done.log_index}\n"
-        f"  guard   {done.promise}\n  signed  {written or 'not written'}{_OUTSIDE if done.custody != 'sealed' else ''}",
+        f"  guard   {done.promise}\n  signed  {written or kept}{_OUTSIDE if done.custody != 'sealed' else ''}",
     )
 
 

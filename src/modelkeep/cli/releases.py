@@ -4,7 +4,7 @@ import click
 
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import ReleaseDetail, StateChanged
-from modelkeep.cli.context import Context, moment, write_file
+from modelkeep.cli.context import Context, moment, new_file
 from modelkeep.cli.output import below
 from modelkeep.cli.signatures import check_place, saying_that, verify_signature, write_signature
 from modelkeep.errors import Invalid
@@ -37,8 +37,9 @@ def verify(ctx: Context, ref: str, oms: str, key: str) -> None:
 def export(ctx: Context, ref: str, out: str, signature: str) -> None:
     """Write the model file again, byte for byte. A permission of its own, and logged before a byte is written."""
     check_place(signature)
-    done = ctx.call(Keep.export, ref=ref)
-    write_file(out, done.model)
+    with new_file(out) as write:  # before the log says that it left
+        done = ctx.call(Keep.export, ref=ref)
+        write(done.model)
     with saying_that(f"{out} is written"):
         written = write_signature(ctx, done.signature, out, signature)
     result = {"ref": done.ref, "file": out, "bytes": len(done.model), "log_index": done.log_index, "signature": written}

@@ -1,5 +1,6 @@
 """Talking to a control process: the admin API from the caller's side, and the session that ``login`` keeps."""
 
+import contextlib
 import os
 import ssl
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import msgspec
 from modelkeep import errors
 from modelkeep.app.handover import CONTROL_NAME
 from modelkeep.core.hidden import holds_secrets
-from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Unauthenticated, Unavailable
+from modelkeep.errors import Invalid, ModelkeepError, NotTrusted, OverBudget, Unauthenticated, Unavailable
 
 _BY_CODE: dict[str, type[ModelkeepError]] = {
     kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelkeepError)
@@ -58,9 +59,9 @@ def load_sessions() -> dict[str, Session]:
 def save_sessions(sessions: dict[str, Session]) -> None:
     """Replace the sessions file. Raises Unavailable."""
     path = sessions_file()
+    fresh = path.with_suffix(f".{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = path.with_suffix(f".{os.getpid()}.new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(msgspec.json.encode(sessions))
@@ -68,7 +69,9 @@ def save_sessions(sessions: dict[str, Session]) -> None:
             os.fsync(stream.fileno())
         fresh.replace(path)
     except OSError as cause:
-        raise Unavailable(f"cannot write {path}: {cause}") from cause
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise Unavailable(f"cannot write {path}: {cause.strerror}") from cause
 
 
 def session_account(server: str) -> str:
@@ -120,17 +123,31 @@ class Remote:
             with httpx.Client(verify=self._trust, headers=self._headers, timeout=timeout, trust_env=False) as client:
                 response = client.post(self._server + path, content=body, extensions=self._ask_for)
         except httpx.HTTPError as cause:
-            raise Unavailable(f"cannot reach {self._server}: {cause}") from cause
+            raise self._unreached(cause) from cause
         if response.status_code == httpx.codes.OK:
             return response.content
         raise _error(response)
+
+    def _unreached(self, cause: httpx.HTTPError) -> ModelkeepError:
+        """Why there was no answer, as what to do: a certificate that does not hold is no server that comes back."""
+        below: BaseException | None = cause
+        while below is not None and not isinstance(below, ssl.SSLCertVerificationError):
+            below = below.__cause__ or below.__context__
+        if below is None:
+            return Unavailable(f"cannot reach {self._server}: {cause}")
+        if not self._ask_for:
+            why = "is signed by nobody this machine trusts: name the keep's authority with 'login --ca', its tls/ca.pem"
+        else:
+            why = "is not that of control, by the authority that --ca named: is it another keep's, or the port of a gateway?"
+        return NotTrusted(f"the certificate of {self._server} {why} ({below.verify_message})")
 
 
 def _error(response: httpx.Response) -> ModelkeepError:
     try:
         problem = msgspec.json.decode(response.content, type=Problem)
     except msgspec.MsgspecError:
-        return Unavailable(f"{response.request.url} answered {response.status_code} with no problem document")
+        url, status = response.request.url, response.status_code
+        return Unavailable(f"{url} answered {status}, and not as control does: --server takes its https://HOST:PORT alone")
     kind = _BY_CODE.get(problem.code, Unavailable)
     if kind is OverBudget:
         return OverBudget(problem.detail, problem.retry_after)

@@ -20,6 +20,7 @@ from modelkeep.app.gateway import check_grpc, open_gateway, own_certificate
 from modelkeep.app.handover import LeafWatch, Opened, RingWatch, decode, encode, open_for, send_leaf, send_ring
 from modelkeep.app.owner import NAME as OWNER
 from modelkeep.app.owner import run_owner
+from modelkeep.app.premises import CA_FILE
 from modelkeep.app.processes import Child, address_file, stop_at_once, supervise
 from modelkeep.app.settings import LogSettings, TraceSettings, load
 from modelkeep.app.workers import MOST_WORKERS, Crew
@@ -237,7 +238,8 @@ def serve(  # noqa: PLR0913, PLR0917  # its options
         traces = _traces(settings.trace)
         service = open_gateway(ctx.directory, opened, only, log.report, updates_fd, worker, auto=tls == "auto", traces=traces)
         harden()
-        tell = _telling(log, systemd) if worker is None else lambda _text: None
+        shown = "" if settings.gateway.certificate and tls != "auto" else f"  (clients trust {ctx.directory / CA_FILE})"
+        tell = _telling(log, systemd, shown) if worker is None else lambda _text: None
         try:
             run_gateway(service, tell, systemd.beat, _observed(service, log, settings.log, traces))
         finally:
@@ -328,12 +330,12 @@ def _observed(service: Service, log: Log, settings: LogSettings, traces: "Traces
     return observe
 
 
-def _telling(log: Log, systemd: Notifier) -> Callable[[str], None]:
-    """What a server is given to say that it listens."""
+def _telling(log: Log, systemd: Notifier, more: str = "") -> Callable[[str], None]:
+    """What a server is given to say that it listens, and ``more`` with it."""
 
     def tell(text: str) -> None:
         systemd.ready("serving")
-        log.tell(text)
+        log.tell(text + more)
 
     return tell
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from modelkeep.adapters.localsocket import ask
-from modelkeep.cli.context import Context, moment, read_secret_file, write_file
+from modelkeep.cli.context import Context, moment, new_file, read_secret_file, write_file
 from modelkeep.custody.unsealing import KINDS
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, ModelkeepError, NotTrusted, OverBudget, Unavailable
 
@@ -76,6 +76,9 @@ def shares_make(ctx: Context, threshold: int, count: int, out_dir: str) -> None:
     """Make shares, one for each person; those made before open nothing any more. They are shown once and stored nowhere."""
     if out_dir and not Path(out_dir).is_dir():
         raise Missing(f"there is no folder {out_dir}")
+    if out_dir:
+        with new_file(str(Path(out_dir) / ".shares"), room=count * 4096):
+            pass  # there is room for them: those of until now open nothing once these are made
     made = ctx.local("shares make").shares_make(threshold=threshold, shares=count)
     lines = [f"Set {made.set_id}: any {made.threshold} of these {len(made.shares)} shares unseal the keep."]
     if out_dir:
@@ -207,7 +210,7 @@ def _show(ctx: Context, found: list[tuple[Path, dict[str, Any]]]) -> None:
     lines = []
     for state in states:
         given = state["shares"] or []
-        so_far = f"; shares {', '.join(map(str, given))} were given, {len(given)} of {state['needed']}" if given else ""
+        so_far = f"; given: {', '.join(f'share {x}' for x in given)}, {len(given)} of {state['needed']}" if given else ""
         keys = (
             f"has its keys, and the passphrase was changed since: it {_LOCKED_OUT}" if state["locked_out"] else "has its keys"
         )

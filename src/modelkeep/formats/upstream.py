@@ -117,8 +117,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise Invalid("a pin is 64 lower-case hex digits: the SHA-256 of a public key")
         if self.token and not _TOKEN.match(self.token):
             raise Invalid(
-                f"{self.token[:80]!r} names no token: use env:MODELKEEP_UPSTREAM_TOKEN_NAME or file:NAME, a file in the keep's "
-                "folder upstream/"
+                "this names no token, and a token itself does not belong there: use env:MODELKEEP_UPSTREAM_TOKEN_NAME or "
+                "file:NAME, a file in the keep's folder upstream/"
             )
         if self.token and not (place.secure or is_loopback(place.host)):
             raise Invalid("a token is sent over TLS, or to this machine, and nowhere else: give an https or grpcs URL")

@@ -36,11 +36,14 @@ def erase(desk: Desk, origin: str, verb: str, name: str, *, actor: str, reason: 
     """Log that the secret of ``name`` is dropped, unless that is done and it has none since; the log index of the erasure.
 
     ``verb``: ``audit.erase`` (``name`` is a pseudonym), ``data.erase`` (a data set) or ``user.forget``. Wait until no gateway
-    acts on what it knew before, and then ``sweep``. Raises TooLarge, NotTrusted, Unavailable.
+    acts on what it knew before, and then ``sweep``. Raises Missing (no such data set), TooLarge, NotTrusted, Unavailable.
     """
     epoch = decisions(desk).epochs(verb)(name)
-    if epoch and not _has_secret(desk.registry.records, verb, name, epoch):
+    kept = verb in SECRETS and _has_secret(desk.registry.records, verb, name, epoch)
+    if epoch and not kept:
         return epoch - 1
+    if verb == ERASE_DATA and not kept:  # else a mistyped name would be told and logged as erased
+        raise Missing(f"no data set {name!r} has a salt here, so there is nothing to erase: check the name")
     detail = {"id": desk.entropy.token(16).hex()} | ({"reason": reason} if reason else {})  # never a copy of an earlier one
     return log_act(desk, origin, verb, name, actor=actor, detail=detail)
 
