@@ -22,25 +22,26 @@ def jacobian(
     """
     x = known.draw(rng, min(start, len(known.seeds)))
     answers = yield x
-    width = known.upper - known.lower
-    stride = np.where(width > 0, np.maximum(step * width, np.where(known.whole, 1.0, 0.0)), 0.0)  # less than 1 rounds back to x
+    stride = known.stride(step)
     for turn in range(1, 1_000_000):
         copy = surrogate()
         copy.fit(x, answers)
         base = x[rng.permutation(len(x))[:reservoir]]
         forward = 1.0 if turn % 3 else -1.0
-        asked = known.snap(base + forward * stride * np.sign(gradient(copy, base, 0.01 * width)))
+        asked = known.snap(base + forward * stride * np.sign(gradient(copy, base, 0.01 * known.width)))
         x, answers = np.concatenate([x, asked]), np.concatenate([answers, (yield asked)])
 
 
 def gradient(copy: Surrogate, x: Array, width: Array) -> Array:
     """Central differences of the probability of each row's own top class, shape (n, d); zero where ``width`` (d,) is zero."""
-    rows, columns = x.shape
     top = copy.predict(x).argmax(axis=1)
+    return differences(copy, x, width)[np.arange(len(x)), :, top]
+
+
+def differences(copy: Surrogate, x: Array, width: Array) -> Array:
+    """Central differences of all probabilities over steps of ``width`` (d,) in each column, shape (n, d, k)."""
+    rows, columns = x.shape
     moves = np.diag(width)
     around = np.concatenate([x[:, None, :] + moves, x[:, None, :] - moves]).reshape(-1, columns)
-    own = copy.predict(around).reshape(2, rows, columns, -1)[
-        :, np.arange(rows), :, top
-    ]  # advanced indices first: (rows, 2, columns)
-    difference: Array = own[:, 0] - own[:, 1]
-    return difference
+    up, down = copy.predict(around).reshape(2, rows, columns, -1)
+    return up - down

@@ -2,21 +2,19 @@
 
 import numpy as np
 
-from modelkeep.extraction.attacks.base import Array, Knowledge, Plan
+from modelkeep.extraction.attacks.base import Knowledge, Plan
 
 
-def knockoff(known: Knowledge, rng: np.random.Generator, *, foreign: Array | None = None, step: int = 64) -> Plan:
-    """Ask rows from another distribution: ``foreign`` (m, d), each once, or the thief's own rows with their columns shuffled.
+def knockoff(known: Knowledge, rng: np.random.Generator, *, step: int = 64) -> Plan:
+    """Ask foreign rows, each once; without any, the thief's own rows with their columns shuffled.
 
     Shuffling keeps every column's own distribution, so that each value looks natural, and breaks what ties columns together.
-    Source: Orekondy et al. 2019, "Knockoff Nets", section 4.1 (random strategy); Correia-Silva et al. 2018, "Copycat CNN".
+    Source: Orekondy et al. 2019, "Knockoff Nets", section 4.1 (random strategy).
     """
-    if foreign is not None:
-        order = rng.permutation(len(foreign))
-        for at in range(0, len(order), step):
-            yield known.snap(foreign[order[at : at + step]])
+    if known.foreign is not None:
+        rows = known.pool(rng)
+        for at in range(0, len(rows), step):
+            yield rows[at : at + step]
         return
-    columns = np.arange(known.seeds.shape[1])
     while True:
-        picks = rng.integers(len(known.seeds), size=(step, len(columns)))
-        yield known.seeds[picks, columns]
+        yield known.shuffled(rng, step)
