@@ -119,7 +119,7 @@ def test_knockoff_keeps_columns_and_breaks_rows() -> None:
 
 def test_knockoff_asks_each_foreign_row_once() -> None:
     foreign = np.random.default_rng(2).normal(size=(90, 4))
-    plan = Planned(knockoff(Knowledge.of(SEEDS), np.random.default_rng(1), foreign=foreign, step=40))
+    plan = Planned(knockoff(Knowledge.of(SEEDS, foreign), np.random.default_rng(1), step=40))
     count = 0
     while len(x := plan.propose(64)):
         plan.feed(x, victim(x))
