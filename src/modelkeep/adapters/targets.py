@@ -50,6 +50,16 @@ class _Metadata(msgspec.Struct):
     outputs: tuple[_Tensor, ...]
 
 
+class _Said(msgspec.Struct):
+    value: float
+    base_value: float
+
+
+class _Explanation(msgspec.Struct):
+    outputs: tuple[_Output, ...]
+    parameters: _Said
+
+
 class _Problem(msgspec.Struct):
     code: str = "error"
     detail: str = ""
@@ -109,6 +119,32 @@ class HttpTarget:
         self.receipts.append(answer.headers.get(RECEIPT_HEADER, ""))
         return _probabilities(_decode(answer.content, _Inference).outputs, known, len(x))
 
+    def explain(self, x: Array) -> Array:
+        """Explanations of rows (n, d), one request for each row and class, of two classes only for the second: answers
+        (n, k (2 + d)) as ``parts`` of the attacks reads them: probabilities, their means over the background, what each column
+        moved. Raises as ``predict`` does."""
+        known = self._known()
+        classes = _classes(known)
+        asked = [1] if classes == 2 else list(range(classes))
+        wide = []
+        for row in x:
+            told = np.array([self._explain(known, row, target) for target in asked])
+            if classes == 2:
+                told = np.stack([np.concatenate([1.0 - told[0, :2], -told[0, 2:]]), told[0]])
+            wide.append(np.concatenate([told[:, 0], told[:, 1], told[:, 2:].ravel()]))
+        return np.array(wide)
+
+    def _explain(self, known: _Metadata, row: Array, target: int) -> Array:
+        """(2 + d,): the value, its mean over the background, what each column moved it."""
+        body = self._body(known.inputs[0], row[None], {"target": target})
+        answer = self._send("POST", f"{self._path}/explain", body)
+        self.receipts.append(answer.headers.get(RECEIPT_HEADER, ""))
+        said = _decode(answer.content, _Explanation)
+        moved = [number for output in said.outputs for number in _decode(output.data, list[float])]
+        if len(moved) != len(row):
+            raise Unavailable(f"the gateway explained {len(moved)} numbers of a row that has {len(row)}")
+        return np.array([said.parameters.value, said.parameters.base_value, *moved])
+
     def _known(self) -> _Metadata:
         if self._metadata is None:
             self._metadata = _decode(self._send("GET", self._path).content, _Metadata)
@@ -117,12 +153,12 @@ class HttpTarget:
         return self._metadata
 
     @staticmethod
-    def _body(tensor: _Tensor, x: Array) -> bytes:
+    def _body(tensor: _Tensor, x: Array, parameters: dict[str, int] | None = None) -> bytes:
         # the shortest decimal that reads back as the same float, since the wire carries text
         values = x.astype(_FLOATS[tensor.datatype]) if tensor.datatype in _FLOATS else np.rint(x).astype(np.int64)
         shape = [len(x), *(x.shape[1:] if len(tensor.shape) <= 2 else tensor.shape[1:])]
         one = {"name": tensor.name, "datatype": tensor.datatype, "shape": shape, "data": values.ravel().tolist()}
-        return msgspec.json.encode({"inputs": [one]})
+        return msgspec.json.encode({"inputs": [one], **({"parameters": parameters} if parameters else {})})
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
         left = self._patience
@@ -138,6 +174,17 @@ class HttpTarget:
                 raise refusal
             time.sleep(wait)
             left -= max(wait, 0.01)
+
+
+class Explained:
+    """A ``HttpTarget`` as one that answers every row with its explanation."""
+
+    def __init__(self, target: HttpTarget) -> None:
+        self._target = target
+
+    def predict(self, x: Array) -> Array:
+        """Wide answers (n, k (2 + d)), see ``HttpTarget.explain``."""
+        return self._target.explain(x)
 
 
 class OnnxTarget:

@@ -4,7 +4,7 @@ The same function runs over HTTPS against a gateway and in memory against a bare
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import msgspec
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Refused
-from modelkeep.extraction.attacks import Array, Strategy, SurrogateMaker
+from modelkeep.extraction.attacks import ATTACKS, Array, Lesson, Strategy, SurrogateMaker, parts
 
 LEAST_ROWS = 5
 """Fewer answers than this are not worth a copy: the thief is left with the commonest class. The curve begins here."""
@@ -61,9 +61,11 @@ class Point(msgspec.Struct, frozen=True):
 class AttackReport(msgspec.Struct, frozen=True):
     """How an attack went.
 
-    ``queries``: rows answered; ``stopped``: stable code of the error that ended it, "budget" (all was spent) or "exhausted"
-    (the plan had nothing more to ask); ``measured_on``: "held-out rows" or "held-out answers"; ``majority``: fidelity of the
-    constant copy; ``fidelity``: of the copy trained on everything, or of the constant one when that is too little.
+    ``queries``: rows answered, of which ``own`` belong to the attack and the others to its disguise; ``guise``: what that does;
+    ``accounts``: rows answered to each account; ``stopped``: stable code of the error that ended it, "budget" (all was spent)
+    or "exhausted" (the plan had nothing more to ask); ``measured_on``: "held-out rows" or "held-out answers"; ``majority``:
+    fidelity of the constant copy; ``fidelity``: of the copy trained on everything, or of the constant one when that is too
+    little.
     """
 
     strategy: str
@@ -75,28 +77,47 @@ class AttackReport(msgspec.Struct, frozen=True):
     majority: float
     fidelity: float
     curve: tuple[Point, ...]
+    own: int = 0
+    guise: tuple[str, ...] = ()
+    accounts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Loot:
-    """What the thief got: questions (n, d) and answers (n, k), in order, and why it ended."""
+    """What the thief learnt: rows (n, d) and their answers (n, k), in order, and why it ended.
+
+    ``after``: (n,), rows that had been answered when each was learnt; ``asked``: rows answered in all; ``own``: of the attack.
+    """
 
     x: Array
     probs: Array
     stopped: str
     reason: str
+    after: NDArray[np.int64]
+    asked: int
+    own: int
+
+    def until(self, spent: int) -> tuple[Array, Array]:
+        """What was learnt from the first ``spent`` answers."""
+        known = int(np.searchsorted(self.after, spent, side="right"))
+        return self.x[:known], self.probs[:known]
 
 
 def steal(
-    target: Target, strategy: Strategy, *, budget: int, batch: int = 1, watch: Callable[[int], None] | None = None
+    target: Target,
+    strategy: Strategy,
+    *,
+    budget: int,
+    batch: int = 1,
+    watch: Callable[[int], None] | None = None,
 ) -> Loot:
     """Ask until ``budget`` rows are answered, the target refuses, or the strategy has nothing more to ask.
 
     ``batch``: rows a request; ``watch`` is told the number of answers after each request.
     Raises what the target raises if it refuses the very first request (a wrong key is not a defence) or fails.
     """
-    x: list[Array] = []
-    probs: list[Array] = []
+    lessons: list[Lesson] = []
+    after: list[NDArray[np.int64]] = []
     spent, stopped, reason = 0, "budget", f"all {budget} queries were answered"
     while spent < budget:
         asked = strategy.propose(min(batch, budget - spent))
@@ -106,25 +127,44 @@ def steal(
         try:
             answers = target.predict(asked)
         except (Refused, OverBudget) as refusal:
-            if not x:
+            if not spent:
                 raise
             stopped, reason = _why(refusal)
             break
-        strategy.feed(asked, answers)
-        x.append(asked)
-        probs.append(answers)
+        lessons.append(strategy.feed(asked, answers))
+        after.append(_moments(len(lessons[-1].x), len(asked), spent))
         spent += len(asked)
         if watch:
             watch(spent)
-    return Loot(np.concatenate(x) if x else np.empty((0, 0)), np.concatenate(probs) if x else np.empty((0, 0)), stopped, reason)
+    x = np.concatenate([one.x for one in lessons]) if lessons else np.empty((0, 0))
+    probs = np.concatenate([one.probs for one in lessons]) if lessons else np.empty((0, 0))
+    return Loot(
+        x,
+        probs,
+        stopped,
+        reason,
+        after=np.concatenate(after) if after else np.empty(0, dtype=np.int64),
+        asked=spent,
+        own=sum(one.own for one in lessons),
+    )
+
+
+def _moments(learnt: int, answered: int, before: int) -> NDArray[np.int64]:
+    """When each of ``learnt`` rows was learnt: row by row where every answer of a request taught one, else at its end."""
+    steps = np.arange(1, answered + 1) if learnt == answered else np.full(learnt, answered)
+    return np.asarray(before + steps, dtype=np.int64)
 
 
 def appraise(loot: Loot, surrogate: SurrogateMaker, exam: Exam, sizes: tuple[int, ...]) -> tuple[Point, ...]:
-    """The fidelity of copies trained on the first n answers, for each n of ``sizes`` that was reached."""
+    """The fidelity of copies trained on what the first n answers taught, for each n of ``sizes`` at which that was
+    something."""
     curve = []
     for size in sizes:
+        x, answers = loot.until(size)
+        if not len(x):
+            continue
         copy = surrogate()
-        copy.fit(loot.x[:size], loot.probs[:size])
+        copy.fit(x, answers)
         agreement = float((copy.predict(exam.x).argmax(axis=1) == exam.labels).mean())
         curve.append(Point(size, agreement))
     return tuple(curve)
@@ -150,7 +190,8 @@ def run_attack(
 ) -> tuple[AttackReport, Loot]:
     """Steal, then report fidelity against queries spent at ``POINTS`` log-spaced sizes.
 
-    Without an ``exam`` every fifth answer is kept from training and agreement is measured on those: all that a thief can know.
+    ``name``: of the attack; ``surrogate`` makes the copies (``copy_maker`` of the attacks). Without an ``exam`` every fifth row
+    learnt is kept from training and agreement is measured on those: all that a thief can know.
     Raises Invalid (``budget`` or ``batch`` below 1) and what ``steal`` raises.
     """
     if budget < 1 or batch < 1:
@@ -162,26 +203,32 @@ def run_attack(
 def assess(loot: Loot, *, name: str, surrogate: SurrogateMaker, budget: int, exam: Exam | None = None) -> AttackReport:
     """Train copies on prefixes of what was stolen and measure them, as ``run_attack`` does."""
     measured_on = "held-out rows" if exam else "held-out answers"
-    training, test = (loot, exam) if exam else _split(loot)
+    training, test = (loot, exam) if exam else _split(loot, ATTACKS[name].explains)
     majority = test.majority if len(test.labels) else 0.0
-    curve = appraise(training, surrogate, test, log_spaced(len(training.x), POINTS)) if len(test.labels) else ()
+    curve = appraise(training, surrogate, test, log_spaced(training.asked, POINTS)) if len(test.labels) else ()
     return AttackReport(
         strategy=name,
         budget=budget,
-        queries=len(loot.x),
+        queries=loot.asked,
         stopped=loot.stopped,
         reason=loot.reason,
         measured_on=measured_on,
         majority=majority,
         fidelity=curve[-1].fidelity if curve else majority,
         curve=curve,
+        own=loot.own,
     )
 
 
-def _split(loot: Loot) -> tuple[Loot, Exam]:
+def _split(loot: Loot, explained: bool) -> tuple[Loot, Exam]:
+    """Four fifths to train on, counted as if nothing else had been asked, and every fifth row with its top class as the
+    exam."""
     held = np.arange(len(loot.x)) % 5 == 4
-    exam = Exam(loot.x[held], loot.probs[held].argmax(axis=1) if held.any() else np.empty(0, dtype=np.int64))
-    return Loot(loot.x[~held], loot.probs[~held], loot.stopped, loot.reason), exam
+    probs = parts(loot.probs, loot.x.shape[1])[0] if explained else loot.probs
+    labels = probs[held].argmax(axis=1) if held.any() else np.empty(0, dtype=np.int64)
+    kept = int((~held).sum())
+    training = replace(loot, x=loot.x[~held], probs=loot.probs[~held], after=np.arange(1, kept + 1), asked=kept)
+    return training, Exam(loot.x[held], labels)
 
 
 def _why(refusal: ModelkeepError) -> tuple[str, str]:
