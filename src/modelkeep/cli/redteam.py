@@ -1,10 +1,13 @@
 """attack and trace."""
 
 import importlib.util
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -12,74 +15,151 @@ from modelkeep.app.arrays import load_rows
 from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, read_file, read_secret_file
 from modelkeep.core.values import ReleaseRef
-from modelkeep.errors import Missing
-from modelkeep.extraction.attacks import STRATEGIES, Knowledge, make_strategy
+from modelkeep.errors import Invalid, Missing
+from modelkeep.extraction.attacks import ATTACKS, STRATEGIES, Array, Guise, Knowledge, Recovering, copy_maker, make_strategy
 from modelkeep.workflows.attack import AttackReport, Exam, run_attack
+from modelkeep.workflows.sybil import Sybil
 
 if TYPE_CHECKING:
     from modelkeep.adapters.surrogates import MlpSurrogate
 
+_HELP = """Steal a model through a gateway, as a real client would, and report how good the copy is.
+
+Run it against your own gateway only. Fidelity is agreement with the victim's top class. Attacks (--list says what they need):
+
+\b
+""" + "\n".join(f"{name:<20} {one.does}" for name, one in ATTACKS.items())
+
+
+class ListedAttack(msgspec.Struct, frozen=True):
+    """One row of ``attack --list``."""
+
+    name: str
+    does: str
+    needs: str
+    source: str
+
+
+def _list(click_context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or click_context.resilient_parsing:
+        return
+    listed = [ListedAttack(name, one.does, one.needs, one.source) for name, one in ATTACKS.items()]
+    rows = [(one.name, one.does, one.needs, one.source) for one in listed]
+    click_context.obj.out.table(listed, ("NAME", "ASKS", "NEEDS", "SOURCE"), rows, empty="There are no attacks.")
+    click_context.exit()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of ``attack``, by the names of its options."""
+
+    url: str
+    strategy: str
+    ref: str
+    key_file: tuple[str, ...]
+    ca: str
+    seed_data: str
+    foreign_data: str
+    honest_data: str
+    eval_data: str
+    victim: str
+    budget: int
+    batch: int
+    repeats: int
+    noise: float
+    interleave: int
+    sleep: int
+    labels_only: bool
+    decimals: int | None
+    recover: bool
+    seed: int
+    save: str
+
+    def guise(self) -> Guise:
+        """The disguise that was asked for. Raises Invalid (an explanation is all numbers)."""
+        if ATTACKS[self.strategy].explains and (self.labels_only or self.decimals is not None or self.recover):
+            raise Invalid("an explanation without its numbers is none: leave out --labels-only, --decimals and --recover")
+        return Guise(self.repeats, self.noise, self.interleave / 100, self.sleep, self.labels_only, self.decimals)
+
+    def exam(self) -> Exam | None:
+        """What fidelity is measured on, where it was named. Raises Invalid."""
+        from modelkeep.adapters.targets import OnnxTarget
+
+        rows = _rows(self.eval_data)
+        return Exam.by(OnnxTarget(read_file(self.victim)), rows) if self.victim and rows is not None else None
+
+    def accounts(self, stack: ExitStack) -> Sybil:
+        """One client for each key, closed with ``stack``. Raises Invalid, Missing."""
+        from modelkeep.adapters.targets import Explained, HttpTarget
+
+        ref, ca = ReleaseRef.parse(self.ref), Path(self.ca) if self.ca else None
+        keys = [read_secret_file(name).decode() for name in self.key_file]
+        clients = [stack.enter_context(HttpTarget(self.url, ref, key, ca=ca)) for key in keys]
+        return Sybil([Explained(one) for one in clients] if ATTACKS[self.strategy].explains else clients)
+
 
 @click.command(
-    epilog="Example: modelkeep attack https://localhost:8443 --as uniform --model risk@1 --key-file k --seed-data s.npz"
+    help=_HELP,
+    epilog="Example: modelkeep attack https://localhost:8443 --as uniform --model risk@1 --key-file k --seed-data s.npz",
 )
 @click.argument("url", metavar="URL")
-@click.option("--as", "strategy", type=click.Choice(STRATEGIES), required=True, help="How to steal.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the attacks, ask nothing.")
+@click.option("--as", "strategy", type=click.Choice(STRATEGIES), metavar="ATTACK", required=True, help="How to steal.")
 @click.option("--model", "ref", required=True, metavar="NAME@VERSION", help="What to steal.")
-@click.option("--key-file", required=True, help="File with the API key to steal with.")
+@click.option("--key-file", required=True, multiple=True, help="File with the API key to steal with; again for more accounts.")
 @click.option("--ca", default="", help="PEM file of the authority that signed the gateway's certificate.")
 @click.option("--seed-data", required=True, help="npz file: rows (array 'x') that the thief has to begin with.")
+@click.option("--foreign-data", default="", help="npz file: rows from elsewhere, for attacks that ask those.")
+@click.option("--honest-data", default="", help="npz file: rows to hide among (default: the thief's own).")
 @click.option("--eval-data", default="", help="npz file: rows to measure fidelity on; needs --victim.")
 @click.option("--victim", default="", help="The model itself (ONNX), to measure fidelity against.")
 @click.option("--budget", type=click.IntRange(1), default=500, show_default=True, help="Queries to spend at most.")
 @click.option("--batch", type=click.IntRange(1, 1000), default=1, show_default=True, help="Rows a request.")
+@click.option("--repeats", type=click.IntRange(1, 1000), default=1, show_default=True, help="Times to ask each question.")
+@click.option("--noise", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Noise on questions, in ranges.")
+@click.option("--interleave", type=click.IntRange(1, 100), default=100, show_default=True, help="Percent that attack.")
+@click.option("--sleep", type=click.IntRange(0), default=0, show_default=True, help="Honest questions to ask first.")
+@click.option("--labels-only", is_flag=True, help="Look at nothing but the top class of an answer.")
+@click.option("--decimals", type=click.IntRange(1, 6), default=None, help="Look at so many decimals of an answer only.")
+@click.option("--recover", is_flag=True, help="Undo rounding and marks before the copy learns, as far as can be.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the attack's own randomness.")
-@click.option("--save", default="", help="npz file for the questions and answers.")
+@click.option("--save", default="", help="npz file for what was learnt: rows and answers.")
 @click.pass_obj
-def attack(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
-    ctx: Context,
-    url: str,
-    strategy: str,
-    ref: str,
-    key_file: str,
-    ca: str,
-    seed_data: str,
-    eval_data: str,
-    victim: str,
-    budget: int,
-    batch: int,
-    seed: int,
-    save: str,
-) -> None:
-    """Steal a model through a gateway, as a real client would, and report how good the copy is.
-
-    Run it against your own gateway only. Fidelity is agreement with the victim's top class.
-    """
-    from modelkeep.adapters.targets import HttpTarget, OnnxTarget
+def attack(ctx: Context, /, **given: Any) -> None:
+    """Parse, attack, print."""
+    asked = _Asked(**given)
+    guise, exam, make = asked.guise(), asked.exam(), _surrogates()
+    known = Knowledge.of(load_rows(read_file(asked.seed_data), asked.seed_data), _rows(asked.foreign_data))
 
     def surrogate() -> "MlpSurrogate":
-        return _surrogates()(seed=seed)
+        return make(seed=asked.seed)
 
-    seeds = load_rows(read_file(seed_data), seed_data)
-    exam = Exam.by(OnnxTarget(read_file(victim)), load_rows(read_file(eval_data), eval_data)) if victim and eval_data else None
-    target = HttpTarget(url, ReleaseRef.parse(ref), read_secret_file(key_file).decode(), ca=Path(ca) if ca else None)
+    copies = copy_maker(asked.strategy, known, surrogate)
+    plan = make_strategy(asked.strategy, known, seed=asked.seed, surrogate=surrogate)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with target, Progress(*columns, console=ctx.out.notes, transient=True) as progress:
-        bar = progress.add_task(f"{strategy} on {ref}", total=budget)
-        plan = make_strategy(strategy, Knowledge.of(seeds), seed=seed, surrogate=surrogate)
+    with ExitStack() as stack:
+        accounts = asked.accounts(stack)
+        progress = stack.enter_context(Progress(*columns, console=ctx.out.notes, transient=True))
+        bar = progress.add_task(f"{asked.strategy} on {asked.ref}", total=asked.budget)
         report, loot = run_attack(
-            target,
-            plan,
-            name=strategy,
-            surrogate=surrogate,
-            budget=budget,
-            batch=batch,
+            accounts,
+            guise.wear(plan, known, honest=_rows(asked.honest_data), seed=asked.seed),
+            name=asked.strategy,
+            surrogate=(lambda: Recovering(copies, seed=asked.seed)) if asked.recover else copies,
+            budget=asked.budget,
+            batch=asked.batch,
             exam=exam,
             watch=lambda spent: progress.update(bar, completed=spent),
         )
-    if save:
-        np.savez(save, x=loot.x, probs=loot.probs)
+    if asked.save:
+        np.savez(asked.save, x=loot.x, probs=loot.probs)
+    words = (*guise.words(), *(("answers recovered",) if asked.recover else ()))
+    report = msgspec.structs.replace(report, guise=words, accounts=tuple(accounts.answered))
     ctx.out.show(report, _tell(report))
+
+
+def _rows(file: str) -> Array | None:
+    return load_rows(read_file(file), file) if file else None
 
 
 def _surrogates() -> "type[MlpSurrogate]":
@@ -92,8 +172,10 @@ def _surrogates() -> "type[MlpSurrogate]":
 
 def _tell(report: AttackReport) -> str:
     curve = "\n".join(f"  {point.queries:>6} queries   fidelity {point.fidelity:.3f}" for point in report.curve)
+    disguised = f"Disguise: {', '.join(report.guise)}; {report.own} queries were the attack's own\n" if report.guise else ""
+    shared = f"Queries of each account: {', '.join(map(str, report.accounts))}\n" if len(report.accounts) > 1 else ""
     return (
-        f"{report.strategy}: {report.queries} of {report.budget} queries answered; {report.reason}\n"
+        f"{report.strategy}: {report.queries} of {report.budget} queries answered; {report.reason}\n{disguised}{shared}"
         f"Fidelity on {report.measured_on} (a constant answer has {report.majority:.3f}):\n"
         f"{curve or '  too few answers for a copy'}"
     )

@@ -60,7 +60,7 @@ def recover(probs: Array, guess: Array, clean: Array, *, epsilon: float, near: i
     """``probs`` (n, k), each with the mean correction of the ``near`` nearest simulations of ``clean`` (m, k).
 
     Near is a simulated answer that looks like the one that was told, and among such, one whose clean answer is like the
-    shadow's ``guess`` (n, k): that alone tells apart rows that coarse answers make the same.
+    shadow's ``guess`` (n, k): that alone tells apart rows that coarse answers make the same. No entry falls to zero.
     """
     rng, out = np.random.default_rng(seed), np.array(probs, dtype=np.float64)
     units, tops = grid(probs), probs.argmax(axis=1)
@@ -74,8 +74,8 @@ def recover(probs: Array, guess: Array, clean: Array, *, epsilon: float, near: i
                 gap = np.abs(probs[row] - told[like]).sum(axis=1) + 0.1 * np.abs(guess[row] - clean[like]).sum(axis=1)
                 nearest = like[np.argsort(gap, kind="stable")[:near]]
                 out[row] += (clean[nearest] - told[nearest]).mean(axis=0)
-    out = np.clip(out, 0.0, None)
-    out /= np.maximum(out.sum(axis=1, keepdims=True), 1e-12)
+    out = np.maximum(out, np.clip(0.1 * units, 1e-9, 1e-3)[:, None])
+    out /= out.sum(axis=1, keepdims=True)
     kept = out.argmax(axis=1) == tops
     return np.asarray(np.where(kept[:, None], out, probs))
 
