@@ -40,7 +40,7 @@ def attack(
     return run_attack(target, plan, name=name, surrogate=surrogate, budget=budget, batch=8, exam=exam)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "path-finding"])  # it is for trees
 def test_every_attack_steals_a_bare_model(name: str) -> None:
     exam = Exam.by(Bare(), ROWS[250:])
     report, loot = attack(Bare(), name=name, exam=exam)

@@ -54,7 +54,7 @@ def fidelity(name: str, guise: Guise, target: Target, budget: int) -> float:
     return point.fidelity
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "path-finding"])  # it is for trees
 def test_every_copy_is_better_than_the_constant_one(name: str) -> None:
     explains = ATTACKS[name].explains
     found = fidelity(name, Guise(), Explaining() if explains else Victim(), EXPLAINED if explains else BUDGET)

@@ -16,12 +16,22 @@ from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, read_file, read_secret_file
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing
-from modelkeep.extraction.attacks import ATTACKS, STRATEGIES, Array, Guise, Knowledge, Recovering, copy_maker, make_strategy
+from modelkeep.extraction.attacks import (
+    ATTACKS,
+    STRATEGIES,
+    Array,
+    Guise,
+    Knowledge,
+    Recovering,
+    Surrogate,
+    copy_maker,
+    make_strategy,
+)
 from modelkeep.workflows.attack import AttackReport, Exam, run_attack
 from modelkeep.workflows.sybil import Sybil
 
 if TYPE_CHECKING:
-    from modelkeep.adapters.surrogates import MlpSurrogate
+    from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
 
 _HELP = """Steal a model through a gateway, as a real client would, and report how good the copy is.
 
@@ -72,6 +82,7 @@ class _Asked:
     labels_only: bool
     decimals: int | None
     recover: bool
+    copy: str
     seed: int
     save: str
 
@@ -122,16 +133,19 @@ class _Asked:
 @click.option("--labels-only", is_flag=True, help="Look at nothing but the top class of an answer.")
 @click.option("--decimals", type=click.IntRange(1, 6), default=None, help="Look at so many decimals of an answer only.")
 @click.option("--recover", is_flag=True, help="Undo rounding and marks before the copy learns, as far as can be.")
+@click.option(
+    "--copy", type=click.Choice(("perceptron", "trees")), default="perceptron", show_default=True, help="Copy to train."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the attack's own randomness.")
 @click.option("--save", default="", help="npz file for what was learnt: rows and answers.")
 @click.pass_obj
 def attack(ctx: Context, /, **given: Any) -> None:
     """Parse, attack, print."""
     asked = _Asked(**given)
-    guise, exam, make = asked.guise(), asked.exam(), _surrogates()
+    guise, exam, make = asked.guise(), asked.exam(), _surrogates(asked.copy)
     known = Knowledge.of(load_rows(read_file(asked.seed_data), asked.seed_data), _rows(asked.foreign_data))
 
-    def surrogate() -> "MlpSurrogate":
+    def surrogate() -> Surrogate:
         return make(seed=asked.seed)
 
     copies = copy_maker(asked.strategy, known, surrogate)
@@ -162,12 +176,12 @@ def _rows(file: str) -> Array | None:
     return load_rows(read_file(file), file) if file else None
 
 
-def _surrogates() -> "type[MlpSurrogate]":
+def _surrogates(copy: str) -> "type[MlpSurrogate | TreesSurrogate]":
     if importlib.util.find_spec("sklearn") is None:
         raise Missing("the red team trains copies with scikit-learn: pip install 'modelkeep[lab]'")
-    from modelkeep.adapters.surrogates import MlpSurrogate
+    from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
 
-    return MlpSurrogate
+    return TreesSurrogate if copy == "trees" else MlpSurrogate
 
 
 def _tell(report: AttackReport) -> str:

@@ -21,6 +21,7 @@ from modelkeep.extraction.attacks.jacobian import jacobian
 from modelkeep.extraction.attacks.jb_tr import jb_tr
 from modelkeep.extraction.attacks.knockoff import knockoff
 from modelkeep.extraction.attacks.line_search import line_search
+from modelkeep.extraction.attacks.path_finding import path_finding
 from modelkeep.extraction.attacks.recovery import Recovering
 from modelkeep.extraction.attacks.t_rnd import t_rnd
 from modelkeep.extraction.attacks.uniform import uniform
@@ -84,6 +85,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "line-search": Attack(
         _alone(line_search), "bisect between rows of two classes", _ROWS, f"Lowd and Meek 2005; {_TRAMER}, 5.2.1"
+    ),
+    "path-finding": Attack(
+        _alone(path_finding), "walk from leaf to leaf of a tree, bisecting where each ends", _ROWS, f"{_TRAMER}, 4.2"
     ),
     "adaptive-retraining": Attack(adaptive, "rows on the copy's own boundary, retrain, repeat", _ROWS, f"{_TRAMER}, 5.2.1"),
     "jacobian": Attack(jacobian, "steps along the signs of the copy's gradient (JBDA)", _ROWS, "Papernot et al. 2017"),
