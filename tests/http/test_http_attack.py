@@ -5,8 +5,12 @@ import pytest
 from commandline import Cli
 from gateway_support import live, make_keep, train
 
-from modelkeep.core.values import Role
-from modelkeep.extraction.attacks import ATTACKS
+from modelkeep.adapters.targets import HttpTarget, OnnxTarget
+from modelkeep.core.values import ReleaseRef, Role, digest_of
+from modelkeep.extraction.attacks import ATTACKS, parts
+from modelkeep.extraction.profile import fit_profile
+from modelkeep.workflows.publish import Calibration, ModelFile, publish
+from modelkeep.workflows.reference import learn_reference
 
 ACCOUNTS = ("alice", "carol", "dave", "frank", "grace")
 
@@ -17,8 +21,27 @@ def trained():
 
 
 @pytest.fixture(scope="module")
-def keep(tmp_path_factory, trained):
-    return make_keep(tmp_path_factory.mktemp("keeps") / "keep", trained)
+def pair():
+    """A model of two classes as ONNX."""
+    from skl2onnx import to_onnx
+    from sklearn.linear_model import LogisticRegression
+
+    rows = np.random.default_rng(8).normal(size=(200, 6)).astype(np.float32)
+    model = LogisticRegression().fit(rows, rows @ np.array([2.0, -1.0, 0.5, 0.0, 0.0, 1.0]) > 0.3)
+    return to_onnx(model, rows[:1], options={id(model): {"zipmap": False}}, target_opset=18).SerializeToString(), rows
+
+
+@pytest.fixture(scope="module")
+def keep(tmp_path_factory, trained, pair):
+    keep = make_keep(tmp_path_factory.mktemp("keeps") / "keep", trained)
+    onnx, rows = pair
+    benign = rows.astype(np.float64)
+    profile = fit_profile(benign, OnnxTarget(onnx).predict, seed=1)
+    arrays = {**profile.to_arrays(), **learn_reference(benign, 1)}
+    calibration = Calibration(lambda _model, _interface: arrays, len(rows), digest_of(b"reference"))
+    publish(keep.premises.desk(), ModelFile(onnx, "m.onnx"), "pair", actor="test", calibration=calibration)
+    keep.promote(ref="pair@1")
+    return keep
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +124,18 @@ def test_explanations_are_asked_for_and_make_a_copy(attack):
     report = attack("explanations", "--budget", "5", "--batch", "2").json
     assert (report["queries"], report["own"]) == (5, 5)
     assert report["fidelity"] > report["majority"] + 0.3
+
+
+@pytest.mark.parametrize("name", ["iris", "pair"])
+def test_wide_answers_are_the_models_own_probabilities_and_what_moved_them(keep, gateway, desk, trained, pair, name):
+    onnx, rows = (trained.onnx, trained.fresh) if name == "iris" else pair
+    key, ca = (desk / "dave.key").read_text(), keep.premises.directory / "tls" / "ca.pem"
+    with HttpTarget(gateway.url, ReleaseRef(name, 1), key, ca=ca) as target:
+        probs, base, moved = parts(target.explain(rows[:3]), 6)
+    np.testing.assert_allclose(probs, OnnxTarget(onnx).predict(rows[:3]), atol=6e-4)
+    np.testing.assert_allclose(moved.sum(axis=2), probs - base, atol=1e-9)
+    np.testing.assert_allclose(moved.sum(axis=1), 0.0, atol=2e-3, err_msg="what one class gains others lose")
+    assert np.abs(moved).max() > 0.05
 
 
 def test_who_may_not_ask_for_explanations_is_told_so(attack):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelkeep.errors import Invalid
@@ -62,6 +62,7 @@ def test_no_disguise_is_the_attack_itself() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(share=st.integers(1, 99), total=st.integers(1, 400), batch=st.integers(1, 64))
+@example(share=29, total=100, batch=10)  # 0.29 x 100 is less than 29
 def test_an_interleave_has_the_share_that_was_asked_for(share: int, total: int, batch: int) -> None:
     plan = Guise(share=share / 100).wear(attack(), KNOWN, honest=HONEST)
     x, lesson = run(plan, total, [batch])
