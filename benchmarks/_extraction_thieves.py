@@ -99,7 +99,7 @@ def _narrow(rows: Floats) -> Floats:
 
 def attacks(setting: Setting) -> Iterator[str]:
     """What is tried on this setting."""
-    yield from (name for name in STRATEGIES if name != "in-distribution")
+    yield from (name for name in STRATEGIES if name not in {"in-distribution", "explanations"})  # those are no queries
     yield from VISION if is_vision(setting) else TABULAR
     yield "in-distribution"
 
