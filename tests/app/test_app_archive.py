@@ -232,5 +232,7 @@ def test_the_command_line_archives_lists_and_erases(keep, desk, tmp_path):
     assert "archived by entry" in cli("log", "verify", code=0).out
     assert cli("--json", "log", "erase", "--subject", "alice", code=0).json["what"] == "subject"
     assert [row["what"] for row in cli("--json", "log", "erasures", code=0).json] == ["subject"]
+    assert "no data set 'loans'" in cli("log", "erase", "--dataset", "loans", code=2).line()
+    keep.premises.data_salts().salt("loans")
     assert "made before" in cli("log", "erase", "--dataset", "loans", code=0).out
     assert cli("--server", "https://localhost:1", "log", "archived").code == 2

@@ -409,7 +409,7 @@ def logs(run, desk, work):
     run("log", "show")
     run("log", "prove", "risk@1", "--out", str(work / "proof"))
     run("log", "check", str(work / "proof"), "--trust", str(run.cli.keep / "trust.toml"))
-    run("log", "erase", "--dataset", "loans@3")
+    run("log", "erase", "--subject", "carol")
     run("log", "erasures")
     run("log", "archive", "--closed-before", "2999-01-01", "--to", str(work / "shelf"))
     run("log", "archived")

@@ -103,7 +103,7 @@ def test_a_restart_comes_up_sealed_and_people_with_shares_unseal_it_and_lock_it(
     assert "mistyped" in cli("unseal", "--share-file", str(mistyped), code=2).line()
     assert "wait" in cli("unseal", "--share-file", str(files[3]), code=3).line()
     time.sleep(0.6)
-    assert "shares 1 were given" in cli("unseal", "--status", code=0).out
+    assert "given: share 1, 1 of 2" in cli("unseal", "--status", code=0).out
     cli("unseal", "--share-file", str(files[3]), code=0)
     house.wait_ready()
     assert house.ask(key, subject.fresh[:1]).status_code == 200
