@@ -87,7 +87,10 @@ def rows(directory: Path, environment: Mapping[str, str] = os.environ) -> tuple[
 def problems(directory: Path, environment: Mapping[str, str] = os.environ) -> tuple[Problem, ...]:
     """Everything that is wrong, errors first. Raises Missing (no keep), Unavailable."""
     found: list[Problem] = []
-    tell: _Tell = lambda level, setting, message: found.append(Problem(level, setting, message))  # noqa: E731
+
+    def tell(level: _Level, setting: str, message: str) -> None:
+        found.append(Problem(level, setting, message))
+
     try:
         table = _table(directory / FILE_NAME)
     except Invalid as cause:
@@ -103,9 +106,10 @@ def problems(directory: Path, environment: Mapping[str, str] = os.environ) -> tu
                 table[section].pop(field, None)
             else:
                 from_where[f"{section}.{field}"] = "--set" if f"{section}.{field}" in flags else variable(section, field)
-    said: _Tell = lambda level, setting, message: tell(  # noqa: E731
-        level, setting, f"{message} ({from_where[setting]})" if setting in from_where else message
-    )
+
+    def said(level: _Level, setting: str, message: str) -> None:
+        tell(level, setting, f"{message} ({from_where[setting]})" if setting in from_where else message)
+
     cleaned = _check(table, Settings, (), said)
     for name in _strange(environment):
         known = [variable(*each) for each in all_settings()]
@@ -116,7 +120,8 @@ def problems(directory: Path, environment: Mapping[str, str] = os.environ) -> tu
     return tuple(sorted(dict.fromkeys(found), key=lambda each: each.level))
 
 
-_Tell = Callable[[Literal["error", "warning"], str, str], None]
+_Level = Literal["error", "warning"]
+_Tell = Callable[[_Level, str, str], None]
 _Path = tuple[str | int, ...]
 _BAD: Any = object()
 

@@ -5,7 +5,7 @@ import stat
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from modelkeep.access.accounts import ACCOUNT, OPERATOR
@@ -206,7 +206,7 @@ class Premises:
     @cached_property
     def logins(self) -> Logins:
         """Who checks passwords and second factors."""
-        keys = lambda: self.ring_keys(SECOND_FACTOR)  # noqa: E731
+        keys = partial(self.ring_keys, SECOND_FACTOR)
         return Logins(self.records, self.passwords, entropy=self.entropy, clock=self.clock, factor_keys=keys)
 
     @cached_property

@@ -31,14 +31,14 @@ def active_thief(
         x, answers = np.concatenate([x, asked]), np.concatenate([answers, (yield asked)])
 
 
-def entropy(known: Knowledge, copy: Surrogate, left: Array, asked: Array, count: int) -> NDArray[np.intp]:  # noqa: ARG001
+def entropy(known: Knowledge, copy: Surrogate, left: Array, asked: Array, count: int) -> NDArray[np.intp]:  # noqa: ARG001  # all choose alike
     """The rows on which the copy's answer has the most entropy (there: "uncertainty strategy")."""
     guess = copy.predict(left)
     doubt = -(guess * np.log(np.maximum(guess, 1e-12))).sum(axis=1)
     return np.argsort(-doubt, kind="stable")[:count]
 
 
-def k_centre(known: Knowledge, copy: Surrogate, left: Array, asked: Array, count: int) -> NDArray[np.intp]:  # noqa: ARG001
+def k_centre(known: Knowledge, copy: Surrogate, left: Array, asked: Array, count: int) -> NDArray[np.intp]:  # noqa: ARG001  # all choose alike
     """Greedy k-centre: again and again the row whose answer by the copy is farthest from those of all rows chosen or asked."""
     guess, seen = copy.predict(left), copy.predict(asked)
     far = ((guess[:, None, :] - seen) ** 2).sum(axis=2).min(axis=1)
@@ -51,7 +51,7 @@ def k_centre(known: Knowledge, copy: Surrogate, left: Array, asked: Array, count
     return np.array(picked, dtype=np.intp)
 
 
-def dfal(known: Knowledge, copy: Surrogate, left: Array, asked: Array, count: int) -> NDArray[np.intp]:  # noqa: ARG001
+def dfal(known: Knowledge, copy: Surrogate, left: Array, asked: Array, count: int) -> NDArray[np.intp]:  # noqa: ARG001  # all choose alike
     """DeepFool active learning: the rows nearest to the copy's boundary, in units of the columns' ranges.
 
     The distance is DeepFool's first step, (p1 - p2) / |gradient of it|, computed for the 4 x ``count`` rows with the least p1

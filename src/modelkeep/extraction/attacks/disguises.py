@@ -3,6 +3,8 @@
 Each is a ``Strategy`` itself, so they nest in any order, and counts hold: a wrapper asks what it asks in requests of any size.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ _BLOCK = 4096
 """Most of the inner attack's questions that are disguised at a time; those of one round of it are."""
 
 
-class Disguise:
+class Disguise(ABC):
     """Base class: asks ``_expand`` of what the inner attack asks, and hands it one answer for each of its questions."""
 
     def __init__(self, inner: Strategy) -> None:
@@ -23,10 +25,10 @@ class Disguise:
         self._told: list[Array] = []
         self._fed = 0
 
+    @abstractmethod
     def _expand(self, block: Array) -> tuple[Array, NDArray[np.int64]]:
         """Rows to ask (m, d) for the inner attack's next questions (n, d), and which of these each belongs to (m,), rising; -1:
         none, it is an honest row."""
-        raise NotImplementedError
 
     def _teach(self, question: Array, asked: Array, told: Array) -> Lesson:  # noqa: ARG002  # for those who override it
         """Hand the inner attack the answer to its ``question`` (1, d), for which ``asked`` (j, d) were asked and ``told`` (j,
