@@ -155,7 +155,7 @@ class Postgres:
                 self._process.kill()
                 self._process.wait()
             _wait(
-                lambda: not any(map(_lives, children)), (self.folder / "log").read_text
+                lambda: not any(map(lives, children)), (self.folder / "log").read_text
             )  # one that lost its server still answers until it notices
         self._process = None
 
@@ -317,7 +317,7 @@ def _end(database: str) -> str:
     return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """Whether the process runs: one that nobody has waited for yet does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from commandline import PASSPHRASE, Cli, copy_keep
 from e2e_house import INFER, RECEIPT, House, Load, check_receipts, question, wait_for
+from services import lives
 
 from modelkeep.adapters.process import pipe_with
 from modelkeep.app.handover import encode, open_for
@@ -296,20 +296,11 @@ def test_who_lost_its_supervisor_ends(template, desk, subject, tmp_path):
             for client in clients:
                 assert client.post(INFER, json=question(subject.fresh[:1])).status_code == 200
             crew.house.kill("gateway")
-            wait_for(lambda: not any(alive(pid) for pid in pids.values()), 60, crew.house.text)
+            wait_for(lambda: not any(lives(pid) for pid in pids.values()), 60, crew.house.text)
         wait_for(lambda: all(now not in (0, pids[part]) for part, now in crew.pids().items()), 60, crew.house.text)
         crew.back(token, subject.fresh)
     finally:
         code = crew.house.stop()
     assert code == 0, crew.house.text()
-    assert not any(alive(pid) for pid in crew.pids().values())
+    assert not any(lives(pid) for pid in crew.pids().values())
     crew.cli("log", "verify", code=0)
-
-
-def alive(pid):
-    """Whether a process runs; what was killed and not waited for by its dead parent does not."""
-    try:
-        state = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
