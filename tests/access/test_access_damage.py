@@ -6,7 +6,7 @@ from modelkeep.access.accounts import parse_account
 from modelkeep.access.certificates import parse_certificate
 from modelkeep.access.challenges import parse_challenge
 from modelkeep.access.credentials import parse_key_record
-from modelkeep.access.externals import parse_external, parse_newcomer
+from modelkeep.access.externals import forget_turned_away, parse_external, parse_newcomer, reason_of
 from modelkeep.access.factors import parse_factors
 from modelkeep.access.quotas import parse_granted
 from modelkeep.access.refresh import parse_family
@@ -28,7 +28,7 @@ PARSERS = (
     parse_key_record,
     parse_revocation,
 )
-NAMES = (b"account", b"name", b"kind", b"id", b"at", b"granted")
+NAMES = (b"reason", b"account", b"name", b"kind", b"id", b"at", b"granted")
 DAMAGED = {
     "gone": None,
     "empty": b"",
@@ -50,3 +50,10 @@ def test_every_reader_of_a_damaged_record_says_so(parse, body):
 def test_whatever_a_gateway_announces_ends_nobody(body):
     with pytest.raises(Invalid, match="announces no newcomer"):
         parse_newcomer(Record("kind", "key", body, 1))
+
+
+@pytest.mark.parametrize("body", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_refusal_tells_nobody_anything_and_goes(body):
+    record = Record("kind", "key", body, 1)
+    assert not reason_of(record)
+    assert [change.key for change in forget_turned_away([record], 1)] == ["key"]

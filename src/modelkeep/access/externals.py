@@ -92,8 +92,8 @@ def forget_turned_away(records: Sequence[Record], now: int) -> list[Change]:
 
 def _refusal(record: Record) -> _Refusal:
     try:
-        return msgspec.json.decode(record.body or b"", type=_Refusal)
-    except msgspec.MsgspecError:
+        return parse_record(record, _Refusal, "a refused newcomer")
+    except NotTrusted:
         return _Refusal("", 0)
 
 
