@@ -11,20 +11,22 @@ import msgspec
 
 from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.links import LinkClient
+from modelkeep.app.auditfolders import audit_folder
 from modelkeep.app.handover import hand_link
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import Premises
 from modelkeep.core.ports import Allowances
 from modelkeep.core.tallies import Series
-from modelkeep.crypto.notes import encode_vkey
-from modelkeep.errors import Missing, ModelkeepError
+from modelkeep.errors import ModelkeepError
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.series import AuditSeries
+from modelkeep.workflows.calibrations import calibrations_of
 from modelkeep.workflows.decisions import Decisions
 from modelkeep.workflows.evidence import AuditFolder, Evidence, History, OwnEvidence
+from modelkeep.workflows.registry import Registry
 from modelkeep.workflows.sharing import MAX_FRAME
 from modelkeep.workflows.siblings import EVERY, Siblings
 from modelkeep.workflows.worker import SharedAllowances, SharedEvidence
@@ -69,11 +71,13 @@ def keep_evidence(  # what a gateway has at hand
     audit: AuditSeries,
     keys: SubjectKeys,
     decisions: Decisions,
+    registry: Registry,
     earlier: Sequence[AuditFolder],
     report: Callable[[str], None],
 ) -> Held:
     """Evidence of this process, rebuilt from ``earlier`` logs; what other gateways of the keep record is taken in."""
-    evidence = OwnEvidence(History(lambda: earlier, keys, decisions.cleared_at), guard_of(here))
+    calibrations = lambda ref: calibrations_of(registry.book, ref)  # noqa: E731
+    evidence = OwnEvidence(History(lambda: earlier, keys, decisions.cleared_at, calibrations), guard_of(here))
     alarms = Alarms(here, evidence)
     own = {audit.current.instance}  # and those of later periods
 
@@ -144,22 +148,6 @@ class Alarms:
             detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
             self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
         self._told = set(now)
-
-
-def audit_folders(here: Premises) -> list[AuditFolder]:
-    """The audit logs that there are now, oldest first."""
-    found = (audit_folder(here, instance) for instance in here.audit_instances())
-    return [folder for folder in found if folder is not None]
-
-
-def audit_folder(here: Premises, instance: str) -> AuditFolder | None:
-    """One audit log; None while it has no checkpoint."""
-    origin, files = here.audit_origin(instance), here.audit_files(instance)
-    try:
-        files.read("checkpoint")
-    except Missing:
-        return None
-    return AuditFolder(files, encode_vkey(origin, here.trust.audit_key), origin)
 
 
 def end_this_process() -> None:

@@ -15,7 +15,7 @@ from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
 from modelkeep.extraction.budget import Budget
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.places import Places
-from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.profile import Profile, with_kappa
 
 Floats = NDArray[np.float64]
 
@@ -82,7 +82,7 @@ class Guard:
         self._profile, self._alpha, self._limit = profile, alpha, limit
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
-        self._accounts = Accounts(len(self._bets.stream), cold, in_memory)
+        self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
         self._alarmed: dict[str, None] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
@@ -182,6 +182,18 @@ class Guard:
                 self._hold(subject)
                 self._accounts.settle()
 
+    def recalibrate(self, kappa: Floats) -> None:
+        """From now on the null has other bounds, shape (streams,): every account's evidence restarts, an alarm waits for its
+        review. After the j-th calibration the threshold is (j + 1)^2 / alpha, so that all of them together stay below
+        1.65 alpha. Raises Invalid (not bounds of this profile).
+        """
+        with self._lock:
+            self._bets = eprocess.make_bets(with_kappa(self._profile, kappa).kappa)
+            self._accounts.rebet(len(self._bets.stream))
+            for subject in list(self._accounts):
+                self._hold(subject)
+                self._accounts.settle()
+
     def forget(self, subject: str) -> None:
         """Drop all that is held about an account, as if it had never asked. Silent when unseen."""
         with self._lock:
@@ -243,8 +255,11 @@ class Guard:
         account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
         account.effective += 1
         account.since += 1
-        if not account.alarmed_at and account.since >= MIN_EFFECTIVE and account.value >= 2.0**account.reviews / self._alpha:
+        if not account.alarmed_at and account.since >= MIN_EFFECTIVE and account.value >= self._threshold(account):
             account.alarmed_at = account.queries
+
+    def _threshold(self, account: Account) -> float:
+        return float(2.0**account.reviews * (account.calibrations + 1.0) ** 2 / self._alpha)
 
     def _judge(self, account: Account) -> Verdict:
         spent = budget.quote(account.spent, self._profile.curve, self._limit, account.charged)

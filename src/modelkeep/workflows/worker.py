@@ -34,7 +34,7 @@ from modelkeep.workflows.sharing import (
     for_worker,
     parts,
 )
-from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Backlog, Cleared, Erased, Observation
+from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Backlog, Calibrated, Cleared, Erased, Observation
 
 REBUILD_SECONDS = 110.0
 """How long a worker waits for the owner to rebuild a release's evidence before it tries again."""
@@ -219,7 +219,7 @@ class SharedEvidence:
         """Every release's evidence so far."""
         return dict(self._watches)
 
-    def take(self, decision: Cleared | Erased) -> None:
+    def take(self, decision: Cleared | Erased | Calibrated) -> None:
         """Drop the key of whoever was erased. The rest the owner does, who reads decisions from the releases log itself."""
         if isinstance(decision, Erased):
             self._forget(decision.subject)
