@@ -107,11 +107,37 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
         keep.calibrate(ref="iris@1", accounts=("thief",))
     with pytest.raises(Conflict, match="convict is accused or was confirmed"):
         keep.calibrate(ref="iris@1", accounts=("convict",))
+    review = keep.calibrate(ref="iris@1", accounts=("thief",), dry_run=True)
+    assert review.accounts + len(review.short) == 1 and review.left_out == () and review.log_index == -1
     with pytest.raises(Missing, match="nobody"):
         keep.calibrate(ref="iris@1", accounts=("nobody",))
     keep.review(account="thief", outcome="cleared", reason="a penetration test")
     again = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
     assert again.left_out == ("convict",) and again.accounts + len(again.short) == 4
+
+
+def test_when_everybody_s_evidence_rises_the_house_asks_for_a_calibration(keep, trained):
+    names = [f"branch-{i}" for i in range(14)]
+    for name in names:
+        keep.user_add(name=name, roles=("analyst",))
+    subjects = {row.name: row.subject for row in keep.user_list()}
+    tokens = [keep.key_issue(account=name, quota=100_000).token for name in names]
+    rng = np.random.default_rng(8)
+    with live(keep) as running:
+        watch = running.service.loader.by_release()[IRIS]
+        for _ in range(12):
+            for token in tokens:
+                ask(running, token, rng.uniform(-8, 8, (1, 6)).astype(np.float32))
+        assert watch.withheld >= 3 and len(watch.alarmed()) <= 11
+        soon(lambda: any(row.id == "drift:iris@1" for row in keep.status().incidents))
+        waiting = next(name for name in names if watch.verdict(subjects[name]).withheld)
+        assert watch.rung(subjects[waiting]) is Rung.QUANTISED
+        assert ask(running, tokens[names.index(waiting)], trained.fresh[:1]) == 1, "it is served, coarsely"
+        assert not any(subjects[waiting] in row.id for row in keep.incidents())
+        keep.calibrate(ref="iris@1", afresh=True)
+        soon(lambda: watch.withheld == 0)
+        assert not any(row.id == "drift:iris@1" for row in keep.status().incidents)
+        assert watch.alarmed(), "an accusation waits for its review"
 
 
 @pytest.mark.parametrize(

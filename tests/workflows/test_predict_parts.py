@@ -40,6 +40,9 @@ class Ledger:
         self.rows: list[tuple[str, float]] = []
         self.fail = False
 
+    def withheld(self) -> list[str]:
+        return []
+
     def alarmed(self) -> list[str]:
         return []
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.auditfolders import audit_folders
 from modelkeep.app.calibrationresults import CalibrationDone, CostRow, ScoreRow
-from modelkeep.app.oversight import EXTRACTION
+from modelkeep.app.oversight import DRIFT, EXTRACTION, OversightVerbs
 from modelkeep.app.predictor import BATCH, Predictor, Rows
 from modelkeep.app.premises import Premises
 from modelkeep.app.upstreams import Upstreams
@@ -32,8 +31,6 @@ from modelkeep.extraction.evidence import SCORES
 from modelkeep.extraction.profile import Profile, with_kappa
 from modelkeep.formats.detect import Format
 from modelkeep.ledger.predicates import DeclaredTool
-from modelkeep.operations import incidents
-from modelkeep.operations.incidents import IncidentState, parse_incident
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows import upstream
 from modelkeep.workflows.calibrations import Basis, bounds_in_force, log_calibration, rounded_up
@@ -63,7 +60,7 @@ class _Asked:
             self.rows -= len(self.parts.popleft()[0])
 
 
-class CalibrationVerbs(Acts):
+class CalibrationVerbs(OversightVerbs):
     """calibrate: the null of a release's extraction evidence."""
 
     @verb("calibrate")
@@ -101,7 +98,8 @@ class CalibrationVerbs(Acts):
             after, tool = self._with_tool(registry, known, after, data)
             declared.append(tool)
         since, until = period[0], period[1] or self.premises.clock.now_ns()
-        people, left_out = self._people(asked, accounts, everyone, (since, until)) if accounts or everyone else ([], [])
+        whose = accounts, everyone, dry_run
+        people, left_out = self._people(asked, whose, (since, until)) if accounts or everyone else ([], [])
         fitted = over_people(after, people)
         kappa = np.array(rounded_up(fitted.kappa))
         counted = sum(len(one.x) for one in people if one.subject not in fitted.short)
@@ -118,6 +116,9 @@ class CalibrationVerbs(Acts):
             )
             replaces = earlier[-1][0] if earlier else -1
             index = log_calibration(self.premises.desk(), asked, kappa, basis, actor=self.actor.subject, replaces=replaces)
+            for found in self._open_incidents():
+                if (found.kind, found.about) == (DRIFT, str(asked)):
+                    self._resolve(found.id, f"calibrated by log entry {index}")
             self.premises.settle_lease()
         return self._calibrated(asked, index, before, with_kappa(profile, kappa), fitted, counted, left_out)
 
@@ -147,9 +148,11 @@ class CalibrationVerbs(Acts):
         return with_kappa(profile, over_tool(profile, rows, probs, seed)), DeclaredTool(digest, len(rows))
 
     def _people(
-        self, ref: ReleaseRef, accounts: Sequence[str], everyone: bool, period: tuple[int, int]
+        self, ref: ReleaseRef, whose: tuple[tuple[str, ...], bool, bool], period: tuple[int, int]
     ) -> tuple[list[Recorded], list[str]]:
-        """What accounts asked in the period, and the names of those that are left out."""
+        """What accounts asked in the period, and the names of those that are left out. ``whose``: these accounts, everyone, and
+        whether it is a dry run."""
+        accounts, everyone, dry_run = whose
         names, decisions = self.names(), self.premises.decisions()
         by_name = {name: subject for subject, name in names.items()}
         unknown = [name for name in accounts if name not in by_name]
@@ -157,6 +160,8 @@ class CalibrationVerbs(Acts):
             raise Missing(f"there is no account {unknown[0][:64]!r}")
         vouched = {by_name[name] for name in accounts}
         away = decisions.confirmed() | self._accused()
+        if dry_run:  # what it would cost to call the questions of an accused account honest
+            away -= vouched
         if vouched & away:
             name = names[min(vouched & away)]
             raise Conflict(f"{name} is accused or was confirmed as a thief: review the account before its queries calibrate")
@@ -175,9 +180,7 @@ class CalibrationVerbs(Acts):
 
     def _accused(self) -> set[str]:
         """Subjects with an open extraction incident, on any release."""
-        found = (parse_incident(record) for record in self.premises.records.scan(incidents.KIND))
-        accused = [one for one in found if one.kind == EXTRACTION and one.state is not IncidentState.RESOLVED]
-        return {one.about.partition(" ")[0] for one in accused}
+        return {one.about.partition(" ")[0] for one in self._open_incidents() if one.kind == EXTRACTION}
 
     def _calibrated(
         self,

@@ -14,7 +14,7 @@ from modelkeep.adapters.links import LinkClient
 from modelkeep.app.auditfolders import audit_folder
 from modelkeep.app.handover import hand_link
 from modelkeep.app.keep import Keep
-from modelkeep.app.oversight import EXTRACTION
+from modelkeep.app.oversight import DRIFT, EXTRACTION
 from modelkeep.app.premises import Premises
 from modelkeep.core.ports import Allowances
 from modelkeep.core.tallies import Series
@@ -132,13 +132,18 @@ def siblings_of(here: Premises, evidence: OwnEvidence, ours: Callable[[], set[st
     return Siblings(evidence, here.audit_instances, partial(audit_folder, here), ours, here.clock)
 
 
+DRIFTED = "the evidence of many accounts on {ref} rises together: who does not stand out is not accused until it is calibrated"
+"""What an incident of drift says."""
+
+
 class Alarms:
-    """Opens an incident for every account that reaches the alarm rung."""
+    """Opens an incident for every account that reaches the alarm rung, and for every release whose population drifted."""
 
     def __init__(self, premises: Premises, evidence: Evidence) -> None:
         self._keep = Keep(premises)
         self._evidence = evidence
         self._told: set[tuple[str, str]] = set()
+        self._drifted: set[str] = set()
 
     def look(self) -> None:
         """Open what is not open yet. Raises Unavailable."""
@@ -148,6 +153,10 @@ class Alarms:
             detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
             self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
         self._told = set(now)
+        drifted = {str(ref): watch for ref, watch in self._evidence.by_release().items() if watch.withheld}
+        for ref in sorted(drifted.keys() - self._drifted):
+            self._keep.raise_incident(DRIFT, ref, DRIFTED.format(ref=ref))
+        self._drifted = set(drifted)
 
 
 def end_this_process() -> None:

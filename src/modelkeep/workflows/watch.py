@@ -70,11 +70,13 @@ ROWS_BEHIND = 4096
 class Watching(Protocol):
     """The evidence on one release, as who answers queries sees it: kept in this process, or by another one.
 
-    ``unseen_rows``: as ``UNSEEN_ROWS``, of this process; ``alarms``: accounts at the alarm rung.
+    ``unseen_rows``: as ``UNSEEN_ROWS``, of this process; ``alarms``: accounts at the alarm rung;
+    ``withheld``: those that would be there if the population had not drifted.
     """
 
     unseen_rows: int
     alarms: int
+    withheld: int
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; the lowest rung for an account that has not asked yet. Never waits."""
@@ -170,7 +172,7 @@ class Watch:
         self._reviewed: dict[str, int] = {}
         self._calibrated = -1
         self._examined: dict[str, int] = {}
-        self.alarms = 0
+        self.alarms = self.withheld = 0
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; the lowest rung for an account that has not asked yet."""
@@ -323,7 +325,7 @@ class Watch:
         self._count_alarms()
 
     def _count_alarms(self) -> None:
-        self.alarms = len(self.alarmed())
+        self.alarms, self.withheld = len(self.alarmed()), len(self._guard.withheld())
 
 
 def _drained(waiting: deque[Observation]) -> list[Observation]:
