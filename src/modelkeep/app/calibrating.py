@@ -194,7 +194,7 @@ class CalibrationVerbs(OversightVerbs):
     ) -> CalibrationDone:
         names, alpha = self.names(), self.premises.settings.extraction.alpha
         old, new = (one.kappa.reshape(-1, len(before.taus)) for one in (before, after))
-        scores = (*SCORES, "step")
+        scores = (*SCORES[: len(old) - 1], "step")  # a profile of an earlier modelkeep has no trees
         return CalibrationDone(
             ref=str(ref),
             log_index=index,
