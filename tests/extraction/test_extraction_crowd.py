@@ -26,7 +26,7 @@ def test_a_crowd_decides_as_the_guard_does(digits, rows):
     )
     probs = digits.predict(rows)
     crowd, asked = Crowd(profile, accounts), Asked.of(profile, rows, probs)
-    guard = Guard(profile)
+    guard = Guard(profile, group_of=lambda _subject: "all")  # so many thieves would be taken for a population that drifted
     names = [f"account {number}" for number in range(accounts)]
     for chosen in order:
         crowd.step(asked, chosen)

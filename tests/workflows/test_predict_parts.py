@@ -22,7 +22,7 @@ from modelkeep.serving.bodies import SubjectKeys, body_context, encode_body, ope
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.evidence import AuditFolder, History, Position
 from modelkeep.workflows.predict import Marks, account_key, commitment
-from modelkeep.workflows.watch import Cleared, Observation, Watch, Watchers
+from modelkeep.workflows.watch import Calibrated, Cleared, Observation, Watch, Watchers
 
 ONE, TWO = ReleaseRef("m", 1), ReleaseRef("m", 2)
 
@@ -39,6 +39,9 @@ class Ledger:
     def __init__(self) -> None:
         self.rows: list[tuple[str, float]] = []
         self.fail = False
+
+    def withheld(self) -> list[str]:
+        return []
 
     def alarmed(self) -> list[str]:
         return []
@@ -140,6 +143,11 @@ def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_revie
     ]
     first = [("a", 1.0), ("a", 2.0), ("b", 5), ("b", 3.0), ("a", 25), ("a", 35)]
     assert told == [*first, ("a", 4.0), ("a", 5.0), ("b", 6.0), ("a", 70)]
+    calibrations = [Calibrated(ONE, at, (0.5,)) for at in (25, 45, 90)]
+    timed = History(lambda: folders, keys, calibrations=lambda _ref: calibrations).of(ONE)
+    assert [event.at if isinstance(event, Calibrated) else float(event.x[0, 0]) for event in timed] == [
+        *(1.0, 2.0, 25, 3.0, 4.0, 45, 5.0, 6.0, 90)
+    ]
     history = History(lambda: folders, keys)
     whole = [one for one in history.of(ONE) if isinstance(one, Observation)]
     sizes = {one.instance: one.size for one in history.later(ONE, {}) if isinstance(one, Position)}

@@ -35,7 +35,7 @@ from modelkeep.workflows.sharing import (
     for_worker,
     parts,
 )
-from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Cleared, Erased, Observation, explained
+from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Calibrated, Cleared, Erased, Observation, explained
 from modelkeep.workflows.worker import SharedAllowances, SharedEvidence
 
 
@@ -107,6 +107,42 @@ def test_the_evidence_is_the_same_wherever_it_is_kept(evidence, profile):
         watch.work()
         guard.observe("ada", np.asarray(one.x, np.float64), one.probs)
     assert watch.verdict("ada") == guard.verdict("ada")
+
+
+@pytest.mark.parametrize("kept", ["own", "shared"])
+def test_a_calibration_is_in_force_once_it_is_taken_in(profile, kept):
+    house = OwnersHouse(profile).start()
+    mine = house.worker(workers=1) if kept == "shared" else OwnEvidence(Log(), Guard)
+    take = house.owner.decided if kept == "shared" else mine.take
+    watch, rng = mine.watch(ONE, profile), np.random.default_rng(3)
+    watch.submit(answer(0, "thief", thief(rng)))
+    watch.submit(answer(1, "ada", thief(rng, 5)))
+    watch.work()
+    assert watch.verdict("ada").log_m > 0.0 and watch.rung("thief") is Rung.ALARM
+    never = tuple([0.9] * len(profile.kappa))  # a null that nobody can leave
+    take(Calibrated(TWO, 4, never))
+    take(Calibrated(ONE, 5, never))
+    soon(lambda: watch.verdict("ada").log_m < 0.0)
+    assert watch.rung("thief") is Rung.ALARM, "an alarm waits for its review"
+    take(Calibrated(ONE, 5, tuple(profile.kappa)))
+    watch.submit(answer(2, "ada", thief(rng, 200)))
+    watch.work()
+    assert watch.rung("ada") is Rung.MARK, "what was taken in is not taken in again"
+    take(Calibrated(ONE, 6, never[1:]))
+    if kept == "own":
+        with pytest.raises(Unavailable):
+            watch.rung("ada")
+    house.stop()
+
+
+def test_what_comes_back_after_a_restart_is_judged_by_the_calibration_of_its_time(profile):
+    log, rng = Log(), np.random.default_rng(3)
+    log.calibrated = [Calibrated(ONE, 5, tuple([0.9] * len(profile.kappa)))]
+    for at in range(3):
+        log.write(answer(at, "thief", thief(rng)))
+    log.publish()
+    again = OwnEvidence(log, Guard).watch(ONE, profile)
+    assert again.rung("thief") is Rung.ALARM and again.verdict("thief").log_m < 0.0
 
 
 def test_an_explanation_is_charged_to_the_budget_and_accuses_nobody(evidence, profile):

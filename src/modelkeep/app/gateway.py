@@ -21,8 +21,9 @@ from modelkeep.access.stepup import StepUp, StepUpTerms
 from modelkeep.access.uses import Uses
 from modelkeep.adapters.certificates import CertificateFiles, Certificates, CertificateWatch
 from modelkeep.adapters.tls import Identity
+from modelkeep.app.auditfolders import audit_folders
 from modelkeep.app.audits import new_series, recover_all
-from modelkeep.app.evidence import Worker, audit_folders, end_this_process, keep_evidence, share_evidence
+from modelkeep.app.evidence import Worker, end_this_process, keep_evidence, share_evidence
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
 from modelkeep.app.premises import CA_FILE, Premises
@@ -97,7 +98,7 @@ def open_gateway(
     quotas = Quotas(here.records, clock.monotonic)
     uses = Uses(here.records, clock)
     held = (
-        keep_evidence(here, audit, keys, decisions, earlier, report)
+        keep_evidence(here, audit, keys, decisions, registry, earlier, report)
         if worker is None
         else share_evidence(here, audit, keys, worker, updates, report)
     )

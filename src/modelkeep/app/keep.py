@@ -18,6 +18,7 @@ from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.bomverbs import BomVerbs
+from modelkeep.app.calibrating import CalibrationVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.certverbs import CertificateVerbs
 from modelkeep.app.factorverbs import FactorVerbs
@@ -60,6 +61,7 @@ class Keep(
     BomVerbs,
     ProvenanceVerbs,
     LifeVerbs,
+    CalibrationVerbs,
     WitnessVerbs,
     UnsealVerbs,
 ):

@@ -30,6 +30,7 @@ OUTCOMES = ("cleared", "confirmed")
 REVIEW = "review"
 INTEGRITY = "integrity"
 EXTRACTION = "extraction"
+DRIFT = "drift"
 LONGEST_NOTE = 2000
 LEAST_SIGNIFICANT = 0.1
 """Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""

@@ -46,6 +46,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         accounts,
         backup,
         bom,
+        calibrate,
         catalogue,
         certificates,
         config,
@@ -82,6 +83,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         backup,
         witness,
         operations,
+        calibrate,
         redteam,
     )
 

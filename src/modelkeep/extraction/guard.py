@@ -2,7 +2,8 @@
 
 import math
 import threading
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,10 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, eprocess, evidence, ladder, null, places
 from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
 from modelkeep.extraction.budget import Budget
+from modelkeep.extraction.drift import MOST, Drift, Standing, find_drift
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.places import Places
-from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.profile import Profile, with_kappa
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +25,8 @@ MIN_EFFECTIVE = 8
 """Nothing is enforced on fewer distinct queries than this: the account is uncovered."""
 DEFAULT_LIMIT = 1000.0
 """Natural questions an account may learn from in one budget period."""
+DRIFT_EVERY = 64
+"""Queries of all accounts for which it is not asked again whether the population still drifts."""
 SLICE = 64
 """Queries that are examined at once: larger products wake the threads of BLAS, which costs more than it saves."""
 IN_MEMORY = 32_768
@@ -35,7 +39,8 @@ class Verdict:
 
     ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
     ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
-    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one.
+    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one;
+    ``withheld``: its evidence would accuse it, and so many others' rise with it that the population drifted.
     """
 
     rung: Rung
@@ -46,6 +51,7 @@ class Verdict:
     effective: int
     uncovered: bool
     alarmed_at: int | None
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,16 +80,22 @@ class Guard:
         budget_limit: float | None = None,
         cold: Cold | None = None,
         in_memory: int = IN_MEMORY,
+        group_of: Callable[[str], str] = str,
     ) -> None:
-        """``cold``: where the state of accounts goes beyond the ``in_memory`` that asked last; None: all stay in memory."""
+        """``cold``: where the state of accounts goes beyond the ``in_memory`` that asked last; None: all stay in memory;
+        ``group_of``: what a subject shares with others, such as a tenant: together they are one when drift is looked for."""
         limit = DEFAULT_LIMIT if budget_limit is None else float(budget_limit)
         if not 0.0 < alpha <= 0.1 or not 0.0 < limit < math.inf:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
         self._profile, self._alpha, self._limit = profile, alpha, limit
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
-        self._accounts = Accounts(len(self._bets.stream), cold, in_memory)
+        self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
         self._alarmed: dict[str, None] = {}
+        self._withheld: dict[str, None] = {}
+        self._group_of, self._standings = group_of, OrderedDict[str, Standing]()
+        self._examined, self._drift_at = 0, -DRIFT_EVERY
+        self._drift: Drift | None = None
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
         self._unseen = Verdict(
@@ -102,6 +114,15 @@ class Guard:
     def alarmed(self) -> list[str]:
         """Subjects at the alarm rung, in the order in which they got there."""
         return list(self._alarmed)
+
+    def withheld(self) -> list[str]:
+        """Subjects whose evidence would accuse them if the population had not drifted, in the order in which they got there."""
+        return list(self._withheld)
+
+    def drift(self) -> Drift | None:
+        """Whether the evidence of many accounts rises together, among those that asked last."""
+        with self._lock:
+            return find_drift(self._standings, self._group_of)
 
     def held(self) -> Held:
         """How many accounts there are, and in memory."""
@@ -143,6 +164,7 @@ class Guard:
                     self._take(account, wide[subject], names[i], queries, at[i])
                 else:  # its name was pushed out by others of this batch
                     self._take(account, wide[subject], names[i], self._prepare(x, probs, [i]), 0)
+                self._stand(subject, account)
             for subject in dict.fromkeys(subjects):
                 self._hold(subject)
             self._accounts.settle()
@@ -161,6 +183,10 @@ class Guard:
             self._alarmed[subject] = None
         else:
             self._alarmed.pop(subject, None)
+        if verdict.withheld:
+            self._withheld[subject] = None
+        else:
+            self._withheld.pop(subject, None)
 
     def charge(self, subject: str, questions: float) -> None:
         """Take natural ``questions`` from the budget of an account for an answer that teaches as much as they would.
@@ -179,6 +205,21 @@ class Guard:
             account = self._accounts.get(subject)
             if account is not None:
                 account.restart()
+                self._standings.pop(subject, None)
+                self._hold(subject)
+                self._accounts.settle()
+
+    def recalibrate(self, kappa: Floats) -> None:
+        """From now on the null has other bounds, shape (streams,): every account's evidence restarts, an alarm waits for its
+        review. After the j-th calibration the threshold is (j + 1)^2 / alpha, so that all of them together stay below
+        1.65 alpha. Raises Invalid (not bounds of this profile).
+        """
+        with self._lock:
+            self._standings.clear()
+            self._drift, self._drift_at = None, self._examined
+            self._bets = eprocess.make_bets(with_kappa(self._profile, kappa).kappa)
+            self._accounts.rebet(len(self._bets.stream))
+            for subject in list(self._accounts):
                 self._hold(subject)
                 self._accounts.settle()
 
@@ -187,6 +228,8 @@ class Guard:
         with self._lock:
             self._verdicts.pop(subject, None)
             self._alarmed.pop(subject, None)
+            self._withheld.pop(subject, None)
+            self._standings.pop(subject, None)
             self._accounts.forget(subject)
 
     def renew(self, subject: str | None = None) -> None:
@@ -243,8 +286,28 @@ class Guard:
         account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
         account.effective += 1
         account.since += 1
-        if not account.alarmed_at and account.since >= MIN_EFFECTIVE and account.value >= 2.0**account.reviews / self._alpha:
+
+    def _stand(self, subject: str, account: Account) -> None:
+        """Note where the account stands among the others, and accuse it when its evidence says so and it is not theirs, too."""
+        self._examined += 1
+        if account.since < MIN_EFFECTIVE:
+            return
+        standing = self._standings[subject] = Standing(account.value, account.since)
+        self._standings.move_to_end(subject)
+        if len(self._standings) > MOST:
+            self._standings.popitem(last=False)
+        if account.alarmed_at or not self._accuses(account):
+            return
+        if self._drift is None or self._examined - self._drift_at >= DRIFT_EVERY:
+            self._drift, self._drift_at = find_drift(self._standings, self._group_of), self._examined
+        if self._drift is None or self._drift.stands_out(standing):
             account.alarmed_at = account.queries
+
+    def _accuses(self, account: Account) -> bool:
+        return account.since >= MIN_EFFECTIVE and account.value >= self._threshold(account)
+
+    def _threshold(self, account: Account) -> float:
+        return float(2.0**account.reviews * (account.calibrations + 1.0) ** 2 / self._alpha)
 
     def _judge(self, account: Account) -> Verdict:
         spent = budget.quote(account.spent, self._profile.curve, self._limit, account.charged)
@@ -258,6 +321,7 @@ class Guard:
             effective=account.effective,
             uncovered=uncovered,
             alarmed_at=account.alarmed_at or None,
+            withheld=not account.alarmed_at and self._accuses(account),
         )
 
 

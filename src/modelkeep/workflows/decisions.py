@@ -18,16 +18,16 @@ from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
 from modelkeep.ledger.statements import encode_statement, keep_resource, peek_type, predicate_of
 from modelkeep.workflows.archive import Archived, Removed
-from modelkeep.workflows.watch import Cleared, Erased
+from modelkeep.workflows.watch import Calibrated, Cleared, Erased
 
-REVIEW, CLEARED = "review", "cleared"
+REVIEW, CLEARED, CONFIRMED = "review", "cleared", "confirmed"
 ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
 """Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
 
 ARCHIVE = "log.archive"
 """Act: a closed audit log was copied elsewhere, and some or all of it removed here."""
 
-Decision = Cleared | Erased
+Decision = Cleared | Erased | Calibrated
 _BATCH = 256
 
 
@@ -44,6 +44,7 @@ class Decisions:
         self._epochs: dict[str, dict[str, int]] = {ERASE: {}, FORGET: {}, ERASE_DATA: {}}
         self._size = 0
         self._untold: list[Decision] = []
+        self._confirmed: set[str] = set()
         self.erasures: list[tuple[int, Act]] = []
         """Every act of erasure with its log index, oldest first."""
         self.archived: dict[str, Archived] = {}
@@ -52,6 +53,10 @@ class Decisions:
     def cleared_at(self, subject: str) -> tuple[int, ...]:
         """Unix nanoseconds of every review that cleared ``subject``, each later than the one before."""
         return self._cleared.get(subject, ())
+
+    def confirmed(self) -> set[str]:
+        """Subjects whose last review confirmed that they are thieves."""
+        return set(self._confirmed)
 
     def epochs(self, verb: str = ERASE) -> Epochs:
         """The epochs of names that acts of this ``verb`` erase, as they are whenever they are asked for."""
@@ -113,8 +118,11 @@ class Decisions:
         if said.verb == ARCHIVE:
             self._archive(said, index)
             return None
+        if said.verb == REVIEW and said.detail.get("outcome") == CONFIRMED:
+            self._confirmed.add(said.about)
         if said.verb != REVIEW or said.detail.get("outcome") != CLEARED:
             return None
+        self._confirmed.discard(said.about)
         earlier = self.cleared_at(said.about)
         at = max(said.at, earlier[-1] + 1) if earlier else said.at  # the log's order stands when a clock went backwards
         self._cleared[said.about] = (*earlier, at)

@@ -2,12 +2,13 @@
 
 import heapq
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from modelkeep.core.ports import LogFiles
 from modelkeep.core.values import ReleaseRef
-from modelkeep.errors import Missing
+from modelkeep.errors import Invalid, Missing
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
 from modelkeep.ledger.log import read_checkpoint
@@ -15,7 +16,7 @@ from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.explain import EXPLAIN
 from modelkeep.serving.recovery import is_closed
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch, Watching, explained
+from modelkeep.workflows.watch import Calibrated, Cleared, Erased, Observation, Watch, Watching, explained
 
 TOLD = frozenset({"predict", EXPLAIN})
 """Kinds of the records that evidence and budgets are made of."""
@@ -35,8 +36,8 @@ class Evidence(Protocol):
         """What ``watch`` has given so far."""
         ...
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account."""
+    def take(self, decision: Cleared | Erased | Calibrated) -> None:
+        """What somebody decided about an account, or about the bounds of a release."""
         ...
 
 
@@ -76,30 +77,36 @@ class History:
         logs: Callable[[], Sequence[AuditFolder]],
         keys: SubjectKeys,
         reviews: Callable[[str], Sequence[int]] = lambda _subject: (),
+        calibrations: Callable[[ReleaseRef], Sequence[Calibrated]] = lambda _ref: (),
     ) -> None:
         """``logs``: those that there are now, oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a
-        subject, ascending."""
-        self._logs, self._keys, self._reviews = logs, keys, reviews
+        subject, ascending; ``calibrations``: of a release, oldest first, each later than the one before."""
+        self._logs, self._keys, self._reviews, self.calibrations = logs, keys, reviews, calibrations
 
-    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared]:
-        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked, each at its time.
+    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared | Calibrated]:
+        """Recorded answers of one release, but of erased subjects, the reviews of those who asked, and its calibrations, each
+        at its time.
 
         An answer given in the quarter of a second until its gateway saw a review comes after that review here.
         Raises NotTrusted, Unavailable.
         """
         text = str(ref)
         seen: dict[str, int] = {}  # reviews told, by subject
+        calibrations = deque(self.calibrations(ref))
         for instance, index, entry, sealed in in_time_order(self._logs()):
             if entry.kind not in TOLD or entry.release != text:
                 continue
             told = self._open(instance, index, entry, sealed)
             if told is None:
                 continue
+            while calibrations and calibrations[0].at < entry.t:
+                yield calibrations.popleft()
             before = sum(at < entry.t for at in self._reviews(entry.subject))
             yield from self._told(entry.subject, seen, before)
             yield told
         for subject in list(seen):
             yield from self._told(subject, seen, len(self._reviews(subject)))
+        yield from calibrations
 
     def later(
         self, ref: ReleaseRef, taken: Mapping[str, int], logs: Sequence[AuditFolder] | None = None
@@ -209,14 +216,24 @@ class OwnEvidence:
                     known.clear(*review)
             for subject in self._erased[erased:]:  # and so with an erasure
                 known.forget(subject)
+            for calibration in self._history.calibrations(ref):  # and so with a calibration
+                known.take(calibration)
         return known
 
     def by_release(self) -> dict[ReleaseRef, Watch]:
         """Every release's evidence so far."""
         return dict(self._watches)
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account, for the evidence on every release."""
+    def take(self, decision: Cleared | Erased | Calibrated) -> None:
+        """What somebody decided about an account, for the evidence on every release; or about the bounds of one."""
+        if isinstance(decision, Calibrated):
+            watch = self._watches.get(decision.ref)
+            if watch is not None:
+                try:
+                    watch.take(decision)
+                except Invalid:  # signed by somebody who did not fit it: nothing is judged by it, and nothing served without
+                    watch.give_up()
+            return
         if isinstance(decision, Erased):
             self._history.forget(decision.subject)
             self._erased.append(decision.subject)
@@ -254,7 +271,9 @@ class OwnEvidence:
                 self._taken[ref][told.instance] = max(told.size, self._taken[ref].get(told.instance, 0))
 
 
-def _noting(told: Iterator[Observation | Cleared], taken: dict[str, int]) -> Iterator[Observation | Cleared]:
+def _noting(
+    told: Iterator[Observation | Cleared | Calibrated], taken: dict[str, int]
+) -> Iterator[Observation | Cleared | Calibrated]:
     for one in told:
         if isinstance(one, Observation):
             taken[one.instance] = max(one.at + 1, taken.get(one.instance, 0))

@@ -29,6 +29,7 @@ from modelkeep.serving.ranges import Ranges
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs, plan_unseen
 from modelkeep.serving.validate import InputPlan, RangePolicy, usual
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
+from modelkeep.workflows.calibrations import calibrations_of
 from modelkeep.workflows.decisions import Decision, Decisions
 from modelkeep.workflows.evidence import Evidence
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
@@ -90,8 +91,13 @@ class Authority(msgspec.Struct, frozen=True):
         return book
 
     def hand_over(self, take: Callable[[Decision], None]) -> None:
-        """Tell ``take`` what was decided about accounts and it has not taken yet. Raises what it raises."""
+        """Tell ``take`` what was decided about accounts and it has not taken yet, and every calibration of a release, oldest
+        first. Raises what it raises."""
         self.decisions.hand_over(take)
+        book = self.registry.book
+        for found in book.releases():
+            for calibrated in calibrations_of(book, found.ref):  # each is taken in once
+                take(calibrated)
 
     def witnessed(self) -> Witnessed | None:
         """What a quorum of witnesses has cosigned; None = no policy asks. Raises as ``Registry.witnessed``."""

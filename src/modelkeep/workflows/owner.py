@@ -37,7 +37,7 @@ from modelkeep.workflows.sharing import (
     encode,
     for_owner,
 )
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch
+from modelkeep.workflows.watch import Calibrated, Cleared, Erased, Observation, Watch
 
 RETRY_SECONDS = 2.0
 """Pause before the evidence on a release, or a dead worker's log, is tried again."""
@@ -173,9 +173,11 @@ class Owner:
         """Instances whose answers come over a link that is up; from any thread."""
         return set().union(*list(self._fed.values()))
 
-    def decided(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account; from any thread."""
+    def decided(self, decision: Cleared | Erased | Calibrated) -> None:
+        """What somebody decided about an account, or about the bounds of a release; from any thread."""
         self._evidence.take(decision)
+        if isinstance(decision, Calibrated):  # whose verdicts changed is told in the next round
+            return
         self._news.append(lambda: self._tell_decided(decision.subject))
 
     def round(self) -> bool:
@@ -229,8 +231,10 @@ class Owner:
             link.send(frame)
 
     def _tell(self, release: str, subjects: Iterable[str]) -> None:
-        watch = self._kept[release].watch
-        verdicts = {subject: watch.verdict(subject) for subject in subjects}
+        watch, subjects = self._kept[release].watch, list(subjects)
+        for begin in range(TABLE_PART, len(subjects), TABLE_PART):  # after a calibration all changed
+            self._tell(release, subjects[begin : begin + TABLE_PART])
+        verdicts = {subject: watch.verdict(subject) for subject in subjects[:TABLE_PART]}
         gone = [subject for subject, verdict in verdicts.items() if not verdict.queries and not verdict.budget.equivalent]
         for subject in gone:
             del verdicts[subject]

@@ -7,13 +7,14 @@ cannot run ahead of its own evidence.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
 from modelkeep.extraction.guard import Guard, Verdict
 from modelkeep.extraction.ladder import Rung
@@ -46,6 +47,14 @@ class Cleared(NamedTuple):
     at: int
 
 
+class Calibrated(NamedTuple):
+    """From ``at``, Unix nanoseconds, the evidence on ``ref`` is judged by the bounds ``kappa``."""
+
+    ref: ReleaseRef
+    at: int
+    kappa: tuple[float, ...]
+
+
 class Erased(NamedTuple):
     """The audit key of ``subject`` was dropped: what it asked before is no evidence any more."""
 
@@ -61,11 +70,13 @@ ROWS_BEHIND = 4096
 class Watching(Protocol):
     """The evidence on one release, as who answers queries sees it: kept in this process, or by another one.
 
-    ``unseen_rows``: as ``UNSEEN_ROWS``, of this process; ``alarms``: accounts at the alarm rung.
+    ``unseen_rows``: as ``UNSEEN_ROWS``, of this process; ``alarms``: accounts at the alarm rung;
+    ``withheld``: those that would be there if the population had not drifted.
     """
 
     unseen_rows: int
     alarms: int
+    withheld: int
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; the lowest rung for an account that has not asked yet. Never waits."""
@@ -159,8 +170,9 @@ class Watch:
         self._lock = threading.Lock()
         self._broken = False
         self._reviewed: dict[str, int] = {}
+        self._calibrated = -1
         self._examined: dict[str, int] = {}
-        self.alarms = 0
+        self.alarms = self.withheld = 0
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; the lowest rung for an account that has not asked yet."""
@@ -231,7 +243,7 @@ class Watch:
         """Serve no more: evidence with a hole in it is no evidence."""
         self._broken = True
 
-    def replay(self, events: Iterable[Observation | Cleared]) -> int:
+    def replay(self, events: Iterable[Observation | Cleared | Calibrated]) -> int:
         """Rebuild the evidence from recorded answers and reviews, in order; returns how many rows. Before serving only."""
         rows = 0
         batch: list[Observation] = []
@@ -239,11 +251,13 @@ class Watch:
             if isinstance(event, Observation):
                 batch.append(event)
                 rows += len(event.x)
-            if batch and (isinstance(event, Cleared) or len(batch) == 512):
+            if batch and (not isinstance(event, Observation) or len(batch) == 512):
                 self._observe(batch)
                 batch = []
             if isinstance(event, Cleared):
                 self.clear(event.subject, event.at)
+            if isinstance(event, Calibrated):
+                self.recalibrate(event.kappa, event.at)
         if batch:
             self._observe(batch)
         return rows
@@ -260,6 +274,19 @@ class Watch:
             self._guard.clear(subject)
             self._count_alarms()
 
+    def recalibrate(self, kappa: Sequence[float], at: int) -> None:
+        """From ``at``, Unix nanoseconds, other bounds: all evidence restarts. What waits was asked before and is examined
+        first. A calibration that is no later than the last one was taken in already. Raises Invalid (not of this profile).
+        """
+        if at <= self._calibrated:
+            return
+        with self._lock:
+            self._examine_waiting()
+            self._guard.recalibrate(np.asarray(kappa, dtype=np.float64))
+            self._calibrated = at
+            self._changed.update(self._guard.subjects())
+            self._count_alarms()
+
     def forget(self, subject: str) -> None:
         """Drop the evidence on ``subject``, whose questions were erased; what it asks from now on counts."""
         with self._lock:
@@ -267,10 +294,12 @@ class Watch:
             self._guard.forget(subject)
             self._count_alarms()
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account."""
+    def take(self, decision: Cleared | Erased | Calibrated) -> None:
+        """What somebody decided about an account, or about the bounds of this release."""
         if isinstance(decision, Cleared):
             self.clear(*decision)
+        elif isinstance(decision, Calibrated):
+            self.recalibrate(decision.kappa, decision.at)
         else:
             self.forget(decision.subject)
 
@@ -296,7 +325,7 @@ class Watch:
         self._count_alarms()
 
     def _count_alarms(self) -> None:
-        self.alarms = len(self.alarmed())
+        self.alarms, self.withheld = len(self.alarmed()), len(self._guard.withheld())
 
 
 def _drained(waiting: deque[Observation]) -> list[Observation]:

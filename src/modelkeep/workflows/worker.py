@@ -34,7 +34,7 @@ from modelkeep.workflows.sharing import (
     for_worker,
     parts,
 )
-from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Backlog, Cleared, Erased, Observation
+from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Backlog, Calibrated, Cleared, Erased, Observation
 
 REBUILD_SECONDS = 110.0
 """How long a worker waits for the owner to rebuild a release's evidence before it tries again."""
@@ -53,13 +53,14 @@ class SharedWatch:
     def __init__(self, ref: ReleaseRef, shared: "SharedEvidence", *, workers: int) -> None:
         self.text = str(ref)
         self.unseen_rows = max(1, UNSEEN_ROWS // workers)
-        self.alarms = 0
+        self.alarms = self.withheld = 0
         self._shared, self._backlog = shared, Backlog(max(1, ROWS_BEHIND // workers))
         self._waiting: deque[Observation] = deque()
         self._lock = threading.Lock()
         self._taken: dict[str, int] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._alarmed: set[str] = set()
+        self._withheld: set[str] = set()
         self._unseen: Verdict | None = None
         self._broken = False
         self.problem = ""
@@ -141,7 +142,7 @@ class SharedWatch:
 
     def follow(self) -> Follow:
         """Ask for everything; what was told before counts no more."""
-        self._unseen, self._verdicts, self._alarmed = None, {}, set()
+        self._unseen, self._verdicts, self._alarmed, self._withheld = None, {}, set(), set()
         return Follow(self.text, dict(self._taken))
 
     def lost(self) -> None:
@@ -153,10 +154,12 @@ class SharedWatch:
         for subject, verdict in standing.verdicts.items():
             self._verdicts[subject] = verdict
             (self._alarmed.add if verdict.rung is Rung.ALARM else self._alarmed.discard)(subject)
+            (self._withheld.add if verdict.withheld else self._withheld.discard)(subject)
         for subject in standing.gone:
             self._verdicts.pop(subject, None)
             self._alarmed.discard(subject)
-        self.alarms = len(self._alarmed)
+            self._withheld.discard(subject)
+        self.alarms, self.withheld = len(self._alarmed), len(self._withheld)
 
     def all_told(self, following: Following) -> None:
         """The table is whole, or there is none."""
@@ -219,7 +222,7 @@ class SharedEvidence:
         """Every release's evidence so far."""
         return dict(self._watches)
 
-    def take(self, decision: Cleared | Erased) -> None:
+    def take(self, decision: Cleared | Erased | Calibrated) -> None:
         """Drop the key of whoever was erased. The rest the owner does, who reads decisions from the releases log itself."""
         if isinstance(decision, Erased):
             self._forget(decision.subject)
