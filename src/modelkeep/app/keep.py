@@ -18,6 +18,7 @@ from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.bomverbs import BomVerbs
+from modelkeep.app.caseverbs import CaseVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.certverbs import CertificateVerbs
 from modelkeep.app.factorverbs import FactorVerbs
@@ -62,6 +63,7 @@ class Keep(
     LifeVerbs,
     WitnessVerbs,
     UnsealVerbs,
+    CaseVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 

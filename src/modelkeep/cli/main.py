@@ -46,6 +46,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         accounts,
         backup,
         bom,
+        cases,
         catalogue,
         certificates,
         config,
@@ -82,6 +83,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         backup,
         witness,
         operations,
+        cases,
         redteam,
     )
 

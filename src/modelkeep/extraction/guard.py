@@ -13,6 +13,7 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, eprocess, evidence, ladder, null, places
 from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
 from modelkeep.extraction.budget import Budget
+from modelkeep.extraction.clusters import Cluster, Clusters
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.profile import Profile
@@ -27,6 +28,8 @@ SLICE = 64
 """Queries that are examined at once: larger products wake the threads of BLAS, which costs more than it saves."""
 IN_MEMORY = 32_768
 """Accounts of one release whose state stays in memory, where there is another place for the coldest."""
+ACCUSED_SHARE = 0.25
+"""What is left of the budget of an account in a cluster that is accused of acting as one, until the review."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Verdict:
 
     ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
     ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
-    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one.
+    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``cases``: accused
+    clusters that it is in, which lower its budget and do no more.
     """
 
     rung: Rung
@@ -46,6 +50,7 @@ class Verdict:
     effective: int
     uncovered: bool
     alarmed_at: int | None
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +67,8 @@ class Guard:
     """Evidence, budget and ladder for every account of one release. Thread-safe; deterministic in the order of queries.
 
     ``alpha``: the chance that an honest account is ever alarmed before its first review (after j reviews the threshold is
-    2^j / alpha, so that all periods together stay below 2 alpha). ``budget_limit``: natural questions a period.
+    2^j / alpha, so that all periods together stay below 2 alpha), and again the chance that a cluster of honest accounts ever
+    is (``clusters``). ``budget_limit``: natural questions a period.
     Raises Invalid when ``alpha`` is not in (0, 0.1] or the limit is not positive.
     """
 
@@ -83,6 +89,8 @@ class Guard:
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory)
+        self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha)
+        self._touched: set[str] = set()
         self._alarmed: dict[str, None] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
@@ -103,6 +111,17 @@ class Guard:
         """Subjects at the alarm rung, in the order in which they got there."""
         return list(self._alarmed)
 
+    def cases(self) -> list[Cluster]:
+        """Every cluster that is accused of acting as one."""
+        with self._lock:
+            return self._clusters.all_accused()
+
+    def touched(self) -> set[str]:
+        """Accounts whose verdict somebody else's queries changed, or a review of their cluster, since this was asked last."""
+        with self._lock:
+            found, self._touched = self._touched, set()
+            return found
+
     def held(self) -> Held:
         """How many accounts there are, and in memory."""
         return Held(len(self._accounts), self._accounts.hot)
@@ -113,9 +132,11 @@ class Guard:
         """
         self.observe_many([subject] * len(x), x, probs)
 
-    def observe_many(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+    def observe_many(
+        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] | None = None
+    ) -> None:
         """Take in queries of many accounts in their order of arrival: ``subjects`` (b,), ``x`` (b, d), ``probs`` (b, k) or
-        None.
+        None; ``covariates`` (b,): those that each was asked with, names that are the same for whoever shares one.
 
         How a stream of queries is cut into batches does not matter. Raises Invalid (wrong shape, not finite); nothing is
         taken in then.
@@ -123,11 +144,15 @@ class Guard:
         self._check(subjects, x, probs)
         for at in range(0, len(x), SLICE):
             end = at + SLICE
-            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end])
+            shared = () if covariates is None else covariates[at:end]
+            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end], shared)
 
-    def _observe(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+    def _observe(
+        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] = ()
+    ) -> None:
         names = evidence.fingerprints(x)
         with self._lock:
+            shared = self._join(subjects, covariates)
             fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
             queries = self._prepare(x, probs, fresh)
             at = dict(zip(fresh, range(len(fresh)), strict=True))
@@ -143,9 +168,43 @@ class Guard:
                     self._take(account, wide[subject], names[i], queries, at[i])
                 else:  # its name was pushed out by others of this batch
                     self._take(account, wide[subject], names[i], self._prepare(x, probs, [i]), 0)
+            self._pool(shared, subjects, names, queries, at)
             for subject in dict.fromkeys(subjects):
                 self._hold(subject)
             self._accounts.settle()
+
+    def _join(self, subjects: Sequence[str], covariates: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+        """Which queries count in which clusters, each from when its account has joined."""
+        shared: dict[str, list[int]] = {}
+        for i, subject in enumerate(subjects):
+            if covariates:
+                self._clusters.join(subject, covariates[i])
+            for cluster in self._clusters.of(subject):
+                shared.setdefault(cluster, []).append(i)
+        return shared
+
+    def _pool(
+        self,
+        shared: dict[str, list[int]],
+        subjects: Sequence[str],
+        names: NDArray[np.uint64],
+        queries: _Queries,
+        at: dict[int, int],
+    ) -> None:
+        """Let clusters bet on what their members asked anew; ``at``: where a query of the batch is among those made ready."""
+        for cluster, asked in shared.items():
+            fresh = [i for i in asked if i in at and self._clusters.holds(cluster, subjects[i])]
+            rows = [at[i] for i in fresh]
+            if rows and self._clusters.take(
+                cluster, [subjects[i] for i in fresh], names[fresh], queries.own[rows].astype(np.float64), queries.events[rows]
+            ):
+                self._reconsider(cluster)
+
+    def _reconsider(self, cluster: str) -> None:
+        """Bring the verdicts on all members up to date: the cluster was accused, or cleared."""
+        for subject in self._clusters.members(cluster):
+            self._hold(subject)
+            self._touched.add(subject)
 
     def _repeats(self, subject: str, name: np.uint64) -> bool:
         account = self._accounts.get(subject)
@@ -156,7 +215,7 @@ class Guard:
         account = self._accounts.get(subject)
         if account is None:
             return
-        verdict = self._verdicts[subject] = self._judge(account)
+        verdict = self._verdicts[subject] = self._judge(account, self._clusters.accused(subject))
         if verdict.rung is Rung.ALARM:
             self._alarmed[subject] = None
         else:
@@ -174,8 +233,13 @@ class Guard:
             self._accounts.settle()
 
     def clear(self, subject: str) -> None:
-        """A person reviewed the account: its evidence restarts, and the next alarm needs twice the odds. Silent when unseen."""
+        """A person reviewed the account, or the cluster: its evidence restarts, and the next alarm needs twice the odds. Silent
+        when unseen.
+        """
         with self._lock:
+            if self._clusters.show(subject) is not None:
+                self._clusters.clear(subject)
+                self._reconsider(subject)
             account = self._accounts.get(subject)
             if account is not None:
                 account.restart()
@@ -188,6 +252,10 @@ class Guard:
             self._verdicts.pop(subject, None)
             self._alarmed.pop(subject, None)
             self._accounts.forget(subject)
+            clusters = self._clusters.of(subject)
+            self._clusters.forget(subject)
+            for cluster in clusters:
+                self._reconsider(cluster)
 
     def renew(self, subject: str | None = None) -> None:
         """Begin a new budget period for one account, or for all. What was learnt is forgotten; the evidence is not."""
@@ -246,8 +314,9 @@ class Guard:
         if not account.alarmed_at and account.since >= MIN_EFFECTIVE and account.value >= 2.0**account.reviews / self._alpha:
             account.alarmed_at = account.queries
 
-    def _judge(self, account: Account) -> Verdict:
-        spent = budget.quote(account.spent, self._profile.curve, self._limit, account.charged)
+    def _judge(self, account: Account, cases: tuple[str, ...]) -> Verdict:
+        limit = self._limit * ACCUSED_SHARE if cases else self._limit
+        spent = budget.quote(account.spent, self._profile.curve, limit, account.charged)
         uncovered = account.since < MIN_EFFECTIVE
         return Verdict(
             rung=ladder.rung_of(0.0 if uncovered else account.value, spent.share, alarmed=account.alarmed_at > 0),
@@ -258,6 +327,7 @@ class Guard:
             effective=account.effective,
             uncovered=uncovered,
             alarmed_at=account.alarmed_at or None,
+            cases=cases,
         )
 
 

@@ -15,6 +15,7 @@ from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.explain import EXPLAIN
 from modelkeep.serving.recovery import is_closed
+from modelkeep.workflows.covariates import network_covariate
 from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch, Watching, explained
 
 TOLD = frozenset({"predict", EXPLAIN})
@@ -76,30 +77,41 @@ class History:
         logs: Callable[[], Sequence[AuditFolder]],
         keys: SubjectKeys,
         reviews: Callable[[str], Sequence[int]] = lambda _subject: (),
+        cases: Callable[[], Sequence[Cleared]] = lambda: (),
+        *,
+        networks: bool = True,
     ) -> None:
         """``logs``: those that there are now, oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a
-        subject, ascending."""
-        self._logs, self._keys, self._reviews = logs, keys, reviews
+        subject, ascending; ``cases``: every review that cleared a case, ascending; ``networks``: whether those that were
+        recorded are told."""
+        self._networks = networks
+        self._logs, self._keys, self._reviews, self.cases = logs, keys, reviews, cases
 
     def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared]:
-        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked, each at its time.
+        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked and of cases, each at its
+        time.
 
         An answer given in the quarter of a second until its gateway saw a review comes after that review here.
         Raises NotTrusted, Unavailable.
         """
         text = str(ref)
         seen: dict[str, int] = {}  # reviews told, by subject
+        cases, closed = list(self.cases()), 0
         for instance, index, entry, sealed in in_time_order(self._logs()):
             if entry.kind not in TOLD or entry.release != text:
                 continue
             told = self._open(instance, index, entry, sealed)
             if told is None:
                 continue
+            while closed < len(cases) and cases[closed].at < entry.t:
+                yield cases[closed]
+                closed += 1
             before = sum(at < entry.t for at in self._reviews(entry.subject))
             yield from self._told(entry.subject, seen, before)
             yield told
         for subject in list(seen):
             yield from self._told(subject, seen, len(self._reviews(subject)))
+        yield from cases[closed:]
 
     def later(
         self, ref: ReleaseRef, taken: Mapping[str, int], logs: Sequence[AuditFolder] | None = None
@@ -132,7 +144,8 @@ class History:
             return None
         if entry.kind == EXPLAIN:
             return explained(index, entry.subject, body.inputs().shape[1], instance)
-        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance)
+        shared = network_covariate(body.network) if self._networks else ()
+        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance, covariates=shared)
 
     def reviews(self, subject: str) -> list[Cleared]:
         """Every review so far that cleared ``subject``."""
@@ -187,9 +200,14 @@ def _advance(heads: list[tuple[int, int, Recorded, Iterator[Recorded]]]) -> Reco
 class OwnEvidence:
     """Evidence that this process keeps, for its life. ``watch`` is called by one thread."""
 
-    def __init__(self, history: History, guard: Callable[[Profile], Guard]) -> None:
-        """``guard``: a fresh one for a profile."""
-        self._history, self._guard = history, guard
+    def __init__(
+        self,
+        history: History,
+        guard: Callable[[Profile], Guard],
+        known: Callable[[str], tuple[str, ...]] = lambda _subject: (),
+    ) -> None:
+        """``guard``: a fresh one for a profile; ``known``: as ``Watch`` has it."""
+        self._history, self._guard, self._known = history, guard, known
         self._watches: dict[ReleaseRef, Watch] = {}
         self._taken: dict[ReleaseRef, dict[str, int]] = {}
         self._erased: list[str] = []
@@ -199,7 +217,7 @@ class OwnEvidence:
         """The evidence on ``ref``, rebuilt from the audit logs when it is asked for first."""
         known = self._watches.get(ref)
         if known is None:
-            known, erased = Watch(self._guard(profile)), len(self._erased)
+            known, erased = Watch(self._guard(profile), known=self._known), len(self._erased)
             taken = self._history.sizes()  # asked for before they are read, for live logs grow
             known.replay(_noting(self._history.of(ref), taken))
             self._taken[ref] = taken
@@ -207,6 +225,8 @@ class OwnEvidence:
             for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
                 for review in self._history.reviews(subject):
                     known.clear(*review)
+            for review in self._history.cases():
+                known.clear(*review)
             for subject in self._erased[erased:]:  # and so with an erasure
                 known.forget(subject)
         return known
