@@ -59,7 +59,7 @@ def moved(x):
     return np.roll(x.reshape(-1, 8, 8), 1, 2).reshape(-1, 64)
 
 
-def run(case, guard, drifting, people=30, turns=70, thief_at=45):
+def run(case, guard, drifting, people=30, turns=70, thief_at=45, covariates=None):
     """People ask by turns; those below ``drifting`` send moved pictures; a thief comes in between."""
     rng = np.random.default_rng(1)
     order = [rng.permutation(len(case.unseen)) for _ in range(people)]
@@ -67,7 +67,7 @@ def run(case, guard, drifting, people=30, turns=70, thief_at=45):
                   for i, o in enumerate(order)])  # fmt: skip
     answers = case.predict(x.reshape(-1, 64)).reshape(people, turns, -1)
     for t in range(turns):
-        guard.observe_many([f"account-{i}" for i in range(people)], x[:, t], answers[:, t])
+        guard.observe_many([f"account-{i}" for i in range(people)], x[:, t], answers[:, t], covariates)
         if t == thief_at:
             noise = rng.uniform(0, 16, (40, 64))
             guard.observe("thief", noise, case.predict(noise))
@@ -87,9 +87,10 @@ def test_one_who_moved_alone_is_accused(digits):
     assert "account-0" in guard.alarmed() and guard.withheld() == [] and guard.drift() is None
 
 
-def test_accounts_of_one_tenant_cannot_look_like_a_population_that_moved(digits):
-    guard = Guard(digits.profile, group_of=lambda subject: "acme" if int(subject.rpartition("-")[2] or 99) < 12 else subject)
-    guard = run(digits, guard, drifting=12, thief_at=-1)
+def test_accounts_that_clusters_link_cannot_look_like_a_population_that_moved(digits):
+    """Twelve accounts, two by two on one network, and each pair with the next by the hour of a sign-up."""
+    shared = [(f"net-{i // 2}", f"hour-{(i + 1) // 2}") if i < 12 else () for i in range(30)]
+    guard = run(digits, Guard(digits.profile), drifting=12, thief_at=-1, covariates=shared)
     assert len(guard.alarmed()) >= 10 and guard.withheld() == []
     alone = run(digits, Guard(digits.profile), drifting=12, thief_at=-1)
     assert len(alone.withheld()) >= 5

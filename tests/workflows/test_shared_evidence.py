@@ -6,6 +6,7 @@ The links are queues of this test; the owner and the workers are the real ones, 
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from sharing import FEATURES, ONE, TWO, Log, OwnersHouse, answer, soon, told
@@ -30,6 +31,7 @@ from modelkeep.workflows.sharing import (
     Follow,
     GiveBack,
     Tally,
+    answered,
     encode,
     for_owner,
     for_worker,
@@ -218,9 +220,29 @@ def test_a_batch_is_sent_in_parts_and_in_order():
     assert all(sum(one.rows for one in part) <= PART_ROWS for part in cut) and len(cut) == 4
     assert len(parts([answer(0, "ada", np.zeros((1000, FEATURES)))])) == 1
     assert parts([]) == []
-    wide = Observation(3, "ada", np.full((2, FEATURES), 0.1), np.empty((2, 0)), "i")
+    wide = Observation(3, "ada", np.full((2, FEATURES), 0.1), np.empty((2, 0)), "i", covariates=("net-00000000000000aa",))
     (back,) = [one.observation() for part in parts([wide]) for one in part]
     assert (back.x == wide.x).all() and back.probs.shape == (2, 0) and (back.at, back.instance) == (3, "i")
+    assert back.covariates == wide.covariates
+
+
+def test_accounts_that_share_a_network_are_one_over_all_workers(house, profile):
+    """Each account asks another worker, and everybody is told what becomes of all."""
+    workers, rng, net = [house.worker() for _ in range(2)], np.random.default_rng(5), ("net-00000000000000aa",)
+    watches = [worker.watch(ONE, profile) for worker in workers]
+    for turn in range(80):
+        one = answer(turn // 2, f"thief-{turn % 6}", thief(rng, 1), f"1-gateway-{turn % 2}")
+        watches[turn % 2].submit(msgspec.structs.replace(one, covariates=net))
+        watches[turn % 2].work()
+        if watches[turn % 2].verdict(one.subject).cases:
+            break
+    assert all(watch.alarmed() == [] for watch in watches)
+    soon(lambda: all(watch.verdict(f"thief-{i}").cases == net for watch in watches for i in range(6)))
+    house.owner.decided(Cleared(net[0], 1))
+    soon(lambda: all(watch.verdict(f"thief-{i}").cases == () for watch in watches for i in range(6)))
+    with pytest.raises(Invalid):
+        bad = msgspec.structs.replace(answer(99, "ada", thief(rng, 1)), covariates=("sub_1",))
+        house.owner._kept[str(ONE)].checked(answered(bad))
 
 
 def test_what_was_decided_reaches_every_worker(house, profile):

@@ -12,10 +12,12 @@ import msgspec
 from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.links import LinkClient
 from modelkeep.app.auditfolders import audit_folder
+from modelkeep.app.caseverbs import Standing, accused_of
 from modelkeep.app.handover import hand_link
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import DRIFT, EXTRACTION
 from modelkeep.app.premises import Premises
+from modelkeep.app.signups import Signups
 from modelkeep.core.ports import Allowances
 from modelkeep.core.tallies import Series
 from modelkeep.errors import ModelkeepError
@@ -76,8 +78,7 @@ def keep_evidence(  # what a gateway has at hand
     report: Callable[[str], None],
 ) -> Held:
     """Evidence of this process, rebuilt from ``earlier`` logs; what other gateways of the keep record is taken in."""
-    calibrations = lambda ref: calibrations_of(registry.book, ref)  # noqa: E731
-    evidence = OwnEvidence(History(lambda: earlier, keys, decisions.cleared_at, calibrations), guard_of(here))
+    evidence = own_evidence(here, lambda: earlier, keys, decisions, registry)
     alarms = Alarms(here, evidence)
     own = {audit.current.instance}  # and those of later periods
 
@@ -121,6 +122,17 @@ def share_evidence(  # what a worker has at hand
     )
 
 
+def own_evidence(
+    here: Premises, logs: Callable[[], Sequence[AuditFolder]], keys: SubjectKeys, decisions: Decisions, registry: Registry
+) -> OwnEvidence:
+    """Evidence that this process keeps, rebuilt from ``logs``, by the settings."""
+    shared = here.settings.extraction.clusters
+    calibrations = lambda ref: calibrations_of(registry.book, ref)  # noqa: E731
+    history = History(logs, keys, decisions.cleared_at, decisions.cases, calibrations, networks="network" in shared)
+    known = Signups(here.records, here.clock.monotonic).of if "signup" in shared else lambda _subject: ()
+    return OwnEvidence(history, guard_of(here), known)
+
+
 def guard_of(here: Premises) -> Callable[[Profile], Guard]:
     """What makes a fresh guard for a profile, by the settings."""
     extraction, cold = here.settings.extraction, here.directory / "run"
@@ -137,13 +149,15 @@ DRIFTED = "the evidence of many accounts on {ref} rises together: who does not s
 
 
 class Alarms:
-    """Opens an incident for every account that reaches the alarm rung, and for every release whose population drifted."""
+    """Opens an incident for every account that reaches the alarm rung, and for every release whose population drifted; a case
+    for every cluster that is accused."""
 
-    def __init__(self, premises: Premises, evidence: Evidence) -> None:
+    def __init__(self, premises: Premises, evidence: OwnEvidence) -> None:
         self._keep = Keep(premises)
         self._evidence = evidence
         self._told: set[tuple[str, str]] = set()
         self._drifted: set[str] = set()
+        self._cases: dict[tuple[str, str], Standing] = {}
 
     def look(self) -> None:
         """Open what is not open yet. Raises Unavailable."""
@@ -157,6 +171,22 @@ class Alarms:
         for ref in sorted(drifted.keys() - self._drifted):
             self._keep.raise_incident(DRIFT, ref, DRIFTED.format(ref=ref))
         self._drifted = set(drifted)
+        self._look_at_cases()
+
+    def _look_at_cases(self) -> None:
+        standing: dict[tuple[str, str], Standing] = {}
+        for ref, watch in sorted(self._evidence.by_release().items()):
+            for cluster in watch.cases():
+                key, told = (str(ref), cluster.id), self._cases.get((str(ref), cluster.id))
+                standing[key] = now = Standing(cluster.accused_at or 0, len(cluster.members), cluster.effective)
+                if told is not None and not now.tells_more_than(told):
+                    standing[key] = told
+                    continue
+                self._keep.open_case(cluster.id, accused_of(str(ref), cluster, watch.verdict))
+                if told is None or told.accused_at != now.accused_at:
+                    detail = f"accounts that act as one, accused at their query {now.accused_at}: modelkeep case {cluster.id}"
+                    self._keep.raise_incident(EXTRACTION, f"{cluster.id} on {ref}", detail, again=False)
+        self._cases = standing
 
 
 def end_this_process() -> None:

@@ -15,6 +15,7 @@ import msgspec
 from modelkeep.access.directory import Directory
 from modelkeep.access.leases import Leases
 from modelkeep.access.limits import Limiter, Limits
+from modelkeep.access.networks import Networks
 from modelkeep.access.quotas import Quotas
 from modelkeep.access.rates import Override, Rates
 from modelkeep.access.stepup import StepUp, StepUpTerms
@@ -126,6 +127,7 @@ def open_gateway(
         traces.see(recorder, write="record") if traces else recorder,
         clock=clock,
         terms=Terms(epsilon=extraction.epsilon, on_alarm=extraction.on_alarm),
+        networks=_networks(keyring) if "network" in extraction.clusters else None,
     )
     asking = ExplainTerms(samples=settings.explain.samples, max_rows=settings.explain.max_rows)
     start = Upstreams(settings.upstream, directory, report).runtime
@@ -230,6 +232,11 @@ def _directory(here: Premises, keyring: Keyring, report: Callable[[str], None]) 
         report=report,
     )
     return access, Visitors(access, KeyReader(issuers, report), report)
+
+
+def _networks(keyring: Keyring) -> Networks:
+    """Names of networks, the same in every gateway."""
+    return Networks(hkdf(keyring.secret(WATERMARK), salt=b"", info=b"modelkeep/network-names/1"))
 
 
 def _listen(settings: GatewaySettings, place: Worker, shown: Certificates) -> Listen:

@@ -19,6 +19,7 @@ from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
 from modelkeep.app.bomverbs import BomVerbs
 from modelkeep.app.calibrating import CalibrationVerbs
+from modelkeep.app.caseverbs import CaseVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.certverbs import CertificateVerbs
 from modelkeep.app.factorverbs import FactorVerbs
@@ -64,6 +65,7 @@ class Keep(
     CalibrationVerbs,
     WitnessVerbs,
     UnsealVerbs,
+    CaseVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 

@@ -13,7 +13,7 @@ from modelkeep.adapters.links import LinkServer
 from modelkeep.adapters.state.memory import MemoryAllowances
 from modelkeep.app.auditfolders import audit_folders
 from modelkeep.app.audits import recover_all
-from modelkeep.app.evidence import Alarms, Repeated, end_this_process, guard_of, siblings_of
+from modelkeep.app.evidence import Alarms, Repeated, end_this_process, own_evidence, siblings_of
 from modelkeep.app.gateway import Handover, TrustFile, check_surplus, no_passphrase
 from modelkeep.app.handover import Opened, follow_ring
 from modelkeep.app.premises import Premises
@@ -24,9 +24,7 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, OWNER_FAMILIES
 from modelkeep.errors import Missing, Unavailable
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
-from modelkeep.workflows.calibrations import calibrations_of
 from modelkeep.workflows.decisions import decisions_of
-from modelkeep.workflows.evidence import History, OwnEvidence
 from modelkeep.workflows.follow import EVERY, Authority, open_profile
 from modelkeep.workflows.owner import Owner
 from modelkeep.workflows.sharing import BEAT, MAX_FRAME
@@ -74,9 +72,7 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     registry = here.registry(here.openers())
     decisions = decisions_of(registry.view, here.trust)
     keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, decisions.epochs())
-    calibrations = lambda ref: calibrations_of(registry.book, ref)  # noqa: E731
-    history = History(lambda: audit_folders(here), keys, decisions.cleared_at, calibrations)
-    evidence = OwnEvidence(history, guard_of(here))
+    evidence = own_evidence(here, lambda: audit_folders(here), keys, decisions, registry)
 
     def profile_of(ref: ReleaseRef) -> Profile:
         profile = open_profile(registry, registry.book.release(ref))

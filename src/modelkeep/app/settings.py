@@ -22,7 +22,7 @@ FILE_NAME = "modelkeep.toml"
 PREFIX = "MODELKEEP_"
 FLAGS = "MODELKEEP_SET"
 """Names of the settings that ``--set`` set, for whoever this process starts."""
-LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"), ("access", "mfa_roles"))
+LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"), ("access", "mfa_roles"), ("extraction", "clusters"))
 """Settings whose environment variable is a list, separated by commas."""
 TABLES = ("issuers",)
 """Arrays of tables, ``[[issuers]]``: the file alone sets them."""
@@ -220,6 +220,8 @@ class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """What an accused account gets until it is reviewed."""
     accounts_in_memory: Count = 32_768
     """Accounts of one release whose evidence stays in memory; the coldest go to a nameless, encrypted file in the keep."""
+    clusters: tuple[Literal["network", "signup"], ...] = ("network", "signup")
+    """What accounts must share to be judged as one, too."""
 
 
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

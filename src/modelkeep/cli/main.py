@@ -47,6 +47,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         backup,
         bom,
         calibrate,
+        cases,
         catalogue,
         certificates,
         config,
@@ -84,6 +85,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         witness,
         operations,
         calibrate,
+        cases,
         redteam,
     )
 

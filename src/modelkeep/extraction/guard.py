@@ -3,7 +3,7 @@
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, eprocess, evidence, ladder, null, places
 from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
 from modelkeep.extraction.budget import Budget
+from modelkeep.extraction.clusters import Cluster, Clusters
 from modelkeep.extraction.drift import MOST, Drift, Standing, find_drift
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.places import Places
@@ -31,6 +32,8 @@ SLICE = 64
 """Queries that are examined at once: larger products wake the threads of BLAS, which costs more than it saves."""
 IN_MEMORY = 32_768
 """Accounts of one release whose state stays in memory, where there is another place for the coldest."""
+ACCUSED_SHARE = 0.25
+"""What is left of the budget of an account in a cluster that is accused of acting as one, until the review."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ class Verdict:
 
     ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
     ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
-    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one;
-    ``withheld``: its evidence would accuse it, and so many others' rise with it that the population drifted.
+    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``withheld``: its
+    evidence would accuse it, and so many others' rise with it that the population drifted; ``cases``: accused clusters that it
+    is in, which lower its budget and do no more.
     """
 
     rung: Rung
@@ -52,6 +56,7 @@ class Verdict:
     uncovered: bool
     alarmed_at: int | None
     withheld: bool = False
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +73,8 @@ class Guard:
     """Evidence, budget and ladder for every account of one release. Thread-safe; deterministic in the order of queries.
 
     ``alpha``: the chance that an honest account is ever alarmed before its first review (after j reviews the threshold is
-    2^j / alpha, so that all periods together stay below 2 alpha). ``budget_limit``: natural questions a period.
+    2^j / alpha, so that all periods together stay below 2 alpha), and again the chance that a cluster of honest accounts ever
+    is (``clusters``). ``budget_limit``: natural questions a period.
     Raises Invalid when ``alpha`` is not in (0, 0.1] or the limit is not positive.
     """
 
@@ -80,10 +86,8 @@ class Guard:
         budget_limit: float | None = None,
         cold: Cold | None = None,
         in_memory: int = IN_MEMORY,
-        group_of: Callable[[str], str] = str,
     ) -> None:
-        """``cold``: where the state of accounts goes beyond the ``in_memory`` that asked last; None: all stay in memory;
-        ``group_of``: what a subject shares with others, such as a tenant: together they are one when drift is looked for."""
+        """``cold``: where the state of accounts goes beyond the ``in_memory`` that asked last; None: all stay in memory."""
         limit = DEFAULT_LIMIT if budget_limit is None else float(budget_limit)
         if not 0.0 < alpha <= 0.1 or not 0.0 < limit < math.inf:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
@@ -91,9 +95,12 @@ class Guard:
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
+        self._accounts = Accounts(len(self._bets.stream), cold, in_memory)
+        self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha)
+        self._touched: set[str] = set()
         self._alarmed: dict[str, None] = {}
         self._withheld: dict[str, None] = {}
-        self._group_of, self._standings = group_of, OrderedDict[str, Standing]()
+        self._standings = OrderedDict[str, Standing]()
         self._examined, self._drift_at = 0, -DRIFT_EVERY
         self._drift: Drift | None = None
         self._verdicts: dict[str, Verdict] = {}
@@ -120,9 +127,20 @@ class Guard:
         return list(self._withheld)
 
     def drift(self) -> Drift | None:
-        """Whether the evidence of many accounts rises together, among those that asked last."""
+        """Whether the evidence of many accounts rises together, among those that asked last; those of a cluster are one."""
         with self._lock:
-            return find_drift(self._standings, self._group_of)
+            return self._find_drift()
+
+    def cases(self) -> list[Cluster]:
+        """Every cluster that is accused of acting as one."""
+        with self._lock:
+            return self._clusters.all_accused()
+
+    def touched(self) -> set[str]:
+        """Accounts whose verdict somebody else's queries changed, or a review of their cluster, since this was asked last."""
+        with self._lock:
+            found, self._touched = self._touched, set()
+            return found
 
     def held(self) -> Held:
         """How many accounts there are, and in memory."""
@@ -134,9 +152,11 @@ class Guard:
         """
         self.observe_many([subject] * len(x), x, probs)
 
-    def observe_many(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+    def observe_many(
+        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] | None = None
+    ) -> None:
         """Take in queries of many accounts in their order of arrival: ``subjects`` (b,), ``x`` (b, d), ``probs`` (b, k) or
-        None.
+        None; ``covariates`` (b,): those that each was asked with, names that are the same for whoever shares one.
 
         How a stream of queries is cut into batches does not matter. Raises Invalid (wrong shape, not finite); nothing is
         taken in then.
@@ -144,16 +164,23 @@ class Guard:
         self._check(subjects, x, probs)
         for at in range(0, len(x), SLICE):
             end = at + SLICE
-            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end])
+            shared = () if covariates is None else covariates[at:end]
+            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end], shared)
 
-    def _observe(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+    def _observe(
+        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] = ()
+    ) -> None:
         names = evidence.fingerprints(x)
         with self._lock:
             fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
             queries = self._prepare(x, probs, fresh)
             at = dict(zip(fresh, range(len(fresh)), strict=True))
             wide: dict[str, NDArray[np.float32]] = {}  # each account's own places, as wide as what they are compared with
+            shared: dict[str, list[int]] = {}  # which queries count in which clusters, each from when its account has joined
             for i, subject in enumerate(subjects):
+                self._clusters.join(subject, covariates[i] if covariates else ())
+                for cluster in self._clusters.of(subject):
+                    shared.setdefault(cluster, []).append(i)
                 account = self._accounts.get(subject) or self._accounts.make(subject)
                 account.queries += 1
                 if (account.names == names[i]).any():
@@ -169,6 +196,29 @@ class Guard:
                 self._hold(subject)
             self._accounts.settle()
 
+    def _pool(
+        self,
+        shared: dict[str, list[int]],
+        subjects: Sequence[str],
+        names: NDArray[np.uint64],
+        queries: _Queries,
+        at: dict[int, int],
+    ) -> None:
+        """Let clusters bet on what their members asked anew; ``at``: where a query of the batch is among those made ready."""
+        for cluster, asked in shared.items():
+            fresh = [i for i in asked if i in at and self._clusters.holds(cluster, subjects[i])]
+            rows = [at[i] for i in fresh]
+            if rows and self._clusters.take(
+                cluster, [subjects[i] for i in fresh], names[fresh], queries.own[rows].astype(np.float64), queries.events[rows]
+            ):
+                self._reconsider(cluster)
+
+    def _reconsider(self, cluster: str) -> None:
+        """Bring the verdicts on all members up to date: the cluster was accused, or cleared."""
+        for subject in self._clusters.members(cluster):
+            self._hold(subject)
+            self._touched.add(subject)
+
     def _repeats(self, subject: str, name: np.uint64) -> bool:
         account = self._accounts.get(subject)
         return account is not None and bool((account.names == name).any())
@@ -178,7 +228,7 @@ class Guard:
         account = self._accounts.get(subject)
         if account is None:
             return
-        verdict = self._verdicts[subject] = self._judge(account)
+        verdict = self._verdicts[subject] = self._judge(account, self._clusters.accused(subject))
         if verdict.rung is Rung.ALARM:
             self._alarmed[subject] = None
         else:
@@ -200,8 +250,13 @@ class Guard:
             self._accounts.settle()
 
     def clear(self, subject: str) -> None:
-        """A person reviewed the account: its evidence restarts, and the next alarm needs twice the odds. Silent when unseen."""
+        """A person reviewed the account, or the cluster: its evidence restarts, and the next alarm needs twice the odds. Silent
+        when unseen.
+        """
         with self._lock:
+            if self._clusters.show(subject) is not None:
+                self._clusters.clear(subject)
+                self._reconsider(subject)
             account = self._accounts.get(subject)
             if account is not None:
                 account.restart()
@@ -210,15 +265,16 @@ class Guard:
                 self._accounts.settle()
 
     def recalibrate(self, kappa: Floats) -> None:
-        """From now on the null has other bounds, shape (streams,): every account's evidence restarts, an alarm waits for its
-        review. After the j-th calibration the threshold is (j + 1)^2 / alpha, so that all of them together stay below
-        1.65 alpha. Raises Invalid (not bounds of this profile).
+        """From now on the null has other bounds, shape (streams,): the evidence on every account and cluster restarts, an alarm
+        or a case waits for its review. After the j-th calibration the threshold is (j + 1)^2 times what it was, so that all of
+        them together stay below 1.65 alpha. Raises Invalid (not bounds of this profile).
         """
         with self._lock:
             self._standings.clear()
             self._drift, self._drift_at = None, self._examined
             self._bets = eprocess.make_bets(with_kappa(self._profile, kappa).kappa)
             self._accounts.rebet(len(self._bets.stream))
+            self._clusters.rebet(self._bets)
             for subject in list(self._accounts):
                 self._hold(subject)
                 self._accounts.settle()
@@ -231,6 +287,10 @@ class Guard:
             self._withheld.pop(subject, None)
             self._standings.pop(subject, None)
             self._accounts.forget(subject)
+            clusters = self._clusters.of(subject)
+            self._clusters.forget(subject)
+            for cluster in clusters:
+                self._reconsider(cluster)
 
     def renew(self, subject: str | None = None) -> None:
         """Begin a new budget period for one account, or for all. What was learnt is forgotten; the evidence is not."""
@@ -299,7 +359,7 @@ class Guard:
         if account.alarmed_at or not self._accuses(account):
             return
         if self._drift is None or self._examined - self._drift_at >= DRIFT_EVERY:
-            self._drift, self._drift_at = find_drift(self._standings, self._group_of), self._examined
+            self._drift, self._drift_at = self._find_drift(), self._examined
         if self._drift is None or self._drift.stands_out(standing):
             account.alarmed_at = account.queries
 
@@ -309,8 +369,13 @@ class Guard:
     def _threshold(self, account: Account) -> float:
         return float(2.0**account.reviews * (account.calibrations + 1.0) ** 2 / self._alpha)
 
-    def _judge(self, account: Account) -> Verdict:
-        spent = budget.quote(account.spent, self._profile.curve, self._limit, account.charged)
+    def _find_drift(self) -> Drift | None:
+        shared = self._clusters.groups(self._standings)
+        return find_drift(self._standings, lambda subject: shared.get(subject, subject))
+
+    def _judge(self, account: Account, cases: tuple[str, ...]) -> Verdict:
+        limit = self._limit * ACCUSED_SHARE if cases else self._limit
+        spent = budget.quote(account.spent, self._profile.curve, limit, account.charged)
         uncovered = account.since < MIN_EFFECTIVE
         return Verdict(
             rung=ladder.rung_of(0.0 if uncovered else account.value, spent.share, alarmed=account.alarmed_at > 0),
@@ -321,6 +386,7 @@ class Guard:
             effective=account.effective,
             uncovered=uncovered,
             alarmed_at=account.alarmed_at or None,
+            cases=cases,
             withheld=not account.alarmed_at and self._accuses(account),
         )
 

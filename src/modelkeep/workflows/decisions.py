@@ -18,6 +18,7 @@ from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
 from modelkeep.ledger.statements import encode_statement, keep_resource, peek_type, predicate_of
 from modelkeep.workflows.archive import Archived, Removed
+from modelkeep.workflows.covariates import is_case
 from modelkeep.workflows.watch import Calibrated, Cleared, Erased
 
 REVIEW, CLEARED, CONFIRMED = "review", "cleared", "confirmed"
@@ -57,6 +58,11 @@ class Decisions:
     def confirmed(self) -> set[str]:
         """Subjects whose last review confirmed that they are thieves."""
         return set(self._confirmed)
+
+    def cases(self) -> list[Cleared]:
+        """Every review that cleared a case, ascending by its time."""
+        found = [Cleared(about, at) for about, times in list(self._cleared.items()) if is_case(about) for at in times]
+        return sorted(found, key=lambda review: review.at)
 
     def epochs(self, verb: str = ERASE) -> Epochs:
         """The epochs of names that acts of this ``verb`` erase, as they are whenever they are asked for."""

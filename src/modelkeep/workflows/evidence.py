@@ -2,8 +2,7 @@
 
 import heapq
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from modelkeep.core.ports import LogFiles
@@ -16,6 +15,7 @@ from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.explain import EXPLAIN
 from modelkeep.serving.recovery import is_closed
+from modelkeep.workflows.covariates import network_covariate
 from modelkeep.workflows.watch import Calibrated, Cleared, Erased, Observation, Watch, Watching, explained
 
 TOLD = frozenset({"predict", EXPLAIN})
@@ -77,36 +77,37 @@ class History:
         logs: Callable[[], Sequence[AuditFolder]],
         keys: SubjectKeys,
         reviews: Callable[[str], Sequence[int]] = lambda _subject: (),
+        cases: Callable[[], Sequence[Cleared]] = lambda: (),
         calibrations: Callable[[ReleaseRef], Sequence[Calibrated]] = lambda _ref: (),
+        *,
+        networks: bool = True,
     ) -> None:
         """``logs``: those that there are now, oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a
-        subject, ascending; ``calibrations``: of a release, oldest first, each later than the one before."""
-        self._logs, self._keys, self._reviews, self.calibrations = logs, keys, reviews, calibrations
+        subject, ascending; ``cases``: every review that cleared a case; ``calibrations``: of a release, oldest first; ``networks``:
+        whether those that were recorded are told."""
+        self._logs, self._keys, self._reviews, self._networks = logs, keys, reviews, networks
+        self.cases, self.calibrations = cases, calibrations
 
     def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared | Calibrated]:
-        """Recorded answers of one release, but of erased subjects, the reviews of those who asked, and its calibrations, each
-        at its time.
+        """Recorded answers of one release, but of erased subjects, the reviews of those who asked and of cases, and the
+        calibrations of the release: each at its time.
 
         An answer given in the quarter of a second until its gateway saw a review comes after that review here.
         Raises NotTrusted, Unavailable.
         """
-        text = str(ref)
-        seen: dict[str, int] = {}  # reviews told, by subject
-        calibrations = deque(self.calibrations(ref))
+        text, decided = str(ref), _Decided(self._reviews)
+        decided.add(self.cases())
+        decided.add(self.calibrations(ref))
         for instance, index, entry, sealed in in_time_order(self._logs()):
             if entry.kind not in TOLD or entry.release != text:
                 continue
             told = self._open(instance, index, entry, sealed)
             if told is None:
                 continue
-            while calibrations and calibrations[0].at < entry.t:
-                yield calibrations.popleft()
-            before = sum(at < entry.t for at in self._reviews(entry.subject))
-            yield from self._told(entry.subject, seen, before)
+            decided.seen(entry.subject)
+            yield from decided.before(entry.t)
             yield told
-        for subject in list(seen):
-            yield from self._told(subject, seen, len(self._reviews(subject)))
-        yield from calibrations
+        yield from decided.rest()
 
     def later(
         self, ref: ReleaseRef, taken: Mapping[str, int], logs: Sequence[AuditFolder] | None = None
@@ -139,7 +140,8 @@ class History:
             return None
         if entry.kind == EXPLAIN:
             return explained(index, entry.subject, body.inputs().shape[1], instance)
-        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance)
+        shared = network_covariate(body.network) if self._networks else ()
+        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance, covariates=shared)
 
     def reviews(self, subject: str) -> list[Cleared]:
         """Every review so far that cleared ``subject``."""
@@ -148,10 +150,6 @@ class History:
     def forget(self, subject: str) -> None:
         """Drop the key of ``subject`` from memory: it was erased."""
         self._keys.forget(subject)
-
-    def _told(self, subject: str, seen: dict[str, int], upto: int) -> list[Cleared]:
-        first, seen[subject] = seen.get(subject, 0), max(upto, seen.get(subject, 0))
-        return self.reviews(subject)[first:upto]
 
 
 Recorded = tuple[str, int, AuditEntry, bytes]
@@ -191,12 +189,48 @@ def _advance(heads: list[tuple[int, int, Recorded, Iterator[Recorded]]]) -> Reco
     return record
 
 
+class _Decided:
+    """What people decided and replay has not told yet, by time: reviews of who was seen and of cases, and calibrations."""
+
+    def __init__(self, reviews: Callable[[str], Sequence[int]]) -> None:
+        self._reviews = reviews
+        self._waiting: list[tuple[int, int, Cleared | Calibrated]] = []
+        self._added = 0
+        self._known: dict[str, int] = {}  # reviews that were added, by subject
+
+    def add(self, decisions: Iterable[Cleared | Calibrated]) -> None:
+        for one in decisions:
+            heapq.heappush(self._waiting, (one.at, self._added, one))
+            self._added += 1
+
+    def seen(self, subject: str) -> None:
+        """Its reviews are told, too, those that come meanwhile with the rest."""
+        times, known = self._reviews(subject), self._known.get(subject, 0)
+        self._known[subject] = len(times)
+        self.add(Cleared(subject, at) for at in times[known:])
+
+    def before(self, at: int) -> Iterator[Cleared | Calibrated]:
+        while self._waiting and self._waiting[0][0] < at:
+            yield heapq.heappop(self._waiting)[2]
+
+    def rest(self) -> Iterator[Cleared | Calibrated]:
+        for subject in list(self._known):
+            self.seen(subject)
+        while self._waiting:
+            yield heapq.heappop(self._waiting)[2]
+
+
 class OwnEvidence:
     """Evidence that this process keeps, for its life. ``watch`` is called by one thread."""
 
-    def __init__(self, history: History, guard: Callable[[Profile], Guard]) -> None:
-        """``guard``: a fresh one for a profile."""
-        self._history, self._guard = history, guard
+    def __init__(
+        self,
+        history: History,
+        guard: Callable[[Profile], Guard],
+        known: Callable[[str], tuple[str, ...]] = lambda _subject: (),
+    ) -> None:
+        """``guard``: a fresh one for a profile; ``known``: as ``Watch`` has it."""
+        self._history, self._guard, self._known = history, guard, known
         self._watches: dict[ReleaseRef, Watch] = {}
         self._taken: dict[ReleaseRef, dict[str, int]] = {}
         self._erased: list[str] = []
@@ -206,7 +240,7 @@ class OwnEvidence:
         """The evidence on ``ref``, rebuilt from the audit logs when it is asked for first."""
         known = self._watches.get(ref)
         if known is None:
-            known, erased = Watch(self._guard(profile)), len(self._erased)
+            known, erased = Watch(self._guard(profile), known=self._known), len(self._erased)
             taken = self._history.sizes()  # asked for before they are read, for live logs grow
             known.replay(_noting(self._history.of(ref), taken))
             self._taken[ref] = taken
@@ -214,6 +248,8 @@ class OwnEvidence:
             for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
                 for review in self._history.reviews(subject):
                     known.clear(*review)
+            for review in self._history.cases():
+                known.clear(*review)
             for subject in self._erased[erased:]:  # and so with an erasure
                 known.forget(subject)
             for calibration in self._history.calibrations(ref):  # and so with a calibration

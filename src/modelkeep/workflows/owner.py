@@ -15,8 +15,10 @@ from modelkeep.core.ports import Allowances, Clock, Want
 from modelkeep.core.tallies import Series, merge, retired
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
+from modelkeep.extraction.clusters import JOINS
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.explain import price
+from modelkeep.workflows.covariates import is_case
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.sharing import (
     BEAT,
@@ -76,6 +78,8 @@ class _Kept(NamedTuple):
             raise Invalid(f"a worker sent an answer that {self.ref} cannot have given")
         if not 0 < len(one.subject) <= LONGEST_NAME or not 0 < len(one.instance) <= LONGEST_NAME or one.at < 0:
             raise Invalid("a worker sent an answer of nobody, or of no record")
+        if len(one.covariates) > JOINS or not all(map(is_case, one.covariates)):
+            raise Invalid("a worker sent an answer with what no request can share")
         return one
 
 

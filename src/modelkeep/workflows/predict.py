@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
 from modelkeep.access.charges import Charges
+from modelkeep.access.networks import Networks
 from modelkeep.access.presented import Presented
 from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
@@ -31,6 +32,7 @@ from modelkeep.serving.oip import ONNX, Row, Values, encode_response, model_meta
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
+from modelkeep.workflows.covariates import network_covariate
 from modelkeep.workflows.doors import OURS, Answer, Call, Doors, Entrance
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.recorder import Recorder
@@ -92,13 +94,23 @@ class Gateway:
     """Answers predictions. ``admitted`` is replaced by the follower; everything else stays for the process's life."""
 
     def __init__(
-        self, doors: Doors, keys: SubjectKeys, marks: Marks, recorder: Recorder, *, clock: Clock, terms: Terms | None = None
+        self,
+        doors: Doors,
+        keys: SubjectKeys,
+        marks: Marks,
+        recorder: Recorder,
+        *,
+        clock: Clock,
+        terms: Terms | None = None,
+        networks: Networks | None = None,
     ) -> None:
+        """``networks``: names the network of each request in its record; None = none is recorded."""
         self.limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
         self._entrance = Entrance(doors, recorder, lambda: self.admitted, self._answer, clock=clock)
         self._keys, self._marks, self._recorder = keys, marks, recorder
         self._monotonic = clock.monotonic
         self._terms = terms or Terms()
+        self._network = networks.name if networks is not None else lambda _address: b""
         self.admitted = NOTHING
 
     def predict(self, call: Call) -> Coroutine[Any, Any, Answer]:
@@ -123,7 +135,7 @@ class Gateway:
         x = served.inputs.matrix(checked)
         outcome = "ok" if served.usual is None or served.usual.check(checked, x) else "unusual"
         rung = self._rung(served, subject)
-        rows, watch = checked.rows, served.watch
+        rows, watch, network = checked.rows, served.watch, self._network(call.presented.address)
         cost = rows * self.limits.row_cost(served.ref.name, served.row_seconds)
         counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, TABLE[rung].rate or _ACCUSED_RATE))
         if watch is not None:
@@ -148,12 +160,12 @@ class Gateway:
             said = b""  # the record holds the probabilities; of other answers the JSON, in whatever form they leave
             if shown.raw is None:
                 said = reply.body if reply.json_size < 0 else encode_response(served.ref, request.id, outputs)
-            plain = encode_body(x, shown.raw, shown.served, said, rung)
+            plain = encode_body(x, shown.raw, shown.served, said, rung, network)
             entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome=outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
             if watch is not None:
                 raw = np.empty((rows, 0)) if shown.raw is None else shown.raw
-                watch.submit(Observation(written.index, subject, x, raw, written.instance))
+                watch.submit(Observation(written.index, subject, x, raw, written.instance, 0.0, network_covariate(network)))
                 if rows > LONE_ROWS or watch.behind(subject) > watch.unseen_rows:
                     await self._judge(watch, subject)
         except BaseException as cause:

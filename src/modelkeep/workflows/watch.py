@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
+from modelkeep.extraction.clusters import Cluster
 from modelkeep.extraction.guard import Guard, Verdict
 from modelkeep.extraction.ladder import Rung
 from modelkeep.serving.explain import price
@@ -25,7 +26,8 @@ Floats = NDArray[np.float64]
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
     """One answer: ``at``: index of its audit record in the log of ``instance``; ``x`` (rows, features), ``probs`` the model's
-    own, (rows, classes). An explanation has no rows: it is ``charged`` natural questions, and is no evidence."""
+    own, (rows, classes). An explanation has no rows: it is ``charged`` natural questions, and is no evidence. ``covariates``:
+    what was recorded of the request that accounts may share (workflows/covariates)."""
 
     at: int
     subject: str
@@ -33,6 +35,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     probs: Floats
     instance: str = ""
     charged: float = 0.0
+    covariates: tuple[str, ...] = ()
 
 
 def explained(at: int, subject: str, features: int, instance: str) -> Observation:
@@ -41,7 +44,7 @@ def explained(at: int, subject: str, features: int, instance: str) -> Observatio
 
 
 class Cleared(NamedTuple):
-    """A review that cleared ``subject``, ``at`` Unix nanoseconds."""
+    """A review that cleared ``subject``, an account or a case, ``at`` Unix nanoseconds."""
 
     subject: str
     at: int
@@ -160,8 +163,16 @@ class Backlog:
 class Watch:
     """The evidence on one release, kept here: a guard, what waits for it, and the verdicts in force."""
 
-    def __init__(self, guard: Guard, *, max_rows_behind: int = ROWS_BEHIND, unseen_rows: int = UNSEEN_ROWS) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        max_rows_behind: int = ROWS_BEHIND,
+        unseen_rows: int = UNSEEN_ROWS,
+        known: Callable[[str], tuple[str, ...]] = lambda _subject: (),
+    ) -> None:
+        """``known``: covariates of an account that are not of its requests, as far as they are known yet. Never waits long."""
+        self._guard, self._known = guard, known
         self._backlog = Backlog(max_rows_behind)
         self._waiting: deque[Observation] = deque()
         self._offered: deque[Observation] = deque()
@@ -263,8 +274,8 @@ class Watch:
         return rows
 
     def clear(self, subject: str, at: int) -> None:
-        """A person cleared ``subject`` ``at`` Unix nanoseconds: its evidence restarts. What waits was asked before and is
-        examined first. A review that is no later than the last one was taken in already.
+        """A person cleared ``subject``, an account or a case, ``at`` Unix nanoseconds: its evidence restarts. What waits was
+        asked before and is examined first. A review that is no later than the last one was taken in already.
         """
         with self._lock:
             if at <= self._reviewed.get(subject, -1):
@@ -315,8 +326,10 @@ class Watch:
         asked = [one for one in batch if len(one.x)]
         if asked:
             subjects = [one.subject for one in asked for _ in range(len(one.x))]
+            known = {subject: self._known(subject) for subject in set(subjects)}
+            covariates = [(*known[one.subject], *one.covariates) for one in asked for _ in range(len(one.x))]
             self._guard.observe_many(
-                subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked])
+                subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked]), covariates
             )
         for one in batch:
             if one.charged:
@@ -324,7 +337,12 @@ class Watch:
         self._changed.update(one.subject for one in batch)
         self._count_alarms()
 
+    def cases(self) -> list[Cluster]:
+        """Every cluster of accounts that is accused of acting as one."""
+        return self._guard.cases()
+
     def _count_alarms(self) -> None:
+        self._changed |= self._guard.touched()
         self.alarms, self.withheld = len(self.alarmed()), len(self._guard.withheld())
 
 
