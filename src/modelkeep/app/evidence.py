@@ -11,14 +11,14 @@ import msgspec
 
 from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.links import LinkClient
+from modelkeep.app.auditfolders import audit_folder
 from modelkeep.app.handover import hand_link
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import EXTRACTION
 from modelkeep.app.premises import Premises
 from modelkeep.core.ports import Allowances
 from modelkeep.core.tallies import Series
-from modelkeep.crypto.notes import encode_vkey
-from modelkeep.errors import Missing, ModelkeepError
+from modelkeep.errors import ModelkeepError
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
@@ -144,22 +144,6 @@ class Alarms:
             detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
             self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
         self._told = set(now)
-
-
-def audit_folders(here: Premises) -> list[AuditFolder]:
-    """The audit logs that there are now, oldest first."""
-    found = (audit_folder(here, instance) for instance in here.audit_instances())
-    return [folder for folder in found if folder is not None]
-
-
-def audit_folder(here: Premises, instance: str) -> AuditFolder | None:
-    """One audit log; None while it has no checkpoint."""
-    origin, files = here.audit_origin(instance), here.audit_files(instance)
-    try:
-        files.read("checkpoint")
-    except Missing:
-        return None
-    return AuditFolder(files, encode_vkey(origin, here.trust.audit_key), origin)
 
 
 def end_this_process() -> None:

@@ -20,7 +20,7 @@ class Account:
     """One account's state, about 20 KB: bets and budget, and its last queries, which the next one is compared with.
 
     ``names``: fingerprints, (1024,); ``own``: places of its last 128 distinct queries;
-    ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted.
+    ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted; ``period``: number of the budget period.
     """
 
     __slots__ = (
@@ -30,6 +30,7 @@ class Account:
         "inverse",
         "names",
         "own",
+        "period",
         "queries",
         "reviews",
         "since",
@@ -43,7 +44,7 @@ class Account:
         self.names = np.zeros(REMEMBERED, dtype=np.uint64)
         self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float16)
         self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
-        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
+        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = self.period = 0
         self.spent = self.charged = 0.0
         self.value = 0.5
         self.stakes[0] = 1.0
@@ -63,7 +64,7 @@ class Account:
     def pack(self) -> bytes:
         """The account as bytes, the same number for every account of a release."""
         counts = (self.queries, self.effective, self.since, self.reviews, self.alarmed_at)
-        numbers = (*counts, self.spent, self.value, self.charged)
+        numbers = (*counts, self.spent, self.value, self.charged, self.period)
         scalars = np.array(numbers, dtype=np.float64)
         return b"".join(part.tobytes() for part in (scalars, self.stakes, self.names, self.own, self.inverse))
 
@@ -71,12 +72,13 @@ class Account:
     def unpack(cls, data: bytes, bets: int) -> "Account":
         """Undo ``pack``. Raises NotTrusted (of another size)."""
         account = cls(bets)
-        at = 8 * 8
+        at = 9 * 8
         if len(data) != at + 16 * bets + 8 * REMEMBERED + 2 * account.own.size + 4 * account.inverse.size:
             raise NotTrusted(f"an account's evidence does not have {len(data):,} bytes")
-        numbers = np.frombuffer(data, np.float64, 8).tolist()
+        numbers = np.frombuffer(data, np.float64, 9).tolist()
         account.queries, account.effective, account.since, account.reviews, account.alarmed_at = map(int, numbers[:5])
-        account.spent, account.value, account.charged = numbers[5:]
+        account.spent, account.value, account.charged = numbers[5:8]
+        account.period = int(numbers[8])
         for into, kind in (
             (account.stakes, np.float64),
             (account.names, np.uint64),
@@ -126,10 +128,11 @@ class Accounts:
         self._free.append(self._slots.pop(subject))
         return found
 
-    def make(self, subject: str) -> Account:
-        """An account that was never seen."""
+    def make(self, subject: str, period: int = 0) -> Account:
+        """An account that was never seen; ``period``: the budget period of now."""
         self._subjects[subject] = None
         account = self._hot[subject] = Account(self._bets)
+        account.period = period
         return account
 
     def forget(self, subject: str) -> None:

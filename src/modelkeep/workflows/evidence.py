@@ -9,13 +9,15 @@ from modelkeep.core.ports import LogFiles
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Missing
 from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.ladder import DEFAULT, Ladder
 from modelkeep.extraction.profile import Profile
 from modelkeep.ledger.log import read_checkpoint
 from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.explain import EXPLAIN
 from modelkeep.serving.recovery import is_closed
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch, Watching, explained
+from modelkeep.workflows.decisions import Decision
+from modelkeep.workflows.watch import Agreed, Cleared, Erased, Observation, Today, Watch, Watching, day_of, explained
 
 TOLD = frozenset({"predict", EXPLAIN})
 """Kinds of the records that evidence and budgets are made of."""
@@ -35,8 +37,8 @@ class Evidence(Protocol):
         """What ``watch`` has given so far."""
         ...
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account."""
+    def take(self, decision: Decision) -> None:
+        """What somebody decided, and what day it is."""
         ...
 
 
@@ -81,25 +83,30 @@ class History:
         subject, ascending."""
         self._logs, self._keys, self._reviews = logs, keys, reviews
 
-    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared]:
-        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked, each at its time.
+    def of(self, ref: ReleaseRef, subject: str = "") -> Iterator[Observation | Cleared | Today]:
+        """Recorded answers of one release, but of erased subjects, the reviews of those who asked, and the days, each at its
+        time. ``subject``: of this one alone.
 
         An answer given in the quarter of a second until its gateway saw a review comes after that review here.
         Raises NotTrusted, Unavailable.
         """
         text = str(ref)
         seen: dict[str, int] = {}  # reviews told, by subject
+        day = 0
         for instance, index, entry, sealed in in_time_order(self._logs()):
-            if entry.kind not in TOLD or entry.release != text:
+            if entry.kind not in TOLD or entry.release != text or subject not in ("", entry.subject):
                 continue
             told = self._open(instance, index, entry, sealed)
             if told is None:
                 continue
+            if day_of(entry.t) > day:
+                day = day_of(entry.t)
+                yield Today(day)
             before = sum(at < entry.t for at in self._reviews(entry.subject))
             yield from self._told(entry.subject, seen, before)
             yield told
-        for subject in list(seen):
-            yield from self._told(subject, seen, len(self._reviews(subject)))
+        for name in list(seen):
+            yield from self._told(name, seen, len(self._reviews(name)))
 
     def later(
         self, ref: ReleaseRef, taken: Mapping[str, int], logs: Sequence[AuditFolder] | None = None
@@ -193,6 +200,8 @@ class OwnEvidence:
         self._watches: dict[ReleaseRef, Watch] = {}
         self._taken: dict[ReleaseRef, dict[str, int]] = {}
         self._erased: list[str] = []
+        self._agreed: dict[str, Agreed] = {}
+        self._ladder, self._today = DEFAULT, Today(0)
         self._lock = threading.Lock()
 
     def watch(self, ref: ReleaseRef, profile: Profile) -> Watch:
@@ -200,6 +209,7 @@ class OwnEvidence:
         known = self._watches.get(ref)
         if known is None:
             known, erased = Watch(self._guard(profile)), len(self._erased)
+            known.take(self._ladder)
             taken = self._history.sizes()  # asked for before they are read, for live logs grow
             known.replay(_noting(self._history.of(ref), taken))
             self._taken[ref] = taken
@@ -209,17 +219,27 @@ class OwnEvidence:
                     known.clear(*review)
             for subject in self._erased[erased:]:  # and so with an erasure
                 known.forget(subject)
+            rules: list[Decision] = [self._ladder, self._today, *self._agreed.values()]
+            for rule in rules:
+                known.take(rule)
         return known
 
     def by_release(self) -> dict[ReleaseRef, Watch]:
         """Every release's evidence so far."""
         return dict(self._watches)
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account, for the evidence on every release."""
-        if isinstance(decision, Erased):
-            self._history.forget(decision.subject)
-            self._erased.append(decision.subject)
+    def take(self, decision: Decision) -> None:
+        """What somebody decided and what day it is, for the evidence on every release."""
+        match decision:
+            case Erased():
+                self._history.forget(decision.subject)
+                self._erased.append(decision.subject)
+            case Agreed():
+                self._agreed[decision.subject] = decision
+            case Today():
+                self._today = decision
+            case Ladder():
+                self._ladder = decision
         for watch in self.by_release().values():
             watch.take(decision)
 
@@ -254,7 +274,7 @@ class OwnEvidence:
                 self._taken[ref][told.instance] = max(told.size, self._taken[ref].get(told.instance, 0))
 
 
-def _noting(told: Iterator[Observation | Cleared], taken: dict[str, int]) -> Iterator[Observation | Cleared]:
+def _noting(told: Iterator[Observation | Cleared | Today], taken: dict[str, int]) -> Iterator[Observation | Cleared | Today]:
     for one in told:
         if isinstance(one, Observation):
             taken[one.instance] = max(one.at + 1, taken.get(one.instance, 0))

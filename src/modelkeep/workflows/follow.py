@@ -34,6 +34,7 @@ from modelkeep.workflows.evidence import Evidence
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
 from modelkeep.workflows.reference import background_of
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
+from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.trust_changes import fold
 from modelkeep.workflows.watch import Watching
 
@@ -73,6 +74,7 @@ class Authority(msgspec.Struct, frozen=True):
     registry: Registry
     admission: AdmissionInForce
     access: AccessInForce
+    rules: Rules
     decisions: Decisions
     in_hand: Callable[[], TrustRoot]
     check_public: Callable[[Sequence[TrustRoot]], None]
@@ -87,11 +89,13 @@ class Authority(msgspec.Struct, frozen=True):
         self.check_public(book.signatories.roots)
         self.access.follow(book)
         self.admission.of(book)  # one that cannot be read ends the lease
+        self.rules.read(book)
         return book
 
     def hand_over(self, take: Callable[[Decision], None]) -> None:
-        """Tell ``take`` what was decided about accounts and it has not taken yet. Raises what it raises."""
+        """Tell ``take`` what was decided and it has not taken yet. Raises what it raises."""
         self.decisions.hand_over(take)
+        self.rules.hand_over(take)
 
     def witnessed(self) -> Witnessed | None:
         """What a quorum of witnesses has cosigned; None = no policy asks. Raises as ``Registry.witnessed``."""
@@ -182,7 +186,7 @@ class Loader:
         )
 
     def take(self, decision: Decision) -> None:
-        """What somebody decided about an account, for the evidence on every release."""
+        """What somebody decided, for the evidence on every release."""
         self._evidence.take(decision)
 
     def watches(self) -> list[Watching]:

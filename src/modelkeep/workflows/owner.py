@@ -15,8 +15,10 @@ from modelkeep.core.ports import Allowances, Clock, Want
 from modelkeep.core.tallies import Series, merge, retired
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
+from modelkeep.extraction.ladder import Ladder
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.explain import price
+from modelkeep.workflows.decisions import Decision
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.sharing import (
     BEAT,
@@ -37,7 +39,7 @@ from modelkeep.workflows.sharing import (
     encode,
     for_owner,
 )
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch
+from modelkeep.workflows.watch import Observation, Today, Watch
 
 RETRY_SECONDS = 2.0
 """Pause before the evidence on a release, or a dead worker's log, is tried again."""
@@ -173,10 +175,14 @@ class Owner:
         """Instances whose answers come over a link that is up; from any thread."""
         return set().union(*list(self._fed.values()))
 
-    def decided(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account; from any thread."""
+    def decided(self, decision: Decision) -> None:
+        """What somebody decided, and what day it is; from any thread."""
         self._evidence.take(decision)
-        self._news.append(lambda: self._tell_decided(decision.subject))
+        if isinstance(decision, Today | Ladder):
+            self._news.append(self._tell_everything)
+        else:
+            subject = decision.subject
+            self._news.append(lambda: self._tell_decided(subject))
 
     def round(self) -> bool:
         """Examine a part of what arrived and tell everybody; whether more waits. Never takes long.
@@ -231,7 +237,7 @@ class Owner:
     def _tell(self, release: str, subjects: Iterable[str]) -> None:
         watch = self._kept[release].watch
         verdicts = {subject: watch.verdict(subject) for subject in subjects}
-        gone = [subject for subject, verdict in verdicts.items() if not verdict.queries and not verdict.budget.equivalent]
+        gone = [subject for subject, verdict in verdicts.items() if verdict == watch.verdict("")]
         for subject in gone:
             del verdicts[subject]
         followers = [link for link, releases in self._links.items() if release in releases]
@@ -240,6 +246,14 @@ class Owner:
     def _tell_decided(self, subject: str) -> None:
         for release in self._kept:
             self._tell(release, [subject])
+
+    def _tell_everything(self) -> None:
+        for release, kept in self._kept.items():
+            subjects = kept.watch.subjects()
+            for begin in range(0, len(subjects), TABLE_PART):
+                self._tell(release, subjects[begin : begin + TABLE_PART])
+            followers = [link for link, releases in self._links.items() if release in releases]
+            self._send(encode(Following(release, kept.watch.verdict(""), "")), followers)
 
     def _tell_all(self, link: Link, release: str) -> None:
         watch = self._kept[release].watch
