@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 
 from benchmarks import Row, report
 from modelkeep.extraction.guard import Guard
-from modelkeep.extraction.ladder import Rung, respond
+from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import fit_profile
 
@@ -62,7 +62,7 @@ def run(args: list[str]) -> None:
         marker.apply(pool[i : i + 1], answers[i : i + 1])
 
     rows.append(_timed("on the path: mark one answer", mark, rounds=4000))
-    rows.append(_timed("on the path: round one answer", lambda: respond(Rung.MARK, answers[:1]), rounds=4000))
+    rows.append(_timed("on the path: round one answer", lambda: respond(DEFAULT.steps[0], answers[:1]), rounds=4000))
     watched = Guard(profile)
     watched.observe("a", pool, answers)
     rows.append(_timed("on the path: read a verdict", lambda: watched.verdict("a"), rounds=4000))

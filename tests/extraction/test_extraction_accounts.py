@@ -47,7 +47,7 @@ def test_where_an_account_s_state_lies_changes_nothing(place, digits, tmp_path):
             whole.clear("account-1"), tight.clear("account-1")
             whole.forget("account-2"), tight.forget("account-2")
         if at == 140:
-            whole.renew(), tight.renew()
+            whole.begin(30), tight.begin(30)
     assert tight.held().known == 9 and tight.subjects() == whole.subjects()
     for name in set(names):
         assert tight.verdict(name) == whole.verdict(name)

@@ -11,8 +11,8 @@ from modelkeep.extraction.attacks.line_search import line_search
 from modelkeep.extraction.attacks.uniform import uniform
 from modelkeep.extraction.clusters import JOINS, MEMBERS, Clusters
 from modelkeep.extraction.eprocess import make_bets, restart_weight
-from modelkeep.extraction.guard import ACCUSED_SHARE, Guard
-from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.ladder import DEFAULT, Rung
 
 ALPHA = 1e-3
 
@@ -102,7 +102,7 @@ def test_an_accusation_lowers_budgets_and_suspends_nobody(digits):
     assert guard.verdict("bystander").budget.limit == 400.0
     _queries_until(Guard.cases, guard, digits, "uniform", 20, 0, ["network"])
     found = guard.verdict("bystander")
-    assert (found.rung, found.cases, found.budget.limit) == (Rung.MARK, ("network",), 400.0 * ACCUSED_SHARE)
+    assert (found.rung, found.cases, found.budget.limit) == (Rung.MARK, ("network",), 400.0 * DEFAULT.case)
     assert guard.alarmed() == []
     assert "bystander" in guard.touched()
     guard.clear("network")

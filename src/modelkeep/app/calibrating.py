@@ -31,6 +31,7 @@ from modelkeep.extraction.evidence import SCORES
 from modelkeep.extraction.profile import Profile, with_kappa
 from modelkeep.formats.detect import Format
 from modelkeep.ledger.predicates import DeclaredTool
+from modelkeep.operations.cases import KIND, CaseState, parse_case
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows import upstream
 from modelkeep.workflows.calibrations import Basis, bounds_in_force, log_calibration, rounded_up
@@ -159,19 +160,20 @@ class CalibrationVerbs(OversightVerbs):
         if unknown:
             raise Missing(f"there is no account {unknown[0][:64]!r}")
         vouched = {by_name[name] for name in accounts}
-        away = decisions.confirmed() | self._accused()
+        falsely = {one.subject for one in decisions.false_alarms}  # for the next calibration, as their reviews said
+        away = decisions.confirmed() | set(decisions.sanctioned) | self._accused() | self._in_cases()
         if dry_run:  # what it would cost to call the questions of an accused account honest
             away -= vouched
         if vouched & away:
             name = names[min(vouched & away)]
             raise Conflict(f"{name} is accused or was confirmed as a thief: review the account before its queries calibrate")
-        asked = _recorded(self.premises, ref, decisions, period, None if everyone else vouched)
+        asked = _recorded(self.premises, ref, decisions, period, None if everyone else vouched | falsely)
         people = [
             Recorded(
                 subject,
                 np.concatenate([x for x, _ in one.parts]),
                 np.concatenate([probs for _, probs in one.parts]),
-                vouched=subject in vouched or bool(decisions.cleared_at(subject)),
+                vouched=subject in vouched | falsely or bool(decisions.cleared_at(subject)),
             )
             for subject, one in asked.items()
             if subject not in away
@@ -181,6 +183,12 @@ class CalibrationVerbs(OversightVerbs):
     def _accused(self) -> set[str]:
         """Subjects with an open extraction incident, on any release."""
         return {one.about.partition(" ")[0] for one in self._open_incidents() if one.kind == EXTRACTION}
+
+    def _in_cases(self) -> set[str]:
+        """Members of groups that are accused of acting as one and that nobody cleared: they could raise a bound together."""
+        found = (parse_case(record) for record in self.premises.records.scan(KIND))
+        open_ones = (one for case in found if case.state is not CaseState.CLEARED for one in case.accused)
+        return {member.subject for one in open_ones for member in one.members}
 
     def _calibrated(
         self,

@@ -24,9 +24,11 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, OWNER_FAMILIES
 from modelkeep.errors import Missing, Unavailable
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.workflows.cautions import Cautions
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.follow import EVERY, Authority, open_profile
 from modelkeep.workflows.owner import Owner
+from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.sharing import BEAT, MAX_FRAME
 from modelkeep.workflows.siblings import EVERY as SIBLINGS_EVERY
 
@@ -93,7 +95,11 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
         report=report,
     )
     server = LinkServer(MAX_FRAME, joined=owner.joined, received=owner.received, left=owner.left, report=report)
-    authority = Authority(registry, here.admission, here.access_in_force, decisions, lambda: here.trust, TrustFile(here).check)
+    cautions = Cautions(here.records, decisions, here.clock, evidence.by_release, lambda: rules.ladder.caution)
+    rules = Rules(decisions, here.ladder, here.clock, cautions.factors)
+    authority = Authority(
+        registry, here.admission, here.access_in_force, rules, decisions, lambda: here.trust, TrustFile(here).check
+    )
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
@@ -109,7 +115,7 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     follow_ring(updates, take, report, link=server.add, ended=end_this_process)
     alarms = Alarms(here, evidence)
     threads = [
-        Repeated("decisions", EVERY, lambda: _look(authority, owner, alarms), report),
+        Repeated("decisions", EVERY, lambda: _look(authority, owner, alarms, cautions), report),
         Repeated("evidence of other gateways", SIBLINGS_EVERY, siblings.look, report),
         Repeated("handover", here.settings.audit.handover_seconds, handover.waiting, report),
     ]
@@ -129,8 +135,9 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     handover.waiting()
 
 
-def _look(authority: Authority, owner: Owner, alarms: Alarms) -> None:
+def _look(authority: Authority, owner: Owner, alarms: Alarms, cautions: Cautions) -> None:
     """Take in what was decided about accounts, and open an incident for each that is accused."""
     authority.refresh()
+    cautions.look()
     authority.hand_over(owner.decided)
     alarms.look()

@@ -16,14 +16,14 @@ FAR = 1000.0
 """Coordinate of an empty place in an account's memory."""
 
 
-_SCALARS = 10
+_SCALARS = 11
 
 
 class Account:
     """One account's state, about 20 KB: bets and budget, and its last queries, which the next one is compared with.
 
     ``names``: fingerprints, (1024,); ``own``: places of its last 128 distinct queries;
-    ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted.
+    ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted; ``period``: number of the budget period.
     """
 
     __slots__ = (
@@ -34,6 +34,7 @@ class Account:
         "inverse",
         "names",
         "own",
+        "period",
         "queries",
         "reviews",
         "since",
@@ -47,7 +48,7 @@ class Account:
         self.names = np.zeros(REMEMBERED, dtype=np.uint64)
         self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float16)
         self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
-        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = self.calibrations = 0
+        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = self.calibrations = self.period = 0
         self.spent = self.charged = 0.0
         self.value = 0.5
         self.stakes[0] = 1.0
@@ -76,7 +77,7 @@ class Account:
         """The account as bytes, the same number for every account with at most ``most`` bets."""
         bets = self.stakes.shape[1]
         counts = (bets, self.queries, self.effective, self.since, self.reviews, self.alarmed_at, self.calibrations)
-        scalars = np.array((*counts, self.spent, self.value, self.charged), dtype=np.float64)
+        scalars = np.array((*counts, self.spent, self.value, self.charged, self.period), dtype=np.float64)
         room = bytes(16 * (most - bets))
         return b"".join((*(part.tobytes() for part in (scalars, self.stakes, self.names, self.own, self.inverse)), room))
 
@@ -90,7 +91,8 @@ class Account:
             raise NotTrusted(f"an account's evidence does not have {len(data):,} bytes")
         account.queries, account.effective, account.since, account.reviews = map(int, numbers[1:5])
         account.alarmed_at, account.calibrations = map(int, numbers[5:7])
-        account.spent, account.value, account.charged = numbers[7:]
+        account.spent, account.value, account.charged = numbers[7:10]
+        account.period = int(numbers[10])
         for into, kind in (
             (account.stakes, np.float64),
             (account.names, np.uint64),
@@ -141,10 +143,11 @@ class Accounts:
         self._free.append(self._slots.pop(subject))
         return found
 
-    def make(self, subject: str) -> Account:
-        """An account that was never seen."""
+    def make(self, subject: str, period: int = 0) -> Account:
+        """An account that was never seen; ``period``: the budget period of now."""
         self._subjects[subject] = None
         account = self._hot[subject] = Account(self._bets)
+        account.period = period
         return account
 
     def rebet(self, bets: int) -> None:

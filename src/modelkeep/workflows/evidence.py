@@ -9,6 +9,7 @@ from modelkeep.core.ports import LogFiles
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing
 from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.ladder import DEFAULT, Ladder
 from modelkeep.extraction.profile import Profile
 from modelkeep.ledger.log import read_checkpoint
 from modelkeep.serving.audit import AuditEntry, read_bodies
@@ -16,7 +17,20 @@ from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.explain import EXPLAIN
 from modelkeep.serving.recovery import is_closed
 from modelkeep.workflows.covariates import network_covariate
-from modelkeep.workflows.watch import Calibrated, Cleared, Erased, Observation, Watch, Watching, explained
+from modelkeep.workflows.decisions import Decision
+from modelkeep.workflows.watch import (
+    Agreed,
+    Calibrated,
+    Cleared,
+    Erased,
+    Event,
+    Observation,
+    Today,
+    Watch,
+    Watching,
+    day_of,
+    explained,
+)
 
 TOLD = frozenset({"predict", EXPLAIN})
 """Kinds of the records that evidence and budgets are made of."""
@@ -36,8 +50,8 @@ class Evidence(Protocol):
         """What ``watch`` has given so far."""
         ...
 
-    def take(self, decision: Cleared | Erased | Calibrated) -> None:
-        """What somebody decided about an account, or about the bounds of a release."""
+    def take(self, decision: Decision) -> None:
+        """What somebody decided, and what day it is."""
         ...
 
 
@@ -83,29 +97,32 @@ class History:
         networks: bool = True,
     ) -> None:
         """``logs``: those that there are now, oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a
-        subject, ascending; ``cases``: every review that cleared a case; ``calibrations``: of a release, oldest first; ``networks``:
-        whether those that were recorded are told."""
+        subject, ascending; ``cases``: every review that cleared a case; ``calibrations``: of a release, oldest first;
+        ``networks``: whether those that were recorded are told."""
         self._logs, self._keys, self._reviews, self._networks = logs, keys, reviews, networks
         self.cases, self.calibrations = cases, calibrations
 
-    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared | Calibrated]:
-        """Recorded answers of one release, but of erased subjects, the reviews of those who asked and of cases, and the
-        calibrations of the release: each at its time.
+    def of(self, ref: ReleaseRef, subject: str = "") -> Iterator[Event]:
+        """Recorded answers of one release, but of erased subjects, the reviews of those who asked and of cases, the
+        calibrations of the release, and the days: each at its time. ``subject``: answers of this one alone.
 
         An answer given in the quarter of a second until its gateway saw a review comes after that review here.
         Raises NotTrusted, Unavailable.
         """
-        text, decided = str(ref), _Decided(self._reviews)
+        text, day, decided = str(ref), 0, _Decided(self._reviews)
         decided.add(self.cases())
         decided.add(self.calibrations(ref))
         for instance, index, entry, sealed in in_time_order(self._logs()):
-            if entry.kind not in TOLD or entry.release != text:
+            if entry.kind not in TOLD or entry.release != text or subject not in ("", entry.subject):
                 continue
             told = self._open(instance, index, entry, sealed)
             if told is None:
                 continue
             decided.seen(entry.subject)
             yield from decided.before(entry.t)
+            if day_of(entry.t) > day:
+                day = day_of(entry.t)
+                yield Today(day)
             yield told
         yield from decided.rest()
 
@@ -234,6 +251,8 @@ class OwnEvidence:
         self._watches: dict[ReleaseRef, Watch] = {}
         self._taken: dict[ReleaseRef, dict[str, int]] = {}
         self._erased: list[str] = []
+        self._agreed: dict[str, Agreed] = {}
+        self._ladder, self._today = DEFAULT, Today(0)
         self._lock = threading.Lock()
 
     def watch(self, ref: ReleaseRef, profile: Profile) -> Watch:
@@ -241,6 +260,7 @@ class OwnEvidence:
         known = self._watches.get(ref)
         if known is None:
             known, erased = Watch(self._guard(profile), known=self._known), len(self._erased)
+            known.take(self._ladder)
             taken = self._history.sizes()  # asked for before they are read, for live logs grow
             known.replay(_noting(self._history.of(ref), taken))
             self._taken[ref] = taken
@@ -254,27 +274,41 @@ class OwnEvidence:
                 known.forget(subject)
             for calibration in self._history.calibrations(ref):  # and so with a calibration
                 known.take(calibration)
+            rules: list[Decision] = [self._ladder, self._today, *self._agreed.values()]
+            for rule in rules:
+                known.take(rule)
         return known
 
     def by_release(self) -> dict[ReleaseRef, Watch]:
         """Every release's evidence so far."""
         return dict(self._watches)
 
-    def take(self, decision: Cleared | Erased | Calibrated) -> None:
-        """What somebody decided about an account, for the evidence on every release; or about the bounds of one."""
+    def take(self, decision: Decision) -> None:
+        """What somebody decided and what day it is, for the evidence on every release; a calibration is of one."""
         if isinstance(decision, Calibrated):
-            watch = self._watches.get(decision.ref)
-            if watch is not None:
-                try:
-                    watch.take(decision)
-                except Invalid:  # signed by somebody who did not fit it: nothing is judged by it, and nothing served without
-                    watch.give_up()
+            self._calibrate(decision)
             return
-        if isinstance(decision, Erased):
-            self._history.forget(decision.subject)
-            self._erased.append(decision.subject)
+        match decision:
+            case Erased():
+                self._history.forget(decision.subject)
+                self._erased.append(decision.subject)
+            case Agreed():
+                self._agreed[decision.subject] = decision
+            case Today():
+                self._today = decision
+            case Ladder():
+                self._ladder = decision
         for watch in self.by_release().values():
             watch.take(decision)
+
+    def _calibrate(self, decision: Calibrated) -> None:
+        watch = self._watches.get(decision.ref)
+        if watch is None:
+            return
+        try:
+            watch.take(decision)
+        except Invalid:  # signed by somebody who did not fit it: nothing is judged by it, and nothing served without
+            watch.give_up()
 
     def taken(self, ref: ReleaseRef, instance: str) -> int:
         """How many records of a log were taken in as evidence on ``ref``: all answers below that index."""
@@ -307,9 +341,7 @@ class OwnEvidence:
                 self._taken[ref][told.instance] = max(told.size, self._taken[ref].get(told.instance, 0))
 
 
-def _noting(
-    told: Iterator[Observation | Cleared | Calibrated], taken: dict[str, int]
-) -> Iterator[Observation | Cleared | Calibrated]:
+def _noting(told: Iterator[Event], taken: dict[str, int]) -> Iterator[Event]:
     for one in told:
         if isinstance(one, Observation):
             taken[one.instance] = max(one.at + 1, taken.get(one.instance, 0))

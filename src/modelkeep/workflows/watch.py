@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
 from modelkeep.extraction.clusters import Cluster
-from modelkeep.extraction.guard import Guard, Verdict
-from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.evidence import fingerprints
+from modelkeep.extraction.guard import Guard, Terms, Verdict
+from modelkeep.extraction.ladder import Ladder, Rung
 from modelkeep.serving.explain import price
 
 Floats = NDArray[np.float64]
@@ -62,6 +63,28 @@ class Erased(NamedTuple):
     """The audit key of ``subject`` was dropped: what it asked before is no evidence any more."""
 
     subject: str
+
+
+class Agreed(NamedTuple):
+    """How ``subject`` is judged from now on, by what was decided about it."""
+
+    subject: str
+    terms: Terms
+
+
+class Today(NamedTuple):
+    """The ``day`` that it is, days since 1970 (UTC): budget periods begin with days."""
+
+    day: int
+
+
+Event = Observation | Cleared | Calibrated | Today
+"""What evidence is rebuilt from."""
+
+
+def day_of(at: int) -> int:
+    """The day of a Unix nanosecond."""
+    return at // 86_400_000_000_000
 
 
 UNSEEN_ROWS = 256
@@ -125,6 +148,18 @@ class Watching(Protocol):
         """Subjects at the alarm rung."""
         ...
 
+    def moved(self) -> list[str]:
+        """Subjects whose rung changed since this was asked last."""
+        ...
+
+    def look_out(self, names: frozenset[int]) -> None:
+        """Tell by ``met`` who asks questions of these ``names`` (``evidence.fingerprints``)."""
+        ...
+
+    def met(self) -> dict[str, set[int]]:
+        """Names that were asked, by subject, since this was asked last."""
+        ...
+
     def give_up(self) -> None:
         """Serve no more: evidence with a hole in it is no evidence."""
         ...
@@ -182,6 +217,8 @@ class Watch:
         self._broken = False
         self._reviewed: dict[str, int] = {}
         self._calibrated = -1
+        self._names = frozenset[int]()
+        self._met: dict[str, set[int]] = {}
         self._examined: dict[str, int] = {}
         self.alarms = self.withheld = 0
 
@@ -254,8 +291,8 @@ class Watch:
         """Serve no more: evidence with a hole in it is no evidence."""
         self._broken = True
 
-    def replay(self, events: Iterable[Observation | Cleared | Calibrated]) -> int:
-        """Rebuild the evidence from recorded answers and reviews, in order; returns how many rows. Before serving only."""
+    def replay(self, events: Iterable[Event]) -> int:
+        """Rebuild the evidence from recorded answers, decisions and days, in order; how many rows. Before serving only."""
         rows = 0
         batch: list[Observation] = []
         for event in events:
@@ -265,10 +302,8 @@ class Watch:
             if batch and (not isinstance(event, Observation) or len(batch) == 512):
                 self._observe(batch)
                 batch = []
-            if isinstance(event, Cleared):
-                self.clear(event.subject, event.at)
-            if isinstance(event, Calibrated):
-                self.recalibrate(event.kappa, event.at)
+            if not isinstance(event, Observation):
+                self.take(event)
         if batch:
             self._observe(batch)
         return rows
@@ -305,14 +340,39 @@ class Watch:
             self._guard.forget(subject)
             self._count_alarms()
 
-    def take(self, decision: Cleared | Erased | Calibrated) -> None:
-        """What somebody decided about an account, or about the bounds of this release."""
-        if isinstance(decision, Cleared):
-            self.clear(*decision)
-        elif isinstance(decision, Calibrated):
-            self.recalibrate(decision.kappa, decision.at)
-        else:
-            self.forget(decision.subject)
+    def take(self, decision: Cleared | Erased | Calibrated | Agreed | Today | Ladder) -> None:
+        """What somebody decided, and what day it is. What waits was asked before and is examined first."""
+        match decision:
+            case Cleared():
+                self.clear(*decision)
+            case Calibrated():
+                self.recalibrate(decision.kappa, decision.at)
+            case Erased():
+                self.forget(decision.subject)
+            case Agreed():
+                self._guard.agree(*decision)
+            case Today():
+                with self._lock:
+                    self._examine_waiting()
+                    self._guard.begin(decision.day)
+            case Ladder():
+                self._guard.adopt(decision)
+        with self._lock:
+            self._count_alarms()
+
+    def moved(self) -> list[str]:
+        """Subjects whose rung changed since this was asked last."""
+        return self._guard.moved()
+
+    def look_out(self, names: frozenset[int]) -> None:
+        """Tell by ``met`` who asks questions of these ``names``."""
+        self._names = names
+
+    def met(self) -> dict[str, set[int]]:
+        """Names that were asked, by subject, since this was asked last."""
+        with self._lock:
+            found, self._met = self._met, {}
+            return found
 
     def rows_behind(self) -> int:
         """Queries that are reserved or answered and not examined yet."""
@@ -331,6 +391,7 @@ class Watch:
             self._guard.observe_many(
                 subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked]), covariates
             )
+            self._compare(asked)
         for one in batch:
             if one.charged:
                 self._guard.charge(one.subject, one.charged)
@@ -340,6 +401,12 @@ class Watch:
     def cases(self) -> list[Cluster]:
         """Every cluster of accounts that is accused of acting as one."""
         return self._guard.cases()
+
+    def _compare(self, asked: list[Observation]) -> None:
+        for one in asked if self._names else ():
+            names = self._names.intersection(fingerprints(one.x).tolist())
+            if names:
+                self._met.setdefault(one.subject, set()).update(names)
 
     def _count_alarms(self) -> None:
         self._changed |= self._guard.touched()
