@@ -243,3 +243,24 @@ def test_a_cluster_has_no_more_members_than_its_bound():
         pools.join(f"a{i}", ["x"])
     assert len(pools.members("x")) == MEMBERS
     assert pools.of(f"a{MEMBERS}") == ()
+
+
+def test_a_calibration_restarts_the_pools_with_the_accounting_of_accounts(digits):
+    """The j-th calibration makes the threshold (j + 1)^2 times as high; a case waits for its review."""
+    guard, rng = Guard(digits.profile), np.random.default_rng(4)
+    x = rng.uniform(0.0, 16.0, (60, 64))
+    subjects = [f"account-{i % 6}" for i in range(60)]
+    guard.observe_many(subjects, x, digits.predict(x), [("network",)] * 60)
+    (before,) = guard.cases()
+    assert "account-0" in guard.moved() or guard.verdict("account-0").cases == ("network",)
+    for j in (1, 2):
+        guard.recalibrate(np.minimum(digits.profile.kappa * (1.0 + j / 10.0), 0.99))
+        (after,) = guard.cases()
+        assert after.threshold == pytest.approx((j + 1) ** 2 * before.threshold) and after.evidence == 0.5
+        assert after.accused_at == before.accused_at and guard.verdict("account-0").cases == ("network",)
+    guard.clear("network")
+    assert guard.cases() == [] and guard.verdict("account-0").cases == ()
+    more = rng.uniform(0.0, 16.0, (60, 64))
+    guard.observe_many(subjects, more, digits.predict(more), [("network",)] * 60)
+    (again,) = guard.cases()
+    assert again.threshold == pytest.approx(18.0 * before.threshold)

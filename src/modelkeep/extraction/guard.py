@@ -202,6 +202,7 @@ class Guard:
                 else:  # its name was pushed out by others of this batch
                     self._take(account, wide[subject], names[i], self._prepare(x, probs, [i]), 0)
                 self._stand(subject, account)
+            self._pool(shared, subjects, names, queries, at)
             for subject in dict.fromkeys(subjects):
                 self._hold(subject)
             self._accounts.settle()
