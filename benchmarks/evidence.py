@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 
 from benchmarks import Row, report
 from modelkeep.extraction.guard import Guard
-from modelkeep.extraction.ladder import Rung, respond
+from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import fit_profile
 
@@ -62,19 +62,23 @@ def run(args: list[str]) -> None:
         marker.apply(pool[i : i + 1], answers[i : i + 1])
 
     rows.append(_timed("on the path: mark one answer", mark, rounds=4000))
-    rows.append(_timed("on the path: round one answer", lambda: respond(Rung.MARK, answers[:1]), rounds=4000))
+    rows.append(_timed("on the path: round one answer", lambda: respond(DEFAULT.steps[0], answers[:1]), rounds=4000))
     watched = Guard(profile)
     watched.observe("a", pool, answers)
     rows.append(_timed("on the path: read a verdict", lambda: watched.verdict("a"), rounds=4000))
-    for accounts in (1, 8, BATCH):
+    for accounts, clusters in ((1, 0), (8, 0), (BATCH, 0), (8, 1), (BATCH, 1), (BATCH, 8)):
         guard = Guard(profile)
 
-        def observe(guard: Guard = guard, accounts: int = accounts) -> None:
+        def observe(guard: Guard = guard, accounts: int = accounts, clusters: int = clusters) -> None:
             fresh = pool[rng.integers(len(pool), size=BATCH)] + rng.normal(size=(BATCH, pool.shape[1]))
             names = [f"a{i % accounts}" for i in range(BATCH)]
-            guard.observe_many(names, fresh, answers[:BATCH])
+            shared = [[f"c{i % accounts % clusters}"] if clusters else [] for i in range(BATCH)]
+            guard.observe_many(names, fresh, answers[:BATCH], shared)
 
-        rows.append(_timed(f"off the path: observe {BATCH} queries of {accounts} accounts", observe, queries=BATCH, rounds=200))
+        case = f"off the path: observe {BATCH} queries of {accounts} accounts" + (
+            f" in {clusters} clusters" if clusters else ""
+        )
+        rows.append(_timed(case, observe, queries=BATCH, rounds=200))
     rows.append({"bench": "evidence", "case": "fit a profile (600 reference rows)", "p50_us": round(fitted * 1e6)})
     threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or "all"
     report(f"extraction evidence, microseconds a query (BLAS threads: {threads})", rows)

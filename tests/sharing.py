@@ -36,13 +36,16 @@ class Log:
     """What the audit logs hold, as ``History`` tells it. ``published``: by instance, how many are under a checkpoint."""
 
     def __init__(self):
-        self.records, self.published, self.forgotten = {}, {}, []
+        self.records, self.published, self.forgotten, self.calibrated = {}, {}, [], []
 
     def write(self, one):
         self.records.setdefault(one.instance, []).append(one)
 
     def publish(self):
         self.published = {instance: records[-1].at + 1 for instance, records in self.records.items()}
+
+    def cases(self):
+        return []
 
     def sizes(self):
         return dict(self.published)
@@ -58,6 +61,9 @@ class Log:
             if size > first:
                 yield from (one for one in self.records[instance] if first <= one.at < size)
                 yield Position(instance, size)
+
+    def calibrations(self, ref):
+        return [one for one in self.calibrated if one.ref == ref]
 
     def reviews(self, _subject):
         return []

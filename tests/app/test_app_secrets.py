@@ -199,13 +199,15 @@ ELSEWHERE = {
     "login",
     "logout",
     "attack",
+    "case",
     "keys move",
     "witness run",
     "unseal",
     "lock",
     "unsealing provider",
 }
-"""Verbs that need a server, a person who logged in, or a key provider: tests/e2e and those of the providers have them."""
+"""Verbs that need a server, a person who logged in, or a key provider: tests/e2e, tests/http and those of the providers have
+them."""
 
 
 def verbs(command=root, path=()):
@@ -417,6 +419,7 @@ def logs(run, desk, work):
     run("backup", "verify", str(work / "keep.backup"))
     run("backup", "restore", str(work / "keep.backup"), str(work / "restored"), "--no-later-erasures")
     run("status")
+    run("cases")
     run("integrity")
     run("incident", "list")
     for found in run.cli("--json", "incident", "list", code=0).json:

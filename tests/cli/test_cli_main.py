@@ -152,6 +152,10 @@ REFUSALS = [
     (("log", "check", "PASS", "--trust", "BINARY"), 2, "trust"),
     (("log", "verify", "--offline", "/nonexistent"), 2, "trust.toml"),
     (("trace", "PASS", "--model", "risk@1", "--probes", "PASS"), 2, "not an npz"),
+    (("calibrate", "risk@1"), 2, "say over what"),
+    (("calibrate", "risk@9", "--afresh"), 2, "no release risk@9"),
+    (("calibrate", "risk@1", "--account", "nobody"), 2, "no account"),
+    (("calibrate", "risk@1", "--tool", "PASS"), 2, "not an npz"),
     (("init", "KEEP"), 1, "nothing was touched"),
     (("init", "PASS/below"), 3, "cannot make a keep"),
     (("init", "FRESH", "--admin", "../x"), 2, "not a"),
@@ -207,6 +211,23 @@ def test_verbs_that_look_print_text_and_json(cli, arguments):
     assert text.out.strip() and not text.err and "Traceback" not in text.out
     if arguments[:2] != ("log", "prove"):  # a proof is a document of its own, whatever --json says
         assert cli(*arguments, "--json", code=0).json is not None
+
+
+def test_what_a_tool_would_cost_is_told_before_it_is_logged(cli, desk):
+    size = len(cli("log", "show", "--json", code=0).json)
+    told = cli("calibrate", "risk@1", "--tool", str(desk / "ref.npz"), "--dry-run", code=0)
+    assert "nothing was logged" in told.out and "found within 500" in told.out and "synthetic+far" in told.out
+    assert len(cli("log", "show", "--json", code=0).json) == size
+    done = cli("calibrate", "risk@1", "--tool", str(desk / "ref.npz"), "--reason", "a test", "--json", code=0).json
+    assert (
+        done["log_index"] >= size
+        and [row["score"] for row in done["scores"]][-2:] == ["trees", "step"]
+        and len(done["costs"]) == 5
+    )
+    shown = cli("show", "risk@1", code=0)
+    assert "bounds over 1 tools and 0 accounts: a test" in shown.out
+    none = cli("calibrate", "risk@1", "--everyone", "--since", "2026-01-01", "--until", "2026-01-02", "--dry-run", code=0)
+    assert "over 0 accounts, 0 recorded queries" in none.out
 
 
 def test_the_way_of_a_release_and_of_a_key(cli, desk, subject, tmp_path):

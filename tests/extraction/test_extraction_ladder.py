@@ -1,10 +1,16 @@
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from modelkeep.extraction.ladder import TABLE, Rung, respond, respond_one, rung_of
+from modelkeep.errors import Invalid
+from modelkeep.extraction.ladder import DEFAULT, LABEL_ONLY, SHIPPED, Rung, parse_ladder, respond, respond_one
+
+STEPS = DEFAULT.steps
+ALARM = "\n[alarm]\nanswer = 'refuse'\n"
 
 
 @pytest.mark.parametrize(
@@ -15,42 +21,160 @@ from modelkeep.extraction.ladder import TABLE, Rung, respond, respond_one, rung_
         (30.0, 0.0, False, Rung.COARSE),
         (0.0, 0.8, False, Rung.COARSE),
         (200.0, 0.0, False, Rung.QUANTISED),
-        (0.0, 50.0, False, Rung.QUANTISED),
+        (0.0, 1.9, False, Rung.QUANTISED),
+        (0.0, 50.0, False, Rung.LABELS),
+        (999.0, math.inf, False, Rung.LABELS),
         (0.0, 0.0, True, Rung.ALARM),
     ],
 )
 def test_known_rungs(evidence, spent, alarmed, rung):
-    assert rung_of(evidence, spent, alarmed=alarmed) is rung
+    assert DEFAULT.rung(evidence, spent, alarmed=alarmed) is rung
 
 
 def test_known_answers():
     p = np.array([[0.12344, 0.87656], [0.5, 0.5]])
-    assert respond(Rung.MARK, p).tolist() == [[0.1234, 0.8766], [0.5, 0.5]]
-    assert respond(Rung.COARSE, p).tolist() == [[0.12, 0.88], [0.5, 0.5]]
-    assert respond(Rung.QUANTISED, p).tolist() == [[0.0, 1.0], [0.5, 0.5]]
-    assert respond(Rung.ALARM, p).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert respond(STEPS[Rung.MARK], p).tolist() == [[0.1234, 0.8766], [0.5, 0.5]]
+    assert respond(STEPS[Rung.COARSE], p).tolist() == [[0.12, 0.88], [0.5, 0.5]]
+    assert respond(STEPS[Rung.QUANTISED], p).tolist() == [[0.0, 1.0], [0.5, 0.5]]
+    for rung in (Rung.LABELS, Rung.ALARM):
+        assert respond(STEPS[rung], p).tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
 
 def test_a_tie_made_by_rounding_is_broken_for_the_true_top():
     p = np.array([[0.49999, 0.50001]])
-    assert respond(Rung.MARK, p).tolist() == [[0.5, 0.5001]]
-    assert respond(Rung.QUANTISED, p).argmax(axis=1).tolist() == [1]
+    assert respond(STEPS[Rung.MARK], p).tolist() == [[0.5, 0.5001]]
+    assert respond(STEPS[Rung.QUANTISED], p).argmax(axis=1).tolist() == [1]
 
 
-@given(
-    arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(2, 12)), elements=st.floats(0, 1)),
-    st.sampled_from(list(Rung)),
-    st.integers(1, 6),
+def test_the_shipped_ladder_says_what_the_alarm_does_in_both_ways():
+    assert STEPS[Rung.ALARM].refuse and not LABEL_ONLY.steps[Rung.ALARM].refuse
+    assert LABEL_ONLY._replace(steps=()) == DEFAULT._replace(steps=())
+    assert [s.told for s in STEPS[:4]] == [
+        "confidences have 4 decimals",
+        "confidences have 2 decimals",
+        "confidences are multiples of 1/4, at 0.1 of the usual rate",
+        "answers are labels only, at 0.1 of the usual rate",
+    ]
+    challenge = parse_ladder(
+        SHIPPED.replace("# [ch", "[ch").replace("# odds", "odds").replace("# bud", "bud").replace("# st", "st")
+    )
+    assert challenge.rung(700.0, 0.0, alarmed=False) is Rung.CHALLENGE and challenge.steps[Rung.CHALLENGE].step_up
+
+
+ROWS = st.fixed_dictionaries(
+    {},
+    optional={
+        "odds": st.integers(2, 10**6),
+        "budget": st.floats(0.01, 100.0),
+        "rate": st.floats(0.001, 1.0),
+        "step-up": st.booleans(),
+        "answer": st.sampled_from(["confidences", "label-only"]),
+    },
 )
-def test_top_1_never_changes(raw, rung, decimals):
+GRAINS = st.one_of(
+    st.just({}),
+    st.builds(lambda n: {"decimals": n}, st.integers(1, 6)),
+    st.builds(lambda n: {"levels": n}, st.integers(2, 1000)),
+)
+
+
+def table(rows):
+    """The TOML text of a table."""
+    said = {True: "true", False: "false"}
+    return "\n".join(
+        f"[{name}]\n" + "\n".join(f"{key} = {said[v] if isinstance(v, bool) else repr(v)}" for key, v in row.items())
+        for name, row in rows.items()
+    )
+
+
+@st.composite
+def tables(draw):
+    """Tables that an owner may write: any rows at all, or sorted ones, of which more pass."""
+    names = [rung.text for rung in Rung if Rung.MARK < rung < Rung.ALARM and draw(st.booleans())]
+    rows = {name: draw(ROWS) | draw(GRAINS) for name in names}
+    if draw(st.booleans()):
+        for key, falling in (("odds", False), ("budget", False), ("rate", True), ("levels", True), ("decimals", True)):
+            ordered = sorted((row[key] for row in rows.values() if key in row), reverse=falling)
+            for row in rows.values():
+                if key in row:
+                    row[key] = ordered.pop(0)
+                if key == "odds" and "budget" not in row:
+                    row.setdefault("odds", max((r["odds"] for r in rows.values() if "odds" in r), default=5))
+    rows["alarm"] = {"answer": draw(st.sampled_from(["refuse", "label-only"]))}
+    if draw(st.booleans()):
+        rows["sanction"] = {"deceive": draw(st.floats(0.01, 1.0))}
+    return table(rows)
+
+
+def accepted(text):
+    try:
+        return parse_ladder(text)
+    except Invalid:
+        return None
+
+
+PROBS = arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(2, 12)), elements=st.floats(0, 1))
+
+
+@given(tables(), PROBS, st.integers(1, 6))
+@example(SHIPPED, np.array([[0.49999, 0.50001]]), 4)
+def test_no_table_that_is_accepted_changes_a_top_1_answer_below_the_last_rung(text, raw, decimals):
+    ladder = accepted(text)
+    assume(ladder is not None)
     total = raw.sum(axis=1, keepdims=True)
     probs = np.where(total > 0, raw / np.where(total > 0, total, 1), 1 / raw.shape[1])
-    found = respond(rung, probs, decimals)
-    assert (found.argmax(axis=1) == probs.argmax(axis=1)).all()
-    assert [respond_one(rung, row, decimals) for row in probs.tolist()] == found.tolist()
+    for rung in Rung:
+        step = ladder.steps[rung]
+        assert step.deceive == 0.0 or rung is Rung.SANCTION
+        found = respond(step, probs, decimals)
+        assert (found.argmax(axis=1) == probs.argmax(axis=1)).all()
+        assert [respond_one(step, row, decimals) for row in probs.tolist()] == found.tolist()
 
 
-def test_every_rung_has_a_row_and_the_rows_tighten():
-    steps = [TABLE[rung] for rung in Rung]
-    assert [s.odds for s in steps] == sorted(s.odds for s in steps)
-    assert [s.rate for s in steps] == sorted((s.rate for s in steps), reverse=True)
+@given(tables(), st.lists(st.tuples(st.floats(0, 1e7), st.floats(0, 200)), min_size=2, max_size=2))
+def test_more_evidence_or_a_greater_share_never_gets_more(text, points):
+    ladder = accepted(text)
+    assume(ladder is not None)
+    low, high = (tuple(f(pair) for pair in zip(*points, strict=True)) for f in (min, max))
+    less, more = (ladder.steps[ladder.rung(*each, alarmed=False)] for each in (low, high))
+    assert more.grain <= less.grain and more.rate <= less.rate and more.step_up >= less.step_up
+    alarm = ladder.steps[Rung.ALARM]
+    assert alarm.refuse or (alarm.grain == 0 and alarm.rate <= more.rate and alarm.step_up >= more.step_up)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "required field `alarm`"),
+        ("[alarm]", "consequence"),
+        ("[alarm]\nanswer = 'confidences'", "consequence"),
+        ("[alarm]\nanswer = 'refuse'\nodds = 5", "no condition of its own"),
+        ("[coarse]\ndecimals = 2" + ALARM, "nothing leads to"),
+        ("[coarse]\nodds = 30\nanswer = 'refuse'" + ALARM, "slowed and told less"),
+        ("[labels]\nodds = 30\ndeceive = 0.5" + ALARM, "only for"),
+        ("[coarse]\nodds = 30\n[quantised]\nodds = 20" + ALARM, "less odds"),
+        ("[coarse]\nbudget = 1.0\n[labels]\nbudget = 0.5" + ALARM, "less budget"),
+        ("[coarse]\nodds = 30\ndecimals = 2\n[labels]\nodds = 40\ndecimals = 3" + ALARM, "coarser upwards"),
+        ("[coarse]\nodds = 30\nanswer = 'label-only'\n[labels]\nodds = 40\nlevels = 2" + ALARM, "coarser upwards"),
+        ("[coarse]\nodds = 30\nrate = 0.1\n[labels]\nodds = 40\nrate = 0.2" + ALARM, "higher rate"),
+        ("[coarse]\nodds = 30\nstep-up = true\n[labels]\nodds = 40\nstep-up = false" + ALARM, "second factor"),
+        ("[coarse]\nodds = 30\ndecimals = 2\nlevels = 4" + ALARM, "one of them"),
+        ("[coarse]\nodds = nan" + ALARM, "no ladder"),
+        ("[coarse]\nodds = inf" + ALARM, "no ladder"),
+        ("[coarse]\nodds = 30\nrate = 0" + ALARM, "no ladder"),
+        ("[mark]\nodds = 30" + ALARM, "no condition of its own"),
+        ("[coarse]\nodds = 30\ncolour = 'red'" + ALARM, "no ladder"),
+        ("[sanction]\nanswer = 'refuse'" + ALARM, "which share"),
+        ("[sanction]\ndeceive = 0.3\nodds = 2000" + ALARM, "no condition of its own"),
+        ("[budget]\nquestions = 0" + ALARM, "no ladder"),
+        ("[alarm", "no ladder"),
+    ],
+)
+def test_what_is_refused(text, why):
+    with pytest.raises(Invalid, match=why):
+        parse_ladder(text)
+
+
+def test_without_a_last_rung_a_sanctioned_account_is_refused():
+    assert parse_ladder(ALARM).steps[Rung.SANCTION].refuse
+    assert not STEPS[Rung.SANCTION].refuse and STEPS[Rung.SANCTION].deceive == 0.3

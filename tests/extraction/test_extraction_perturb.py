@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from modelkeep.errors import Invalid
-from modelkeep.extraction.ladder import Rung, respond
+from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Marker, commitment
 
 KEY = bytes(range(32))
@@ -39,7 +39,7 @@ def test_a_mark_is_small_keeps_the_sum_and_never_the_top(_cases, name, raw, key,
     assert np.allclose(marked.sum(axis=1), probs.sum(axis=1))
     assert (marked >= 0).all()
     assert (marked <= 1).all()
-    assert (respond(Rung.MARK, marked).argmax(axis=1) == probs.argmax(axis=1)).all()
+    assert (respond(DEFAULT.steps[0], marked).argmax(axis=1) == probs.argmax(axis=1)).all()
 
 
 @pytest.fixture(scope="module")

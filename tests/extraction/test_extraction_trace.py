@@ -6,7 +6,7 @@ import pytest
 from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
 from modelkeep.errors import Invalid
 from modelkeep.extraction import trace as t
-from modelkeep.extraction.ladder import Rung, respond
+from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Code, Marker
 from modelkeep.extraction.trace import AccountTrail, draw_probes, trace
 
@@ -17,7 +17,7 @@ def _keys(n, seed=0):
 
 
 def _copy(case, key, x, surrogate):
-    surrogate.fit(x, respond(Rung.MARK, Marker(key, case.profile).apply(x, case.predict(x))))
+    surrogate.fit(x, respond(DEFAULT.steps[0], Marker(key, case.profile).apply(x, case.predict(x))))
     return surrogate.predict
 
 

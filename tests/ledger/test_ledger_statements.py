@@ -37,6 +37,7 @@ SAMPLES = [
     p.State(**BY, release="m@1", verb="promote", id="00" * 16, reason="ok"),
     p.Act(**BY, verb="user.add", about="bob", detail={"roles": "analyst"}),
     p.TraceCommitments(**BY, release="m@1", entries=(p.Commitment("sub_1", "ef" * 32),)),
+    p.Calibration(**BY, release="m@1", id="00" * 16, replaces=-1, kappa=(0.5,), tools=(p.DeclaredTool(D, 90),), accounts=2),
     p.Alias(**BY, name="m", alias="champion", version=2, replaces=1, id="00" * 16),
     p.Metadata(
         **BY,

@@ -50,6 +50,7 @@ MATRIX = {
     "backup": (KEEP, {X}),
     "audit.read": (KEEP, {X}),
     "review": (account("other"), {X}),
+    "calibrate": (model("m"), {X}),
     "user.add": (KEEP, {X}),
     "user.role": (account("other"), {X}),
     "user.disable": (account("other"), {X}),

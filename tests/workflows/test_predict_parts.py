@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from modelkeep.serving.bodies import SubjectKeys, body_context, encode_body, ope
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.evidence import AuditFolder, History, Position
 from modelkeep.workflows.predict import Marks, account_key, commitment
-from modelkeep.workflows.watch import Cleared, Observation, Watch, Watchers
+from modelkeep.workflows.watch import Calibrated, Cleared, Observation, Watch, Watchers
 
 ONE, TWO = ReleaseRef("m", 1), ReleaseRef("m", 2)
 
@@ -40,13 +41,20 @@ class Ledger:
         self.rows: list[tuple[str, float]] = []
         self.fail = False
 
+    def withheld(self) -> list[str]:
+        return []
+
     def alarmed(self) -> list[str]:
         return []
 
-    def observe_many(self, subjects, x, probs) -> None:
+    def touched(self) -> set[str]:
+        return set()
+
+    def observe_many(self, subjects, x, probs, covariates) -> None:
         if self.fail:
             raise Invalid("evidence needs finite inputs")
-        assert len(subjects) == len(x) == len(probs)
+        assert len(subjects) == len(x) == len(probs) == len(covariates)
+        self.covariates = covariates
         self.rows += list(zip(subjects, x[:, 0].tolist(), strict=True))
 
     def verdict(self, _subject) -> Seen:
@@ -62,6 +70,13 @@ class Ledger:
 def answer(at: int, subject: str, *values: float) -> Observation:
     x = np.array(values, np.float32)[:, None]
     return Observation(at, subject, x, np.full((len(x), 2), 0.5))
+
+
+def test_covariates_of_account_and_request_stand_beside_every_row():
+    ledger = Ledger()
+    watch = Watch(ledger, known=lambda subject: ("signup",) if subject == "a" else ())
+    watch.replay([msgspec.structs.replace(answer(0, "a", 1.0, 2.0), covariates=("net",)), answer(1, "b", 3.0)])
+    assert ledger.covariates == [("signup", "net"), ("signup", "net"), ()]
 
 
 def test_what_is_observed_comes_in_the_order_of_the_log():
@@ -115,7 +130,8 @@ def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_revie
     def ask(name: str, subject: str, value: float, at: int) -> None:
         clock.wall = at
         x, told = np.array([[value]], np.float32), threading.Event()
-        plain = encode_body(x, np.full((1, 2), 0.5), np.full((1, 2), 0.5).tobytes(), b"", Rung.MARK)
+        network = bytes(7) + bytes([at]) if at < 45 else b""
+        plain = encode_body(x, np.full((1, 2), 0.5), np.full((1, 2), 0.5).tobytes(), b"", Rung.MARK, network)
         entry = AuditEntry(kind="predict", subject=subject, release=str(ONE), request="", outcome="ok")
         keys.key(subject)
         sealed = keys.sealer(subject, str(ONE)).seal(plain)
@@ -138,8 +154,21 @@ def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_revie
         (event.subject, event.at) if isinstance(event, Cleared) else (event.subject, float(event.x[0, 0]))
         for event in History(lambda: folders, keys, lambda subject: reviews.get(subject, ())).of(ONE)
     ]
-    first = [("a", 1.0), ("a", 2.0), ("b", 5), ("b", 3.0), ("a", 25), ("a", 35)]
+    first = [("a", 1.0), ("a", 2.0), ("b", 5), ("a", 25), ("b", 3.0), ("a", 35)]
     assert told == [*first, ("a", 4.0), ("a", 5.0), ("b", 6.0), ("a", 70)]
+    calibrations = [Calibrated(ONE, at, (0.5,)) for at in (25, 45, 90)]
+    timed = History(lambda: folders, keys, calibrations=lambda _ref: calibrations).of(ONE)
+    assert [event.at if isinstance(event, Calibrated) else float(event.x[0, 0]) for event in timed] == [
+        *(1.0, 2.0, 25, 3.0, 4.0, 45, 5.0, 6.0, 90)
+    ]
+    cases = [Cleared("net-0000000000000014", 5), Cleared("net-0000000000000014", 45), Cleared("net-0000000000000014", 99)]
+    told = list(History(lambda: folders, keys, cases=lambda: cases).of(ONE))
+    shared = ["net-000000000000000a", "net-0000000000000014", "net-000000000000001e", "net-0000000000000028"]
+    assert [event.at if isinstance(event, Cleared) else event.covariates for event in told] == [
+        *(5, *((one,) for one in shared), 45, (), (), 99)
+    ]
+    unnamed = History(lambda: folders, keys, networks=False).of(ONE)
+    assert {event.covariates for event in unnamed} == {()}
     history = History(lambda: folders, keys)
     whole = [one for one in history.of(ONE) if isinstance(one, Observation)]
     sizes = {one.instance: one.size for one in history.later(ONE, {}) if isinstance(one, Position)}

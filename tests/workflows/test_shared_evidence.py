@@ -6,6 +6,7 @@ The links are queues of this test; the owner and the workers are the real ones, 
 import threading
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from sharing import FEATURES, ONE, TWO, Log, OwnersHouse, answer, soon, told
@@ -30,12 +31,13 @@ from modelkeep.workflows.sharing import (
     Follow,
     GiveBack,
     Tally,
+    answered,
     encode,
     for_owner,
     for_worker,
     parts,
 )
-from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Cleared, Erased, Observation, explained
+from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Calibrated, Cleared, Erased, Observation, explained
 from modelkeep.workflows.worker import SharedAllowances, SharedEvidence
 
 
@@ -107,6 +109,42 @@ def test_the_evidence_is_the_same_wherever_it_is_kept(evidence, profile):
         watch.work()
         guard.observe("ada", np.asarray(one.x, np.float64), one.probs)
     assert watch.verdict("ada") == guard.verdict("ada")
+
+
+@pytest.mark.parametrize("kept", ["own", "shared"])
+def test_a_calibration_is_in_force_once_it_is_taken_in(profile, kept):
+    house = OwnersHouse(profile).start()
+    mine = house.worker(workers=1) if kept == "shared" else OwnEvidence(Log(), Guard)
+    take = house.owner.decided if kept == "shared" else mine.take
+    watch, rng = mine.watch(ONE, profile), np.random.default_rng(3)
+    watch.submit(answer(0, "thief", thief(rng)))
+    watch.submit(answer(1, "ada", thief(rng, 5)))
+    watch.work()
+    assert watch.verdict("ada").log_m > 0.0 and watch.rung("thief") is Rung.ALARM
+    never = tuple([0.9] * len(profile.kappa))  # a null that nobody can leave
+    take(Calibrated(TWO, 4, never))
+    take(Calibrated(ONE, 5, never))
+    soon(lambda: watch.verdict("ada").log_m < 0.0)
+    assert watch.rung("thief") is Rung.ALARM, "an alarm waits for its review"
+    take(Calibrated(ONE, 5, tuple(profile.kappa)))
+    watch.submit(answer(2, "ada", thief(rng, 200)))
+    watch.work()
+    assert watch.rung("ada") is Rung.MARK, "what was taken in is not taken in again"
+    take(Calibrated(ONE, 6, never[1:]))
+    if kept == "own":
+        with pytest.raises(Unavailable):
+            watch.rung("ada")
+    house.stop()
+
+
+def test_what_comes_back_after_a_restart_is_judged_by_the_calibration_of_its_time(profile):
+    log, rng = Log(), np.random.default_rng(3)
+    log.calibrated = [Calibrated(ONE, 5, tuple([0.9] * len(profile.kappa)))]
+    for at in range(3):
+        log.write(answer(at, "thief", thief(rng)))
+    log.publish()
+    again = OwnEvidence(log, Guard).watch(ONE, profile)
+    assert again.rung("thief") is Rung.ALARM and again.verdict("thief").log_m < 0.0
 
 
 def test_an_explanation_is_charged_to_the_budget_and_accuses_nobody(evidence, profile):
@@ -182,9 +220,29 @@ def test_a_batch_is_sent_in_parts_and_in_order():
     assert all(sum(one.rows for one in part) <= PART_ROWS for part in cut) and len(cut) == 4
     assert len(parts([answer(0, "ada", np.zeros((1000, FEATURES)))])) == 1
     assert parts([]) == []
-    wide = Observation(3, "ada", np.full((2, FEATURES), 0.1), np.empty((2, 0)), "i")
+    wide = Observation(3, "ada", np.full((2, FEATURES), 0.1), np.empty((2, 0)), "i", covariates=("net-00000000000000aa",))
     (back,) = [one.observation() for part in parts([wide]) for one in part]
     assert (back.x == wide.x).all() and back.probs.shape == (2, 0) and (back.at, back.instance) == (3, "i")
+    assert back.covariates == wide.covariates
+
+
+def test_accounts_that_share_a_network_are_one_over_all_workers(house, profile):
+    """Each account asks another worker, and everybody is told what becomes of all."""
+    workers, rng, net = [house.worker() for _ in range(2)], np.random.default_rng(5), ("net-00000000000000aa",)
+    watches = [worker.watch(ONE, profile) for worker in workers]
+    for turn in range(80):
+        one = answer(turn // 2, f"thief-{turn % 6}", thief(rng, 1), f"1-gateway-{turn % 2}")
+        watches[turn % 2].submit(msgspec.structs.replace(one, covariates=net))
+        watches[turn % 2].work()
+        if watches[turn % 2].verdict(one.subject).cases:
+            break
+    assert all(watch.alarmed() == [] for watch in watches)
+    soon(lambda: all(watch.verdict(f"thief-{i}").cases == net for watch in watches for i in range(6)))
+    house.owner.decided(Cleared(net[0], 1))
+    soon(lambda: all(watch.verdict(f"thief-{i}").cases == () for watch in watches for i in range(6)))
+    with pytest.raises(Invalid):
+        bad = msgspec.structs.replace(answer(99, "ada", thief(rng, 1)), covariates=("sub_1",))
+        house.owner._kept[str(ONE)].checked(answered(bad))
 
 
 def test_what_was_decided_reaches_every_worker(house, profile):

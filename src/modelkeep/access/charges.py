@@ -16,12 +16,12 @@ class Charges:
     def __init__(self, step_up: StepUp, quotas: Quotas) -> None:
         self._step_up, self._quotas = step_up, quotas
 
-    def held(self, grant: Grant, rung: int, rows: int) -> bool:
+    def held(self, grant: Grant, rung: int, rows: int, asked: bool = False) -> bool:
         """Count ``rows`` on the leases in hand; False when they do not hold so many: then ``take``. Never asks the records.
 
-        Raises StepUpRequired (the risk at ``rung`` asks for a second factor).
+        ``asked``: the ladder asks for a recent second factor. Raises StepUpRequired (it does, or the risk at ``rung``).
         """
-        if not self._step_up.held(grant, rung, rows):
+        if not self._step_up.held(grant, rung, rows, asked):
             return False
         if self._quotas.take_held(grant.quota_id, grant.quota, rows):
             return True

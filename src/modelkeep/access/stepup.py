@@ -48,15 +48,16 @@ class StepUp:
         self._time = SteadyTime(clock)
         self._off = not terms.requests and not terms.rung
 
-    def held(self, grant: Grant, rung: int, rows: int = 1) -> bool:
+    def held(self, grant: Grant, rung: int, rows: int = 1, asked: bool = False) -> bool:
         """Check the risk, and count ``rows`` on the lease in hand; whether it held them. Never asks the records.
 
+        ``asked``: the ladder asks for a recent second factor, whatever the terms say.
         Raises StepUpRequired (the risk asks for a second factor).
         """
-        if self._off or (grant.kind in MACHINES and not self._terms.keys):
+        if (self._off and not asked) or (grant.kind in MACHINES and not self._terms.keys):
             return True
         terms = self._terms
-        if terms.rung and rung >= terms.rung and grant.mfa_at + terms.seconds <= self._time.now():
+        if (asked or (terms.rung and rung >= terms.rung)) and grant.mfa_at + terms.seconds <= self._time.now():
             raise self._required(_RISKY, grant)
         return not terms.requests or self._quotas.take_held(quota_id(grant), terms.requests, rows)
 

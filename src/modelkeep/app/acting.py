@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from modelkeep.access.accounts import ACCOUNT, Account, parse_account
 from modelkeep.access.authorize import authorize
 from modelkeep.access.credentials import KEY, parse_key_record
+from modelkeep.access.externals import EXTERNAL, External, find_external, is_external
 from modelkeep.app.names import names_by_pseudonym
 from modelkeep.app.premises import DESK_FAMILIES, OPERATOR_ACCOUNT, Premises
 from modelkeep.core.ports import Change, Record
@@ -85,6 +87,15 @@ class Acts:
         if not text.rpartition("@")[2][0].isalpha():
             return ReleaseRef.parse(text)
         return self.premises.registry().book.catalogue.resolve(text)
+
+    def owner(self, name: str) -> Account | External:
+        """The account of that name, ours or another issuer's. Raises Missing."""
+        try:
+            if is_external(name):
+                return find_external(self.premises.records.scan(EXTERNAL), name)
+            return parse_account(self.record(ACCOUNT, name))
+        except Missing:
+            raise Missing(f"there is no account {name[:64]!r}") from None
 
     def record(self, kind: str, key: str) -> Record:
         """One record. Raises Missing."""

@@ -11,20 +11,24 @@ import msgspec
 
 from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.links import LinkClient
+from modelkeep.app.auditfolders import audit_folder
+from modelkeep.app.caseverbs import Standing, accused_of
 from modelkeep.app.handover import hand_link
 from modelkeep.app.keep import Keep
-from modelkeep.app.oversight import EXTRACTION
+from modelkeep.app.oversight import DRIFT, EXTRACTION
 from modelkeep.app.premises import Premises
+from modelkeep.app.signups import Signups
 from modelkeep.core.ports import Allowances
 from modelkeep.core.tallies import Series
-from modelkeep.crypto.notes import encode_vkey
-from modelkeep.errors import Missing, ModelkeepError
+from modelkeep.errors import ModelkeepError
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.series import AuditSeries
+from modelkeep.workflows.calibrations import calibrations_of
 from modelkeep.workflows.decisions import Decisions
 from modelkeep.workflows.evidence import AuditFolder, Evidence, History, OwnEvidence
+from modelkeep.workflows.registry import Registry
 from modelkeep.workflows.sharing import MAX_FRAME
 from modelkeep.workflows.siblings import EVERY, Siblings
 from modelkeep.workflows.worker import SharedAllowances, SharedEvidence
@@ -69,11 +73,12 @@ def keep_evidence(  # what a gateway has at hand
     audit: AuditSeries,
     keys: SubjectKeys,
     decisions: Decisions,
+    registry: Registry,
     earlier: Sequence[AuditFolder],
     report: Callable[[str], None],
 ) -> Held:
     """Evidence of this process, rebuilt from ``earlier`` logs; what other gateways of the keep record is taken in."""
-    evidence = OwnEvidence(History(lambda: earlier, keys, decisions.cleared_at), guard_of(here))
+    evidence = own_evidence(here, lambda: earlier, keys, decisions, registry)
     alarms = Alarms(here, evidence)
     own = {audit.current.instance}  # and those of later periods
 
@@ -117,6 +122,17 @@ def share_evidence(  # what a worker has at hand
     )
 
 
+def own_evidence(
+    here: Premises, logs: Callable[[], Sequence[AuditFolder]], keys: SubjectKeys, decisions: Decisions, registry: Registry
+) -> OwnEvidence:
+    """Evidence that this process keeps, rebuilt from ``logs``, by the settings."""
+    shared = here.settings.extraction.clusters
+    calibrations = lambda ref: calibrations_of(registry.book, ref)  # noqa: E731
+    history = History(logs, keys, decisions.cleared_at, decisions.cases, calibrations, networks="network" in shared)
+    known = Signups(here.records, here.clock.monotonic).of if "signup" in shared else lambda _subject: ()
+    return OwnEvidence(history, guard_of(here), known)
+
+
 def guard_of(here: Premises) -> Callable[[Profile], Guard]:
     """What makes a fresh guard for a profile, by the settings."""
     extraction, cold = here.settings.extraction, here.directory / "run"
@@ -128,13 +144,20 @@ def siblings_of(here: Premises, evidence: OwnEvidence, ours: Callable[[], set[st
     return Siblings(evidence, here.audit_instances, partial(audit_folder, here), ours, here.clock)
 
 
-class Alarms:
-    """Opens an incident for every account that reaches the alarm rung."""
+DRIFTED = "the evidence of many accounts on {ref} rises together: who does not stand out is not accused until it is calibrated"
+"""What an incident of drift says."""
 
-    def __init__(self, premises: Premises, evidence: Evidence) -> None:
+
+class Alarms:
+    """Opens an incident for every account that reaches the alarm rung, and for every release whose population drifted; a case
+    for every cluster that is accused."""
+
+    def __init__(self, premises: Premises, evidence: OwnEvidence) -> None:
         self._keep = Keep(premises)
         self._evidence = evidence
         self._told: set[tuple[str, str]] = set()
+        self._drifted: set[str] = set()
+        self._cases: dict[tuple[str, str], Standing] = {}
 
     def look(self) -> None:
         """Open what is not open yet. Raises Unavailable."""
@@ -144,22 +167,26 @@ class Alarms:
             detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
             self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
         self._told = set(now)
+        drifted = {str(ref): watch for ref, watch in self._evidence.by_release().items() if watch.withheld}
+        for ref in sorted(drifted.keys() - self._drifted):
+            self._keep.raise_incident(DRIFT, ref, DRIFTED.format(ref=ref))
+        self._drifted = set(drifted)
+        self._look_at_cases()
 
-
-def audit_folders(here: Premises) -> list[AuditFolder]:
-    """The audit logs that there are now, oldest first."""
-    found = (audit_folder(here, instance) for instance in here.audit_instances())
-    return [folder for folder in found if folder is not None]
-
-
-def audit_folder(here: Premises, instance: str) -> AuditFolder | None:
-    """One audit log; None while it has no checkpoint."""
-    origin, files = here.audit_origin(instance), here.audit_files(instance)
-    try:
-        files.read("checkpoint")
-    except Missing:
-        return None
-    return AuditFolder(files, encode_vkey(origin, here.trust.audit_key), origin)
+    def _look_at_cases(self) -> None:
+        standing: dict[tuple[str, str], Standing] = {}
+        for ref, watch in sorted(self._evidence.by_release().items()):
+            for cluster in watch.cases():
+                key, told = (str(ref), cluster.id), self._cases.get((str(ref), cluster.id))
+                standing[key] = now = Standing(cluster.accused_at or 0, len(cluster.members), cluster.effective)
+                if told is not None and not now.tells_more_than(told):
+                    standing[key] = told
+                    continue
+                self._keep.open_case(cluster.id, accused_of(str(ref), cluster, watch.verdict))
+                if told is None or told.accused_at != now.accused_at:
+                    detail = f"accounts that act as one, accused at their query {now.accused_at}: modelkeep case {cluster.id}"
+                    self._keep.raise_incident(EXTRACTION, f"{cluster.id} on {ref}", detail, again=False)
+        self._cases = standing
 
 
 def end_this_process() -> None:

@@ -15,14 +15,16 @@ import msgspec
 from modelkeep.access.directory import Directory
 from modelkeep.access.leases import Leases
 from modelkeep.access.limits import Limiter, Limits
+from modelkeep.access.networks import Networks
 from modelkeep.access.quotas import Quotas
 from modelkeep.access.rates import Override, Rates
 from modelkeep.access.stepup import StepUp, StepUpTerms
 from modelkeep.access.uses import Uses
 from modelkeep.adapters.certificates import CertificateFiles, Certificates, CertificateWatch
 from modelkeep.adapters.tls import Identity
+from modelkeep.app.auditfolders import audit_folders
 from modelkeep.app.audits import new_series, recover_all
-from modelkeep.app.evidence import Worker, audit_folders, end_this_process, keep_evidence, share_evidence
+from modelkeep.app.evidence import Worker, end_this_process, keep_evidence, share_evidence
 from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
 from modelkeep.app.premises import CA_FILE, Premises
@@ -42,12 +44,15 @@ from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.validate import RangePolicy
 from modelkeep.workflows.admitted import Admitted
 from modelkeep.workflows.breakglass import Glass, GlassWatch, parse_break_glass
+from modelkeep.workflows.cautions import Cautions
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.doors import Doors
 from modelkeep.workflows.explain import Explainer, ExplainTerms
 from modelkeep.workflows.follow import AdmissionFollower, Authority, Loader, open_release
+from modelkeep.workflows.moves import Moves
 from modelkeep.workflows.predict import Gateway, Marks, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
+from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.service import Listen, Service
 
 if TYPE_CHECKING:
@@ -97,7 +102,7 @@ def open_gateway(
     quotas = Quotas(here.records, clock.monotonic)
     uses = Uses(here.records, clock)
     held = (
-        keep_evidence(here, audit, keys, decisions, earlier, report)
+        keep_evidence(here, audit, keys, decisions, registry, earlier, report)
         if worker is None
         else share_evidence(here, audit, keys, worker, updates, report)
     )
@@ -124,7 +129,8 @@ def open_gateway(
         Marks(keyring.secret(WATERMARK), registry.book.commitment),
         traces.see(recorder, write="record") if traces else recorder,
         clock=clock,
-        terms=Terms(epsilon=extraction.epsilon, on_alarm=extraction.on_alarm),
+        terms=Terms(epsilon=extraction.epsilon, contact=extraction.contact),
+        networks=_networks(keyring) if "network" in extraction.clusters else None,
     )
     asking = ExplainTerms(samples=settings.explain.samples, max_rows=settings.explain.max_rows)
     start = Upstreams(settings.upstream, directory, report).runtime
@@ -136,11 +142,14 @@ def open_gateway(
         watch.catch_up(registry.view, registry.view.checkpoint.size)
         troubles.look()
 
+    cautions = Cautions(here.records, decisions, clock, held.evidence.by_release, lambda: rules.ladder.caution, doors.sightings)
+    rules = Rules(decisions, here.ladder, clock, cautions.factors)
+
     def admit(admitted: Admitted) -> None:
-        gateway.admitted = admitted
+        gateway.admitted, gateway.ladder, gateway.renews = admitted, rules.ladder, rules.renews
 
     follower = AdmissionFollower(
-        Authority(registry, here.admission, here.access_in_force, decisions, lambda: here.trust, TrustFile(here).check),
+        Authority(registry, here.admission, here.access_in_force, rules, decisions, lambda: here.trust, TrustFile(here).check),
         loader,
         clock,
         publish=admit,
@@ -152,6 +161,8 @@ def open_gateway(
             uses.flush_when_due,
             held.look,
             watch_sinks,
+            Moves(here.records, keys, held.evidence.by_release, audit).look,
+            cautions.look,
         ),
         only=only,
         report=report,
@@ -176,7 +187,9 @@ def open_gateway(
     return Service(
         listen=listen,
         gateway=gateway,
-        explainer=Explainer(doors, keys, recorder, lambda: gateway.admitted, clock=clock, terms=asking),
+        explainer=Explainer(
+            doors, keys, recorder, lambda: gateway.admitted, clock=clock, terms=asking, ladder=lambda: gateway.ladder
+        ),
         follower=follower,
         loader=loader,
         audit=audit,
@@ -229,6 +242,11 @@ def _directory(here: Premises, keyring: Keyring, report: Callable[[str], None]) 
         report=report,
     )
     return access, Visitors(access, KeyReader(issuers, report), report)
+
+
+def _networks(keyring: Keyring) -> Networks:
+    """Names of networks, the same in every gateway."""
+    return Networks(hkdf(keyring.secret(WATERMARK), salt=b"", info=b"modelkeep/network-names/1"))
 
 
 def _listen(settings: GatewaySettings, place: Worker, shown: Certificates) -> Listen:

@@ -17,10 +17,14 @@ from modelkeep.adapters.keys.file import FileKeys
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.signed import SignedRecords
 from modelkeep.adapters.tls import authority_certificate
+from modelkeep.app.accountverbs import AccountVerbs
 from modelkeep.app.bomverbs import BomVerbs
+from modelkeep.app.calibrating import CalibrationVerbs
+from modelkeep.app.caseverbs import CaseVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.certverbs import CertificateVerbs
 from modelkeep.app.factorverbs import FactorVerbs
+from modelkeep.app.indicatorverbs import IndicatorVerbs
 from modelkeep.app.keyverbs import KeyVerbs
 from modelkeep.app.lifeverbs import LifeVerbs
 from modelkeep.app.omsverbs import OmsVerbs
@@ -60,8 +64,12 @@ class Keep(
     BomVerbs,
     ProvenanceVerbs,
     LifeVerbs,
+    CalibrationVerbs,
     WitnessVerbs,
     UnsealVerbs,
+    CaseVerbs,
+    AccountVerbs,
+    IndicatorVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 

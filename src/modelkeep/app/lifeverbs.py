@@ -18,6 +18,8 @@ from modelkeep.container.recipients import Recipient, XWingRecipient
 from modelkeep.custody.keys import MODEL_KEK
 from modelkeep.custody.salting import parse_dataset
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.operations.cases import KIND as CASE
+from modelkeep.operations.cases import parse_case
 from modelkeep.workflows.archive import Removed, Stub, copy_log, prune
 from modelkeep.workflows.decisions import ARCHIVE, ERASE, ERASE_DATA, FORGET
 from modelkeep.workflows.erasure import erase, sweep
@@ -153,6 +155,9 @@ class LifeVerbs(OversightVerbs):
         waiting = [one for one in self._open_incidents() if one.kind == EXTRACTION and one.about.split(" ")[0] == pseudonym]
         if waiting:
             raise Conflict(f"{pseudonym} is accused of copying a model: 'modelkeep review' first, since the evidence goes, too")
+        cases = [one.id for one in map(parse_case, self.premises.records.scan(CASE)) if one.accuses(pseudonym)]
+        if cases:
+            raise Conflict(f"{pseudonym} is in an open case: 'modelkeep case {cases[0]}' first, since the evidence goes, too")
         if account is None:
             return
         if re.search(rf"(?<![a-z0-9]){re.escape(account.name.lower())}(?![a-z0-9])", reason.lower()):

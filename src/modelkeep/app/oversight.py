@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from modelkeep.access.accounts import ACCOUNT, Account, parse_account, set_disabled
-from modelkeep.access.externals import EXTERNAL, External, find_external, is_external, set_blocked
+from modelkeep.access.accounts import ACCOUNT, set_disabled
+from modelkeep.access.externals import EXTERNAL, External, set_blocked
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.offline import check_logs
@@ -19,6 +19,7 @@ from modelkeep.core.values import ReleaseState, digest_of, to_json
 from modelkeep.custody.releases import QUARANTINE
 from modelkeep.custody.trust import origin_of
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.extraction.ladder import Rung
 from modelkeep.operations import incidents
 from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
 from modelkeep.operations.integrity import KIND, LATEST, IntegrityPass, examine
@@ -26,10 +27,11 @@ from modelkeep.workflows.registry import kept_head
 from modelkeep.workflows.release_state import change_state
 from modelkeep.workflows.verify import check_stored
 
-OUTCOMES = ("cleared", "confirmed")
+OUTCOMES = ("cleared", "confirmed", "deceived")
 REVIEW = "review"
 INTEGRITY = "integrity"
 EXTRACTION = "extraction"
+DRIFT = "drift"
 LONGEST_NOTE = 2000
 LEAST_SIGNIFICANT = 0.1
 """Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
@@ -138,17 +140,24 @@ class OversightVerbs(Acts):
         return _incident(done)
 
     @verb("review")
-    def review(self, *, account: str, outcome: str, reason: str) -> Reviewed:
-        """Decide about an accused account: ``cleared`` forgets its evidence, ``confirmed`` disables it.
+    def review(self, *, account: str, outcome: str, reason: str, false_alarm: bool = False) -> Reviewed:
+        """Decide about an accused account: ``cleared`` forgets its evidence, ``confirmed`` disables it, ``deceived`` puts it on
+        the last rung of the ladder; another review takes that back.
 
-        Raises Missing, Invalid, Denied (one's own account).
+        ``false_alarm``: the account was accused wrongly, which the next calibration must know. Raises Missing, Invalid, Denied
+        (one's own account).
         """
         if outcome not in OUTCOMES:
             raise Invalid(f"{outcome[:40]!r} is no outcome of a review: use {' or '.join(OUTCOMES)}")
-        owner = self._reviewed(account)
+        if false_alarm and outcome != "cleared":
+            raise Invalid("a false alarm is cleared: no other outcome fits it")
+        if outcome == "deceived" and self.premises.ladder.of(self.premises.registry().book).steps[Rung.SANCTION].refuse:
+            raise Invalid("the ladder in force has no [sanction]: set one that has with 'modelkeep policy set ladder'")
+        owner = self.owner(account)
         if owner.name == self.actor.account:
             raise Denied("nobody reviews the evidence against their own account: ask another administrator")
-        index = self.act(REVIEW, owner.subject, outcome=outcome, reason=reason)
+        feedback = {"false_alarm": "true"} if false_alarm else {}
+        index = self.act(REVIEW, owner.subject, outcome=outcome, reason=reason, **feedback)
         if outcome == "confirmed" and not owner.disabled:
             scan = self.premises.records.scan
             if isinstance(owner, External):
@@ -196,14 +205,6 @@ class OversightVerbs(Acts):
             return self.change(decide)
         except Conflict:
             return self.change(decide)  # another process opened it at this moment
-
-    def _reviewed(self, name: str) -> Account | External:
-        try:
-            if is_external(name):
-                return find_external(self.premises.records.scan(EXTERNAL), name)
-            return parse_account(self.record(ACCOUNT, name))
-        except Missing:
-            raise Missing(f"there is no account {name[:64]!r}") from None
 
     def _resolve(self, incident_id: str, note: str) -> Incident:
         at = self.premises.clock.now_ns()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from modelkeep.adapters.links import LinkServer
 from modelkeep.adapters.state.memory import MemoryAllowances
+from modelkeep.app.auditfolders import audit_folders
 from modelkeep.app.audits import recover_all
-from modelkeep.app.evidence import Alarms, Repeated, audit_folders, end_this_process, guard_of, siblings_of
+from modelkeep.app.evidence import Alarms, Repeated, end_this_process, own_evidence, siblings_of
 from modelkeep.app.gateway import Handover, TrustFile, check_surplus, no_passphrase
 from modelkeep.app.handover import Opened, follow_ring
 from modelkeep.app.premises import Premises
@@ -23,10 +24,11 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, OWNER_FAMILIES
 from modelkeep.errors import Missing, Unavailable
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.workflows.cautions import Cautions
 from modelkeep.workflows.decisions import decisions_of
-from modelkeep.workflows.evidence import History, OwnEvidence
 from modelkeep.workflows.follow import EVERY, Authority, open_profile
 from modelkeep.workflows.owner import Owner
+from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.sharing import BEAT, MAX_FRAME
 from modelkeep.workflows.siblings import EVERY as SIBLINGS_EVERY
 
@@ -72,8 +74,7 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     registry = here.registry(here.openers())
     decisions = decisions_of(registry.view, here.trust)
     keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, decisions.epochs())
-    history = History(lambda: audit_folders(here), keys, decisions.cleared_at)
-    evidence = OwnEvidence(history, guard_of(here))
+    evidence = own_evidence(here, lambda: audit_folders(here), keys, decisions, registry)
 
     def profile_of(ref: ReleaseRef) -> Profile:
         profile = open_profile(registry, registry.book.release(ref))
@@ -94,7 +95,11 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
         report=report,
     )
     server = LinkServer(MAX_FRAME, joined=owner.joined, received=owner.received, left=owner.left, report=report)
-    authority = Authority(registry, here.admission, here.access_in_force, decisions, lambda: here.trust, TrustFile(here).check)
+    cautions = Cautions(here.records, decisions, here.clock, evidence.by_release, lambda: rules.ladder.caution)
+    rules = Rules(decisions, here.ladder, here.clock, cautions.factors)
+    authority = Authority(
+        registry, here.admission, here.access_in_force, rules, decisions, lambda: here.trust, TrustFile(here).check
+    )
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
@@ -110,7 +115,7 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     follow_ring(updates, take, report, link=server.add, ended=end_this_process)
     alarms = Alarms(here, evidence)
     threads = [
-        Repeated("decisions", EVERY, lambda: _look(authority, owner, alarms), report),
+        Repeated("decisions", EVERY, lambda: _look(authority, owner, alarms, cautions), report),
         Repeated("evidence of other gateways", SIBLINGS_EVERY, siblings.look, report),
         Repeated("handover", here.settings.audit.handover_seconds, handover.waiting, report),
     ]
@@ -130,8 +135,9 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     handover.waiting()
 
 
-def _look(authority: Authority, owner: Owner, alarms: Alarms) -> None:
+def _look(authority: Authority, owner: Owner, alarms: Alarms, cautions: Cautions) -> None:
     """Take in what was decided about accounts, and open an incident for each that is accused."""
     authority.refresh()
+    cautions.look()
     authority.hand_over(owner.decided)
     alarms.look()

@@ -91,7 +91,7 @@ class PolicyVerbs(Acts):
     def policy_set(
         self, *, kind: str, profile: str = "", text: bytes = b"", extend: bool = False, reason: str = ""
     ) -> PolicyRow:
-        """Put a policy in force: a ``profile`` that ships, or Cedar ``text``; gateways follow before this returns.
+        """Put a policy in force: a ``profile`` that ships, or a ``text``; gateways follow before this returns.
 
         ``extend``: the text is added to the access policy that ships. Raises Invalid, Conflict, Unavailable.
         """

@@ -53,7 +53,7 @@ from modelkeep.ledger.cosigned import Cosigned
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.policy.engine import Engine
 from modelkeep.workflows.decisions import ERASE_DATA, Decisions, decisions_of
-from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
+from modelkeep.workflows.policies import AccessInForce, AdmissionInForce, LadderInForce
 from modelkeep.workflows.registry import Desk, KeysOpener, Registry, kept_head
 from modelkeep.workflows.trust_changes import catch_up, fold
 
@@ -414,6 +414,11 @@ class Premises:
     def admission(self) -> AdmissionInForce:
         """The admission policy, as the log says it."""
         return AdmissionInForce(self.settings.keep.admission)
+
+    @cached_property
+    def ladder(self) -> LadderInForce:
+        """The ladder of the extraction defence, as the log says it."""
+        return LadderInForce(self.settings.extraction.on_alarm)
 
     @property
     def access(self) -> Engine:

@@ -167,6 +167,7 @@ class RegistryVerbs(Acts):
         book = self.premises.registry().book
         found, catalogue, view = book.release(self.ref(ref)), book.catalogue, self.premises.view()
         said = {each.index for each in catalogue.metadata(found.ref)} | {hold.index for hold in catalogue.holds_on(found.ref)}
+        said |= {index for index, _ in book.calibrations(found.ref)}
         dossier = book.dossier(found.ref)
         said |= {*(one.index for one in dossier.everything()), *(one.index for one in dossier.bills)}
         indexes = sorted({*found.entries.values(), *(event.index for event in found.history), *said})

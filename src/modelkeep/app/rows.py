@@ -125,7 +125,10 @@ def _summary(kind: str, said: dict[str, Any]) -> str:
 
 
 def _attested(kind: str, said: dict[str, Any]) -> str:
-    """An attestation in a few words."""
+    """An attestation in a few words, or a calibration."""
+    if kind == "calibration":
+        over = f"{len(said.get('tools', ()))} tools and {said.get('accounts')} accounts"
+        return f"bounds over {over}: {said.get('reason')}".rstrip(": ")[:120]
     if kind == "approval":
         return f"{said.get('verdict')}: {said.get('reason')}"[:120]
     if kind == "privacy":

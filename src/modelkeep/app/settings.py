@@ -22,7 +22,7 @@ FILE_NAME = "modelkeep.toml"
 PREFIX = "MODELKEEP_"
 FLAGS = "MODELKEEP_SET"
 """Names of the settings that ``--set`` set, for whoever this process starts."""
-LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"), ("access", "mfa_roles"))
+LISTS = (("gateway", "names"), ("audit", "sinks"), ("upstream", "origins"), ("access", "mfa_roles"), ("extraction", "clusters"))
 """Settings whose environment variable is a list, separated by commas."""
 TABLES = ("issuers",)
 """Arrays of tables, ``[[issuers]]``: the file alone sets them."""
@@ -217,9 +217,13 @@ class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     epsilon: Annotated[float, Meta(ge=0.0, le=0.2)] = 0.05
     """Greatest L1 distance that the account mark moves a vector of probabilities."""
     on_alarm: Literal["refuse", "label-only"] = "refuse"
-    """What an accused account gets until it is reviewed."""
+    """What an accused account gets until it is reviewed, while the ladder that ships is in force."""
+    contact: Annotated[str, Meta(max_length=200, pattern=r"\A[ -~]*\Z")] = ""
+    """Whom an account may ask about a review or its budget, such as a mail address or a page; it is told with answers."""
     accounts_in_memory: Count = 32_768
     """Accounts of one release whose evidence stays in memory; the coldest go to a nameless, encrypted file in the keep."""
+    clusters: tuple[Literal["network", "signup"], ...] = ("network", "signup")
+    """What accounts must share to be judged as one, too."""
 
 
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,7 +24,7 @@ from modelkeep.serving.recovery import read_bodies
 from modelkeep.workflows import upstream
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.marks import account_key
-from modelkeep.workflows.registry import MODEL, PROFILE
+from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 
 Rows = NDArray[np.float64]
 PREDICT = "predict"
@@ -55,11 +55,9 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
     if reason is not None:
         raise NotTrusted(f"the suspect is not run, because it is not clean: {reason.message}")
     thief = Predictor(OnnxRuntime(suspect), interface_of(verdict), probes)
-    epochs = decisions_of(registry.view, premises.trust).epochs()
-    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)
     trails = [
         AccountTrail(subject, account_key(keyring.secret(WATERMARK), subject, ref), x)
-        for subject, x in _questions(premises, ref, keys).items()
+        for subject, x in recorded_questions(premises, registry, ref).items()
     ]
     names = names_by_pseudonym(premises.records)
     epsilon = premises.settings.extraction.epsilon
@@ -70,8 +68,13 @@ def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: R
     ]
 
 
-def _questions(premises: Premises, ref: ReleaseRef, keys: SubjectKeys) -> dict[str, Rows]:
-    """Every account's recorded questions (n, d) to one release, in order; accounts whose key was erased are left out."""
+def recorded_questions(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Rows]:
+    """Every account's recorded questions (n, d) to one release, in order; accounts whose key was erased are left out.
+
+    Needs the key family ``audit-subject``. Raises NotTrusted, Unavailable.
+    """
+    epochs = decisions_of(registry.view, premises.trust).epochs()
+    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)
     asked: dict[str, list[Rows]] = {}
     for instance in premises.audit_instances():
         origin = premises.audit_origin(instance)

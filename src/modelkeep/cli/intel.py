@@ -29,7 +29,7 @@ print(json.dumps({"installed": [one(found) for found in importlib.metadata.distr
 
 @click.group(epilog="Example: modelkeep intel import all.zip")
 def intel() -> None:
-    """Known vulnerabilities of the packages that models came from."""
+    """Known vulnerabilities of the packages that models came from, and indicators of who copies models."""
 
 
 @intel.command("import", epilog="Example: modelkeep intel import all.zip")
@@ -140,6 +140,38 @@ def list_packages(python: str) -> bytes:
     except (ValueError, RecursionError) as cause:
         raise Invalid(f"{python} is no Python interpreter that can list its packages") from cause
     return ran.stdout
+
+
+@intel.command("indicate", epilog="Example: modelkeep intel indicate bundle.json --source misp")
+@click.argument("file", metavar="FILE")
+@click.option("--source", required=True, help="Whose indicators these are; they replace the earlier ones of this source.")
+@click.pass_obj
+def intel_indicate(ctx: Context, file: str, source: str) -> None:
+    """Put indicators in force, from a STIX 2.1 bundle or a CSV file: addresses, User-Agents, questions of known surrogates.
+
+    An account that matches has a smaller information budget and stands higher in 'account list'; a match alone accuses nobody.
+    """
+    done = ctx.call(Keep.intel_indicate, data=read_file(file), source=source)
+    beside = f"{done.over} are over already, {done.passed_over} objects say what is not understood"
+    ctx.out.show(done, f"{done.source}: {done.in_force} indicators in force (log entry {done.log_index}); {beside}")
+
+
+@intel.command("forget", epilog="Example: modelkeep intel forget misp")
+@click.argument("source", metavar="SOURCE")
+@click.pass_obj
+def intel_forget(ctx: Context, source: str) -> None:
+    """Take all indicators of a source out of force; budgets that they lowered are as before."""
+    done = ctx.call(Keep.intel_forget, source=source)
+    ctx.out.show(done, f"{done.source}: no indicator is in force any more (log entry {done.log_index})")
+
+
+@intel.command("indicators", epilog="Example: modelkeep intel indicators")
+@click.pass_obj
+def intel_indicators(ctx: Context) -> None:
+    """List the indicators in force, where they are from, and until when they hold."""
+    found = ctx.call(Keep.intel_indicators)
+    rows = [(r.kind, r.value, r.source, r.id, moment(r.until), "yes" if r.holds else "no") for r in found]
+    ctx.out.table(found, ("KIND", "VALUE", "SOURCE", "ID", "UNTIL", "HOLDS"), rows, empty="There is no indicator.")
 
 
 COMMANDS = (intel,)

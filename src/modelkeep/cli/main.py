@@ -46,6 +46,8 @@ def _rooms() -> tuple[ModuleType, ...]:
         accounts,
         backup,
         bom,
+        calibrate,
+        cases,
         catalogue,
         certificates,
         config,
@@ -62,6 +64,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         scanning,
         server,
         setup,
+        standing,
         trust,
         unsealing,
         witness,
@@ -73,6 +76,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         accounts,
         certificates,
         factors,
+        standing,
         keys,
         unsealing,
         trust,
@@ -82,6 +86,8 @@ def _rooms() -> tuple[ModuleType, ...]:
         backup,
         witness,
         operations,
+        calibrate,
+        cases,
         redteam,
     )
 

@@ -3,6 +3,7 @@
 import click
 
 from modelkeep.app.keep import Keep
+from modelkeep.app.oversight import OUTCOMES
 from modelkeep.cli.context import Context, moment
 from modelkeep.operations.integrity import IntegrityPass
 
@@ -69,15 +70,18 @@ def incident_resolve(ctx: Context, incident_id: str, note: str) -> None:
 
 @click.command(epilog="Example: modelkeep review alice --outcome cleared --reason 'penetration test, agreed'")
 @click.argument("account")
-@click.option("--outcome", type=click.Choice(["cleared", "confirmed"]), required=True, help="The decision.")
+@click.option("--outcome", type=click.Choice(OUTCOMES), required=True, help="The decision.")
 @click.option("--reason", required=True, help="Why; it is logged.")
+@click.option("--false-alarm", is_flag=True, help="It was accused wrongly: the next calibration must know.")
 @click.pass_obj
-def review(ctx: Context, account: str, outcome: str, reason: str) -> None:
+def review(ctx: Context, account: str, outcome: str, reason: str, false_alarm: bool) -> None:
     """Decide about an account that the extraction evidence accuses.
 
-    'cleared' forgets its evidence so far and lets it ask again; 'confirmed' disables the account.
+    'cleared' forgets its evidence so far and lets it ask again; 'confirmed' disables the account; 'deceived' gives it answers
+    of which a part is false, marked and recorded as such. Another review takes a decision back; a disabled account is enabled
+    with 'modelkeep user enable'.
     """
-    done = ctx.call(Keep.review, account=account, outcome=outcome, reason=reason)
+    done = ctx.call(Keep.review, account=account, outcome=outcome, reason=reason, false_alarm=false_alarm)
     ctx.out.show(done, f"{done.account}: {done.outcome} (log entry {done.log_index})")
 
 

@@ -62,7 +62,7 @@ def policy() -> None:
 @click.argument("kind", metavar="KIND", type=KIND, default=ADMISSION)
 @click.pass_obj
 def policy_show(ctx: Context, kind: str) -> None:
-    """Print the policy in force: Cedar text, to read or to begin another from."""
+    """Print the policy in force, to read or to begin another from: Cedar text, or the table of the ladder."""
     found = ctx.call(Keep.policy_show, kind=kind)
     ctx.out.show(found, found.text.rstrip())
 
@@ -86,7 +86,9 @@ def policy_history(ctx: Context, kind: str) -> None:
 @click.option("--reason", default="", help="Why; it is logged.")
 @click.pass_obj
 def policy_set(ctx: Context, kind: str, chosen: str, extend: bool, reason: str) -> None:
-    """Put POLICY in force: open, standard or strict for admission, default for access, or a file of Cedar text.
+    """Put POLICY in force: open, standard or strict for admission, default for access and the ladder, or a file.
+
+    The file has Cedar text for admission and access, and for the ladder the table of what accounts get (TOML).
 
     It is validated first and logged; every gateway follows it before this command returns.
     """

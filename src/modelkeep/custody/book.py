@@ -25,6 +25,7 @@ from modelkeep.ledger.kinds import short_type
 from modelkeep.ledger.predicates import (
     Alias,
     AuditCheckpoint,
+    Calibration,
     Hold,
     Metadata,
     Policy,
@@ -96,6 +97,7 @@ class EvidenceBook:
         self._audits: dict[str, AuditCheckpoint] = {}
         self._commitments: dict[tuple[str, ReleaseRef], str] = {}
         self._marked: set[ReleaseRef] = set()
+        self._calibrations: dict[ReleaseRef, tuple[tuple[int, Calibration], ...]] = {}
         self._seen: set[Digest] = set()
         self._problems: list[Problem] = []
         self._problem_count = 0
@@ -109,6 +111,7 @@ class EvidenceBook:
             Scan.TYPE: self._fold_scan,
             Sealing.TYPE: self._fold_sealing,
             Profile.TYPE: self._fold_profile,
+            Calibration.TYPE: self._fold_calibration,
             Release.TYPE: self._fold_release,
             State.TYPE: self._fold_state,
             TraceCommitments.TYPE: self._fold_commitments,
@@ -193,6 +196,10 @@ class EvidenceBook:
     def commitment(self, subject: str, ref: ReleaseRef) -> str | None:
         """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""
         return self._commitments.get((subject, ref))
+
+    def calibrations(self, ref: ReleaseRef) -> tuple[tuple[int, Calibration], ...]:
+        """Every calibration of a release with its log index, oldest first; the last one is in force."""
+        return self._calibrations.get(ref, ())
 
     def audits(self) -> dict[str, AuditCheckpoint]:
         """The furthest checkpoint that the log has of every audit log, by origin."""
@@ -443,6 +450,18 @@ class EvidenceBook:
             self._marked.add(known.ref)
         for entry in said.entries:
             self._commitments.setdefault((entry.subject, known.ref), entry.commitment)
+
+    def _fold_calibration(self, found: Found, statement: Statement) -> None:
+        said = predicate_of(statement, Calibration)
+        known = self.release(ReleaseRef.parse(said.release))
+        if (found.model, found.second) != (known.model, known.profile_digest):
+            raise NotTrusted(f"a calibration names {known.ref} and another extraction profile")
+        earlier = self.calibrations(known.ref)
+        if said.replaces != (earlier[-1][0] if earlier else -1):
+            raise Conflict(f"a calibration of {known.ref} does not name the one that it replaces")
+        if not all(0.0 < bound < 1.0 for bound in said.kappa):
+            raise Invalid(f"a calibration of {known.ref} has bounds outside (0, 1)")
+        self._calibrations[known.ref] = (*earlier, (found.index, said))
 
     def _fold_audit(self, found: Found, statement: Statement) -> None:
         said = predicate_of(statement, AuditCheckpoint)

@@ -14,8 +14,8 @@ from modelkeep.errors import Conflict, Invalid, NotTrusted
 from modelkeep.ledger.predicates import Policy
 from modelkeep.ledger.statements import predicate_of
 
-ADMISSION, ACCESS = "admission", "access"
-KINDS = (ADMISSION, ACCESS)
+ADMISSION, ACCESS, LADDER = "admission", "access", "ladder"
+KINDS = (ADMISSION, ACCESS, LADDER)
 CUSTOM, EXTENDED, DEFAULT = "custom", "extended", "default"
 WITH_TEXT = (CUSTOM, EXTENDED)
 """Names of policies that carry a text; ``extended`` adds it to the access policy that ships."""

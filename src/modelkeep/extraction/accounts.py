@@ -16,20 +16,25 @@ FAR = 1000.0
 """Coordinate of an empty place in an account's memory."""
 
 
+_SCALARS = 11
+
+
 class Account:
     """One account's state, about 20 KB: bets and budget, and its last queries, which the next one is compared with.
 
     ``names``: fingerprints, (1024,); ``own``: places of its last 128 distinct queries;
-    ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted.
+    ``inverse``: A^-1 of the budget; ``stakes``: (2, bets), kept and restarted; ``period``: number of the budget period.
     """
 
     __slots__ = (
         "alarmed_at",
+        "calibrations",
         "charged",
         "effective",
         "inverse",
         "names",
         "own",
+        "period",
         "queries",
         "reviews",
         "since",
@@ -43,7 +48,7 @@ class Account:
         self.names = np.zeros(REMEMBERED, dtype=np.uint64)
         self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float16)
         self.inverse = np.eye(budget.DIMENSIONS, dtype=np.float32)
-        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = 0
+        self.queries = self.effective = self.since = self.reviews = self.alarmed_at = self.calibrations = self.period = 0
         self.spent = self.charged = 0.0
         self.value = 0.5
         self.stakes[0] = 1.0
@@ -55,28 +60,39 @@ class Account:
         self.reviews += 1
         self.value = 0.5
 
+    def rebet(self, bets: int) -> None:
+        """Fresh stakes for the bets of another calibration. An alarm stays until it is reviewed."""
+        self.stakes = np.zeros((2, bets))
+        self.stakes[0] = 1.0
+        self.since = 0
+        self.calibrations += 1
+        self.value = 0.5
+
     def renew(self) -> None:
         """A new budget period."""
         self.spent = self.charged = 0.0
         self.inverse[:] = np.eye(budget.DIMENSIONS)
 
-    def pack(self) -> bytes:
-        """The account as bytes, the same number for every account of a release."""
-        counts = (self.queries, self.effective, self.since, self.reviews, self.alarmed_at)
-        numbers = (*counts, self.spent, self.value, self.charged)
-        scalars = np.array(numbers, dtype=np.float64)
-        return b"".join(part.tobytes() for part in (scalars, self.stakes, self.names, self.own, self.inverse))
+    def pack(self, most: int) -> bytes:
+        """The account as bytes, the same number for every account with at most ``most`` bets."""
+        bets = self.stakes.shape[1]
+        counts = (bets, self.queries, self.effective, self.since, self.reviews, self.alarmed_at, self.calibrations)
+        scalars = np.array((*counts, self.spent, self.value, self.charged, self.period), dtype=np.float64)
+        room = bytes(16 * (most - bets))
+        return b"".join((*(part.tobytes() for part in (scalars, self.stakes, self.names, self.own, self.inverse)), room))
 
     @classmethod
-    def unpack(cls, data: bytes, bets: int) -> "Account":
+    def unpack(cls, data: bytes, most: int) -> "Account":
         """Undo ``pack``. Raises NotTrusted (of another size)."""
-        account = cls(bets)
-        at = 8 * 8
-        if len(data) != at + 16 * bets + 8 * REMEMBERED + 2 * account.own.size + 4 * account.inverse.size:
+        at = 8 * _SCALARS
+        numbers = np.frombuffer(data[:at].ljust(at, b"\0"), np.float64).tolist()
+        account = cls(min(int(numbers[0]), most))
+        if len(data) != at + 16 * most + 8 * REMEMBERED + 2 * account.own.size + 4 * account.inverse.size:
             raise NotTrusted(f"an account's evidence does not have {len(data):,} bytes")
-        numbers = np.frombuffer(data, np.float64, 8).tolist()
-        account.queries, account.effective, account.since, account.reviews, account.alarmed_at = map(int, numbers[:5])
-        account.spent, account.value, account.charged = numbers[5:]
+        account.queries, account.effective, account.since, account.reviews = map(int, numbers[1:5])
+        account.alarmed_at, account.calibrations = map(int, numbers[5:7])
+        account.spent, account.value, account.charged = numbers[7:10]
+        account.period = int(numbers[10])
         for into, kind in (
             (account.stakes, np.float64),
             (account.names, np.uint64),
@@ -92,9 +108,10 @@ class Account:
 class Accounts:
     """All accounts of one release. Not thread-safe: the guard's lock is held."""
 
-    def __init__(self, bets: int, cold: Cold | None, most: int) -> None:
-        """``cold``: where accounts go beyond the ``most`` that stay in memory; None: all stay."""
-        self._bets, self._cold, self._most = bets, cold, most
+    def __init__(self, bets: int, cold: Cold | None, most: int, most_bets: int = 0) -> None:
+        """``cold``: where accounts go beyond the ``most`` that stay in memory; None: all stay. ``most_bets``: as many may an
+        account have after ``rebet``; 0 = ``bets``."""
+        self._bets, self._cold, self._most, self._most_bets = bets, cold, most, most_bets or bets
         self._hot: OrderedDict[str, Account] = OrderedDict()
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
@@ -121,16 +138,26 @@ class Accounts:
         slot = self._slots.get(subject)
         if slot is None or self._cold is None:
             return None
-        found = Account.unpack(self._cold.get(slot), self._bets)
+        found = Account.unpack(self._cold.get(slot), self._most_bets)
         self._hot[subject] = found
         self._free.append(self._slots.pop(subject))
         return found
 
-    def make(self, subject: str) -> Account:
-        """An account that was never seen."""
+    def make(self, subject: str, period: int = 0) -> Account:
+        """An account that was never seen; ``period``: the budget period of now."""
         self._subjects[subject] = None
         account = self._hot[subject] = Account(self._bets)
+        account.period = period
         return account
+
+    def rebet(self, bets: int) -> None:
+        """Give every account fresh stakes for so many bets. Raises Unavailable, NotTrusted."""
+        self._bets = bets
+        for subject in self:
+            account = self.get(subject)
+            if account is not None:
+                account.rebet(bets)
+                self.settle()
 
     def forget(self, subject: str) -> None:
         """Drop an account. What it left elsewhere is overwritten. Raises Unavailable: then it is not, until the next one goes
@@ -141,7 +168,7 @@ class Accounts:
         slot = self._slots.pop(subject, None)
         if slot is not None and self._cold is not None:
             self._free.append(slot)  # first: a slot that is neither free nor in use would move the count of slots
-            self._cold.put(slot, Account(self._bets).pack())
+            self._cold.put(slot, Account(self._bets).pack(self._most_bets))
 
     def settle(self) -> None:
         """Let the coldest go until no more than ``most`` are in memory; all stay while there is no room elsewhere."""
@@ -149,7 +176,7 @@ class Accounts:
             subject, account = next(iter(self._hot.items()))
             slot = self._free.pop() if self._free else len(self._slots)
             try:
-                self._cold.put(slot, account.pack())
+                self._cold.put(slot, account.pack(self._most_bets))
             except Unavailable:
                 self._free.append(slot)
                 return

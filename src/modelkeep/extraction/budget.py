@@ -7,11 +7,13 @@ grows where the answer is uncertain. A budget never accuses: it slows and coarse
 
 import bisect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkeep.errors import Invalid
 from modelkeep.extraction.features import Embedding
 
 Floats = NDArray[np.float64]
@@ -117,3 +119,53 @@ def quote(spent: float, curve: Floats, limit: float, charged: float = 0.0) -> Bu
         learnt = fidelity[at - 1] + min(part, 1.0) * (fidelity[at] - fidelity[at - 1])
     equivalent += charged
     return Budget(spent, limit, equivalent, equivalent / limit, learnt)
+
+
+RECENT = 7.0
+"""Days that a forecast looks back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """``rate``: natural questions a day lately; ``left``: days until the budget is spent at this rate, 0 = it is, infinity =
+    nothing was asked lately; ``resets``: days until the period ends."""
+
+    rate: float
+    left: float
+    resets: float
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if not self.left:
+            return f"the budget is spent; it begins anew in {days(self.resets)}"
+        if math.isinf(self.left):
+            return f"nothing was asked lately; the budget begins anew in {days(self.resets)}"
+        if self.left >= self.resets:
+            return f"at this rate it lasts until it begins anew in {days(self.resets)}"
+        return f"at this rate the budget is spent in {days(self.left)}; it begins anew in {days(self.resets)}"
+
+
+def forecast(learnt: Sequence[tuple[float, float]], limit: float, *, now: float, begins: float, ends: float) -> Forecast:
+    """When a budget is spent at the rate of the last days.
+
+    ``learnt``: (day, natural questions learnt so far in the period), ascending; ``limit``: questions allowed a period; ``now``,
+    ``begins`` and ``ends``: days, of the period. Raises Invalid unless begins <= now < ends and the limit is positive.
+    """
+    if not begins <= now < ends or not 0.0 < limit < math.inf:
+        raise Invalid(f"a forecast needs a limit and a day of the period, not {limit} and {now} in {begins} to {ends}")
+    since = max(begins, now - RECENT)
+    days_ago = [(day, so_far) for day, so_far in learnt if begins <= day <= now]
+    last = days_ago[-1][1] if days_ago else 0.0
+    before = max((so_far for day, so_far in days_ago if day <= since), default=0.0)
+    rate = max(0.0, last - before) / max(now - since, 1.0)  # in its first hours a period says nothing about a day
+    left = 0.0 if last >= limit else (limit - last) / rate if rate else math.inf
+    return Forecast(rate, left, ends - now)
+
+
+def days(count: float) -> str:
+    """A time in days, in words."""
+    if count < 1.0:
+        return "less than a day"
+    whole = math.floor(count)
+    return "1 day" if whole == 1 else f"{whole:,} days"

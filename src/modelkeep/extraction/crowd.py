@@ -1,7 +1,7 @@
 """Many accounts at once, in lock-step: what the guard holds about each, vectorised over accounts.
 
 For calibration and benchmarks, where thousands of accounts ask thousands of queries each. The guard itself takes queries as
-they come; a test holds the two to the same decisions.
+they come; a test holds the two to the same decisions, but that a crowd does not look for drift.
 """
 
 from dataclasses import dataclass

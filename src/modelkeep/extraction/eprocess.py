@@ -52,6 +52,11 @@ def make_bets(kappa: Floats) -> Bets:
     return Bets(np.array(stream, dtype=np.int64), np.array(up), np.array(down))
 
 
+def most_bets(streams: int) -> int:
+    """No bounds on so many streams lead to more bets than this."""
+    return streams * (len(RATES) + 1)
+
+
 def restart_weight(t: Ints | int) -> Floats:
     """w_t = 1 / (2.2 (t + 2) ln²(t + 2)) for t = 0, 1, 2 ...; the whole series sums to less than 1."""
     n = np.asarray(t, dtype=np.float64) + 2.0

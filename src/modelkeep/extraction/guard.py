@@ -2,27 +2,30 @@
 
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.core.ports import Cold
 from modelkeep.errors import Invalid
-from modelkeep.extraction import budget, eprocess, evidence, ladder, null, places
+from modelkeep.extraction import budget, eprocess, evidence, null, places
 from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
 from modelkeep.extraction.budget import Budget
-from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.clusters import Cluster, Clusters
+from modelkeep.extraction.drift import MOST, Drift, Standing, find_drift
+from modelkeep.extraction.ladder import DEFAULT, Ladder, Rung
 from modelkeep.extraction.places import Places
-from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.profile import Profile, with_kappa
 
 Floats = NDArray[np.float64]
 
 MIN_EFFECTIVE = 8
 """Nothing is enforced on fewer distinct queries than this: the account is uncovered."""
-DEFAULT_LIMIT = 1000.0
-"""Natural questions an account may learn from in one budget period."""
+DRIFT_EVERY = 64
+"""Queries of all accounts for which it is not asked again whether the population still drifts."""
 SLICE = 64
 """Queries that are examined at once: larger products wake the threads of BLAS, which costs more than it saves."""
 IN_MEMORY = 32_768
@@ -35,7 +38,9 @@ class Verdict:
 
     ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
     ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
-    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one.
+    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``withheld``: its
+    evidence would accuse it, and so many others' rise with it that the population drifted; ``cases``: accused clusters that it
+    is in, which lower its budget and do no more.
     """
 
     rung: Rung
@@ -46,6 +51,20 @@ class Verdict:
     effective: int
     uncovered: bool
     alarmed_at: int | None
+    withheld: bool = False
+    cases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What people decided about one account. ``budget``: factor on its information budget; ``sanctioned``: a review put it on
+    the last rung of the ladder."""
+
+    budget: float = 1.0
+    sanctioned: bool = False
+
+
+USUAL = Terms()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,8 +81,9 @@ class Guard:
     """Evidence, budget and ladder for every account of one release. Thread-safe; deterministic in the order of queries.
 
     ``alpha``: the chance that an honest account is ever alarmed before its first review (after j reviews the threshold is
-    2^j / alpha, so that all periods together stay below 2 alpha). ``budget_limit``: natural questions a period.
-    Raises Invalid when ``alpha`` is not in (0, 0.1] or the limit is not positive.
+    2^j / alpha, so that all periods together stay below 2 alpha), and again the chance that a cluster of honest accounts ever
+    is (``clusters``). ``budget_limit``: natural questions a period, if not those of the ladder. Raises Invalid when ``alpha``
+    is not in (0, 0.1] or the limit is not positive.
     """
 
     def __init__(
@@ -74,34 +94,63 @@ class Guard:
         budget_limit: float | None = None,
         cold: Cold | None = None,
         in_memory: int = IN_MEMORY,
+        ladder: Ladder = DEFAULT,
     ) -> None:
         """``cold``: where the state of accounts goes beyond the ``in_memory`` that asked last; None: all stay in memory."""
-        limit = DEFAULT_LIMIT if budget_limit is None else float(budget_limit)
+        limit = ladder.questions if budget_limit is None else float(budget_limit)
         if not 0.0 < alpha <= 0.1 or not 0.0 < limit < math.inf:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
-        self._profile, self._alpha, self._limit = profile, alpha, limit
+        self._profile, self._alpha, self._ladder = profile, alpha, ladder._replace(questions=limit)
+        self._day = self._period = 0
+        self._terms: dict[str, Terms] = {}
+        self._moved: dict[str, None] = {}
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
+        self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory)
+        self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha)
+        self._touched: set[str] = set()
         self._alarmed: dict[str, None] = {}
+        self._withheld: dict[str, None] = {}
+        self._standings = OrderedDict[str, Standing]()
+        self._examined, self._drift_at = 0, -DRIFT_EVERY
+        self._drift: Drift | None = None
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
-        self._unseen = Verdict(
-            Rung.MARK, math.log(0.5), odds_text(0.5), budget.quote(0.0, profile.curve, limit), 0, 0, True, None
-        )
+        self._unseen = self._nothing()
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; for an account never seen, the lowest rung."""
         return self._verdicts.get(subject, self._unseen)
 
     def subjects(self) -> list[str]:
-        """Every account seen, in the order of first queries."""
+        """Every account seen, in the order of first queries, and those that a review put on the last rung."""
         with self._lock:
-            return list(self._accounts)
+            return list(dict.fromkeys([*self._accounts, *(name for name, terms in self._terms.items() if terms.sanctioned)]))
 
     def alarmed(self) -> list[str]:
         """Subjects at the alarm rung, in the order in which they got there."""
         return list(self._alarmed)
+
+    def withheld(self) -> list[str]:
+        """Subjects whose evidence would accuse them if the population had not drifted, in the order in which they got there."""
+        return list(self._withheld)
+
+    def drift(self) -> Drift | None:
+        """Whether the evidence of many accounts rises together, among those that asked last; those of a cluster are one."""
+        with self._lock:
+            return self._find_drift()
+
+    def cases(self) -> list[Cluster]:
+        """Every cluster that is accused of acting as one."""
+        with self._lock:
+            return self._clusters.all_accused()
+
+    def touched(self) -> set[str]:
+        """Accounts whose verdict somebody else's queries changed, or a review of their cluster, since this was asked last."""
+        with self._lock:
+            found, self._touched = self._touched, set()
+            return found
 
     def held(self) -> Held:
         """How many accounts there are, and in memory."""
@@ -113,9 +162,11 @@ class Guard:
         """
         self.observe_many([subject] * len(x), x, probs)
 
-    def observe_many(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+    def observe_many(
+        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] | None = None
+    ) -> None:
         """Take in queries of many accounts in their order of arrival: ``subjects`` (b,), ``x`` (b, d), ``probs`` (b, k) or
-        None.
+        None; ``covariates`` (b,): those that each was asked with, names that are the same for whoever shares one.
 
         How a stream of queries is cut into batches does not matter. Raises Invalid (wrong shape, not finite); nothing is
         taken in then.
@@ -123,17 +174,24 @@ class Guard:
         self._check(subjects, x, probs)
         for at in range(0, len(x), SLICE):
             end = at + SLICE
-            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end])
+            shared = () if covariates is None else covariates[at:end]
+            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end], shared)
 
-    def _observe(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+    def _observe(
+        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] = ()
+    ) -> None:
         names = evidence.fingerprints(x)
         with self._lock:
             fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
             queries = self._prepare(x, probs, fresh)
             at = dict(zip(fresh, range(len(fresh)), strict=True))
             wide: dict[str, NDArray[np.float32]] = {}  # each account's own places, as wide as what they are compared with
+            shared: dict[str, list[int]] = {}  # which queries count in which clusters, each from when its account has joined
             for i, subject in enumerate(subjects):
-                account = self._accounts.get(subject) or self._accounts.make(subject)
+                self._clusters.join(subject, covariates[i] if covariates else ())
+                for cluster in self._clusters.of(subject):
+                    shared.setdefault(cluster, []).append(i)
+                account = self._account(subject)
                 account.queries += 1
                 if (account.names == names[i]).any():
                     continue
@@ -143,9 +201,34 @@ class Guard:
                     self._take(account, wide[subject], names[i], queries, at[i])
                 else:  # its name was pushed out by others of this batch
                     self._take(account, wide[subject], names[i], self._prepare(x, probs, [i]), 0)
+                self._stand(subject, account)
+            self._pool(shared, subjects, names, queries, at)
             for subject in dict.fromkeys(subjects):
                 self._hold(subject)
             self._accounts.settle()
+
+    def _pool(
+        self,
+        shared: dict[str, list[int]],
+        subjects: Sequence[str],
+        names: NDArray[np.uint64],
+        queries: _Queries,
+        at: dict[int, int],
+    ) -> None:
+        """Let clusters bet on what their members asked anew; ``at``: where a query of the batch is among those made ready."""
+        for cluster, asked in shared.items():
+            fresh = [i for i in asked if i in at and self._clusters.holds(cluster, subjects[i])]
+            rows = [at[i] for i in fresh]
+            if rows and self._clusters.take(
+                cluster, [subjects[i] for i in fresh], names[fresh], queries.own[rows].astype(np.float64), queries.events[rows]
+            ):
+                self._reconsider(cluster)
+
+    def _reconsider(self, cluster: str) -> None:
+        """Bring the verdicts on all members up to date: the cluster was accused, or cleared."""
+        for subject in self._clusters.members(cluster):
+            self._hold(subject)
+            self._touched.add(subject)
 
     def _repeats(self, subject: str, name: np.uint64) -> bool:
         account = self._accounts.get(subject)
@@ -153,14 +236,93 @@ class Guard:
 
     def _hold(self, subject: str) -> None:
         """Bring the verdict on ``subject`` up to date."""
-        account = self._accounts.get(subject)
+        account = self._known(subject)
         if account is None:
             return
-        verdict = self._verdicts[subject] = self._judge(account)
+        self._put(subject, self._judge(subject, account))
+
+    def _put(self, subject: str, verdict: Verdict) -> None:
+        if verdict.rung is not self.verdict(subject).rung:
+            self._moved[subject] = None
+        self._verdicts[subject] = verdict
         if verdict.rung is Rung.ALARM:
             self._alarmed[subject] = None
         else:
             self._alarmed.pop(subject, None)
+        if verdict.withheld:
+            self._withheld[subject] = None
+        else:
+            self._withheld.pop(subject, None)
+
+    def moved(self) -> list[str]:
+        """Subjects whose rung changed since this was asked last."""
+        with self._lock:
+            found, self._moved = list(self._moved), {}
+            return found
+
+    def adopt(self, ladder: Ladder) -> None:
+        """Judge everybody by another ladder from now on. A period of another length begins at once."""
+        with self._lock:
+            self._ladder, self._unseen = ladder, self._nothing(ladder)
+            self._begin(self._day)
+            for subject in list(self._verdicts):
+                self._place(subject)
+
+    def agree(self, subject: str, terms: Terms) -> None:
+        """Judge an account, seen or not, by what was decided about it."""
+        with self._lock:
+            if terms == USUAL:
+                self._terms.pop(subject, None)
+            else:
+                self._terms[subject] = terms
+            if subject in self._verdicts or terms.sanctioned:
+                self._place(subject)
+
+    def begin(self, day: int) -> None:
+        """It is this ``day`` (days since 1970, UTC): where a new budget period begins with it, what was learnt is forgotten."""
+        with self._lock:
+            self._begin(max(day, self._day))
+
+    def _begin(self, day: int) -> None:
+        self._day, before = day, self._period
+        self._period = day // self._ladder.days
+        if self._period == before:
+            return
+        for subject, verdict in list(self._verdicts.items()):  # the accounts themselves follow when they are touched next
+            self._verdicts[subject] = replace(verdict, budget=self._nothing().budget)
+            self._place(subject)
+
+    def _place(self, subject: str) -> None:
+        """The same evidence, by the ladder and the terms of now."""
+        verdict = self.verdict(subject)
+        spent, value = self._budget(subject, verdict.budget, verdict.cases), math.exp(verdict.log_m)
+        rung = self._rung(subject, 0.0 if verdict.uncovered else value, spent, verdict.alarmed_at, verdict.withheld)
+        self._put(subject, replace(verdict, budget=spent, rung=rung))
+
+    def _account(self, subject: str) -> Account:
+        """The account of now: made if need be, and in the period in force."""
+        return self._known(subject) or self._accounts.make(subject, self._period)
+
+    def _known(self, subject: str) -> Account | None:
+        account = self._accounts.get(subject)
+        if account is not None and account.period != self._period:
+            account.renew()
+            account.period = self._period
+        return account
+
+    def _nothing(self, ladder: Ladder | None = None) -> Verdict:
+        limit = (ladder or self._ladder).questions
+        spent = budget.quote(0.0, self._profile.curve, limit)
+        return Verdict(Rung.MARK, math.log(0.5), odds_text(0.5), spent, 0, 0, True, None)
+
+    def _budget(self, subject: str, spent: Budget, cases: tuple[str, ...]) -> Budget:
+        limit = self._ladder.questions * self._terms.get(subject, USUAL).budget * (self._ladder.case if cases else 1.0)
+        return replace(spent, limit=limit, share=spent.equivalent / limit)
+
+    def _rung(self, subject: str, evidence: float, spent: Budget, alarmed_at: int | None, withheld: bool) -> Rung:
+        if self._terms.get(subject, USUAL).sanctioned:
+            return Rung.SANCTION
+        return self._ladder.rung(evidence, spent.share, alarmed=bool(alarmed_at), withheld=withheld)
 
     def charge(self, subject: str, questions: float) -> None:
         """Take natural ``questions`` from the budget of an account for an answer that teaches as much as they would.
@@ -168,36 +330,56 @@ class Guard:
         It is no evidence: no charge leads to the alarm. The order of charges and queries does not matter.
         """
         with self._lock:
-            account = self._accounts.get(subject) or self._accounts.make(subject)
+            account = self._account(subject)
             account.charged += questions
             self._hold(subject)
             self._accounts.settle()
 
     def clear(self, subject: str) -> None:
-        """A person reviewed the account: its evidence restarts, and the next alarm needs twice the odds. Silent when unseen."""
+        """A person reviewed the account, or the cluster: its evidence restarts, and the next alarm needs twice the odds. Silent
+        when unseen.
+        """
         with self._lock:
+            if self._clusters.show(subject) is not None:
+                self._clusters.clear(subject)
+                self._reconsider(subject)
             account = self._accounts.get(subject)
             if account is not None:
                 account.restart()
+                self._standings.pop(subject, None)
+                self._hold(subject)
+                self._accounts.settle()
+
+    def recalibrate(self, kappa: Floats) -> None:
+        """From now on the null has other bounds, shape (streams,): the evidence on every account and cluster restarts, an alarm
+        or a case waits for its review. After the j-th calibration the threshold is (j + 1)^2 times what it was, so that all of
+        them together stay below 1.65 alpha. Raises Invalid (not bounds of this profile).
+        """
+        with self._lock:
+            self._standings.clear()
+            self._drift, self._drift_at = None, self._examined
+            self._bets = eprocess.make_bets(with_kappa(self._profile, kappa).kappa)
+            self._accounts.rebet(len(self._bets.stream))
+            self._clusters.rebet(self._bets)
+            for subject in list(self._accounts):
                 self._hold(subject)
                 self._accounts.settle()
 
     def forget(self, subject: str) -> None:
         """Drop all that is held about an account, as if it had never asked. Silent when unseen."""
         with self._lock:
-            self._verdicts.pop(subject, None)
+            if self._verdicts.pop(subject, self._unseen).rung is not Rung.MARK:
+                self._moved[subject] = None
             self._alarmed.pop(subject, None)
+            self._withheld.pop(subject, None)
+            self._standings.pop(subject, None)
             self._accounts.forget(subject)
-
-    def renew(self, subject: str | None = None) -> None:
-        """Begin a new budget period for one account, or for all. What was learnt is forgotten; the evidence is not."""
-        with self._lock:
-            for name in list(self._accounts) if subject is None else [subject]:
-                account = self._accounts.get(name)
-                if account is not None:
-                    account.renew()
-                    self._hold(name)
-                    self._accounts.settle()
+            if self._terms.get(subject, USUAL).sanctioned:
+                self._place(subject)
+            clusters = self._clusters.of(subject)
+            self._clusters.forget(subject)
+            for cluster in clusters:
+                self._reconsider(cluster)
 
     def _check(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
         if x.ndim != 2 or x.shape[1] != self._profile.n_features or len(subjects) != len(x):
@@ -243,14 +425,40 @@ class Guard:
         account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
         account.effective += 1
         account.since += 1
-        if not account.alarmed_at and account.since >= MIN_EFFECTIVE and account.value >= 2.0**account.reviews / self._alpha:
+
+    def _stand(self, subject: str, account: Account) -> None:
+        """Note where the account stands among the others, and accuse it when its evidence says so and it is not theirs, too."""
+        self._examined += 1
+        if account.since < MIN_EFFECTIVE:
+            return
+        standing = self._standings[subject] = Standing(account.value, account.since)
+        self._standings.move_to_end(subject)
+        if len(self._standings) > MOST:
+            self._standings.popitem(last=False)
+        if account.alarmed_at or not self._accuses(account):
+            return
+        if self._drift is None or self._examined - self._drift_at >= DRIFT_EVERY:
+            self._drift, self._drift_at = self._find_drift(), self._examined
+        if self._drift is None or self._drift.stands_out(standing):
             account.alarmed_at = account.queries
 
-    def _judge(self, account: Account) -> Verdict:
-        spent = budget.quote(account.spent, self._profile.curve, self._limit, account.charged)
-        uncovered = account.since < MIN_EFFECTIVE
+    def _accuses(self, account: Account) -> bool:
+        return account.since >= MIN_EFFECTIVE and account.value >= self._threshold(account)
+
+    def _threshold(self, account: Account) -> float:
+        return float(2.0**account.reviews * (account.calibrations + 1.0) ** 2 / self._alpha)
+
+    def _find_drift(self) -> Drift | None:
+        shared = self._clusters.groups(self._standings)
+        return find_drift(self._standings, lambda subject: shared.get(subject, subject))
+
+    def _judge(self, subject: str, account: Account) -> Verdict:
+        cases, uncovered = self._clusters.accused(subject), account.since < MIN_EFFECTIVE
+        quoted = budget.quote(account.spent, self._profile.curve, self._ladder.questions, account.charged)
+        spent = self._budget(subject, quoted, cases)
+        withheld = not account.alarmed_at and self._accuses(account)
         return Verdict(
-            rung=ladder.rung_of(0.0 if uncovered else account.value, spent.share, alarmed=account.alarmed_at > 0),
+            rung=self._rung(subject, 0.0 if uncovered else account.value, spent, account.alarmed_at, withheld),
             log_m=math.log(max(account.value, 1e-300)),
             odds=odds_text(account.value),
             budget=spent,
@@ -258,6 +466,8 @@ class Guard:
             effective=account.effective,
             uncovered=uncovered,
             alarmed_at=account.alarmed_at or None,
+            cases=cases,
+            withheld=withheld,
         )
 
 

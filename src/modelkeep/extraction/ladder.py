@@ -1,14 +1,21 @@
-"""The ladder: what an account gets at each rung, as one table.
+"""The ladder: what an account gets at each rung, as one table that an owner can edit.
 
-No rung changes a top-1 answer. Rungs 0 to 2 are silent and reversible; rung 3 is the alarm, which waits for a person.
+No rung below the last changes a top-1 answer. The rungs below the alarm are silent and reversible; the alarm waits for a
+person; only a person's decision leads to the last rung.
 """
 
 import math
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
+
+from modelkeep.errors import Invalid
 
 Floats = NDArray[np.float64]
 
@@ -19,79 +26,292 @@ class Rung(IntEnum):
     MARK = 0
     COARSE = 1
     QUANTISED = 2
-    ALARM = 3
+    LABELS = 3
+    CHALLENGE = 4
+    ALARM = 5
+    SANCTION = 6
+
+    @property
+    def text(self) -> str:
+        """Its name in the table, such as ``quantised``."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One row of the table.
+    """What one rung means.
 
-    ``odds``: evidence (M + R) / 2 from which the rung holds, before the alarm threshold 1 / alpha; ``spent``: share of the
-    information budget from which it holds (infinity = the budget never leads here); ``decimals``: most decimals answered;
-    ``levels``: confidences are rounded to multiples of 1 / levels (0 = not); ``rate``: factor on the account's rate limit;
-    ``told``: what the account is told.
+    ``odds``: evidence (M + R) / 2 from which it holds; ``spent``: share of the information budget from which it holds (infinity
+    = it never leads here). The alarm holds from 1 / alpha, the last rung by a review. ``grain``: confidences are multiples of
+    1 / grain, 0 = only the label is told; ``rate``: factor on the account's rate limits; ``step_up``: a recent second factor
+    is asked for; ``refuse``: nothing is answered; ``deceive``: share of the questions whose answer is false.
     """
 
     odds: float
     spent: float
-    decimals: int
-    levels: int
+    grain: int
     rate: float
-    told: str
+    step_up: bool = False
+    refuse: bool = False
+    deceive: float = 0.0
+
+    told: str = field(init=False)
+    """What an API user is told about the answers here; made once, for it goes with answers."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "told", self._words())
+
+    def _words(self) -> str:
+        decimals = round(math.log10(self.grain)) if self.grain else 0
+        if self.refuse:
+            answers = "this account waits for a review"
+        elif not self.grain:
+            answers = "answers are labels only"
+        elif self.grain == 10**decimals:
+            answers = f"confidences have {decimals} decimals"
+        else:
+            answers = f"confidences are multiples of 1/{self.grain}"
+        return answers if self.rate == 1.0 or self.refuse else f"{answers}, at {self.rate:g} of the usual rate"
 
 
-TABLE: dict[Rung, Step] = {
-    Rung.MARK: Step(0.0, 0.0, 4, 0, 1.0, "confidences have four decimals"),
-    Rung.COARSE: Step(30.0, 0.8, 2, 0, 1.0, "confidences have two decimals"),
-    Rung.QUANTISED: Step(200.0, 1.0, 2, 4, 0.1, "confidences are coarse and the rate limit is a tenth"),
-    Rung.ALARM: Step(math.inf, math.inf, 0, 1, 0.0, "the account waits for a review"),
-}
+class Ladder(NamedTuple):
+    """The table. ``steps``: one for each ``Rung``; ``held``: the rungs below the alarm that there are, ascending;
+    ``questions``: natural questions that an account may learn from in a period of ``days``; ``caution``: factor on the budget
+    of an account that matches threat intelligence; ``case``: on that of one in a cluster that is accused, until its review."""
+
+    steps: tuple[Step, ...]
+    held: tuple[Rung, ...]
+    questions: float
+    days: int
+    caution: float
+    case: float
+
+    @property
+    def withheld(self) -> Rung:
+        """The rung below the alarm that comes nearest to ``quantised``, the lower one of two."""
+        return min(self.held, key=lambda rung: (abs(rung - Rung.QUANTISED), rung), default=Rung.MARK)
+
+    def rung(self, evidence: float, spent: float, *, alarmed: bool, withheld: bool = False) -> Rung:
+        """The rung for evidence (M + R) / 2 and the share of the budget that is spent.
+
+        The budget alone never reaches ALARM, and nothing but a review reaches SANCTION. ``withheld``: the evidence would accuse
+        if the population had not drifted, and counts for no more than the rung ``withheld``.
+        """
+        if alarmed:
+            return Rung.ALARM
+        most = self.withheld if withheld else Rung.ALARM
+        for rung in reversed(self.held):
+            step = self.steps[rung]
+            if (evidence >= step.odds and rung <= most) or spent >= step.spent:
+                return rung
+        return Rung.MARK
 
 
-def rung_of(evidence: float, spent: float, *, alarmed: bool) -> Rung:
-    """The rung for evidence (M + R) / 2 and the share of the budget that is spent. The budget alone never reaches ALARM."""
-    if alarmed:
-        return Rung.ALARM
-    held = Rung.MARK
-    for rung in (Rung.COARSE, Rung.QUANTISED):
-        if evidence >= TABLE[rung].odds or spent >= TABLE[rung].spent:
-            held = rung
-    return held
+_Unit = Annotated[float, Meta(gt=0.0, le=1.0)]
+_Decimals = Annotated[int, Meta(ge=1, le=6)]
+_Levels = Annotated[int, Meta(ge=2, le=1000)]
+_Share = Annotated[float, Meta(gt=0.0, le=1e6)]
+_KEEP = msgspec.UNSET
 
 
-def respond(rung: Rung, probs: Floats, decimals: int = 4) -> Floats:
-    """What leaves the house: ``probs`` as coarse as the rung asks, with the same top-1 in every row.
+class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """One rung as the table has it. What is left out is as on the rung below."""
+
+    odds: Annotated[float, Meta(gt=1.0, le=1e12)] | None = None
+    budget: _Share | None = None
+    decimals: _Decimals | msgspec.UnsetType = _KEEP
+    levels: _Levels | msgspec.UnsetType = _KEEP
+    answer: Literal["confidences", "label-only", "refuse"] | msgspec.UnsetType = _KEEP
+    rate: _Unit | msgspec.UnsetType = _KEEP
+    step_up: bool | msgspec.UnsetType = _KEEP
+    deceive: _Unit | msgspec.UnsetType = _KEEP
+
+
+class _Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    questions: Annotated[float, Meta(gt=0.0, le=1e9)] = 1000.0
+    days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    caution: _Unit = 0.5
+    case: _Unit = 0.25
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    alarm: _Row
+    budget: _Budget = _Budget()
+    mark: _Row = _Row(decimals=4)
+    coarse: _Row | None = None
+    quantised: _Row | None = None
+    labels: _Row | None = None
+    challenge: _Row | None = None
+    sanction: _Row | None = None
+
+
+SHIPPED = """\
+# What an account gets, by its evidence ("odds" against an honest account) and the share of its information "budget" that is
+# spent: the highest rung holds of which either is reached. What a rung leaves out is as on the one below.
+
+[budget]
+questions = 1000    # natural questions that an account may learn from
+days = 30           # in so many days
+caution = 0.5       # of that for an account that matches threat intelligence
+case = 0.25         # of that for an account in a group that is accused of acting as one, until its review
+
+[mark]              # everybody: marked answers
+decimals = 4
+
+[coarse]
+odds = 30
+budget = 0.8
+decimals = 2
+
+[quantised]
+odds = 200
+budget = 1.0
+levels = 4          # confidences are quarters
+rate = 0.1          # of the usual limits
+
+[labels]
+odds = 500
+budget = 2.0
+answer = "label-only"
+
+# [challenge]       # one more rung before the alarm
+# odds = 700
+# budget = 4.0
+# step-up = true    # a recent second factor is asked for
+
+[alarm]             # from odds of 1 / extraction.alpha on, until a person has looked at the account
+answer = "refuse"   # or "label-only"; while this ladder, which ships, holds, the setting extraction.on_alarm decides
+
+[sanction]          # only by 'modelkeep review --outcome deceived': answers that look right
+deceive = 0.3       # and have another class on top for this share of the questions
+"""
+"""The ladder that ships, to read or to begin another from."""
+
+
+def parse_ladder(text: str) -> Ladder:
+    """Read a table. Raises Invalid: it is no table, loosens on a higher rung, or leaves the alarm without a consequence."""
+    try:
+        table = msgspec.convert(tomllib.loads(text), _Table)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as cause:
+        raise Invalid(f"this is no ladder: {cause}") from cause
+    steps: list[Step] = []
+    held: list[Rung] = []
+    for rung in Rung:
+        row: _Row | None = getattr(table, rung.text)
+        below = steps[-1] if steps else Step(0.0, 0.0, 10**6, 1.0)
+        if row is None:
+            steps.append(_absent(rung, below))
+            continue
+        _check_conditions(rung, row, [steps[each] for each in held])
+        step = _read(rung, row, below)
+        if rung is not Rung.SANCTION:
+            _check_tightens(rung, step, below)
+        steps.append(step)
+        if Rung.MARK < rung < Rung.ALARM:
+            held.append(rung)
+    return Ladder(tuple(steps), tuple(held), table.budget.questions, table.budget.days, table.budget.caution, table.budget.case)
+
+
+def _absent(rung: Rung, below: Step) -> Step:
+    """A rung that the table leaves out: never reached; without a last rung a sanctioned account is refused."""
+    return Step(math.inf, math.inf, below.grain, below.rate, below.step_up, below.refuse or rung is Rung.SANCTION)
+
+
+def _read(rung: Rung, row: _Row, below: Step) -> Step:
+    said: dict[str, Any] = {name: value for name in row.__struct_fields__ if (value := getattr(row, name)) is not _KEEP}
+    if rung is Rung.SANCTION:
+        if set(said) - {"odds", "budget", "deceive", "rate", "decimals"} or "deceive" not in said:
+            raise Invalid(
+                "[sanction] says which share of the answers is false ('deceive'), and 'decimals' and 'rate' if need be"
+            )
+        return Step(math.inf, math.inf, 10 ** said.get("decimals", 2), said.get("rate", below.rate), deceive=said["deceive"])
+    answer = said.get("answer", "")
+    if answer == "refuse" and rung is not Rung.ALARM:
+        raise Invalid(f"[{rung.text}] refuses: before the alarm an account is slowed and told less, and not refused")
+    if rung is Rung.ALARM and answer not in ("refuse", "label-only"):
+        raise Invalid("[alarm] must have a consequence: answer = 'refuse' or 'label-only'")
+    if "deceive" in said:
+        raise Invalid(f"[{rung.text}] deceives: that is only for [sanction], after a review that says so")
+    if "levels" in said and "decimals" in said:
+        raise Invalid(f"[{rung.text}] has decimals and levels: give one of them")
+    grain = below.grain
+    if answer in ("refuse", "label-only"):
+        grain = 0
+    elif "levels" in said:
+        grain = said["levels"]
+    elif "decimals" in said:
+        grain = 10 ** said["decimals"]
+    elif answer == "confidences" and not grain:
+        grain = 10**6
+    start = 0.0 if rung is Rung.MARK else math.inf
+    return Step(
+        odds=start if row.odds is None else row.odds,
+        spent=start if row.budget is None else row.budget,
+        grain=grain,
+        rate=said.get("rate", below.rate),
+        step_up=said.get("step_up", below.step_up),
+        refuse=answer == "refuse",
+    )
+
+
+def _check_conditions(rung: Rung, row: _Row, lower: list[Step]) -> None:
+    """Raises Invalid: nothing or too much leads to the rung, or it is reached before a lower one."""
+    if rung in (Rung.MARK, Rung.ALARM, Rung.SANCTION):
+        if row.odds is not None or row.budget is not None:
+            raise Invalid(f"[{rung.text}] has no condition of its own: leave 'odds' and 'budget' out")
+        return
+    if row.odds is None and row.budget is None:
+        raise Invalid(f"nothing leads to [{rung.text}]: give it 'odds' or 'budget'")
+    for name, mine, others in (("odds", row.odds, [s.odds for s in lower]), ("budget", row.budget, [s.spent for s in lower])):
+        if mine is not None and any(mine < other < math.inf for other in others):
+            raise Invalid(f"[{rung.text}] is reached at less {name} than a rung below it")
+
+
+def _check_tightens(rung: Rung, step: Step, below: Step) -> None:
+    """Raises Invalid when an account would get more on this rung than on the one below."""
+    if rung is Rung.MARK:
+        return
+    if step.grain > below.grain:
+        raise Invalid(f"[{rung.text}] tells more than the rung below it: confidences only become coarser upwards")
+    if step.rate > below.rate:
+        raise Invalid(f"[{rung.text}] has a higher rate than the rung below it")
+    if below.step_up and not step.step_up:
+        raise Invalid(f"[{rung.text}] asks for no second factor, and the rung below it does")
+
+
+DEFAULT = parse_ladder(SHIPPED)
+LABEL_ONLY = parse_ladder(SHIPPED.replace('answer = "refuse"', 'answer = "label-only"'))
+"""The ladder that ships with what the setting ``extraction.on_alarm`` says."""
+
+
+def respond(step: Step, probs: Floats, decimals: int = 4) -> Floats:
+    """What leaves the house: ``probs`` as coarse as ``step`` asks, with the same top-1 in every row.
 
     ``probs``: shape (b, k), k >= 2 classes; a first-index argmax decides ties, before and after. ``decimals``: the model's own
-    setting; the rung can only lower it. At ALARM the answer is one-hot (for ``on_alarm = "label-only"``; the gateway refuses
-    instead when the setting is ``"refuse"``). Rows need not sum to 1 exactly after rounding.
+    setting; the step can only lower it. Without a grain the answer is one-hot. Rows need not sum to 1 exactly after rounding.
     """
-    step = TABLE[rung]
     top = probs.argmax(axis=1)
-    if rung is Rung.ALARM:
+    if not step.grain:
         out = np.zeros_like(probs)
         out[np.arange(len(probs)), top] = 1.0
         return out
-    places = min(decimals, step.decimals)
-    unit = 1.0 / step.levels if step.levels else 10.0**-places
-    out = np.rint(probs * step.levels) / step.levels if step.levels else np.round(probs, places)
+    scale = float(min(step.grain, 10**decimals))
+    out = np.rint(probs * scale) / scale
     moved = out.argmax(axis=1) != top
     if moved.any():  # rounding made a tie that an earlier class would win: lift the true top by one unit
         hit = np.flatnonzero(moved)
-        best = out[hit].max(axis=1)
-        out[hit, top[moved]] = best + unit if step.levels else np.round(best + unit, places)
+        out[hit, top[moved]] = np.rint((out[hit].max(axis=1) + 1.0 / scale) * scale) / scale
     return out
 
 
-def respond_one(rung: Rung, answer: list[float], decimals: int = 4) -> list[float]:
+def respond_one(step: Step, answer: list[float], decimals: int = 4) -> list[float]:
     """``respond`` for one row, as a list: the same numbers, three times as quick."""
-    step, high = TABLE[rung], max(answer)
-    top = answer.index(high)
-    if rung is Rung.ALARM:
+    top = answer.index(max(answer))
+    if not step.grain:
         return [float(i == top) for i in range(len(answer))]
-    scale = float(step.levels or 10 ** min(decimals, step.decimals))
+    scale = float(min(step.grain, 10**decimals))
     out = [round(value * scale) / scale for value in answer]
     best = max(out)
     if out.index(best) != top:
-        out[top] = best + 1.0 / scale if step.levels else round((best + 1.0 / scale) * scale) / scale
+        out[top] = round((best + 1.0 / scale) * scale) / scale
     return out

@@ -73,8 +73,8 @@ class Marker:
     """Marks the answers of one account to one release.
 
     ``key``: the account key k_u, 32 bytes; ``epsilon``: most L1 change of an answer; ``decimals``: what the answer is
-    rounded to afterwards (a symbol that rounding would swallow is not placed). Raises Invalid (key length, epsilon outside 0
-    ... 0.5).
+    rounded to afterwards (a symbol that rounding would swallow is not placed). ``falsity``: key of false answers. Raises
+    Invalid (key length, epsilon outside 0 ... 0.5).
     """
 
     def __init__(self, key: bytes, profile: Profile, epsilon: float = 0.05, decimals: int = 4) -> None:
@@ -82,10 +82,15 @@ class Marker:
             raise Invalid(f"a marker needs a 32-byte key and epsilon in 0 ... 0.5, not {len(key)} bytes and {epsilon}")
         self._fine = hkdf(key, salt=b"", info=b"modelkeep/trace-fine/1")
         self._smooth = hkdf(key, salt=b"", info=b"modelkeep/trace-smooth/1")
+        self.falsity = hkdf(key, salt=b"", info=b"modelkeep/deceive/1")
         self._cells = _cells(profile)
         self._room = epsilon / 2.0
         self._unit = 10.0**-decimals
         self._table: dict[tuple[int, int], int] = {}
+
+    def cells_of(self, x: Floats) -> Ints:
+        """The cell of each row of ``x`` (b, d)."""
+        return self._cells.of(np.asarray(x, dtype=np.float32))
 
     def apply(self, x: Floats, probs: Floats) -> Floats:
         """Marked answers (b, k) for inputs ``x`` (b, d) and the model's answers ``probs`` (b, k); a new array.

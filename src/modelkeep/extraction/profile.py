@@ -1,7 +1,7 @@
 """The extraction profile of a release: all that the gateway needs to judge queries, fitted once when a model is published."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +141,14 @@ def _in_range(profile: Profile) -> bool:
 
 VERSION = 3
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
+
+
+def with_kappa(profile: Profile, kappa: Sequence[float] | Floats) -> Profile:
+    """The profile with other bounds. Raises Invalid (not one a stream, or outside (0, 1))."""
+    bounds = np.asarray(kappa, dtype=np.float64)
+    if bounds.shape != profile.kappa.shape or not ((bounds > 0.0) & (bounds < 1.0)).all():
+        raise Invalid(f"a calibration of this profile has {len(profile.kappa)} bounds between 0 and 1")
+    return replace(profile, kappa=bounds)
 
 
 WIDEST = 160

@@ -33,7 +33,7 @@ from modelkeep.workflows.service import Listen
 
 MAX_NOTE = 16 << 10
 """Largest checkpoint that a gateway may hand over, bytes."""
-LONG, LONG_THREADS = frozenset({"publish", "publish_upstream", "trace"}), 8
+LONG, LONG_THREADS = frozenset({"publish", "publish_upstream", "trace", "calibrate", "account_explain"}), 8
 """Verbs that wait for a model, an upstream or a converter, and how many run at once: no quarantine waits for those."""
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 

@@ -31,6 +31,7 @@ from modelkeep.workflows.explain import Explainer
 from modelkeep.workflows.predict import Gateway
 
 RECORD_HEADER = b"modelkeep-record"
+NOTICE_HEADER = b"modelkeep-notice"
 JSON_SIZE = b"inference-header-content-length"
 _MAX_ROUTES = 4096
 _MODEL = re.compile(
@@ -159,7 +160,8 @@ class App:
                 raise Invalid("send the body as it is: no content-encoding is taken here")
             json_size = headers.get(JSON_SIZE)
             form = JSON if json_size is None else RestForm(json_size)
-            call = Call(route.model, route.version, presented(request), request.body, form)
+            agent = headers.get(b"user-agent", b"") if self._gateway.sightings.wanted else b""
+            call = Call(route.model, route.version, presented(request), request.body, form, agent)
             return _answered(await self._gateway.predict(call))
         except ModelkeepError as error:
             outcome = error.code
@@ -258,6 +260,8 @@ class App:
 
 def _answered(answer: Answer) -> Response:
     told = ((RECORD_HEADER, answer.record.encode()), *ratelimit(answer.standing))
+    if answer.notice:
+        told = (*told, (NOTICE_HEADER, answer.notice.encode("ascii")))
     if answer.json_size < 0:
         return Response(200, answer.body, headers=told)
     return Response(200, answer.body, _BYTES, headers=(*told, (JSON_SIZE, b"%d" % answer.json_size)))

@@ -165,6 +165,12 @@ def measures(service: Service) -> Metrics:
         over="max",
     )
     metrics.gauge(
+        "modelkeep_extraction_withheld",
+        "Accounts that are not accused because the evidence of many rises together, over all releases.",
+        lambda: sum(watch.withheld for watch in service.loader.watches()),
+        over="max",
+    )
+    metrics.gauge(
         "modelkeep_extraction_rows_behind",
         "Queries answered and not examined yet.",
         lambda: sum(watch.rows_behind() for watch in service.loader.watches()),

@@ -5,6 +5,7 @@ from modelkeep.ledger.predicates import (
     Act,
     Alias,
     AuditCheckpoint,
+    Calibration,
     Hold,
     Metadata,
     Policy,
@@ -22,7 +23,7 @@ from modelkeep.ledger.predicates import (
 PREDICATES: dict[str, type[Predicate]] = {
     kind.TYPE: kind
     for kind in (
-        *(Scan, Sealing, Profile, Release, State, TraceCommitments, Alias, Metadata, Hold),
+        *(Scan, Sealing, Profile, Calibration, Release, State, TraceCommitments, Alias, Metadata, Hold),
         *(Act, AuditCheckpoint, Policy, Succession, Trust),
     )
 }

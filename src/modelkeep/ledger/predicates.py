@@ -88,6 +88,38 @@ class Profile(Predicate, frozen=True, kw_only=True):
     replaces: str = ""
 
 
+class DeclaredTool(msgspec.Struct, frozen=True):
+    """Rows as a tool sends them: the SHA-256 of their file, and how many there are."""
+
+    digest: Digest
+    rows: int
+
+
+class Calibration(Predicate, frozen=True, kw_only=True):
+    """The null of a release's extraction evidence has other bounds from here on. Subjects: the model file, and the plain bytes
+    of the extraction profile that they belong to.
+
+    ``kappa``: the bounds, one a stream of the profile; ``tools``: declared ones whose rows were fitted now; ``accounts``: real
+    ones over whose ``rows`` recorded queries between ``since`` and ``until`` (Unix nanoseconds) it was fitted, 0 when over
+    none; ``afresh``: it began from the profile's own bounds, and not from those in force. ``replaces``: log index of the
+    calibration in force until now, -1 = none, so that of two who calibrate at once only one succeeds; ``id``: 32 random hex
+    digits.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:calibration:v1"
+    release: str
+    id: str
+    replaces: int
+    kappa: tuple[float, ...]
+    tools: tuple[DeclaredTool, ...] = ()
+    accounts: int = 0
+    rows: int = 0
+    since: int = 0
+    until: int = 0
+    afresh: bool = False
+    reason: str = ""
+
+
 class Release(Predicate, frozen=True, kw_only=True):
     """The model file is released under a name and a version. Subject: the model file.
 

@@ -31,7 +31,8 @@ class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
 
     ``version``: 1; ``rows``: queries; ``x``: (rows, features), little-endian, row-major, float64 if ``wide`` and float32
     otherwise; ``raw`` and ``served``: (rows, classes) float64 in the same way, empty when the model is no classifier;
-    ``outputs``: what was answered then, as the JSON that left; ``rung``: the ladder's rung in force.
+    ``outputs``: what was answered then, as the JSON that left; ``rung``: the ladder's rung in force; ``network``: the name of
+    the network that asked (access/networks), 8 bytes or nothing; records of before have none.
     """
 
     version: int
@@ -42,6 +43,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
     served: bytes
     outputs: bytes
     rung: int
+    network: bytes = b""
 
     def inputs(self) -> NDArray[np.float64]:
         """The inputs, shape (rows, features)."""
@@ -61,10 +63,12 @@ _DECODER = msgspec.msgpack.Decoder(Body)
 _EMPTY = b""
 
 
-def encode_body(x: NDArray[Any], raw: NDArray[np.float64] | None, served: bytes, outputs: bytes, rung: int) -> bytes:
+def encode_body(
+    x: NDArray[Any], raw: NDArray[np.float64] | None, served: bytes, outputs: bytes, rung: int, network: bytes = b""
+) -> bytes:
     """The plain body of an answer. ``x``: shape (rows, features), float32 or float64; the rest as ``Body`` has it."""
     raw_bytes = _EMPTY if raw is None else raw.tobytes()
-    body = Body(_BODY_VERSION, len(x), x.itemsize == 8, x.tobytes(), raw_bytes, served, outputs, rung)
+    body = Body(_BODY_VERSION, len(x), x.itemsize == 8, x.tobytes(), raw_bytes, served, outputs, rung, network)
     return _ENCODER.encode(body)
 
 

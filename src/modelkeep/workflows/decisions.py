@@ -5,6 +5,7 @@ A cleared account's evidence counts from the review on. An erased name has no se
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,20 +15,53 @@ from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import ModelkeepError
+from modelkeep.extraction.ladder import Ladder
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
 from modelkeep.ledger.statements import encode_statement, keep_resource, peek_type, predicate_of
 from modelkeep.workflows.archive import Archived, Removed
-from modelkeep.workflows.watch import Cleared, Erased
+from modelkeep.workflows.covariates import is_case
+from modelkeep.workflows.watch import Agreed, Calibrated, Cleared, Erased, Today
 
-REVIEW, CLEARED = "review", "cleared"
+REVIEW, CLEARED, CONFIRMED, DECEIVED = "review", "cleared", "confirmed", "deceived"
+ALLOW = "budget.allow"
+"""Act: an account may learn so many times what others may, until a day."""
+MOST_FACTOR = 1000.0
+INDICATE = "intel.indicators"
+"""Act: the list of indicators of threat intelligence is another one."""
 ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
 """Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
 
 ARCHIVE = "log.archive"
 """Act: a closed audit log was copied elsewhere, and some or all of it removed here."""
 
-Decision = Cleared | Erased
+Decision = Cleared | Erased | Calibrated | Agreed | Today | Ladder
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """A larger budget: ``factor`` times the usual, until Unix nanosecond ``until``; log ``index`` of the act."""
+
+    factor: float
+    until: int
+    index: int
+
+
+class Review(NamedTuple):
+    """What somebody decided about an account, ``at`` Unix nanoseconds."""
+
+    at: int
+    outcome: str
+    reason: str
+
+
+class FalseAlarm(msgspec.Struct, frozen=True):
+    """A review found that ``subject`` was accused wrongly, ``at`` Unix nanoseconds: for the next calibration."""
+
+    subject: str
+    at: int
+    index: int
+
+
 _BATCH = 256
 
 
@@ -44,14 +78,34 @@ class Decisions:
         self._epochs: dict[str, dict[str, int]] = {ERASE: {}, FORGET: {}, ERASE_DATA: {}}
         self._size = 0
         self._untold: list[Decision] = []
+        self._confirmed: set[str] = set()
         self.erasures: list[tuple[int, Act]] = []
         """Every act of erasure with its log index, oldest first."""
+        self.sanctioned: dict[str, int] = {}
+        """Subjects that the latest review on them put on the last rung of the ladder, with its log index."""
+        self.reviews: dict[str, list[Review]] = {}
+        """Every review of each subject, oldest first."""
+        self.allowed: dict[str, Allowed] = {}
+        """The latest larger budget of each subject, also one that is over."""
+        self.indicators = ""
+        """Digest of the list of indicators in force, "" before the first."""
+        self.false_alarms: list[FalseAlarm] = []
+        """Reviews that called an alarm false, oldest first."""
         self.archived: dict[str, Archived] = {}
         """Audit logs that were pruned, by origin."""
 
     def cleared_at(self, subject: str) -> tuple[int, ...]:
         """Unix nanoseconds of every review that cleared ``subject``, each later than the one before."""
         return self._cleared.get(subject, ())
+
+    def confirmed(self) -> set[str]:
+        """Subjects whose last review confirmed that they are thieves."""
+        return set(self._confirmed)
+
+    def cases(self) -> list[Cleared]:
+        """Every review that cleared a case, ascending by its time."""
+        found = [Cleared(about, at) for about, times in list(self._cleared.items()) if is_case(about) for at in times]
+        return sorted(found, key=lambda review: review.at)
 
     def epochs(self, verb: str = ERASE) -> Epochs:
         """The epochs of names that acts of this ``verb`` erase, as they are whenever they are asked for."""
@@ -113,12 +167,39 @@ class Decisions:
         if said.verb == ARCHIVE:
             self._archive(said, index)
             return None
-        if said.verb != REVIEW or said.detail.get("outcome") != CLEARED:
+        if said.verb == ALLOW:
+            self._allow(said, index)
             return None
+        if said.verb == INDICATE:
+            self.indicators = said.detail.get("digest", "")
+            return None
+        return self._reviewed(said, index) if said.verb == REVIEW else None
+
+    def _reviewed(self, said: Act, index: int) -> Decision | None:
+        outcome = said.detail.get("outcome", "")
+        self.reviews.setdefault(said.about, []).append(Review(said.at, outcome, said.detail.get("reason", "")))
+        self.sanctioned.pop(said.about, None)
+        if outcome == DECEIVED:
+            self.sanctioned[said.about] = index
+        if outcome == CONFIRMED:
+            self._confirmed.add(said.about)
+        if outcome != CLEARED:
+            return None
+        self._confirmed.discard(said.about)
+        if said.detail.get("false_alarm") == "true":
+            self.false_alarms.append(FalseAlarm(said.about, said.at, index))
         earlier = self.cleared_at(said.about)
         at = max(said.at, earlier[-1] + 1) if earlier else said.at  # the log's order stands when a clock went backwards
         self._cleared[said.about] = (*earlier, at)
         return Cleared(said.about, at)
+
+    def _allow(self, said: Act, index: int) -> None:
+        try:
+            found = msgspec.convert({**said.detail, "index": index}, Allowed, strict=False)
+        except msgspec.ValidationError:
+            return  # it grants nothing
+        if 0.0 < found.factor <= MOST_FACTOR:
+            self.allowed[said.about] = found
 
     def _archive(self, said: Act, index: int) -> None:
         try:

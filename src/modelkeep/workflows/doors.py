@@ -21,6 +21,7 @@ from modelkeep.policy.engine import Engine
 from modelkeep.serving.oip import Form
 from modelkeep.serving.rest import JSON
 from modelkeep.workflows.admitted import Admitted
+from modelkeep.workflows.cautions import Sightings
 from modelkeep.workflows.recorder import Recorder
 
 WELCOME_SECONDS = 5.0
@@ -32,28 +33,31 @@ OURS = (Unavailable, NotTrusted)
 
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One question to a model. ``version``: a number, an alias, or None for the newest that is served; ``form``: how ``body``
-    is written, and how its answer will be."""
+    is written, and how its answer will be; ``agent``: the User-Agent, where somebody looks out for it."""
 
     model: str
     version: int | str | None
     presented: Presented
     body: bytes
     form: Form = JSON
+    agent: bytes = b""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """``body``: the response of the Open Inference Protocol; ``record``: ``<instance>/<index>`` of its audit record;
-    ``json_size``: see ``Reply``; ``standing``: the limit that is nearest to its end, None when nothing is limited."""
+    ``json_size``: see ``Reply``; ``standing``: the limit that is nearest to its end, None when nothing is limited;
+    ``notice``: what the account is told about its answers when they are not as usual."""
 
     body: bytes
     record: str
     json_size: int = -1
     standing: Standing | None = None
+    notice: str = ""
 
 
 class Doors(msgspec.Struct, frozen=True, kw_only=True):
     """Who is let in: the directory, the limits, quotas per credential, the access policy, when a second factor is asked for,
-    and who is noted to have come."""
+    who is noted to have come, and from where."""
 
     directory: Directory
     limits: Limits
@@ -61,6 +65,7 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
     policy: Engine
     step_up: StepUp
     uses: Uses
+    sightings: Sightings = msgspec.field(default_factory=Sightings)
 
 
 class Entrance:
@@ -77,6 +82,7 @@ class Entrance:
     ) -> None:
         """``admitted``: what is served now; ``answer``: what one call of somebody who is known is told."""
         self._directory, self._limits, self._uses = doors.directory, doors.limits, doors.uses
+        self._sightings = doors.sightings
         self._recorder, self._admitted, self._answer = recorder, admitted, answer
         self._monotonic = clock.monotonic
 
@@ -92,6 +98,8 @@ class Entrance:
             grant = await self._welcome(call.presented)
         subject = grant.principal.subject
         self._uses.note(grant.principal.credential)
+        if self._sightings.wanted:
+            self._sightings.see(subject, call.presented.address, call.agent)
         try:
             self._limits.enter(subject)
             try:

@@ -2,20 +2,35 @@
 
 import heapq
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from modelkeep.core.ports import LogFiles
 from modelkeep.core.values import ReleaseRef
-from modelkeep.errors import Missing
+from modelkeep.errors import Invalid, Missing
 from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.ladder import DEFAULT, Ladder
 from modelkeep.extraction.profile import Profile
 from modelkeep.ledger.log import read_checkpoint
 from modelkeep.serving.audit import AuditEntry, read_bodies
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.explain import EXPLAIN
 from modelkeep.serving.recovery import is_closed
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch, Watching, explained
+from modelkeep.workflows.covariates import network_covariate
+from modelkeep.workflows.decisions import Decision
+from modelkeep.workflows.watch import (
+    Agreed,
+    Calibrated,
+    Cleared,
+    Erased,
+    Event,
+    Observation,
+    Today,
+    Watch,
+    Watching,
+    day_of,
+    explained,
+)
 
 TOLD = frozenset({"predict", EXPLAIN})
 """Kinds of the records that evidence and budgets are made of."""
@@ -35,8 +50,8 @@ class Evidence(Protocol):
         """What ``watch`` has given so far."""
         ...
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account."""
+    def take(self, decision: Decision) -> None:
+        """What somebody decided, and what day it is."""
         ...
 
 
@@ -76,30 +91,40 @@ class History:
         logs: Callable[[], Sequence[AuditFolder]],
         keys: SubjectKeys,
         reviews: Callable[[str], Sequence[int]] = lambda _subject: (),
+        cases: Callable[[], Sequence[Cleared]] = lambda: (),
+        calibrations: Callable[[ReleaseRef], Sequence[Calibrated]] = lambda _ref: (),
+        *,
+        networks: bool = True,
     ) -> None:
         """``logs``: those that there are now, oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a
-        subject, ascending."""
-        self._logs, self._keys, self._reviews = logs, keys, reviews
+        subject, ascending; ``cases``: every review that cleared a case; ``calibrations``: of a release, oldest first;
+        ``networks``: whether those that were recorded are told."""
+        self._logs, self._keys, self._reviews, self._networks = logs, keys, reviews, networks
+        self.cases, self.calibrations = cases, calibrations
 
-    def of(self, ref: ReleaseRef) -> Iterator[Observation | Cleared]:
-        """Recorded answers of one release, but of erased subjects, and the reviews of those who asked, each at its time.
+    def of(self, ref: ReleaseRef, subject: str = "") -> Iterator[Event]:
+        """Recorded answers of one release, but of erased subjects, the reviews of those who asked and of cases, the
+        calibrations of the release, and the days: each at its time. ``subject``: answers of this one alone.
 
         An answer given in the quarter of a second until its gateway saw a review comes after that review here.
         Raises NotTrusted, Unavailable.
         """
-        text = str(ref)
-        seen: dict[str, int] = {}  # reviews told, by subject
+        text, day, decided = str(ref), 0, _Decided(self._reviews)
+        decided.add(self.cases())
+        decided.add(self.calibrations(ref))
         for instance, index, entry, sealed in in_time_order(self._logs()):
-            if entry.kind not in TOLD or entry.release != text:
+            if entry.kind not in TOLD or entry.release != text or subject not in ("", entry.subject):
                 continue
             told = self._open(instance, index, entry, sealed)
             if told is None:
                 continue
-            before = sum(at < entry.t for at in self._reviews(entry.subject))
-            yield from self._told(entry.subject, seen, before)
+            decided.seen(entry.subject)
+            yield from decided.before(entry.t)
+            if day_of(entry.t) > day:
+                day = day_of(entry.t)
+                yield Today(day)
             yield told
-        for subject in list(seen):
-            yield from self._told(subject, seen, len(self._reviews(subject)))
+        yield from decided.rest()
 
     def later(
         self, ref: ReleaseRef, taken: Mapping[str, int], logs: Sequence[AuditFolder] | None = None
@@ -132,7 +157,8 @@ class History:
             return None
         if entry.kind == EXPLAIN:
             return explained(index, entry.subject, body.inputs().shape[1], instance)
-        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance)
+        shared = network_covariate(body.network) if self._networks else ()
+        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance, covariates=shared)
 
     def reviews(self, subject: str) -> list[Cleared]:
         """Every review so far that cleared ``subject``."""
@@ -141,10 +167,6 @@ class History:
     def forget(self, subject: str) -> None:
         """Drop the key of ``subject`` from memory: it was erased."""
         self._keys.forget(subject)
-
-    def _told(self, subject: str, seen: dict[str, int], upto: int) -> list[Cleared]:
-        first, seen[subject] = seen.get(subject, 0), max(upto, seen.get(subject, 0))
-        return self.reviews(subject)[first:upto]
 
 
 Recorded = tuple[str, int, AuditEntry, bytes]
@@ -184,22 +206,61 @@ def _advance(heads: list[tuple[int, int, Recorded, Iterator[Recorded]]]) -> Reco
     return record
 
 
+class _Decided:
+    """What people decided and replay has not told yet, by time: reviews of who was seen and of cases, and calibrations."""
+
+    def __init__(self, reviews: Callable[[str], Sequence[int]]) -> None:
+        self._reviews = reviews
+        self._waiting: list[tuple[int, int, Cleared | Calibrated]] = []
+        self._added = 0
+        self._known: dict[str, int] = {}  # reviews that were added, by subject
+
+    def add(self, decisions: Iterable[Cleared | Calibrated]) -> None:
+        for one in decisions:
+            heapq.heappush(self._waiting, (one.at, self._added, one))
+            self._added += 1
+
+    def seen(self, subject: str) -> None:
+        """Its reviews are told, too, those that come meanwhile with the rest."""
+        times, known = self._reviews(subject), self._known.get(subject, 0)
+        self._known[subject] = len(times)
+        self.add(Cleared(subject, at) for at in times[known:])
+
+    def before(self, at: int) -> Iterator[Cleared | Calibrated]:
+        while self._waiting and self._waiting[0][0] < at:
+            yield heapq.heappop(self._waiting)[2]
+
+    def rest(self) -> Iterator[Cleared | Calibrated]:
+        for subject in list(self._known):
+            self.seen(subject)
+        while self._waiting:
+            yield heapq.heappop(self._waiting)[2]
+
+
 class OwnEvidence:
     """Evidence that this process keeps, for its life. ``watch`` is called by one thread."""
 
-    def __init__(self, history: History, guard: Callable[[Profile], Guard]) -> None:
-        """``guard``: a fresh one for a profile."""
-        self._history, self._guard = history, guard
+    def __init__(
+        self,
+        history: History,
+        guard: Callable[[Profile], Guard],
+        known: Callable[[str], tuple[str, ...]] = lambda _subject: (),
+    ) -> None:
+        """``guard``: a fresh one for a profile; ``known``: as ``Watch`` has it."""
+        self._history, self._guard, self._known = history, guard, known
         self._watches: dict[ReleaseRef, Watch] = {}
         self._taken: dict[ReleaseRef, dict[str, int]] = {}
         self._erased: list[str] = []
+        self._agreed: dict[str, Agreed] = {}
+        self._ladder, self._today = DEFAULT, Today(0)
         self._lock = threading.Lock()
 
     def watch(self, ref: ReleaseRef, profile: Profile) -> Watch:
         """The evidence on ``ref``, rebuilt from the audit logs when it is asked for first."""
         known = self._watches.get(ref)
         if known is None:
-            known, erased = Watch(self._guard(profile)), len(self._erased)
+            known, erased = Watch(self._guard(profile), known=self._known), len(self._erased)
+            known.take(self._ladder)
             taken = self._history.sizes()  # asked for before they are read, for live logs grow
             known.replay(_noting(self._history.of(ref), taken))
             self._taken[ref] = taken
@@ -207,21 +268,47 @@ class OwnEvidence:
             for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
                 for review in self._history.reviews(subject):
                     known.clear(*review)
+            for review in self._history.cases():
+                known.clear(*review)
             for subject in self._erased[erased:]:  # and so with an erasure
                 known.forget(subject)
+            for calibration in self._history.calibrations(ref):  # and so with a calibration
+                known.take(calibration)
+            rules: list[Decision] = [self._ladder, self._today, *self._agreed.values()]
+            for rule in rules:
+                known.take(rule)
         return known
 
     def by_release(self) -> dict[ReleaseRef, Watch]:
         """Every release's evidence so far."""
         return dict(self._watches)
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account, for the evidence on every release."""
-        if isinstance(decision, Erased):
-            self._history.forget(decision.subject)
-            self._erased.append(decision.subject)
+    def take(self, decision: Decision) -> None:
+        """What somebody decided and what day it is, for the evidence on every release; a calibration is of one."""
+        if isinstance(decision, Calibrated):
+            self._calibrate(decision)
+            return
+        match decision:
+            case Erased():
+                self._history.forget(decision.subject)
+                self._erased.append(decision.subject)
+            case Agreed():
+                self._agreed[decision.subject] = decision
+            case Today():
+                self._today = decision
+            case Ladder():
+                self._ladder = decision
         for watch in self.by_release().values():
             watch.take(decision)
+
+    def _calibrate(self, decision: Calibrated) -> None:
+        watch = self._watches.get(decision.ref)
+        if watch is None:
+            return
+        try:
+            watch.take(decision)
+        except Invalid:  # signed by somebody who did not fit it: nothing is judged by it, and nothing served without
+            watch.give_up()
 
     def taken(self, ref: ReleaseRef, instance: str) -> int:
         """How many records of a log were taken in as evidence on ``ref``: all answers below that index."""
@@ -254,7 +341,7 @@ class OwnEvidence:
                 self._taken[ref][told.instance] = max(told.size, self._taken[ref].get(told.instance, 0))
 
 
-def _noting(told: Iterator[Observation | Cleared], taken: dict[str, int]) -> Iterator[Observation | Cleared]:
+def _noting(told: Iterator[Event], taken: dict[str, int]) -> Iterator[Event]:
     for one in told:
         if isinstance(one, Observation):
             taken[one.instance] = max(one.at + 1, taken.get(one.instance, 0))

@@ -25,7 +25,7 @@ from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.crypto.wrap import Sealer
 from modelkeep.errors import Invalid, Missing, OverBudget, ReviewRequired, Unavailable
-from modelkeep.extraction.ladder import TABLE, Rung
+from modelkeep.extraction.ladder import DEFAULT, Ladder, Rung
 from modelkeep.policy.engine import model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
@@ -67,11 +67,12 @@ class Explainer:
         *,
         clock: Clock,
         terms: ExplainTerms | None = None,
+        ladder: Callable[[], Ladder] = lambda: DEFAULT,
     ) -> None:
         self._limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
         self._entrance = Entrance(doors, recorder, admitted, self._answer, clock=clock)
         self._keys, self._recorder, self._admitted = keys, recorder, admitted
-        self._monotonic = clock.monotonic
+        self._monotonic, self._ladder = clock.monotonic, ladder
         self._terms = terms or ExplainTerms()
         self._busy: set[str] = set()
         self._pool = ThreadPoolExecutor(1, "modelkeep-explain")  # of its own: predictions must not wait for a thread
@@ -102,10 +103,11 @@ class Explainer:
         with self._alone(subject):  # so that two at once cannot both be the last that the budget allows
             rung = watch.rung(subject)
             _check_rung(rung)
+            step = self._ladder().steps[rung]
             rows = int(price(x.size))
             cost = rows * limits.row_cost(served.ref.name, served.row_seconds)
-            counted = (*counted, *await limits.take(principal, served.ref.name, cost, TABLE[rung].rate))
-            if not self._charges.held(grant, rung, rows):
+            counted = (*counted, *await limits.take(principal, served.ref.name, cost, step.rate))
+            if not self._charges.held(grant, rung, rows, step.step_up):
                 await _in_thread(lambda: self._charges.take(grant, rows))
             try:
                 pool = self._pool if served.remote is None else self._remote

@@ -29,11 +29,13 @@ from modelkeep.serving.ranges import Ranges
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs, plan_unseen
 from modelkeep.serving.validate import InputPlan, RangePolicy, usual
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
+from modelkeep.workflows.calibrations import calibrations_of
 from modelkeep.workflows.decisions import Decision, Decisions
 from modelkeep.workflows.evidence import Evidence
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce
 from modelkeep.workflows.reference import background_of
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
+from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.trust_changes import fold
 from modelkeep.workflows.watch import Watching
 
@@ -73,6 +75,7 @@ class Authority(msgspec.Struct, frozen=True):
     registry: Registry
     admission: AdmissionInForce
     access: AccessInForce
+    rules: Rules
     decisions: Decisions
     in_hand: Callable[[], TrustRoot]
     check_public: Callable[[Sequence[TrustRoot]], None]
@@ -87,11 +90,18 @@ class Authority(msgspec.Struct, frozen=True):
         self.check_public(book.signatories.roots)
         self.access.follow(book)
         self.admission.of(book)  # one that cannot be read ends the lease
+        self.rules.read(book)
         return book
 
     def hand_over(self, take: Callable[[Decision], None]) -> None:
-        """Tell ``take`` what was decided about accounts and it has not taken yet. Raises what it raises."""
+        """Tell ``take`` what was decided and it has not taken yet, and every calibration of a release, oldest first. Raises
+        what it raises."""
         self.decisions.hand_over(take)
+        self.rules.hand_over(take)
+        book = self.registry.book
+        for found in book.releases():
+            for calibrated in calibrations_of(book, found.ref):  # each is taken in once
+                take(calibrated)
 
     def witnessed(self) -> Witnessed | None:
         """What a quorum of witnesses has cosigned; None = no policy asks. Raises as ``Registry.witnessed``."""
@@ -182,7 +192,7 @@ class Loader:
         )
 
     def take(self, decision: Decision) -> None:
-        """What somebody decided about an account, for the evidence on every release."""
+        """What somebody decided, for the evidence on every release."""
         self._evidence.take(decision)
 
     def watches(self) -> list[Watching]:

@@ -15,8 +15,12 @@ from modelkeep.core.ports import Allowances, Clock, Want
 from modelkeep.core.tallies import Series, merge, retired
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable
+from modelkeep.extraction.clusters import JOINS
+from modelkeep.extraction.ladder import Ladder
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.explain import price
+from modelkeep.workflows.covariates import is_case
+from modelkeep.workflows.decisions import Decision
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.sharing import (
     BEAT,
@@ -37,7 +41,7 @@ from modelkeep.workflows.sharing import (
     encode,
     for_owner,
 )
-from modelkeep.workflows.watch import Cleared, Erased, Observation, Watch
+from modelkeep.workflows.watch import Calibrated, Observation, Today, Watch
 
 RETRY_SECONDS = 2.0
 """Pause before the evidence on a release, or a dead worker's log, is tried again."""
@@ -76,6 +80,8 @@ class _Kept(NamedTuple):
             raise Invalid(f"a worker sent an answer that {self.ref} cannot have given")
         if not 0 < len(one.subject) <= LONGEST_NAME or not 0 < len(one.instance) <= LONGEST_NAME or one.at < 0:
             raise Invalid("a worker sent an answer of nobody, or of no record")
+        if len(one.covariates) > JOINS or not all(map(is_case, one.covariates)):
+            raise Invalid("a worker sent an answer with what no request can share")
         return one
 
 
@@ -173,10 +179,14 @@ class Owner:
         """Instances whose answers come over a link that is up; from any thread."""
         return set().union(*list(self._fed.values()))
 
-    def decided(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account; from any thread."""
+    def decided(self, decision: Decision) -> None:
+        """What somebody decided, and what day it is; from any thread."""
         self._evidence.take(decision)
-        self._news.append(lambda: self._tell_decided(decision.subject))
+        if isinstance(decision, Today | Ladder):
+            self._news.append(self._tell_everything)
+        elif not isinstance(decision, Calibrated):  # then whose verdicts changed is told in the next round
+            subject = decision.subject
+            self._news.append(lambda: self._tell_decided(subject))
 
     def round(self) -> bool:
         """Examine a part of what arrived and tell everybody; whether more waits. Never takes long.
@@ -229,9 +239,11 @@ class Owner:
             link.send(frame)
 
     def _tell(self, release: str, subjects: Iterable[str]) -> None:
-        watch = self._kept[release].watch
-        verdicts = {subject: watch.verdict(subject) for subject in subjects}
-        gone = [subject for subject, verdict in verdicts.items() if not verdict.queries and not verdict.budget.equivalent]
+        watch, subjects = self._kept[release].watch, list(subjects)
+        for begin in range(TABLE_PART, len(subjects), TABLE_PART):  # after a calibration or a new table all changed
+            self._tell(release, subjects[begin : begin + TABLE_PART])
+        verdicts = {subject: watch.verdict(subject) for subject in subjects[:TABLE_PART]}
+        gone = [subject for subject, verdict in verdicts.items() if verdict == watch.verdict("")]
         for subject in gone:
             del verdicts[subject]
         followers = [link for link, releases in self._links.items() if release in releases]
@@ -240,6 +252,12 @@ class Owner:
     def _tell_decided(self, subject: str) -> None:
         for release in self._kept:
             self._tell(release, [subject])
+
+    def _tell_everything(self) -> None:
+        for release, kept in self._kept.items():
+            self._tell(release, kept.watch.subjects())
+            followers = [link for link, releases in self._links.items() if release in releases]
+            self._send(encode(Following(release, kept.watch.verdict(""), "")), followers)
 
     def _tell_all(self, link: Link, release: str) -> None:
         watch = self._kept[release].watch

@@ -1,7 +1,8 @@
 """Policies in force: said in the releases log, compiled once, followed by every process that decides.
 
 Before the first statement of a kind the keep's own default holds: for admission the profile that the settings name, for access
-the policy that ships. A text that cannot be read here any more (it was written for a later version) admits and permits nothing.
+the policy that ships, for the ladder the one that ships, with what the settings say an alarm does. A text that cannot be read
+here any more (it was written for a later version) admits and permits nothing, and ends serving.
 """
 
 import threading
@@ -9,8 +10,21 @@ from typing import NamedTuple
 
 from modelkeep.core.values import to_json
 from modelkeep.custody.book import EvidenceBook
-from modelkeep.custody.policies import ACCESS, ADMISSION, CUSTOM, DEFAULT, EXTENDED, MAX_TEXT, WITH_TEXT, PolicyInForce
+from modelkeep.custody.policies import (
+    ACCESS,
+    ADMISSION,
+    CUSTOM,
+    DEFAULT,
+    EXTENDED,
+    KINDS,
+    LADDER,
+    MAX_TEXT,
+    WITH_TEXT,
+    PolicyInForce,
+)
 from modelkeep.errors import Conflict, Invalid, Unavailable
+from modelkeep.extraction.ladder import DEFAULT as SHIPPED_LADDER
+from modelkeep.extraction.ladder import LABEL_ONLY, SHIPPED, Ladder, parse_ladder
 from modelkeep.ledger.predicates import Policy
 from modelkeep.ledger.statements import keep_resource, make_statement
 from modelkeep.policy.admission import AdmissionPolicy, profile_text
@@ -72,6 +86,36 @@ class AccessInForce:
             return self.engine
 
 
+class LadderInForce:
+    """The ladder of a keep, as its log says now. Thread-safe."""
+
+    def __init__(self, on_alarm: str = "refuse") -> None:
+        """``on_alarm``: what the setting of that name says; it holds while the ladder is the one that ships."""
+        self.default = LABEL_ONLY if on_alarm == "label-only" else SHIPPED_LADDER
+        self._made: tuple[str, Ladder] = ("", self.default)
+
+    def of(self, book: EvidenceBook) -> Ladder:
+        """The ladder in force: the same object until another is. Raises Unavailable: its text is for another version."""
+        found = book.policies.in_force(LADDER)
+        if found is None:
+            return self.default
+        made = self._made  # once: another thread may be at an older or a newer one
+        if made[0] != found.said.id:
+            try:
+                ladder = parse_ladder(found.said.text) if found.said.text else self.default
+            except Invalid as cause:
+                raise _unreadable(found, cause) from cause
+            made = self._made = found.said.id, ladder
+        return made[1]
+
+
+def ladder_text(chosen: Chosen) -> str:
+    """The text of a ladder. Raises Invalid."""
+    if chosen.name not in (CUSTOM, DEFAULT):
+        raise Invalid(f"there is no ladder {chosen.name[:40]!r}: give a file, or use {DEFAULT!r}")
+    return chosen.text or SHIPPED
+
+
 def admission_policy(chosen: Chosen) -> AdmissionPolicy:
     """Compile an admission policy. Raises Invalid (also: longer than one that can be set)."""
     if len(chosen.text) > MAX_TEXT:
@@ -91,7 +135,9 @@ def access_text(chosen: Chosen) -> str:
 
 
 def policy_text(kind: str, chosen: Chosen) -> str:
-    """The Cedar text that decides. Raises Invalid."""
+    """The text that decides: Cedar, or the table of the ladder. Raises Invalid."""
+    if kind == LADDER:
+        return ladder_text(chosen)
     return access_text(chosen) if kind == ACCESS else chosen.text or profile_text(chosen.name)
 
 
@@ -132,8 +178,10 @@ def _check(kind: str, chosen: Chosen) -> None:
         admission_policy(chosen)
     elif kind == ACCESS:
         Engine(access_text(chosen))
+    elif kind == LADDER:
+        parse_ladder(ladder_text(chosen))
     else:
-        raise Invalid(f"{kind[:40]!r} is no kind of policy: use {ADMISSION} or {ACCESS}")
+        raise Invalid(f"{kind[:40]!r} is no kind of policy: use {', '.join(KINDS)}")
 
 
 def _unreadable(found: PolicyInForce, cause: Invalid) -> Unavailable:

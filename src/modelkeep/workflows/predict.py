@@ -17,27 +17,30 @@ from numpy.typing import NDArray
 
 from modelkeep.access.authorize import authorize
 from modelkeep.access.charges import Charges
+from modelkeep.access.networks import Networks
 from modelkeep.access.presented import Presented
 from modelkeep.access.view import Grant
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.errors import NotTrusted, OverBudget, ReviewRequired, Unavailable
-from modelkeep.extraction.ladder import TABLE, Rung, respond, respond_one
+from modelkeep.extraction.deceive import deceived
+from modelkeep.extraction.ladder import DEFAULT, Rung, Step, respond, respond_one
 from modelkeep.extraction.perturb import Marker, commitment
 from modelkeep.policy.engine import KEEP, Target, model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
-from modelkeep.serving.oip import ONNX, Row, Values, encode_response, model_metadata
+from modelkeep.serving.oip import ONNX, Outputs, Reply, Row, Values, encode_response, model_metadata
 from modelkeep.serving.runtime import probability_rows, round_floats
 from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
+from modelkeep.workflows.covariates import network_covariate
 from modelkeep.workflows.doors import OURS, Answer, Call, Doors, Entrance
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.recorder import Recorder
 from modelkeep.workflows.watch import Observation, Watching
 
 _ACCUSED = "this account's queries look like an attempt to copy the model: it waits for a review"
-_ACCUSED_RATE = TABLE[Rung.QUANTISED].rate  # of an accused account that still gets labels
+_HELD = "this account was reviewed, and this model answers it no more"
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 LONE_ROWS = 8
@@ -47,11 +50,12 @@ INLINE_SECONDS = 0.002
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How answers are given. ``epsilon``: L1 bound of the mark; ``decimals``: of probabilities; ``on_alarm``: see settings."""
+    """How answers are given. ``epsilon``: L1 bound of the mark; ``decimals``: of probabilities; ``contact``: whom an account
+    may ask about a review or its budget, "" = nobody is named."""
 
     epsilon: float = 0.05
     decimals: int = 4
-    on_alarm: str = "refuse"
+    contact: str = ""
     max_markers: int = 4096
 
 
@@ -89,17 +93,29 @@ class Marks:
 
 
 class Gateway:
-    """Answers predictions. ``admitted`` is replaced by the follower; everything else stays for the process's life."""
+    """Answers predictions. ``admitted``, ``ladder`` and ``renews`` (the day on which budgets begin anew, as text) are replaced
+    by the follower; everything else stays for the process's life."""
 
     def __init__(
-        self, doors: Doors, keys: SubjectKeys, marks: Marks, recorder: Recorder, *, clock: Clock, terms: Terms | None = None
+        self,
+        doors: Doors,
+        keys: SubjectKeys,
+        marks: Marks,
+        recorder: Recorder,
+        *,
+        clock: Clock,
+        terms: Terms | None = None,
+        networks: Networks | None = None,
     ) -> None:
+        """``networks``: names the network of each request in its record; None = none is recorded."""
         self.limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
         self._entrance = Entrance(doors, recorder, lambda: self.admitted, self._answer, clock=clock)
         self._keys, self._marks, self._recorder = keys, marks, recorder
         self._monotonic = clock.monotonic
         self._terms = terms or Terms()
-        self.admitted = NOTHING
+        self._network = networks.name if networks is not None else lambda _address: b""
+        self.sightings = doors.sightings
+        self.admitted, self.ladder, self.renews = NOTHING, DEFAULT, ""
 
     def predict(self, call: Call) -> Coroutine[Any, Any, Answer]:
         """Answer one request, once it is awaited.
@@ -122,15 +138,15 @@ class Gateway:
         checked = served.inputs.check(request)
         x = served.inputs.matrix(checked)
         outcome = "ok" if served.usual is None or served.usual.check(checked, x) else "unusual"
-        rung = self._rung(served, subject)
-        rows, watch = checked.rows, served.watch
+        rung, step = self._stand(served, subject)
+        rows, watch, network = checked.rows, served.watch, self._network(call.presented.address)
         cost = rows * self.limits.row_cost(served.ref.name, served.row_seconds)
-        counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, TABLE[rung].rate or _ACCUSED_RATE))
+        counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, step.rate))
         if watch is not None:
             watch.reserve(subject, rows)  # before rows are charged: who must wait for the evidence has spent none
         charged, written = False, None
         try:
-            if not self._charges.held(grant, rung, rows):  # the records may wait for a disk or a lock
+            if not self._charges.held(grant, rung, rows, step.step_up):  # the records may wait for a disk or a lock
                 await _in_thread(lambda: self._charges.take(grant, rows))
             charged = True
             sealer = self._keys.sealer(subject, served.text)
@@ -142,18 +158,16 @@ class Gateway:
                 found = served.runtime.run(checked.feeds)
             else:
                 found = await _elsewhere(served, checked)
-            shown = self._show(served, x, found, marker, rung)
+            shown = self._show(served, x, found, marker, step)
             outputs = [(spec, shown.outputs[spec.name]) for spec in wanted]
             reply = call.form.write(served.ref, request, outputs)
-            said = b""  # the record holds the probabilities; of other answers the JSON, in whatever form they leave
-            if shown.raw is None:
-                said = reply.body if reply.json_size < 0 else encode_response(served.ref, request.id, outputs)
-            plain = encode_body(x, shown.raw, shown.served, said, rung)
-            entry = AuditEntry(kind="predict", subject=subject, release=served.text, request="", outcome=outcome)
+            said = b"" if shown.raw is not None else _in_json(reply, served.ref, request.id, outputs)
+            plain = encode_body(x, shown.raw, shown.served, said, rung, network)
+            entry = AuditEntry("predict", subject, served.text, "", "deceived" if step.deceive else outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
             if watch is not None:
                 raw = np.empty((rows, 0)) if shown.raw is None else shown.raw
-                watch.submit(Observation(written.index, subject, x, raw, written.instance))
+                watch.submit(Observation(written.index, subject, x, raw, written.instance, 0.0, network_covariate(network)))
                 if rows > LONE_ROWS or watch.behind(subject) > watch.unseen_rows:
                     await self._judge(watch, subject)
         except BaseException as cause:
@@ -162,17 +176,29 @@ class Gateway:
             if charged and isinstance(cause, OURS):
                 self._charges.put_back(grant, rows)
             raise
-        return Answer(reply.body, written.receipt, reply.json_size, self.limits.tightest(counted))
+        notice = self._notice(served, subject, rung, step) if rung else ""
+        return Answer(reply.body, written.receipt, reply.json_size, self.limits.tightest(counted), notice)
 
-    def _rung(self, served: Served, subject: str) -> Rung:
-        """The ladder's rung in force for this account. Raises ReviewRequired (alarm)."""
-        if served.watch is None:
-            return Rung.MARK
-        rung = served.watch.rung(subject)
-        # Without probabilities there is no label that could stand alone.
-        if rung is Rung.ALARM and (self._terms.on_alarm == "refuse" or served.outputs.probabilities is None):
-            raise ReviewRequired(_ACCUSED)
-        return rung
+    def _stand(self, served: Served, subject: str) -> tuple[Rung, Step]:
+        """The ladder's rung in force for this account, and what it means. Raises ReviewRequired: it gets no answer."""
+        rung = Rung.MARK if served.watch is None else served.watch.rung(subject)
+        step = self.ladder.steps[rung]
+        # Without probabilities there is no label that could stand alone, and none that could be false.
+        if rung >= Rung.ALARM and (step.refuse or served.outputs.probabilities is None):
+            raise self._waits(rung)
+        return rung, step
+
+    def _notice(self, served: Served, subject: str, rung: Rung, step: Step) -> str:
+        """What an account above the lowest rung is told with its answers: how they are, until when, and whom to ask."""
+        if rung is Rung.SANCTION or served.watch is None:
+            return ""
+        by_budget = rung < Rung.ALARM and served.watch.verdict(subject).budget.share >= step.spent
+        until = f"; the information budget begins anew on {self.renews}" if by_budget and self.renews else ""
+        contact = f"; ask {self._terms.contact}" if self._terms.contact else ""
+        return f"{step.told}{until}{contact}"
+
+    def _waits(self, rung: Rung) -> ReviewRequired:
+        return ReviewRequired(told(_HELD if rung is Rung.SANCTION else _ACCUSED, self._terms.contact))
 
     async def _judge(self, watch: Watching, subject: str) -> None:
         """Judge what was just recorded before it is told, so that no batch runs ahead of its own evidence.
@@ -180,32 +206,51 @@ class Gateway:
         Raises ReviewRequired, or OverBudget (the account gets labels from now on), when this raises the alarm; Unavailable.
         """
         await asyncio.shield(asyncio.ensure_future(_examine(watch)))  # a request that is cut off still frees what it examined
-        if watch.rung(subject) is Rung.ALARM:
-            if self._terms.on_alarm == "refuse":
-                raise ReviewRequired(_ACCUSED)
+        if (rung := watch.rung(subject)) is Rung.ALARM:
+            if self.ladder.steps[rung].refuse:
+                raise self._waits(rung)
             raise OverBudget("this account's queries look like an attempt to copy the model: ask again, for labels only", 0.1)
 
     def _show(
-        self, served: Served, x: NDArray[Any], found: Mapping[str, NDArray[Any]], marker: Marker | None, rung: Rung
+        self, served: Served, x: NDArray[Any], found: Mapping[str, NDArray[Any]], marker: Marker | None, step: Step
     ) -> Shown:
         """What leaves: probabilities marked for the account and as coarse as its rung asks; the label as the model gave it."""
         plan = served.outputs
         if plan.probabilities is None:
             return Shown(None, b"", {spec.name: round_floats(found[spec.name]) for spec in plan.served})
         raw = probability_rows(found[plan.probabilities], len(x))
+        if step.deceive:
+            return self._deceive(served, x, found, marker, step)
         if len(x) == 1:
             row: list[float] = raw[0].tolist()
             marked = row if marker is None else marker.apply_one(x, row)
-            numbers = respond_one(rung, marked, self._terms.decimals)
+            numbers = respond_one(step, marked, self._terms.decimals)
             shown: Values = Row(numbers)
             served_bytes = struct.pack(f"<{len(numbers)}d", *numbers)
         else:
-            shown = respond(rung, raw if marker is None else marker.apply(x, raw), self._terms.decimals)
+            shown = respond(step, raw if marker is None else marker.apply(x, raw), self._terms.decimals)
             served_bytes = shown.tobytes()
         outputs = {plan.probabilities: shown}
         if plan.label is not None:
             outputs[plan.label] = found[plan.label]
         return Shown(raw, served_bytes, outputs)
+
+    def _deceive(
+        self, served: Served, x: NDArray[Any], found: Mapping[str, NDArray[Any]], marker: Marker | None, step: Step
+    ) -> Shown:
+        """What an account gets that a review put on the last rung. Raises ReviewRequired: this model cannot deceive."""
+        plan = served.outputs
+        assert plan.probabilities is not None
+        raw = probability_rows(found[plan.probabilities], len(x))
+        label = None if plan.label is None else found[plan.label]
+        top = raw.argmax(axis=1)
+        if marker is None or (label is not None and (label.dtype.kind not in "iu" or (label.reshape(-1) != top).any())):
+            raise self._waits(Rung.SANCTION)  # a label in words would give the deception away
+        shown = respond(step, deceived(marker, x, marker.apply(x, raw), step.deceive), self._terms.decimals)
+        outputs: dict[str, Values] = {plan.probabilities: shown}
+        if label is not None and plan.label is not None:
+            outputs[plan.label] = shown.argmax(axis=1).astype(label.dtype).reshape(label.shape)
+        return Shown(raw, shown.tobytes(), outputs)
 
     async def _marker(self, served: Served, subject: str) -> Marker | None:
         profile = served.profile
@@ -272,6 +317,16 @@ class Gateway:
     async def _shown_to(self, presented: Presented, name: str, version: int | str | None) -> Served:
         await self.permit(presented, "show", model(name))
         return self.admitted.find(name, version, self._monotonic())
+
+
+def _in_json(reply: Reply, ref: ReleaseRef, request_id: str | msgspec.UnsetType, outputs: Outputs) -> bytes:
+    """What the record holds of an answer that has no probabilities: its JSON, in whatever form it leaves."""
+    return reply.body if reply.json_size < 0 else encode_response(ref, request_id, outputs)
+
+
+def told(why: str, contact: str) -> str:
+    """What an account that is held is told: why, and how to ask for a review."""
+    return f"{why}; ask for one at {contact}" if contact else why
 
 
 async def _examine(watch: Watching) -> None:

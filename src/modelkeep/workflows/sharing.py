@@ -32,7 +32,8 @@ BEAT = 0.1
 
 class Answered(msgspec.Struct, frozen=True, array_like=True):
     """One answer: record ``at`` of ``instance``; ``x`` (rows, features) float64 if ``wide``, else float32; ``probs`` (rows,
-    classes) float64; both little-endian, row-major. ``charged``: of an explanation, which has no rows."""
+    classes) float64; both little-endian, row-major. ``charged``: of an explanation, which has no rows; ``covariates``: as
+    ``Observation`` has them."""
 
     instance: str
     at: int
@@ -42,6 +43,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
     x: bytes
     probs: bytes
     charged: float = 0.0
+    covariates: tuple[str, ...] = ()
 
     def observation(self) -> Observation:
         """The same with arrays. Raises Invalid (sizes that do not fit)."""
@@ -53,7 +55,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
             probs = probs.reshape(self.rows, -1) if len(probs) else np.empty((self.rows, 0))
         except ValueError as cause:
             raise Invalid(f"an answer's arrays do not fit its {self.rows} rows") from cause
-        return Observation(self.at, self.subject, x, probs, self.instance, self.charged)
+        return Observation(self.at, self.subject, x, probs, self.instance, self.charged, self.covariates)
 
 
 class Follow(msgspec.Struct, frozen=True, array_like=True, tag="follow"):
@@ -172,7 +174,8 @@ def answered(one: Observation) -> Answered:
     wide = x.dtype != np.float32
     x = x.astype("<f8" if wide else "<f4", copy=False)
     probs = np.ascontiguousarray(one.probs, "<f8")
-    return Answered(one.instance, one.at, one.subject, len(x), wide, x.tobytes(), probs.tobytes(), one.charged)
+    arrays = x.tobytes(), probs.tobytes()
+    return Answered(one.instance, one.at, one.subject, len(x), wide, *arrays, one.charged, one.covariates)
 
 
 def parts(observations: list[Observation]) -> list[list[Answered]]:

@@ -7,16 +7,19 @@ cannot run ahead of its own evidence.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
-from modelkeep.extraction.guard import Guard, Verdict
-from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.clusters import Cluster
+from modelkeep.extraction.evidence import fingerprints
+from modelkeep.extraction.guard import Guard, Terms, Verdict
+from modelkeep.extraction.ladder import Ladder, Rung
 from modelkeep.serving.explain import price
 
 Floats = NDArray[np.float64]
@@ -24,7 +27,8 @@ Floats = NDArray[np.float64]
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
     """One answer: ``at``: index of its audit record in the log of ``instance``; ``x`` (rows, features), ``probs`` the model's
-    own, (rows, classes). An explanation has no rows: it is ``charged`` natural questions, and is no evidence."""
+    own, (rows, classes). An explanation has no rows: it is ``charged`` natural questions, and is no evidence. ``covariates``:
+    what was recorded of the request that accounts may share (workflows/covariates)."""
 
     at: int
     subject: str
@@ -32,6 +36,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     probs: Floats
     instance: str = ""
     charged: float = 0.0
+    covariates: tuple[str, ...] = ()
 
 
 def explained(at: int, subject: str, features: int, instance: str) -> Observation:
@@ -40,16 +45,46 @@ def explained(at: int, subject: str, features: int, instance: str) -> Observatio
 
 
 class Cleared(NamedTuple):
-    """A review that cleared ``subject``, ``at`` Unix nanoseconds."""
+    """A review that cleared ``subject``, an account or a case, ``at`` Unix nanoseconds."""
 
     subject: str
     at: int
+
+
+class Calibrated(NamedTuple):
+    """From ``at``, Unix nanoseconds, the evidence on ``ref`` is judged by the bounds ``kappa``."""
+
+    ref: ReleaseRef
+    at: int
+    kappa: tuple[float, ...]
 
 
 class Erased(NamedTuple):
     """The audit key of ``subject`` was dropped: what it asked before is no evidence any more."""
 
     subject: str
+
+
+class Agreed(NamedTuple):
+    """How ``subject`` is judged from now on, by what was decided about it."""
+
+    subject: str
+    terms: Terms
+
+
+class Today(NamedTuple):
+    """The ``day`` that it is, days since 1970 (UTC): budget periods begin with days."""
+
+    day: int
+
+
+Event = Observation | Cleared | Calibrated | Today
+"""What evidence is rebuilt from."""
+
+
+def day_of(at: int) -> int:
+    """The day of a Unix nanosecond."""
+    return at // 86_400_000_000_000
 
 
 UNSEEN_ROWS = 256
@@ -61,11 +96,13 @@ ROWS_BEHIND = 4096
 class Watching(Protocol):
     """The evidence on one release, as who answers queries sees it: kept in this process, or by another one.
 
-    ``unseen_rows``: as ``UNSEEN_ROWS``, of this process; ``alarms``: accounts at the alarm rung.
+    ``unseen_rows``: as ``UNSEEN_ROWS``, of this process; ``alarms``: accounts at the alarm rung;
+    ``withheld``: those that would be there if the population had not drifted.
     """
 
     unseen_rows: int
     alarms: int
+    withheld: int
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; the lowest rung for an account that has not asked yet. Never waits."""
@@ -111,6 +148,18 @@ class Watching(Protocol):
         """Subjects at the alarm rung."""
         ...
 
+    def moved(self) -> list[str]:
+        """Subjects whose rung changed since this was asked last."""
+        ...
+
+    def look_out(self, names: frozenset[int]) -> None:
+        """Tell by ``met`` who asks questions of these ``names`` (``evidence.fingerprints``)."""
+        ...
+
+    def met(self) -> dict[str, set[int]]:
+        """Names that were asked, by subject, since this was asked last."""
+        ...
+
     def give_up(self) -> None:
         """Serve no more: evidence with a hole in it is no evidence."""
         ...
@@ -149,8 +198,16 @@ class Backlog:
 class Watch:
     """The evidence on one release, kept here: a guard, what waits for it, and the verdicts in force."""
 
-    def __init__(self, guard: Guard, *, max_rows_behind: int = ROWS_BEHIND, unseen_rows: int = UNSEEN_ROWS) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        max_rows_behind: int = ROWS_BEHIND,
+        unseen_rows: int = UNSEEN_ROWS,
+        known: Callable[[str], tuple[str, ...]] = lambda _subject: (),
+    ) -> None:
+        """``known``: covariates of an account that are not of its requests, as far as they are known yet. Never waits long."""
+        self._guard, self._known = guard, known
         self._backlog = Backlog(max_rows_behind)
         self._waiting: deque[Observation] = deque()
         self._offered: deque[Observation] = deque()
@@ -159,8 +216,11 @@ class Watch:
         self._lock = threading.Lock()
         self._broken = False
         self._reviewed: dict[str, int] = {}
+        self._calibrated = -1
+        self._names = frozenset[int]()
+        self._met: dict[str, set[int]] = {}
         self._examined: dict[str, int] = {}
-        self.alarms = 0
+        self.alarms = self.withheld = 0
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; the lowest rung for an account that has not asked yet."""
@@ -231,26 +291,26 @@ class Watch:
         """Serve no more: evidence with a hole in it is no evidence."""
         self._broken = True
 
-    def replay(self, events: Iterable[Observation | Cleared]) -> int:
-        """Rebuild the evidence from recorded answers and reviews, in order; returns how many rows. Before serving only."""
+    def replay(self, events: Iterable[Event]) -> int:
+        """Rebuild the evidence from recorded answers, decisions and days, in order; how many rows. Before serving only."""
         rows = 0
         batch: list[Observation] = []
         for event in events:
             if isinstance(event, Observation):
                 batch.append(event)
                 rows += len(event.x)
-            if batch and (isinstance(event, Cleared) or len(batch) == 512):
+            if batch and (not isinstance(event, Observation) or len(batch) == 512):
                 self._observe(batch)
                 batch = []
-            if isinstance(event, Cleared):
-                self.clear(event.subject, event.at)
+            if not isinstance(event, Observation):
+                self.take(event)
         if batch:
             self._observe(batch)
         return rows
 
     def clear(self, subject: str, at: int) -> None:
-        """A person cleared ``subject`` ``at`` Unix nanoseconds: its evidence restarts. What waits was asked before and is
-        examined first. A review that is no later than the last one was taken in already.
+        """A person cleared ``subject``, an account or a case, ``at`` Unix nanoseconds: its evidence restarts. What waits was
+        asked before and is examined first. A review that is no later than the last one was taken in already.
         """
         with self._lock:
             if at <= self._reviewed.get(subject, -1):
@@ -260,6 +320,19 @@ class Watch:
             self._guard.clear(subject)
             self._count_alarms()
 
+    def recalibrate(self, kappa: Sequence[float], at: int) -> None:
+        """From ``at``, Unix nanoseconds, other bounds: all evidence restarts. What waits was asked before and is examined
+        first. A calibration that is no later than the last one was taken in already. Raises Invalid (not of this profile).
+        """
+        if at <= self._calibrated:
+            return
+        with self._lock:
+            self._examine_waiting()
+            self._guard.recalibrate(np.asarray(kappa, dtype=np.float64))
+            self._calibrated = at
+            self._changed.update(self._guard.subjects())
+            self._count_alarms()
+
     def forget(self, subject: str) -> None:
         """Drop the evidence on ``subject``, whose questions were erased; what it asks from now on counts."""
         with self._lock:
@@ -267,12 +340,39 @@ class Watch:
             self._guard.forget(subject)
             self._count_alarms()
 
-    def take(self, decision: Cleared | Erased) -> None:
-        """What somebody decided about an account."""
-        if isinstance(decision, Cleared):
-            self.clear(*decision)
-        else:
-            self.forget(decision.subject)
+    def take(self, decision: Cleared | Erased | Calibrated | Agreed | Today | Ladder) -> None:
+        """What somebody decided, and what day it is. What waits was asked before and is examined first."""
+        match decision:
+            case Cleared():
+                self.clear(*decision)
+            case Calibrated():
+                self.recalibrate(decision.kappa, decision.at)
+            case Erased():
+                self.forget(decision.subject)
+            case Agreed():
+                self._guard.agree(*decision)
+            case Today():
+                with self._lock:
+                    self._examine_waiting()
+                    self._guard.begin(decision.day)
+            case Ladder():
+                self._guard.adopt(decision)
+        with self._lock:
+            self._count_alarms()
+
+    def moved(self) -> list[str]:
+        """Subjects whose rung changed since this was asked last."""
+        return self._guard.moved()
+
+    def look_out(self, names: frozenset[int]) -> None:
+        """Tell by ``met`` who asks questions of these ``names``."""
+        self._names = names
+
+    def met(self) -> dict[str, set[int]]:
+        """Names that were asked, by subject, since this was asked last."""
+        with self._lock:
+            found, self._met = self._met, {}
+            return found
 
     def rows_behind(self) -> int:
         """Queries that are reserved or answered and not examined yet."""
@@ -286,17 +386,31 @@ class Watch:
         asked = [one for one in batch if len(one.x)]
         if asked:
             subjects = [one.subject for one in asked for _ in range(len(one.x))]
+            known = {subject: self._known(subject) for subject in set(subjects)}
+            covariates = [(*known[one.subject], *one.covariates) for one in asked for _ in range(len(one.x))]
             self._guard.observe_many(
-                subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked])
+                subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked]), covariates
             )
+            self._compare(asked)
         for one in batch:
             if one.charged:
                 self._guard.charge(one.subject, one.charged)
         self._changed.update(one.subject for one in batch)
         self._count_alarms()
 
+    def cases(self) -> list[Cluster]:
+        """Every cluster of accounts that is accused of acting as one."""
+        return self._guard.cases()
+
+    def _compare(self, asked: list[Observation]) -> None:
+        for one in asked if self._names else ():
+            names = self._names.intersection(fingerprints(one.x).tolist())
+            if names:
+                self._met.setdefault(one.subject, set()).update(names)
+
     def _count_alarms(self) -> None:
-        self.alarms = len(self.alarmed())
+        self._changed |= self._guard.touched()
+        self.alarms, self.withheld = len(self.alarmed()), len(self._guard.withheld())
 
 
 def _drained(waiting: deque[Observation]) -> list[Observation]:

@@ -16,6 +16,7 @@ from modelkeep.errors import Unavailable
 from modelkeep.extraction.guard import Verdict
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.profile import Profile
+from modelkeep.workflows.decisions import Decision
 from modelkeep.workflows.sharing import (
     FRESH,
     MAX_FRAME,
@@ -34,7 +35,7 @@ from modelkeep.workflows.sharing import (
     for_worker,
     parts,
 )
-from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Backlog, Cleared, Erased, Observation
+from modelkeep.workflows.watch import ROWS_BEHIND, UNSEEN_ROWS, Backlog, Erased, Observation
 
 REBUILD_SECONDS = 110.0
 """How long a worker waits for the owner to rebuild a release's evidence before it tries again."""
@@ -53,13 +54,15 @@ class SharedWatch:
     def __init__(self, ref: ReleaseRef, shared: "SharedEvidence", *, workers: int) -> None:
         self.text = str(ref)
         self.unseen_rows = max(1, UNSEEN_ROWS // workers)
-        self.alarms = 0
+        self.alarms = self.withheld = 0
         self._shared, self._backlog = shared, Backlog(max(1, ROWS_BEHIND // workers))
         self._waiting: deque[Observation] = deque()
         self._lock = threading.Lock()
         self._taken: dict[str, int] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._alarmed: set[str] = set()
+        self._withheld: set[str] = set()
+        self._moved: dict[str, None] = {}
         self._unseen: Verdict | None = None
         self._broken = False
         self.problem = ""
@@ -133,6 +136,20 @@ class SharedWatch:
         """As ``Watching``."""
         return list(self._alarmed)
 
+    def moved(self) -> list[str]:
+        """As ``Watching``."""
+        found = list(self._moved)
+        for subject in found:  # the link's thread may add others meanwhile
+            self._moved.pop(subject, None)
+        return found
+
+    def look_out(self, names: frozenset[int]) -> None:
+        """As ``Watching``: the owner does it."""
+
+    def met(self) -> dict[str, set[int]]:
+        """As ``Watching``: the owner knows."""
+        return {}
+
     def give_up(self) -> None:
         """As ``Watching``."""
         self._broken = True
@@ -141,7 +158,7 @@ class SharedWatch:
 
     def follow(self) -> Follow:
         """Ask for everything; what was told before counts no more."""
-        self._unseen, self._verdicts, self._alarmed = None, {}, set()
+        self._unseen, self._verdicts, self._alarmed, self._withheld = None, {}, set(), set()
         return Follow(self.text, dict(self._taken))
 
     def lost(self) -> None:
@@ -151,12 +168,19 @@ class SharedWatch:
     def told(self, standing: Standing) -> None:
         """Take verdicts over."""
         for subject, verdict in standing.verdicts.items():
+            former = self._verdicts.get(subject)
+            if verdict.rung is not (Rung.MARK if former is None else former.rung):
+                self._moved[subject] = None
             self._verdicts[subject] = verdict
             (self._alarmed.add if verdict.rung is Rung.ALARM else self._alarmed.discard)(subject)
+            (self._withheld.add if verdict.withheld else self._withheld.discard)(subject)
         for subject in standing.gone:
-            self._verdicts.pop(subject, None)
+            former = self._verdicts.pop(subject, None)
+            if former is not None and former.rung is not Rung.MARK:
+                self._moved[subject] = None
             self._alarmed.discard(subject)
-        self.alarms = len(self._alarmed)
+            self._withheld.discard(subject)
+        self.alarms, self.withheld = len(self._alarmed), len(self._withheld)
 
     def all_told(self, following: Following) -> None:
         """The table is whole, or there is none."""
@@ -219,7 +243,7 @@ class SharedEvidence:
         """Every release's evidence so far."""
         return dict(self._watches)
 
-    def take(self, decision: Cleared | Erased) -> None:
+    def take(self, decision: Decision) -> None:
         """Drop the key of whoever was erased. The rest the owner does, who reads decisions from the releases log itself."""
         if isinstance(decision, Erased):
             self._forget(decision.subject)

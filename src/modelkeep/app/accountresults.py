@@ -1,0 +1,88 @@
+"""What the verbs about accounts' standing answer."""
+
+from msgspec import Struct
+
+
+class AccountRow(Struct, frozen=True):
+    """One account that is not on the lowest rung of the ladder, on one release. ``cautions``: indicators that it matches."""
+
+    account: str
+    release: str
+    rung: str
+    told: str
+    cautions: tuple[str, ...] = ()
+
+
+class MoveRow(Struct, frozen=True):
+    """A change of rung: when (Unix nanoseconds), from which to which, and the odds and the share of the budget behind it.
+
+    ``record``: the audit record, ``<instance>/<index>``.
+    """
+
+    at: int
+    before: str
+    after: str
+    odds: str
+    share: float
+    record: str
+
+
+class Standing(Struct, frozen=True):
+    """An account on one release, from its recorded questions. ``told``: what it is told about its answers; ``learnt`` natural
+    questions' worth of ``limit`` in this period; ``fidelity``: agreement of a simple copy that learnt as much."""
+
+    release: str
+    rung: str
+    told: str
+    odds: str
+    queries: int
+    effective: int
+    learnt: float
+    limit: float
+    fidelity: float
+    forecast: str
+    history: tuple[MoveRow, ...]
+
+
+class AccountExplained(Struct, frozen=True):
+    """What is held about an account. ``factor``: times the usual budget, until ``until`` (Unix nanoseconds, 0 = nothing was
+    decided); ``reviews``: what people decided, oldest first; ``cautions``: indicators that it matches."""
+
+    account: str
+    factor: float
+    until: int
+    reviews: tuple[str, ...]
+    standings: tuple[Standing, ...]
+    cautions: tuple[str, ...] = ()
+
+
+class BudgetAllowed(Struct, frozen=True):
+    """A larger budget: ``factor`` times the usual until ``until`` (Unix nanoseconds)."""
+
+    account: str
+    factor: float
+    until: int
+    log_index: int
+
+
+class IndicatorsTaken(Struct, frozen=True):
+    """What became of a file of indicators: how many are in force, were over already, or say what is not understood."""
+
+    source: str
+    in_force: int
+    over: int
+    passed_over: int
+    log_index: int
+
+
+class IndicatorRow(Struct, frozen=True):
+    """One indicator in force: ``source`` and ``id`` say where it is from; it holds from ``since`` until ``until`` (Unix
+    nanoseconds, 0 = without end), and does now if ``holds``."""
+
+    kind: str
+    value: str
+    source: str
+    id: str
+    since: int
+    until: int
+    holds: bool

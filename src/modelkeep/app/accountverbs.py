@@ -1,0 +1,112 @@
+"""Verbs about what the extraction defence holds about accounts: who is on which rung, why, and larger budgets."""
+
+from dataclasses import replace
+
+from modelkeep.access.accounts import Account
+from modelkeep.access.factors import FACTOR, parse_factors
+from modelkeep.app.accountresults import AccountExplained, AccountRow, BudgetAllowed
+from modelkeep.app.acting import Acts
+from modelkeep.app.standing import Judge
+from modelkeep.app.verbs import verb
+from modelkeep.errors import Denied, Invalid, Missing
+from modelkeep.extraction.guard import Terms
+from modelkeep.extraction.ladder import Rung
+from modelkeep.operations.cases import KIND, CaseState, parse_case
+from modelkeep.workflows.cautions import load_indicators, standing
+from modelkeep.workflows.decisions import ALLOW, MOST_FACTOR, Decisions
+from modelkeep.workflows.moves import RUNG
+
+MOST_DAYS = 366
+_DAY = 86_400_000_000_000
+
+
+class AccountVerbs(Acts):
+    """account list/explain/allow."""
+
+    @verb("review")
+    def account_list(self) -> tuple[AccountRow, ...]:
+        """Accounts that are not on the lowest rung, as gateways last wrote it down, and those that match threat intelligence:
+        the highest rungs first, on each rung those that match."""
+        names, ladder = self.names(), self.premises.ladder.of(self.premises.registry().book)
+        known, cautions = {rung.text: rung for rung in Rung}, self._cautions()
+        rows = []
+        for record in self.premises.records.scan(RUNG):
+            release, _, subject = record.key.rpartition("/")
+            rung = known.get((record.body or b"").decode("ascii", "replace"))
+            if rung is not None:
+                rows.append((rung, subject, release))
+        climbed = {subject for _, subject, _ in rows}
+        rows += [(Rung.MARK, subject, "") for subject in cautions if subject not in climbed]
+        rows.sort(key=lambda one: (-one[0], one[1] not in cautions, names.get(one[1], one[1]), one[2]))
+        return tuple(
+            AccountRow(names.get(who, who), release, rung.text, ladder.steps[rung].told, cautions.get(who, ()))
+            for rung, who, release in rows
+        )
+
+    @verb("review")
+    def account_explain(self, *, account: str, release: str = "") -> AccountExplained:
+        """How an account stands with a release, or with each that it asked, and how it got there; from the audit logs.
+
+        Raises Missing, NotTrusted, Unavailable.
+        """
+        subject, decisions = self.owner(account).subject, self.premises.decisions()
+        judge, book = Judge(self.premises), self.premises.registry().book
+        refs = [self.ref(release)] if release else [evidence.ref for evidence in book.releases()]
+        cautions = self._cautions().get(subject, ())
+        ladder, cased = self.premises.ladder.of(book), self._cased(subject)
+        terms = self._terms(decisions, subject, ladder.caution if cautions else 1.0)
+        lowered = replace(terms, budget=terms.budget * ladder.case)
+        found = (judge.standing(each, subject, lowered if str(each) in cased else terms) for each in refs)
+        allowed = decisions.allowed.get(subject)
+        return AccountExplained(
+            account=account,
+            factor=terms.budget,
+            until=allowed.until if allowed is not None else 0,
+            reviews=tuple(f"{review.outcome}: {review.reason}" for review in decisions.reviews.get(subject, ())),
+            standings=tuple(one for one in found if one is not None),
+            cautions=cautions,
+        )
+
+    @verb("review")
+    def account_allow(self, *, account: str, times: float, days: int, reason: str) -> BudgetAllowed:
+        """Let an account learn ``times`` what others may for so many ``days``; recording and evidence go on as they are.
+
+        Only an account with a second factor; one of another issuer shows it there. Raises Missing, Invalid, Denied (it has
+        none; one's own account).
+        """
+        if not 0.0 < times <= MOST_FACTOR or not 1 <= days <= MOST_DAYS:
+            raise Invalid(f"a larger budget is at most {MOST_FACTOR:g} times the usual, for 1 to {MOST_DAYS} days")
+        owner = self.owner(account)
+        if owner.name == self.actor.account:
+            raise Denied("nobody raises the budget of their own account: ask another administrator")
+        if isinstance(owner, Account) and not self._has_factor(account):
+            raise Denied(f"{account} has no second factor: only who logs in with one gets a larger budget")
+        until = self.premises.clock.now_ns() + days * _DAY
+        index = self.act(ALLOW, owner.subject, factor=repr(float(times)), until=str(until), reason=reason)
+        self.premises.settle_lease()
+        return BudgetAllowed(account, float(times), until, index)
+
+    def _has_factor(self, account: str) -> bool:
+        try:
+            return bool(parse_factors(self.record(FACTOR, account)).kinds)
+        except Missing:
+            return False
+
+    def _cased(self, subject: str) -> set[str]:
+        """Releases on which a case that nobody cleared names the account."""
+        found = (parse_case(record) for record in self.premises.records.scan(KIND))
+        accused = (one for case in found if case.state is not CaseState.CLEARED for one in case.accused)
+        return {one.release for one in accused if any(member.subject == subject for member in one.members)}
+
+    def _cautions(self) -> dict[str, tuple[str, ...]]:
+        """What each subject matches of the indicators in force, in words."""
+        records = self.premises.records
+        indicators = load_indicators(records, self.premises.decisions().indicators)
+        found = standing(records, indicators, self.premises.clock.now_ns())
+        return {subject: tuple(one.text for one in matched) for subject, matched in found.items()}
+
+    def _terms(self, decisions: Decisions, subject: str, caution: float) -> Terms:
+        allowed = decisions.allowed.get(subject)
+        running = allowed is not None and self.premises.clock.now_ns() < allowed.until
+        factor = allowed.factor if allowed is not None and running else 1.0
+        return Terms(factor * caution, subject in decisions.sanctioned)

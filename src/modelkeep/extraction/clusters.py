@@ -1,0 +1,296 @@
+"""Accounts that act as one: a pooled test over the distinct queries of all accounts that share a covariate.
+
+A covariate is what the test does not look at: where accounts of an issuer came from and when, the network that they ask from.
+Whoever shares one is in its cluster from his next query on, whatever he asks; so the grouping is predictable, each query of
+the pool is still an event with probability at most kappa for honest members, and what holds of one account's bets
+(``eprocess``) holds of the pool's: they are a supermartingale. A query counts in a pool once: from when its account had joined,
+and only if no member has asked it, or something within measurement noise of it, before.
+
+Guarantee: the chance that a cluster of which every member is honest is *ever* accused is at most ``alpha`` for all clusters of
+a release together. The i-th cluster that there ever was gets alpha w_i with w_i from ``eprocess.restart_weight``, whose sum is
+below 1 (a union bound; clusters may share members, and be as many as there will be); each review doubles its threshold, and
+the j-th calibration that it has seen makes it (j + 1)^2 times as high, as with accounts.
+Of a cluster with a thief in it nothing is promised to the others: so an accusation waits for a person, and suspends nobody.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.extraction import eprocess, null, places
+from modelkeep.extraction.accounts import FAR, REMEMBERED
+from modelkeep.extraction.eprocess import Bets, restart_weight
+
+Floats = NDArray[np.float64]
+
+MIN_EFFECTIVE = 8
+"""A cluster is accused on no fewer distinct queries than this."""
+JOINS = 3
+"""Clusters of one account: the first covariates that it was seen with."""
+MEMBERS = 1024
+"""Accounts of one cluster; who comes later is in no cluster by this covariate."""
+CLUSTERS = 1024
+"""Clusters whose pool is kept, about 27 KB each; the one that asked least recently goes, but no accused one before others."""
+LONE = 65_536
+"""Covariates that only one account was seen with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One account of a cluster. ``queries``: asked since it joined; ``effective``: of them, what the pool took as new."""
+
+    subject: str
+    queries: int
+    effective: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What is held about one cluster.
+
+    ``id``: the covariate that its members share, a name that says nothing; ``number``: how many clusters there were before;
+    ``evidence``: (M + R) / 2 of the pool now; ``threshold``: from which it is accused; ``effective``: distinct queries of the
+    pool; ``accused_at``: the pool's distinct queries at the accusation, None without one.
+    """
+
+    id: str
+    number: int
+    members: tuple[Member, ...]
+    evidence: float
+    threshold: float
+    effective: int
+    accused_at: int | None
+
+
+class _Pool:
+    """The bets of one cluster, and the queries that its next one is compared with."""
+
+    __slots__ = (
+        "accused_at",
+        "calibrations",
+        "effective",
+        "members",
+        "names",
+        "number",
+        "own",
+        "reviews",
+        "since",
+        "stakes",
+        "value",
+    )
+
+    def __init__(self, number: int, bets: int) -> None:
+        self.number = number
+        self.reviews = self.calibrations = self.effective = 0
+        self.members: dict[str, list[int]] = {}
+        self.stakes = np.empty((2, bets))
+        self.names = np.zeros(REMEMBERED, dtype=np.uint64)
+        self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float32)
+        self.begin()
+
+    def begin(self) -> None:
+        self.stakes[0], self.stakes[1] = 1.0, 0.0
+        self.since = self.accused_at = 0
+        self.value = 0.5
+
+    def rebet(self, bets: int) -> None:
+        accused, self.stakes = self.accused_at, np.empty((2, bets))
+        self.begin()
+        self.accused_at = accused  # it waits for its review
+        self.calibrations += 1
+
+    def wipe(self) -> None:
+        self.names[:], self.own[:] = 0, FAR
+
+
+class Clusters:
+    """All clusters of one release. Not thread-safe: the guard's lock is held. Deterministic in the order of calls."""
+
+    def __init__(self, bets: Bets, near: float, step_limits: Floats, *, alpha: float, most: int = CLUSTERS) -> None:
+        """``near``, ``step_limits``: as the profile has them; ``most``: pools that are kept."""
+        self._bets, self._near, self._steps = bets, near, step_limits
+        self._alpha, self._most = alpha, most
+        self._made = 0
+        self._lone: OrderedDict[str, str] = OrderedDict()  # covariate -> the only account that was seen with it
+        self._pools: OrderedDict[str, _Pool] = OrderedDict()
+        self._of: dict[str, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def join(self, subject: str, covariates: Iterable[str]) -> None:
+        """``subject`` was seen with ``covariates``: from now on its queries count in their clusters, those before never."""
+        mine = self._of.get(subject, ())
+        for covariate in covariates:
+            if covariate not in mine and len(mine) < JOINS and self._enter(subject, covariate):
+                mine = self._of[subject] = (*mine, covariate)
+
+    def _enter(self, subject: str, covariate: str) -> bool:
+        pool = self._pools.get(covariate)
+        if pool is None:
+            first = self._lone.setdefault(covariate, subject)
+            if first == subject:
+                while len(self._lone) > LONE:
+                    lost, owner = self._lone.popitem(last=False)
+                    self._leave(owner, lost)
+                return True
+            del self._lone[covariate]
+            pool = self._pools[covariate] = _Pool(self._made, len(self._bets.stream))
+            self._made += 1
+            pool.members[first] = [0, 0]
+        if len(pool.members) >= MEMBERS:
+            return False
+        pool.members[subject] = [0, 0]
+        self._settle()
+        return True
+
+    def _leave(self, subject: str, covariate: str) -> None:
+        left = tuple(one for one in self._of.get(subject, ()) if one != covariate)
+        if left:
+            self._of[subject] = left
+        else:
+            self._of.pop(subject, None)
+
+    def _settle(self) -> None:
+        while len(self._pools) > self._most:
+            quiet = (name for name, pool in self._pools.items() if not pool.accused_at)
+            covariate = next(quiet, None) or next(iter(self._pools))
+            for subject in self._pools.pop(covariate).members:
+                self._leave(subject, covariate)  # who comes again founds a new one, with a number of its own
+
+    def of(self, subject: str) -> tuple[str, ...]:
+        """The clusters that ``subject`` shares with somebody."""
+        return tuple(one for one in self._of.get(subject, ()) if one in self._pools)
+
+    def accused(self, subject: str) -> tuple[str, ...]:
+        """Those of them that are accused."""
+        mine = self._of.get(subject)
+        return () if not mine else tuple(one for one in mine if one in self._pools and self._pools[one].accused_at)
+
+    def take(self, covariate: str, subjects: Sequence[str], names: NDArray[np.uint64], own: Floats, events: np.ndarray) -> bool:
+        """Bet on queries of members in their order; whether that accuses the cluster.
+
+        ``subjects``, ``names``: (b,); ``own``: places (b, 32); ``events``: score events (b, score streams), bool.
+        """
+        pool = self._pools[covariate]
+        self._pools.move_to_end(covariate)
+        fresh, nearest = self._fresh(pool, subjects, names, own)
+        if not fresh:
+            return False
+        steps = np.array(nearest)[:, None] < self._steps
+        threshold, was = self._threshold(pool), pool.accused_at
+        for factors in self._bets.factors(np.concatenate([events[fresh], steps], axis=1)):
+            pool.value = eprocess.settle(pool.stakes, factors, pool.since)
+            pool.effective += 1
+            pool.since += 1
+            if not pool.accused_at and pool.since >= MIN_EFFECTIVE and pool.value >= threshold:
+                pool.accused_at = pool.effective
+        return bool(pool.accused_at) and not was
+
+    def _fresh(
+        self, pool: _Pool, subjects: Sequence[str], names: NDArray[np.uint64], own: Floats
+    ) -> tuple[list[int], list[float]]:
+        """Which queries are new to the pool, and how near each is to its last ones. They are remembered."""
+        known, asked = np.isin(names, pool.names).tolist(), names.tolist()
+        apart = _distances(own, np.concatenate([pool.own.astype(np.float64), own]))
+        count, seen = len(pool.own), set[int]()
+        holder = np.arange(count)  # which column of ``apart`` each place of the ring holds
+        fresh: list[int] = []
+        near: list[float] = []
+        for i, subject in enumerate(subjects):
+            member = pool.members[subject]
+            member[0] += 1
+            if known[i] or asked[i] in seen:
+                continue
+            nearest = float(apart[i].take(holder).min())
+            if nearest <= self._near:
+                continue
+            seen.add(asked[i])
+            member[1] += 1
+            at = pool.effective + len(fresh)
+            holder[at % count] = count + i
+            pool.own[at % count], pool.names[at % REMEMBERED] = own[i], names[i]
+            fresh.append(i)
+            near.append(nearest)
+        return fresh, near
+
+    def _threshold(self, pool: _Pool) -> float:
+        tests = 2.0**pool.reviews * (pool.calibrations + 1.0) ** 2
+        return float(tests / (self._alpha * float(restart_weight(pool.number))))
+
+    def members(self, covariate: str) -> list[str]:
+        """Accounts of a cluster; none when there is no such."""
+        pool = self._pools.get(covariate)
+        return [] if pool is None else list(pool.members)
+
+    def holds(self, covariate: str, subject: str) -> bool:
+        """Whether ``subject`` is in that cluster."""
+        pool = self._pools.get(covariate)
+        return pool is not None and subject in pool.members
+
+    def groups(self, subjects: Iterable[str]) -> dict[str, str]:
+        """For each of ``subjects`` that is in a cluster, one name for all of them whom clusters link, each to the next.
+
+        Whoever is not in the answer shares nothing that is known.
+        """
+        root: dict[str, str] = {}
+
+        def find(one: str) -> str:
+            while (above := root.setdefault(one, one)) != one:
+                one = above
+            return one
+
+        mine = {subject: shared for subject in subjects if (shared := self.of(subject))}
+        for first, *others in mine.values():
+            for other in others:
+                root[find(other)] = find(first)
+        return {subject: find(shared[0]) for subject, shared in mine.items()}
+
+    def rebet(self, bets: Bets) -> None:
+        """Fresh stakes on other ``bets`` in every pool. An accusation stays until it is reviewed."""
+        self._bets = bets
+        for pool in self._pools.values():
+            pool.rebet(len(bets.stream))
+
+    def clear(self, covariate: str) -> None:
+        """A person reviewed the cluster: its evidence restarts at twice the threshold. Silent when there is none."""
+        pool = self._pools.get(covariate)
+        if pool is not None:
+            pool.reviews += 1
+            pool.begin()
+
+    def forget(self, subject: str) -> None:
+        """Drop an account, and with it what its clusters know of queries: nobody can tell which of them were whose."""
+        for covariate in self._of.pop(subject, ()):
+            pool = self._pools.get(covariate)
+            if pool is None:
+                self._lone.pop(covariate, None)
+                continue
+            del pool.members[subject]
+            pool.reviews += 1
+            pool.begin()
+            pool.wipe()
+
+    def show(self, covariate: str) -> Cluster | None:
+        """One cluster as it is now."""
+        pool = self._pools.get(covariate)
+        if pool is None:
+            return None
+        members = tuple(Member(subject, *counts) for subject, counts in pool.members.items())
+        threshold = self._threshold(pool)
+        return Cluster(covariate, pool.number, members, pool.value, threshold, pool.effective, pool.accused_at or None)
+
+    def all_accused(self) -> list[Cluster]:
+        """Every accused cluster, in the order of their numbers."""
+        shown = (self.show(covariate) for covariate, pool in self._pools.items() if pool.accused_at)
+        return sorted((one for one in shown if one is not None), key=lambda one: one.number)
+
+
+def _distances(points: Floats, others: Floats) -> Floats:
+    """Euclidean distances (a, b) between rows of ``points`` (a, d) and ``others`` (b, d)."""
+    square = (points * points).sum(axis=1)[:, None] + (others * others).sum(axis=1) - 2.0 * (points @ others.T)
+    out: Floats = np.sqrt(np.maximum(square, 0.0))
+    return out

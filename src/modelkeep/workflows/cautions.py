@@ -1,0 +1,155 @@
+"""Accounts that match threat intelligence: noticed off the hot path, written down, and lent less while the indicator holds.
+
+The indicators are one stored list, named by its digest, which the releases log says; a list that is altered is not believed. A
+match is stored for its account once for each source and kind. It lowers a budget and raises a priority, and no more.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from modelkeep.core.ports import Change, Clock, Records
+from modelkeep.core.values import ReleaseRef, digest_of, to_json
+from modelkeep.errors import Conflict, Missing, NotTrusted
+from modelkeep.extraction.indicators import Indicator, Matcher
+from modelkeep.workflows.decisions import Decisions
+from modelkeep.workflows.watch import Watching
+
+INDICATORS, CAUTION = "indicators", "caution"
+"""Record kinds: lists, by their digest; matches, by ``subject/source/kind``."""
+EVERY = 2.0
+"""Seconds between two readings of the matches that others wrote."""
+MOST_WAITING, MOST_KNOWN = 4096, 65_536
+
+
+class Caution(msgspec.Struct, frozen=True):
+    """A match: the indicator, and the Unix nanosecond at which it was first seen."""
+
+    indicator: Indicator
+    seen: int
+
+
+class Sightings:
+    """From where and with what accounts ask. ``see`` is called on the hot path, and only while somebody looks out for it."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._last: dict[str, tuple[str, bytes]] = {}
+        self._new: deque[tuple[str, str, bytes]] = deque(maxlen=MOST_WAITING)
+
+    def see(self, subject: str, address: str, agent: bytes) -> None:
+        """``subject`` asked from ``address`` with this User-Agent."""
+        if self._last.get(subject) != (address, agent):
+            if len(self._last) >= MOST_KNOWN:
+                self._last.clear()
+            self._last[subject] = (address, agent)
+            self._new.append((subject, address, agent))
+
+    def again(self) -> None:
+        """Look at everybody anew: the indicators changed."""
+        self._last = {}
+
+    def drained(self) -> list[tuple[str, str, bytes]]:
+        """What was seen since this was asked last."""
+        found = []
+        while self._new:
+            found.append(self._new.popleft())
+        return found
+
+
+class Cautions:
+    """Keeps the matches of one process, and knows those of all. One thread calls ``look`` and ``factors``."""
+
+    def __init__(
+        self,
+        records: Records,
+        decisions: Decisions,
+        clock: Clock,
+        watches: Callable[[], Mapping[ReleaseRef, Watching]],
+        factor: Callable[[], float],
+        sightings: Sightings | None = None,
+    ) -> None:
+        """``factor``: what a budget is multiplied with for an account that matches; ``sightings``: of who answers here."""
+        self._records, self._decisions, self._clock, self._watches = records, decisions, clock, watches
+        self._factor = factor
+        self._sightings = sightings or Sightings()
+        self._digest = ""
+        self._list: tuple[Indicator, ...] = ()
+        self._matcher = Matcher(())
+        self._standing: dict[str, tuple[Indicator, ...]] = {}
+        self._next = float("-inf")
+        self._names: dict[str, dict[int, None]] = {}
+
+    def look(self) -> None:
+        """Take the list in force, and write down what matches it. Raises NotTrusted (it was altered), Missing, Unavailable."""
+        if self._decisions.indicators != self._digest:
+            self._list = load_indicators(self._records, self._decisions.indicators)
+            self._digest, self._matcher = self._decisions.indicators, Matcher(self._list)
+            self._sightings.again()
+            self._sightings.wanted, self._next = self._matcher.looks_at_requests, float("-inf")
+        now = self._clock.now_ns()
+        for subject, address, agent in self._sightings.drained():
+            self._note(subject, self._matcher.of_request(address, agent.decode("latin-1"), now), now)
+        for watch in self._watches().values():
+            watch.look_out(self._matcher.queries)
+            for subject, names in watch.met().items():
+                known = self._names.setdefault(subject, {})
+                known.update(dict.fromkeys(names))
+                self._note(subject, self._matcher.of_queries(known, now), now)
+
+    def factors(self) -> dict[str, float]:
+        """What budgets are multiplied with now, by subject. Raises NotTrusted, Unavailable."""
+        if self._clock.monotonic() >= self._next:
+            self._next = self._clock.monotonic() + EVERY
+            self._standing = standing(self._records, self._list, self._clock.now_ns())
+        return dict.fromkeys(self._standing, self._factor())
+
+    def _note(self, subject: str, found: Iterable[Indicator], now: int) -> None:
+        for one in found:
+            key = f"{subject}/{one.source}/{one.kind}"
+            try:
+                record = self._records.get(CAUTION, key)
+                if parse_caution(record.body).indicator == one:
+                    continue
+                revision = record.revision
+            except Missing:
+                revision = 0
+            try:
+                self._records.commit([Change(CAUTION, key, to_json(Caution(one, now)), revision)])
+            except Conflict:  # another process saw the same
+                continue
+            self._next = float("-inf")
+
+
+def parse_caution(body: bytes | None) -> Caution:
+    """Read a stored match. Raises NotTrusted (damaged)."""
+    try:
+        return msgspec.json.decode(body or b"", type=Caution)
+    except msgspec.MsgspecError as cause:
+        raise NotTrusted(f"a stored match of an indicator is damaged: {cause}") from cause
+
+
+def load_indicators(records: Records, digest: str) -> tuple[Indicator, ...]:
+    """The list that the log names by ``digest``; "" = none. Raises NotTrusted (altered), Missing, Unavailable."""
+    if not digest:
+        return ()
+    body = records.get(INDICATORS, digest).body or b""
+    if str(digest_of(body)) != digest:
+        raise NotTrusted("the stored list of indicators is not the one that the releases log names: import it again")
+    try:
+        return msgspec.json.decode(body, type=tuple[Indicator, ...])
+    except msgspec.MsgspecError as cause:
+        raise NotTrusted(f"the stored list of indicators cannot be read: {cause}") from cause
+
+
+def standing(records: Records, indicators: Sequence[Indicator], now: int) -> dict[str, tuple[Indicator, ...]]:
+    """By subject the indicators that it matches, of those in force that hold at Unix nanosecond ``now``. Raises NotTrusted."""
+    known = frozenset(indicators)
+    found: dict[str, tuple[Indicator, ...]] = {}
+    for record in records.scan(CAUTION) if known else ():
+        one = parse_caution(record.body).indicator
+        if one in known and one.holds(now):
+            subject = record.key.partition("/")[0]
+            found[subject] = (*found.get(subject, ()), one)
+    return found

@@ -1,0 +1,153 @@
+"""Calibration on a whole gateway: a declared tool is taken up without a restart, and still known after one."""
+
+import time
+
+import numpy as np
+import pytest
+from gateway_support import live, make_keep, question, train
+
+from modelkeep.core.values import ReleaseRef
+from modelkeep.errors import Conflict, Invalid, Missing
+from modelkeep.extraction.ladder import Rung
+
+INFER = "/v2/models/iris/infer"
+IRIS = ReleaseRef("iris", 1)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train()
+
+
+@pytest.fixture
+def keep(tmp_path, trained):
+    return make_keep(tmp_path / "keep", trained)
+
+
+def soon(what, seconds=15.0):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def tool(rows):
+    """What a tool makes of rows: whole numbers."""
+    return np.rint(rows * 0.75).astype(np.float32)
+
+
+def npz(tmp_path, rows):
+    np.savez(tmp_path / "tool.npz", x=rows)
+    return (tmp_path / "tool.npz").read_bytes()
+
+
+def ask(running, token, rows, most=8):
+    """Ask until the gateway refuses; how many rows were answered."""
+    done = 0
+    with running.client(token) as client:
+        for at in range(0, len(rows), most):
+            if client.post(INFER, content=question(rows[at : at + most])).status_code != 200:
+                return done
+            done += len(rows[at : at + most])
+    soon(lambda: running.service.loader.by_release()[IRIS].rows_behind() == 0)
+    return done
+
+
+def test_a_declared_tool_is_taken_up_without_a_restart(keep, trained, tmp_path):
+    keep.user_add(name="tool", roles=("analyst",))
+    subject = next(row.subject for row in keep.user_list() if row.name == "tool")
+    token = keep.key_issue(account="tool", quota=100_000).token
+    before = keep.premises.registry().book.size
+    dry = keep.calibrate(ref="iris@1", tools=(npz(tmp_path, tool(trained.reference)),), dry_run=True)
+    assert dry.log_index == -1 and keep.premises.registry().refresh().size == before
+    with live(keep) as running:
+        watch = running.service.loader.by_release()[IRIS]
+        ask(running, token, tool(trained.fresh[:40]))
+        told = watch.verdict(subject).log_m
+        done = keep.calibrate(ref="iris@1", tools=(npz(tmp_path, tool(trained.reference)),), reason="the scoring sheet")
+        assert done.log_index >= before and any(row.after > row.before for row in done.scores)
+        assert done.scores == dry.scores and done.smallest_share[1] >= done.smallest_share[0]
+        soon(lambda: watch.verdict(subject).uncovered)
+        assert ask(running, token, tool(trained.fresh[40:])) == len(trained.fresh) - 40
+        now = watch.verdict(subject)
+        assert now.rung is Rung.MARK and now.log_m < told
+    with live(keep) as again:
+        verdict = again.service.loader.by_release()[IRIS].verdict(subject)
+        assert verdict.log_m == pytest.approx(now.log_m) and verdict.effective == now.effective
+    keep.calibrate(ref="iris@1", afresh=True)
+    book = keep.premises.registry().refresh()
+    assert [said.afresh for _, said in book.calibrations(IRIS)] == [False, True]
+    assert [said.reason for _, said in book.calibrations(IRIS)] == ["the scoring sheet", ""]
+    shown = [row.summary for row in keep.show(ref="iris@1").statements if row.type == "calibration"]
+    assert shown == ["bounds over 1 tools and 0 accounts: the scoring sheet", "bounds over 0 tools and 0 accounts"]
+
+
+def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(keep, trained):
+    for name in ("one", "two", "few", "thief", "convict"):
+        keep.user_add(name=name, roles=("analyst",))
+    token = {name: keep.key_issue(account=name, quota=100_000).token for name in ("one", "two", "few", "thief", "convict")}
+    rng = np.random.default_rng(8)
+    with live(keep) as running:
+        ask(running, token["one"], tool(trained.fresh[:120]))
+        ask(running, token["two"], tool(trained.fresh[120:240]))
+        ask(running, token["few"], trained.fresh[:4])
+        ask(running, token["convict"], trained.fresh[:100])
+        for _ in range(20):
+            if ask(running, token["thief"], rng.uniform(-8, 8, (16, 6)).astype(np.float32)) == 0:
+                break
+        soon(lambda: any("alarm" in row.detail for row in keep.incidents()))
+    keep.review(account="convict", outcome="confirmed", reason="a test")
+    everyone = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
+    assert everyone.left_out == ("convict", "thief") and everyone.short == ("few",) and everyone.accounts == 2
+    assert set(everyone.widest) <= {"one", "two"}
+    alone = keep.calibrate(ref="iris@1", accounts=("one",), dry_run=True)
+    assert alone.accounts == 1 and alone.rows == 120
+    assert keep.calibrate(ref="iris@1", everyone=True, period=(0, 1), dry_run=True).accounts == 0
+    with pytest.raises(Conflict, match="thief is accused"):
+        keep.calibrate(ref="iris@1", accounts=("thief",))
+    with pytest.raises(Conflict, match="convict is accused or was confirmed"):
+        keep.calibrate(ref="iris@1", accounts=("convict",))
+    review = keep.calibrate(ref="iris@1", accounts=("thief",), dry_run=True)
+    assert review.accounts + len(review.short) == 1 and review.left_out == () and review.log_index == -1
+    with pytest.raises(Missing, match="nobody"):
+        keep.calibrate(ref="iris@1", accounts=("nobody",))
+    keep.review(account="thief", outcome="cleared", reason="a penetration test")
+    again = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
+    assert again.left_out == ("convict",) and again.accounts + len(again.short) == 4
+
+
+def test_when_everybody_s_evidence_rises_the_house_asks_for_a_calibration(keep, trained):
+    names = [f"branch-{i}" for i in range(14)]
+    for name in names:
+        keep.user_add(name=name, roles=("analyst",))
+    subjects = {row.name: row.subject for row in keep.user_list()}
+    tokens = [keep.key_issue(account=name, quota=100_000).token for name in names]
+    rng = np.random.default_rng(8)
+    with live(keep) as running:
+        watch = running.service.loader.by_release()[IRIS]
+        for _ in range(12):
+            for token in tokens:
+                ask(running, token, rng.uniform(-8, 8, (1, 6)).astype(np.float32))
+        assert watch.withheld >= 3 and len(watch.alarmed()) <= 11
+        soon(lambda: any(row.id == "drift:iris@1" for row in keep.status().incidents))
+        waiting = next(name for name in names if watch.verdict(subjects[name]).withheld)
+        assert watch.rung(subjects[waiting]) is Rung.QUANTISED
+        assert ask(running, tokens[names.index(waiting)], trained.fresh[:1]) == 1, "it is served, coarsely"
+        assert not any(subjects[waiting] in row.id for row in keep.incidents())
+        keep.calibrate(ref="iris@1", afresh=True)
+        soon(lambda: watch.withheld == 0)
+        assert not any(row.id == "drift:iris@1" for row in keep.status().incidents)
+        assert watch.alarmed(), "an accusation waits for its review"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({}, "say over what"),
+        ({"tools": (b"x",) * 17}, "at most 16"),
+        ({"everyone": True, "reason": "x" * 501}, "at most 16 tools and a reason of 500"),
+    ],
+)
+def test_what_cannot_be_is_refused(keep, arguments, why):
+    with pytest.raises(Invalid, match=why):
+        keep.calibrate(ref="iris@1", **arguments)

@@ -1,0 +1,193 @@
+"""A thief who deals his questions over many accounts becomes a case, in a running gateway and after a restart."""
+
+import asyncio
+import json
+import time
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from gateway_support import PASSPHRASE, live, make_keep, question, train
+
+from modelkeep.access.presented import Presented
+from modelkeep.app import evidence
+from modelkeep.app.keep import Keep
+from modelkeep.app.results import CaseFile
+from modelkeep.app.verbs import call, table
+from modelkeep.cli.main import cli
+from modelkeep.core.values import Principal, ReleaseRef, Role
+from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.extraction.guard import ACCUSED_SHARE, DEFAULT_LIMIT
+from modelkeep.extraction.ladder import Rung
+from modelkeep.workflows.predict import Call
+
+IRIS = ReleaseRef("iris", 1)
+ACCOUNTS = 8
+OFFICE, ELSEWHERE = "192.0.2.{}", "198.51.100.7"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train()
+
+
+@pytest.fixture
+def keep(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(evidence, "EVERY", 0.1)
+    keep = make_keep(tmp_path / "keep", trained)
+    with (tmp_path / "keep" / "modelkeep.toml").open("a") as file:
+        file.write('[extraction]\nclusters = ["network"]\n')  # all accounts of a test sign up in one hour, or in two
+    for i in range(ACCOUNTS):
+        keep.user_add(name=f"thief-{i}", roles=("analyst",))
+    keep.user_add(name="bob", roles=("analyst",))
+    return Keep.open(tmp_path / "keep", PASSPHRASE)
+
+
+@pytest.fixture
+def tokens(keep):
+    return [keep.key_issue(account=f"thief-{i}", quota=100_000).token for i in range(ACCOUNTS)]
+
+
+def soon(what, seconds=15.0):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def ask(running, token, address, rows):
+    call = Call("iris", None, Presented(token, address), question(rows))
+    return asyncio.run_coroutine_threadsafe(running.service.gateway.predict(call), running._loop).result(20)
+
+
+def watch_of(running):
+    return running.service.loader.by_release()[IRIS]
+
+
+def steal(running, keep, tokens):
+    """Deal questions round until the accounts are a case; the names of those that asked, and their pseudonyms."""
+    rng = np.random.default_rng(8)
+    for n in range(10 * ACCOUNTS):
+        rows = rng.uniform(-8, 8, (1, 6)).astype(np.float32)
+        ask(running, tokens[n % ACCOUNTS], OFFICE.format(n % ACCOUNTS + 1), rows)
+        soon(lambda: not watch_of(running).rows_behind())
+        if watch_of(running).cases():
+            return [row.subject for row in keep.user_list() if row.name.startswith("thief")]
+    raise AssertionError("never found")
+
+
+def run(keep, *words):
+    folder = keep.premises.directory
+    (folder / "p").write_bytes(PASSPHRASE)
+    (folder / "p").chmod(0o600)
+    done = CliRunner().invoke(cli, ["--dir", str(folder), "--passphrase-file", str(folder / "p"), *words])
+    (folder / "p").unlink()
+    return done
+
+
+def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained, tokens):
+    alice = keep.key_issue(account="alice", quota=100).token
+    bob = keep.key_issue(account="bob", quota=100).token
+    names = {row.name: row.subject for row in keep.user_list()}
+    with live(keep) as running:
+        ask(running, alice, OFFICE.format(99), trained.fresh[:3])
+        ask(running, bob, ELSEWHERE, trained.fresh[:3])
+        subjects = steal(running, keep, tokens)
+        soon(keep.cases)
+        found = watch_of(running)
+        assert found.alarmed() == []
+        assert all(found.rung(subject) is not Rung.ALARM for subject in subjects)
+        limits = {name: found.verdict(subject).budget.limit for name, subject in names.items()}
+        assert limits["thief-0"] == limits["alice"] == ACCUSED_SHARE * DEFAULT_LIMIT
+        assert limits["bob"] == DEFAULT_LIMIT
+        ask(running, alice, OFFICE.format(99), trained.fresh[3:4])  # nobody is suspended
+    [row] = keep.cases()
+    assert (row.state, row.accounts, row.releases) == ("open", ACCOUNTS + 1, ("iris@1",))
+    shown = [one for one in keep.incidents() if row.id in one.id]
+    assert [one.state for one in shown] == ["open"]
+    with live(keep) as again:  # rebuilt from what is recorded
+        [cluster] = watch_of(again).cases()
+        assert cluster.id == row.id
+        assert watch_of(again).verdict(names["alice"]).cases == (row.id,)
+        assert len(keep.cases()) == 1
+        keep.case_review(case_id=row.id, outcome="cleared", reason="a class of students")
+        soon(lambda: not watch_of(again).cases())
+        assert watch_of(again).verdict(names["alice"]).budget.limit == DEFAULT_LIMIT
+    assert [one.state for one in keep.incidents() if row.id in one.id] == ["resolved"]
+    with live(keep) as third:  # and so with the review
+        assert watch_of(third).cases() == []
+        time.sleep(0.5)
+    assert [one.state for one in keep.cases()] == ["cleared"]
+    with pytest.raises(Conflict):
+        keep.case_review(case_id=row.id, outcome="confirmed", reason="again")
+
+
+def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained, tokens):
+    with live(keep) as running:
+        subjects = steal(running, keep, tokens)
+        soon(keep.cases)
+    [row] = keep.cases()
+    found = keep.case(case_id=row.id, similar=True)
+    [release] = found.releases
+    assert {one.account for one in release.accounts} <= {f"thief-{i}" for i in range(ACCOUNTS)}
+    assert {one.subject for one in release.accounts} <= set(subjects)
+    assert sum(count for _, count, _ in release.hours) >= release.accused_at
+    assert all(one.first and one.last >= one.first and one.created for one in release.accounts)
+    assert any("cleared" in step for step in found.steps)
+    assert "case.read" in str(keep.log_show(last=1)[0])
+    done = run(keep, "case", row.id)
+    assert done.exit_code == 0, done.output
+    assert "act as one" in done.output
+    assert "thief-0" in done.output
+    over = call(table(Keep), keep, "case", msgspec.msgpack.encode({"case_id": row.id}))  # as control answers
+    assert msgspec.msgpack.decode(over, type=CaseFile).releases == found.releases
+    done = run(keep, "--json", "cases")
+    assert json.loads(done.output)[0]["id"] == row.id
+    analyst = Keep(keep.premises, Principal("alice", "sub_a", (Role.ANALYST,), "k"))
+    for attempt in (analyst.cases, lambda: analyst.case(case_id=row.id), lambda: analyst.alike(ref="iris@1")):
+        with pytest.raises(Denied):
+            attempt()
+    member = Keep(keep.premises, Principal("thief-0", subjects[0], (Role.ADMIN,), "k", strong=True))
+    with pytest.raises(Denied, match="own account"):
+        member.case_review(case_id=row.id, outcome="cleared", reason="me")
+    with pytest.raises(Invalid):
+        keep.case_review(case_id=row.id, outcome="gone", reason="?")
+    with pytest.raises(Conflict, match=row.id):
+        keep.log_erase(subject="thief-0", reason="asked for it")
+    with pytest.raises(Missing):
+        keep.case(case_id="net-0000000000000000")
+    assert keep.case_review(case_id=row.id, outcome="confirmed", reason="one thief").state == "confirmed"
+    assert keep.case(case_id=row.id).steps == ()
+
+
+def test_accounts_that_go_round_two_gateways_are_one(keep, trained, tokens):
+    rng = np.random.default_rng(2)
+    with live(keep) as one, live(keep) as two:
+        ask(one, tokens[0], OFFICE.format(0), trained.fresh[:1])
+        ask(two, tokens[1], OFFICE.format(1), trained.fresh[1:2])
+        watches = [watch_of(one), watch_of(two)]
+        for n in range(12 * ACCOUNTS):
+            rows = rng.uniform(-8, 8, (1, 6)).astype(np.float32)
+            ask((one, two)[n % 2], tokens[n % ACCOUNTS], OFFICE.format(n % ACCOUNTS), rows)
+            if all(watch.cases() for watch in watches):
+                break
+        soon(lambda: all(watch.cases() for watch in watches))
+        assert watches[0].cases()[0].id == watches[1].cases()[0].id
+        assert watches[0].alarmed() == watches[1].alarmed() == []
+        soon(keep.cases)
+        assert len(keep.cases()) == 1
+
+
+def test_accounts_that_ask_the_same_are_found_in_the_log(keep, trained, tokens):
+    rng = np.random.default_rng(1)
+    with live(keep) as running:
+        for i, token in enumerate(tokens):
+            rows = trained.fresh[:60] if i < 3 else trained.fresh[60 + 40 * (i - 3) : 100 + 40 * (i - 3)]
+            ask(running, token, OFFICE.format(i), rng.permutation(rows))
+    found = keep.alike(ref="iris@1")
+    assert set(found[0].accounts) == {"thief-0", "thief-1", "thief-2"}
+    assert found[0].similarity > 0.8 > 0.4 > found[0].usual
+    done = run(keep, "cases", "--search", "iris@1")
+    assert done.exit_code == 0, done.output
+    assert "copies" in done.output
