@@ -18,8 +18,7 @@ from modelkeep.app.verbs import call, table
 from modelkeep.cli.main import cli
 from modelkeep.core.values import Principal, ReleaseRef, Role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
-from modelkeep.extraction.guard import ACCUSED_SHARE, DEFAULT_LIMIT
-from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.ladder import DEFAULT, Rung
 from modelkeep.workflows.predict import Call
 
 IRIS = ReleaseRef("iris", 1)
@@ -99,8 +98,8 @@ def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained
         assert found.alarmed() == []
         assert all(found.rung(subject) is not Rung.ALARM for subject in subjects)
         limits = {name: found.verdict(subject).budget.limit for name, subject in names.items()}
-        assert limits["thief-0"] == limits["alice"] == ACCUSED_SHARE * DEFAULT_LIMIT
-        assert limits["bob"] == DEFAULT_LIMIT
+        assert limits["thief-0"] == limits["alice"] == DEFAULT.case * DEFAULT.questions
+        assert limits["bob"] == DEFAULT.questions
         ask(running, alice, OFFICE.format(99), trained.fresh[3:4])  # nobody is suspended
     [row] = keep.cases()
     assert (row.state, row.accounts, row.releases) == ("open", ACCOUNTS + 1, ("iris@1",))
@@ -113,7 +112,7 @@ def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained
         assert len(keep.cases()) == 1
         keep.case_review(case_id=row.id, outcome="cleared", reason="a class of students")
         soon(lambda: not watch_of(again).cases())
-        assert watch_of(again).verdict(names["alice"]).budget.limit == DEFAULT_LIMIT
+        assert watch_of(again).verdict(names["alice"]).budget.limit == DEFAULT.questions
     assert [one.state for one in keep.incidents() if row.id in one.id] == ["resolved"]
     with live(keep) as third:  # and so with the review
         assert watch_of(third).cases() == []

@@ -107,7 +107,6 @@ class Guard:
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
-        self._accounts = Accounts(len(self._bets.stream), cold, in_memory)
         self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha)
         self._touched: set[str] = set()
         self._alarmed: dict[str, None] = {}
