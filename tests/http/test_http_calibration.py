@@ -1,16 +1,19 @@
 """Calibration on a whole gateway: a declared tool is taken up without a restart, and still known after one."""
 
+import asyncio
 import time
 
 import numpy as np
 import pytest
 from gateway_support import live, make_keep, question, train
 
+from modelkeep.access.presented import Presented
+from modelkeep.adapters.clock import SystemClock
 from modelkeep.core.values import ReleaseRef
-from modelkeep.errors import Conflict, Invalid, Missing
+from modelkeep.errors import Conflict, Invalid, Missing, Refused
 from modelkeep.extraction.ladder import Rung
+from modelkeep.workflows.predict import Call
 
-INFER = "/v2/models/iris/infer"
 IRIS = ReleaseRef("iris", 1)
 
 
@@ -41,14 +44,36 @@ def npz(tmp_path, rows):
     return (tmp_path / "tool.npz").read_bytes()
 
 
-def ask(running, token, rows, most=8):
-    """Ask until the gateway refuses; how many rows were answered."""
+class HoursAgo(SystemClock):
+    """A clock that is so many hours slow."""
+
+    def __init__(self, hours):
+        self.late = hours * 3_600_000_000_000
+
+    def now_ns(self):
+        return super().now_ns() - self.late
+
+
+def strangers(keep, names):
+    """Accounts that share nothing: each signed up in an hour of its own. Their keys, by name."""
+    usual = keep.premises.clock
+    for hours, name in enumerate(names, 1):
+        keep.premises.clock = HoursAgo(hours)
+        keep.user_add(name=name, roles=("analyst",))
+    keep.premises.clock = usual
+    return {name: keep.key_issue(account=name, quota=100_000).token for name in names}
+
+
+def ask(running, token, rows, most=8, place=1):
+    """Ask until the gateway refuses, from the network ``place``; how many rows were answered."""
     done = 0
-    with running.client(token) as client:
-        for at in range(0, len(rows), most):
-            if client.post(INFER, content=question(rows[at : at + most])).status_code != 200:
-                return done
-            done += len(rows[at : at + most])
+    for at in range(0, len(rows), most):
+        call = Call("iris", None, Presented(token, f"198.18.{place}.7"), question(rows[at : at + most]))
+        try:
+            asyncio.run_coroutine_threadsafe(running.service.gateway.predict(call), running._loop).result(20)
+        except Refused:
+            return done
+        done += len(rows[at : at + most])
     soon(lambda: running.service.loader.by_release()[IRIS].rows_behind() == 0)
     return done
 
@@ -83,19 +108,18 @@ def test_a_declared_tool_is_taken_up_without_a_restart(keep, trained, tmp_path):
 
 
 def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(keep, trained):
-    for name in ("one", "two", "few", "thief", "convict"):
-        keep.user_add(name=name, roles=("analyst",))
-    token = {name: keep.key_issue(account=name, quota=100_000).token for name in ("one", "two", "few", "thief", "convict")}
+    token = strangers(keep, ("one", "two", "few", "thief", "convict"))
     rng = np.random.default_rng(8)
     with live(keep) as running:
-        ask(running, token["one"], tool(trained.fresh[:120]))
-        ask(running, token["two"], tool(trained.fresh[120:240]))
-        ask(running, token["few"], trained.fresh[:4])
-        ask(running, token["convict"], trained.fresh[:100])
+        ask(running, token["one"], tool(trained.fresh[:120]), place=1)
+        ask(running, token["two"], tool(trained.fresh[120:240]), place=2)
+        ask(running, token["few"], trained.fresh[:4], place=3)
+        ask(running, token["convict"], trained.fresh[:100], place=4)
         for _ in range(20):
-            if ask(running, token["thief"], rng.uniform(-8, 8, (16, 6)).astype(np.float32)) == 0:
+            if ask(running, token["thief"], rng.uniform(-8, 8, (16, 6)).astype(np.float32), place=5) == 0:
                 break
         soon(lambda: any("alarm" in row.detail for row in keep.incidents()))
+        assert running.service.loader.by_release()[IRIS].cases() == [], "they share nothing"
     keep.review(account="convict", outcome="confirmed", reason="a test")
     everyone = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
     assert everyone.left_out == ("convict", "thief") and everyone.short == ("few",) and everyone.accounts == 2
@@ -118,21 +142,20 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
 
 def test_when_everybody_s_evidence_rises_the_house_asks_for_a_calibration(keep, trained):
     names = [f"branch-{i}" for i in range(14)]
-    for name in names:
-        keep.user_add(name=name, roles=("analyst",))
+    tokens = list(strangers(keep, names).values())
     subjects = {row.name: row.subject for row in keep.user_list()}
-    tokens = [keep.key_issue(account=name, quota=100_000).token for name in names]
     rng = np.random.default_rng(8)
     with live(keep) as running:
         watch = running.service.loader.by_release()[IRIS]
         for _ in range(12):
-            for token in tokens:
-                ask(running, token, rng.uniform(-8, 8, (1, 6)).astype(np.float32))
-        assert watch.withheld >= 3 and len(watch.alarmed()) <= 11
+            for place, token in enumerate(tokens):
+                ask(running, token, rng.uniform(-8, 8, (1, 6)).astype(np.float32), place=place)
+        assert watch.withheld >= 3 and len(watch.alarmed()) <= 11 and watch.cases() == []
         soon(lambda: any(row.id == "drift:iris@1" for row in keep.status().incidents))
         waiting = next(name for name in names if watch.verdict(subjects[name]).withheld)
         assert watch.rung(subjects[waiting]) is Rung.QUANTISED
-        assert ask(running, tokens[names.index(waiting)], trained.fresh[:1]) == 1, "it is served, coarsely"
+        at = names.index(waiting)
+        assert ask(running, tokens[at], trained.fresh[:1], place=at) == 1, "it is served, coarsely"
         assert not any(subjects[waiting] in row.id for row in keep.incidents())
         keep.calibrate(ref="iris@1", afresh=True)
         soon(lambda: watch.withheld == 0)

@@ -7,7 +7,7 @@ import pytest
 
 from modelkeep.extraction.attacks import Array, Recovering
 from modelkeep.extraction.attacks.recovery import grid, recover, simulate
-from modelkeep.extraction.ladder import Rung, respond
+from modelkeep.extraction.ladder import DEFAULT, Rung, respond
 from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import Profile, fit_profile
 
@@ -45,7 +45,7 @@ def defended(classes: int, rung: Rung) -> tuple[Array, Array]:
     """Clean answers and what leaves the gateway instead."""
     victim = Victim(classes)
     clean = victim.predict(X)
-    return clean, respond(rung, Marker(bytes(32), profile_of(classes), 0.05, 4).apply(X, clean))
+    return clean, respond(DEFAULT.steps[rung], Marker(bytes(32), profile_of(classes), 0.05, 4).apply(X, clean))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 6])
