@@ -8,10 +8,11 @@ import pytest
 from modelkeep.errors import Invalid
 from modelkeep.extraction import places
 from modelkeep.extraction.accounts import Account
-from modelkeep.extraction.guard import MIN_EFFECTIVE, Guard, odds_text
+from modelkeep.extraction.guard import MIN_EFFECTIVE, Guard
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.verdicts import odds_text
 
 
 def _session(rng, pool, labels):

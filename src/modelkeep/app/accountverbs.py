@@ -9,8 +9,8 @@ from modelkeep.app.acting import Acts
 from modelkeep.app.standing import Judge
 from modelkeep.app.verbs import verb
 from modelkeep.errors import Denied, Invalid, Missing
-from modelkeep.extraction.guard import Terms
 from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.verdicts import Terms
 from modelkeep.operations.cases import KIND, CaseState, parse_case
 from modelkeep.workflows.cautions import load_indicators, standing
 from modelkeep.workflows.decisions import ALLOW, MOST_FACTOR, Decisions

@@ -19,10 +19,10 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.extraction.clusters import Cluster
 from modelkeep.extraction.evidence import fingerprints
-from modelkeep.extraction.guard import Verdict, odds_text
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.sketch import find_alike
+from modelkeep.extraction.verdicts import Verdict, odds_text
 from modelkeep.operations import cases
 from modelkeep.operations.cases import Accused, Case, CaseMember, CaseState, parse_case
 from modelkeep.serving.audit import read_bodies

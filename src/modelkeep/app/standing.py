@@ -8,7 +8,8 @@ from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT
 from modelkeep.errors import Missing
 from modelkeep.extraction.budget import forecast
-from modelkeep.extraction.guard import Guard, Terms
+from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.verdicts import Terms
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows.calibrations import calibrations_of

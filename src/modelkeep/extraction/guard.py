@@ -4,7 +4,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,12 @@ from modelkeep.core.ports import Cold
 from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, eprocess, evidence, null, places
 from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
-from modelkeep.extraction.budget import Budget
 from modelkeep.extraction.clusters import Cluster, Clusters
 from modelkeep.extraction.drift import MOST, Drift, Standing, find_drift
 from modelkeep.extraction.ladder import DEFAULT, Ladder, Rung
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.profile import Profile, with_kappa
+from modelkeep.extraction.verdicts import Terms, Verdict, Verdicts, odds_text
 
 Floats = NDArray[np.float64]
 
@@ -30,41 +30,6 @@ SLICE = 64
 """Queries that are examined at once: larger products wake the threads of BLAS, which costs more than it saves."""
 IN_MEMORY = 32_768
 """Accounts of one release whose state stays in memory, where there is another place for the coldest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is held about one account now.
-
-    ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
-    ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
-    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``withheld``: its
-    evidence would accuse it, and so many others' rise with it that the population drifted; ``cases``: accused clusters that it
-    is in, which lower its budget and do no more.
-    """
-
-    rung: Rung
-    log_m: float
-    odds: str
-    budget: Budget
-    queries: int
-    effective: int
-    uncovered: bool
-    alarmed_at: int | None
-    withheld: bool = False
-    cases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What people decided about one account. ``budget``: factor on its information budget; ``sanctioned``: a review put it on
-    the last rung of the ladder."""
-
-    budget: float = 1.0
-    sanctioned: bool = False
-
-
-USUAL = Terms()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,40 +65,34 @@ class Guard:
         limit = ladder.questions if budget_limit is None else float(budget_limit)
         if not 0.0 < alpha <= 0.1 or not 0.0 < limit < math.inf:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
-        self._profile, self._alpha, self._ladder = profile, alpha, ladder._replace(questions=limit)
-        self._day = self._period = 0
-        self._terms: dict[str, Terms] = {}
-        self._moved: dict[str, None] = {}
+        self._profile, self._alpha = profile, alpha
+        self._verdicts = Verdicts(ladder._replace(questions=limit), profile.curve)
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
         self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha)
         self._touched: set[str] = set()
-        self._alarmed: dict[str, None] = {}
-        self._withheld: dict[str, None] = {}
         self._standings = OrderedDict[str, Standing]()
         self._examined, self._drift_at = 0, -DRIFT_EVERY
         self._drift: Drift | None = None
-        self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
-        self._unseen = self._nothing()
 
     def verdict(self, subject: str) -> Verdict:
         """The verdict in force; for an account never seen, the lowest rung."""
-        return self._verdicts.get(subject, self._unseen)
+        return self._verdicts.of(subject)
 
     def subjects(self) -> list[str]:
         """Every account seen, in the order of first queries, and those that a review put on the last rung."""
         with self._lock:
-            return list(dict.fromkeys([*self._accounts, *(name for name, terms in self._terms.items() if terms.sanctioned)]))
+            return list(dict.fromkeys([*self._accounts, *self._verdicts.sanctioned()]))
 
     def alarmed(self) -> list[str]:
         """Subjects at the alarm rung, in the order in which they got there."""
-        return list(self._alarmed)
+        return self._verdicts.alarmed()
 
     def withheld(self) -> list[str]:
         """Subjects whose evidence would accuse them if the population had not drifted, in the order in which they got there."""
-        return list(self._withheld)
+        return self._verdicts.withheld()
 
     def drift(self) -> Drift | None:
         """Whether the evidence of many accounts rises together, among those that asked last; those of a cluster are one."""
@@ -236,92 +195,39 @@ class Guard:
     def _hold(self, subject: str) -> None:
         """Bring the verdict on ``subject`` up to date."""
         account = self._known(subject)
-        if account is None:
-            return
-        self._put(subject, self._judge(subject, account))
-
-    def _put(self, subject: str, verdict: Verdict) -> None:
-        if verdict.rung is not self.verdict(subject).rung:
-            self._moved[subject] = None
-        self._verdicts[subject] = verdict
-        if verdict.rung is Rung.ALARM:
-            self._alarmed[subject] = None
-        else:
-            self._alarmed.pop(subject, None)
-        if verdict.withheld:
-            self._withheld[subject] = None
-        else:
-            self._withheld.pop(subject, None)
+        if account is not None:
+            self._verdicts.put(subject, self._judge(subject, account))
 
     def moved(self) -> list[str]:
         """Subjects whose rung changed since this was asked last."""
         with self._lock:
-            found, self._moved = list(self._moved), {}
-            return found
+            return self._verdicts.moved()
 
     def adopt(self, ladder: Ladder) -> None:
         """Judge everybody by another ladder from now on. A period of another length begins at once."""
         with self._lock:
-            self._ladder, self._unseen = ladder, self._nothing(ladder)
-            self._begin(self._day)
-            for subject in list(self._verdicts):
-                self._place(subject)
+            self._verdicts.adopt(ladder)
 
     def agree(self, subject: str, terms: Terms) -> None:
         """Judge an account, seen or not, by what was decided about it."""
         with self._lock:
-            if terms == USUAL:
-                self._terms.pop(subject, None)
-            else:
-                self._terms[subject] = terms
-            if subject in self._verdicts or terms.sanctioned:
-                self._place(subject)
+            self._verdicts.agree(subject, terms)
 
     def begin(self, day: int) -> None:
         """It is this ``day`` (days since 1970, UTC): where a new budget period begins with it, what was learnt is forgotten."""
         with self._lock:
-            self._begin(max(day, self._day))
-
-    def _begin(self, day: int) -> None:
-        self._day, before = day, self._period
-        self._period = day // self._ladder.days
-        if self._period == before:
-            return
-        for subject, verdict in list(self._verdicts.items()):  # the accounts themselves follow when they are touched next
-            self._verdicts[subject] = replace(verdict, budget=self._nothing().budget)
-            self._place(subject)
-
-    def _place(self, subject: str) -> None:
-        """The same evidence, by the ladder and the terms of now."""
-        verdict = self.verdict(subject)
-        spent, value = self._budget(subject, verdict.budget, verdict.cases), math.exp(verdict.log_m)
-        rung = self._rung(subject, 0.0 if verdict.uncovered else value, spent, verdict.alarmed_at, verdict.withheld)
-        self._put(subject, replace(verdict, budget=spent, rung=rung))
+            self._verdicts.begin(day)
 
     def _account(self, subject: str) -> Account:
         """The account of now: made if need be, and in the period in force."""
-        return self._known(subject) or self._accounts.make(subject, self._period)
+        return self._known(subject) or self._accounts.make(subject, self._verdicts.period)
 
     def _known(self, subject: str) -> Account | None:
         account = self._accounts.get(subject)
-        if account is not None and account.period != self._period:
+        if account is not None and account.period != self._verdicts.period:
             account.renew()
-            account.period = self._period
+            account.period = self._verdicts.period
         return account
-
-    def _nothing(self, ladder: Ladder | None = None) -> Verdict:
-        limit = (ladder or self._ladder).questions
-        spent = budget.quote(0.0, self._profile.curve, limit)
-        return Verdict(Rung.MARK, math.log(0.5), odds_text(0.5), spent, 0, 0, True, None)
-
-    def _budget(self, subject: str, spent: Budget, cases: tuple[str, ...]) -> Budget:
-        limit = self._ladder.questions * self._terms.get(subject, USUAL).budget * (self._ladder.case if cases else 1.0)
-        return replace(spent, limit=limit, share=spent.equivalent / limit)
-
-    def _rung(self, subject: str, evidence: float, spent: Budget, alarmed_at: int | None, withheld: bool) -> Rung:
-        if self._terms.get(subject, USUAL).sanctioned:
-            return Rung.SANCTION
-        return self._ladder.rung(evidence, spent.share, alarmed=bool(alarmed_at), withheld=withheld)
 
     def charge(self, subject: str, questions: float) -> None:
         """Take natural ``questions`` from the budget of an account for an answer that teaches as much as they would.
@@ -367,14 +273,9 @@ class Guard:
     def forget(self, subject: str) -> None:
         """Drop all that is held about an account, as if it had never asked. Silent when unseen."""
         with self._lock:
-            if self._verdicts.pop(subject, self._unseen).rung is not Rung.MARK:
-                self._moved[subject] = None
-            self._alarmed.pop(subject, None)
-            self._withheld.pop(subject, None)
             self._standings.pop(subject, None)
             self._accounts.forget(subject)
-            if self._terms.get(subject, USUAL).sanctioned:
-                self._place(subject)
+            self._verdicts.forget(subject)
             clusters = self._clusters.of(subject)
             self._clusters.forget(subject)
             for cluster in clusters:
@@ -452,28 +353,15 @@ class Guard:
         return find_drift(self._standings, lambda subject: shared.get(subject, subject))
 
     def _judge(self, subject: str, account: Account) -> Verdict:
-        cases, uncovered = self._clusters.accused(subject), account.since < MIN_EFFECTIVE
-        quoted = budget.quote(account.spent, self._profile.curve, self._ladder.questions, account.charged)
-        spent = self._budget(subject, quoted, cases)
-        withheld = not account.alarmed_at and self._accuses(account)
         return Verdict(
-            rung=self._rung(subject, 0.0 if uncovered else account.value, spent, account.alarmed_at, withheld),
+            rung=Rung.MARK,  # the verdicts place it
             log_m=math.log(max(account.value, 1e-300)),
             odds=odds_text(account.value),
-            budget=spent,
+            budget=budget.quote(account.spent, self._profile.curve, self._verdicts.ladder.questions, account.charged),
             queries=account.queries,
             effective=account.effective,
-            uncovered=uncovered,
+            uncovered=account.since < MIN_EFFECTIVE,
             alarmed_at=account.alarmed_at or None,
-            cases=cases,
-            withheld=withheld,
+            cases=self._clusters.accused(subject),
+            withheld=not account.alarmed_at and self._accuses(account),
         )
-
-
-def odds_text(value: float) -> str:
-    """Evidence as betting odds: ``1 : 24,000 against an honest account``, or ``none`` up to even odds."""
-    if value <= 1.0:
-        return "none"
-    if value >= 1e12:
-        return "over 1 : 10^12 against an honest account"
-    return f"1 : {value:,.0f} against an honest account" if value >= 10 else f"1 : {value:.1f} against an honest account"

@@ -13,8 +13,8 @@ from modelkeep.core.ports import Change, Records
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.wrap import open_bytes
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
-from modelkeep.extraction.guard import Verdict
 from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.verdicts import Verdict
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, body_context
 from modelkeep.serving.series import AuditSeries

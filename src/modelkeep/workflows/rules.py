@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from modelkeep.core.ports import Clock
 from modelkeep.custody.book import EvidenceBook
-from modelkeep.extraction.guard import USUAL, Terms
+from modelkeep.extraction.verdicts import USUAL, Terms
 from modelkeep.workflows.decisions import Decision, Decisions
 from modelkeep.workflows.policies import LadderInForce
 from modelkeep.workflows.watch import Agreed, Today, day_of

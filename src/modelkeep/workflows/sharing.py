@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from modelkeep.core.ports import Grants, Want
 from modelkeep.core.tallies import Series
 from modelkeep.errors import Invalid
-from modelkeep.extraction.guard import Verdict
+from modelkeep.extraction.verdicts import Verdict
 from modelkeep.workflows.watch import Observation
 
 MAX_FRAME = 32 << 20

@@ -18,8 +18,9 @@ from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import ModelkeepError, OverBudget, Unavailable
 from modelkeep.extraction.clusters import Cluster
 from modelkeep.extraction.evidence import fingerprints
-from modelkeep.extraction.guard import Guard, Terms, Verdict
+from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import Ladder, Rung
+from modelkeep.extraction.verdicts import Terms, Verdict
 from modelkeep.serving.explain import price
 
 Floats = NDArray[np.float64]

@@ -13,9 +13,9 @@ from modelkeep.core.ports import Clock, Grants, Want
 from modelkeep.core.tallies import Series
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Unavailable
-from modelkeep.extraction.guard import Verdict
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.verdicts import Verdict
 from modelkeep.workflows.decisions import Decision
 from modelkeep.workflows.sharing import (
     FRESH,

@@ -1,0 +1,156 @@
+"""The verdict in force on every account of one release: what is held about it, by the ladder and the terms of now."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.extraction import budget
+from modelkeep.extraction.budget import Budget
+from modelkeep.extraction.ladder import Ladder, Rung
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is held about one account now.
+
+    ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
+    ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
+    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``withheld``: its
+    evidence would accuse it, and so many others' rise with it that the population drifted; ``cases``: accused clusters that it
+    is in, which lower its budget and do no more.
+    """
+
+    rung: Rung
+    log_m: float
+    odds: str
+    budget: Budget
+    queries: int
+    effective: int
+    uncovered: bool
+    alarmed_at: int | None
+    withheld: bool = False
+    cases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What people decided about one account. ``budget``: factor on its information budget; ``sanctioned``: a review put it on
+    the last rung of the ladder."""
+
+    budget: float = 1.0
+    sanctioned: bool = False
+
+
+USUAL = Terms()
+
+
+class Verdicts:
+    """Places accounts on the ladder, and keeps who is where. Changes are made under the guard's lock; ``of``, ``alarmed`` and
+    ``withheld`` need none."""
+
+    def __init__(self, ladder: Ladder, curve: Floats) -> None:
+        """``curve``: the exchange rate of the budget, as ``budget.quote`` has it."""
+        self.ladder, self._curve = ladder, curve
+        self.period = self._day = 0
+        self._terms: dict[str, Terms] = {}
+        self._held: dict[str, Verdict] = {}
+        self._alarmed: dict[str, None] = {}
+        self._withheld: dict[str, None] = {}
+        self._moved: dict[str, None] = {}
+        self._unseen = self._nothing()
+
+    def of(self, subject: str) -> Verdict:
+        """The verdict in force; for an account never seen, the lowest rung."""
+        return self._held.get(subject, self._unseen)
+
+    def alarmed(self) -> list[str]:
+        """Subjects at the alarm rung, in the order in which they got there."""
+        return list(self._alarmed)
+
+    def withheld(self) -> list[str]:
+        """Subjects whose verdict is withheld, in the order in which they got there."""
+        return list(self._withheld)
+
+    def sanctioned(self) -> list[str]:
+        """Subjects that a review put on the last rung."""
+        return [subject for subject, terms in self._terms.items() if terms.sanctioned]
+
+    def moved(self) -> list[str]:
+        """Subjects whose rung changed since this was asked last."""
+        found, self._moved = list(self._moved), {}
+        return found
+
+    def put(self, subject: str, found: Verdict) -> None:
+        """``found`` is what is held about the account from now on, at the rung and with the budget that follow from it."""
+        terms = self._terms.get(subject, USUAL)
+        limit = self.ladder.questions * terms.budget * (self.ladder.case if found.cases else 1.0)
+        spent = replace(found.budget, limit=limit, share=found.budget.equivalent / limit)
+        rung = Rung.SANCTION if terms.sanctioned else self._rung(found, spent.share)
+        if rung is not self.of(subject).rung:
+            self._moved[subject] = None
+        self._held[subject] = replace(found, budget=spent, rung=rung)
+        _note(self._alarmed, subject, rung is Rung.ALARM)
+        _note(self._withheld, subject, found.withheld)
+
+    def _rung(self, found: Verdict, share: float) -> Rung:
+        evidence = 0.0 if found.uncovered else math.exp(found.log_m)
+        return self.ladder.rung(evidence, share, alarmed=bool(found.alarmed_at), withheld=found.withheld)
+
+    def adopt(self, ladder: Ladder) -> None:
+        """Judge everybody by another ladder from now on. A period of another length begins at once."""
+        self.ladder = ladder
+        self._unseen = self._nothing()
+        self.begin(self._day)
+        for subject, verdict in list(self._held.items()):
+            self.put(subject, verdict)
+
+    def agree(self, subject: str, terms: Terms) -> None:
+        """Judge an account, seen or not, by what was decided about it."""
+        if terms == USUAL:
+            self._terms.pop(subject, None)
+        else:
+            self._terms[subject] = terms
+        if subject in self._held or terms.sanctioned:
+            self.put(subject, self.of(subject))
+
+    def begin(self, day: int) -> None:
+        """It is this ``day`` (since 1970, UTC), or a later one: where a budget period begins, what was learnt is forgotten."""
+        self._day, before = max(day, self._day), self.period
+        self.period = self._day // self.ladder.days
+        if self.period == before:
+            return
+        for subject, verdict in list(self._held.items()):  # the accounts themselves follow when they are touched next
+            self.put(subject, replace(verdict, budget=self._unseen.budget))
+
+    def forget(self, subject: str) -> None:
+        """Drop the verdict, as if the account had never asked; a sanction stands."""
+        if self._held.pop(subject, self._unseen).rung is not Rung.MARK:
+            self._moved[subject] = None
+        self._alarmed.pop(subject, None)
+        self._withheld.pop(subject, None)
+        if self._terms.get(subject, USUAL).sanctioned:
+            self.put(subject, self._unseen)
+
+    def _nothing(self) -> Verdict:
+        spent = budget.quote(0.0, self._curve, self.ladder.questions)
+        return Verdict(Rung.MARK, math.log(0.5), odds_text(0.5), spent, 0, 0, True, None)
+
+
+def _note(among: dict[str, None], subject: str, there: bool) -> None:
+    if there:
+        among[subject] = None
+    else:
+        among.pop(subject, None)
+
+
+def odds_text(value: float) -> str:
+    """Evidence as betting odds: ``1 : 24,000 against an honest account``, or ``none`` up to even odds."""
+    if value <= 1.0:
+        return "none"
+    if value >= 1e12:
+        return "over 1 : 10^12 against an honest account"
+    return f"1 : {value:,.0f} against an honest account" if value >= 10 else f"1 : {value:.1f} against an honest account"
