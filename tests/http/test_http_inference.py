@@ -5,6 +5,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from certificates import Authority, Issued
 from gateway_support import PASSPHRASE, live, make_keep, train
+from gateway_support import question as http_question
 from grpc_support import Peer, message
 
 from modelkeep import errors
@@ -37,6 +39,7 @@ from modelkeep.errors import (
     Unauthenticated,
     Unavailable,
 )
+from modelkeep.extraction.ladder import SHIPPED
 from modelkeep.http.inference import failure, status_of
 from modelkeep.serving.protobuf import write_bytes, write_text
 
@@ -278,3 +281,31 @@ def test_the_statuses_are_documented():
 def test_a_server_without_grpc_does_not_need_its_package():
     code = "import sys; sys.modules['h2'] = sys.modules['hyperframe'] = None; import modelkeep.cli.main, modelkeep.http.serve"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_told_and_looked_out_for_over_http_is_here_and_with_explanations_too(keep, alice):
+    """The notice of an account whose answers are not as usual, and the User-Agent that threat intelligence names."""
+    for source in ("grpc", "explain"):
+        keep.intel_indicate(data=f"kind,value\nagent,thief-{source}/1.0\n".encode(), source=source)
+    try:
+        with live(keep) as running, client(running, keep) as peer, running.client(alice) as http:
+            asked, before = message(question(np.arange(6.0))), infer(peer, alice, question(ROW))[1]
+            assert "modelkeep-notice" not in before
+            agents = {"authorization": f"Bearer {alice}", "user-agent": "Thief-gRPC/1.0"}
+            assert peer.status(peer.call(asked, SERVICE + "ModelInfer", **agents)) == 0
+            body = http_question(np.arange(6.0))
+            http.headers["user-agent"] = "Thief-Explain/1.0"
+            assert http.post("/v2/models/iris/explain", content=body).status_code == 200
+            late = time.monotonic() + 20
+            while sum(len(row.cautions) for row in keep.account_list()) < 2:
+                assert time.monotonic() < late, keep.account_list()
+                time.sleep(0.1)
+            keep.policy_set(kind="ladder", text=SHIPPED.replace("questions = 1000", "questions = 0.5").encode())
+            told = infer(peer, alice, question(ROW))[1]["modelkeep-notice"]
+            assert told == http.post("/v2/models/iris/infer", content=body).headers["modelkeep-notice"]
+            assert re.match(r"answers are labels only, .*; the information budget begins anew on \d{4}-\d\d-\d\d\Z", told)
+    finally:
+        for source in ("grpc", "explain"):
+            keep.intel_forget(source=source)
+        keep.policy_set(kind="ladder", profile="default")
+    assert running.errors == []

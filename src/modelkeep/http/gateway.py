@@ -160,8 +160,7 @@ class App:
                 raise Invalid("send the body as it is: no content-encoding is taken here")
             json_size = headers.get(JSON_SIZE)
             form = JSON if json_size is None else RestForm(json_size)
-            agent = headers.get(b"user-agent", b"") if self._gateway.sightings.wanted else b""
-            call = Call(route.model, route.version, presented(request), request.body, form, agent)
+            call = Call(route.model, route.version, presented(request), request.body, form, self._gateway.agent(headers))
             return _answered(await self._gateway.predict(call))
         except ModelkeepError as error:
             outcome = error.code
@@ -177,7 +176,8 @@ class App:
             headers = request.headers
             if b"content-encoding" in headers or JSON_SIZE in headers:
                 raise Invalid("send plain JSON: an explanation takes neither a content-encoding nor binary tensors")
-            call = Call(route.model, route.version, presented(request), request.body)
+            agent = self._gateway.agent(headers)
+            call = Call(route.model, route.version, presented(request), request.body, agent=agent)
             return _answered(await self._explainer.explain(call))
         except ModelkeepError as error:
             outcome = error.code

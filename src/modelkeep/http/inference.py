@@ -12,7 +12,7 @@ from modelkeep.access.presented import Certificate, Presented
 from modelkeep.core.ports import Clock
 from modelkeep.errors import Invalid, Missing, ModelkeepError, NotAdmitted, NotTrusted, Quarantined, Unavailable
 from modelkeep.http.credential import presented
-from modelkeep.http.gateway import RECORD_HEADER
+from modelkeep.http.gateway import NOTICE_HEADER, RECORD_HEADER
 from modelkeep.http.grpc import OK, UNIMPLEMENTED, GrpcCall, GrpcReply, refusal
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import challenge
@@ -123,9 +123,10 @@ class Inference:
         outcome, model = "ok", ""
         try:
             model, version = _address(*read_names(call.message))
-            asked = Call(model, version, _who(call), call.message, GRPC)
+            asked = Call(model, version, _who(call), call.message, GRPC, self._gateway.agent(call.headers))
             answer = await self._gateway.predict(asked)
-            return GrpcReply(OK, answer.body, trailers=((RECORD_HEADER, answer.record.encode()),))
+            notice = ((NOTICE_HEADER, answer.notice.encode("ascii")),) if answer.notice else ()
+            return GrpcReply(OK, answer.body, trailers=((RECORD_HEADER, answer.record.encode()), *notice))
         except ModelkeepError as error:
             outcome = error.code
             raise

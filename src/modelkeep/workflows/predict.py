@@ -114,7 +114,7 @@ class Gateway:
         self._monotonic = clock.monotonic
         self._terms = terms or Terms()
         self._network = networks.name if networks is not None else lambda _address: b""
-        self.sightings = doors.sightings
+        self._sightings = doors.sightings
         self.admitted, self.ladder, self.renews = NOTHING, DEFAULT, ""
 
     def predict(self, call: Call) -> Coroutine[Any, Any, Answer]:
@@ -262,6 +262,10 @@ class Gateway:
             served.markers.pop(next(iter(served.markers)))
         served.markers[subject] = marker
         return marker
+
+    def agent(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """The User-Agent among the ``headers`` of a request, for its ``Call``; b"" while nobody looks out for one."""
+        return headers.get(b"user-agent", b"") if self._sightings.wanted else b""
 
     # -- what else clients may ask --
 
