@@ -107,7 +107,7 @@ class Guard:
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
-        self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha)
+        self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha, beside=profile.beside)
         self._touched: set[str] = set()
         self._alarmed: dict[str, None] = {}
         self._withheld: dict[str, None] = {}
@@ -420,7 +420,7 @@ class Guard:
         place = account.effective % null.OWN
         account.own[place] = queries.own[i]
         own[place] = account.own[place]
-        events = np.concatenate([queries.events[i], nearest < self._profile.step_limits])
+        events = evidence.with_own(queries.events[i], nearest, self._profile.step_limits, self._profile.beside)
         account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
         account.effective += 1
         account.since += 1
