@@ -221,7 +221,7 @@ def test_what_a_tool_would_cost_is_told_before_it_is_logged(cli, desk):
     done = cli("calibrate", "risk@1", "--tool", str(desk / "ref.npz"), "--reason", "a test", "--json", code=0).json
     assert (
         done["log_index"] >= size
-        and [row["score"] for row in done["scores"]][-2:] == ["trees", "step"]
+        and [row["score"] for row in done["scores"]][-3:] == ["trees", "step", "beside"]
         and len(done["costs"]) == 5
     )
     shown = cli("show", "risk@1", code=0)

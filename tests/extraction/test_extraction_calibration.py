@@ -57,7 +57,8 @@ def test_a_tool_whose_questions_follow_each_other_is_bounded_in_its_own_order(tu
     scale = tumour.profile.embedding.scale
     base = np.repeat(tumour.unseen[:20], 10, axis=0)
     sweep = base + np.tile(np.linspace(0, 0.9, 10), 20)[:, None] * scale * (np.arange(30) < 2)
-    steps = slice(-len(tumour.profile.taus), None)
+    at = tumour.profile.streams.index("step") * len(tumour.profile.taus)
+    steps = slice(at, at + len(tumour.profile.taus))
     ordered = over_tool(tumour.profile, sweep, tumour.predict(sweep), seed=1)[steps]
     mixed = over_tool(tumour.profile, tumour.unseen, tumour.predict(tumour.unseen), seed=1)[steps]
     assert (ordered > mixed).any() and ordered.max() > 0.8

@@ -53,6 +53,18 @@ def test_reference_rows_are_judged_by_the_others():
     assert (events.sum(axis=2) == [20, 6]).all()
 
 
+def test_what_is_near_an_own_question_is_told_apart():
+    scored = np.array(
+        [[True, False, True, True], [True, True, False, True], [True, True, True, True]]
+    )  # two scores, two levels
+    nearest, steps = np.array([0.5, 1.5, 3.0]), np.array([1.0, 0.4])
+    found = evidence.with_own(scored, nearest, steps, 2.0)
+    assert found[:, 4:].astype(int).tolist() == [[1, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+    assert (found[:, :4] == scored).all()
+    assert (evidence.with_own(scored[1], 1.5, steps, 2.0) == found[1]).all()
+    assert (evidence.with_own(scored, nearest, steps, 0.0) == found[:, :6]).all()
+
+
 @pytest.mark.parametrize(("n", "expected"), [(80, (0.1, 0.03, 1 / 81)), (400, (0.1, 0.03, 0.01, 0.003)), (2000, evidence.TAUS)])
 def test_usable_levels(n, expected):
     assert evidence.usable_taus(n) == pytest.approx(expected)

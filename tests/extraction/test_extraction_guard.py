@@ -172,7 +172,7 @@ def test_the_budget_prices_a_natural_thief_and_never_accuses(digits):
 
 
 def test_an_account_takes_less_than_24_kib():
-    account = Account(bets=200)
+    account = Account(bets=230)
     parts = [getattr(account, name) for name in Account.__slots__]
     assert sum(sys.getsizeof(part) for part in parts) + sys.getsizeof(account) < 24 * 1024
 

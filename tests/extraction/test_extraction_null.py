@@ -40,6 +40,21 @@ def test_step_rates_agree_with_simulation():
     assert abs(share + (1 - share) * hits / rounds - exact) < 0.03
 
 
+def test_rates_beside_own_questions_agree_with_simulation():
+    rng = np.random.default_rng(9)
+    points, odd = rng.normal(size=(60, 3)), rng.random((60, 1)) < 0.5
+    gaps = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
+    weights = rng.dirichlet(np.ones(60))[None]
+    handled = {"what-if": np.ones((60, 1)), "mistyped": np.zeros((60, 1))}
+    found = null.beside_rates(weights, gaps, (0.05, 0.25), odd.astype(float), handled)[:, 0]
+    hits, rounds = 0, 4000
+    for _ in range(rounds):
+        past, now = rng.choice(60, null.OWN, p=weights[0]), rng.choice(60, p=weights[0])
+        hits += bool(odd[now, 0] and ((gaps[now, past] > 0.05) & (gaps[now, past] < 0.25)).any())
+    for rate, name, extra in zip(found, handled, (null.SHARES["what-if"], 0.0), strict=True):
+        assert abs(extra + (1 - null.SHARES[name]) * hits / rounds - rate) < 0.03
+
+
 def test_a_small_pool_makes_the_null_wider():
     rng = np.random.default_rng(4)
     bounds = []

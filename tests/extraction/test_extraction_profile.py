@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from modelkeep.errors import Invalid
+from modelkeep.extraction.calibration import new_events
 from modelkeep.extraction.evidence import SCORES
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import MIN_CALIBRATION, Profile, fit_profile
@@ -38,6 +39,25 @@ def test_held_out_rows_trip_each_level_about_as_often_as_it_says(digits):
             assert events[s, t] <= tau + 4 * np.sqrt(tau / 270) + 4 * np.sqrt(tau / len(x))
 
 
+def test_honest_accounts_keep_below_the_bounds_and_a_line_search_goes_beyond_those_beside_its_own(digits):
+    profile = digits.profile
+    assert profile.streams == (*SCORES, "step", "beside")
+    rng = np.random.default_rng(3)
+    x = digits.unseen[rng.permutation(len(digits.unseen))]
+    honest = new_events(profile, x, digits.predict(x)).mean(axis=0)
+    assert (honest <= profile.kappa + 3 * np.sqrt(profile.kappa / len(x))).all()
+    ends, lines = digits.unseen[:16], []
+    near, far = ends[:8], ends[8:]
+    for _ in range(8):
+        lines.append((near + far) / 2)
+        same = digits.predict(lines[-1]).argmax(axis=1) == digits.predict(ends[:8]).argmax(axis=1)
+        near, far = np.where(same[:, None], lines[-1], near), np.where(same[:, None], far, lines[-1])
+    asked = np.concatenate([ends, *lines])
+    thief = new_events(profile, asked, digits.predict(asked)).mean(axis=0)
+    beside = slice(-len(profile.taus), None)
+    assert (thief[beside] > 3 * profile.kappa[beside]).any()
+
+
 def test_too_few_rows_are_refused_with_the_number_needed(tumour):
     with pytest.raises(Invalid, match=f"at least {2 * MIN_CALIBRATION} rows"):
         fit_profile(tumour.reference[:150], tumour.predict, seed=0)
@@ -68,6 +88,9 @@ def test_training_rows_of_another_width_are_refused(tumour):
         lambda a: a.pop("kappa"),
         lambda a: a.update(kappa=a["kappa"][:3]),
         lambda a: a.update(limits=np.full_like(a["limits"], np.nan)),
+        lambda a: a.update(scalars=a["scalars"][:2]),
+        lambda a: a.update(scalars=a["scalars"] * [1, 1, 0]),
+        lambda a: a.update(counts=np.array([3, *a["counts"][1:]])),
         lambda a: a.update(counts=np.array([99, 1, 1, 1, 1])),
         lambda a: a.update(counts=np.array([], dtype=np.int64)),
         lambda a: a.pop("discriminator.3"),
@@ -85,9 +108,15 @@ def test_damaged_arrays_are_refused(tumour, spoil):
         Profile.from_arrays(arrays)
 
 
+def of_version_3(arrays):
+    """The arrays as they were before the trees' events counted once more beside own questions."""
+    found = arrays | {"scalars": arrays["scalars"][:2], "kappa": arrays["kappa"][: -len(arrays["taus"])]}
+    return found | {"counts": np.array([3, *arrays["counts"][1:]])}
+
+
 def of_version_2(arrays):
     """The arrays as they were before there were trees."""
-    taus = len(arrays["taus"])
+    taus, arrays = len(arrays["taus"]), of_version_3(arrays)
     found = {name: array for name, array in arrays.items() if not name.startswith("trees.")}
     found |= {name: arrays[name][:, :3] for name in ("class_shift", "class_scale")}
     found |= {name: arrays[name][:4] for name in ("reference", "limits")}
@@ -96,13 +125,19 @@ def of_version_2(arrays):
     return found
 
 
-def test_a_profile_of_before_there_were_trees_is_read_and_watches(digits):
-    arrays = of_version_2(digits.profile.to_arrays())
+@pytest.mark.parametrize(
+    ("older", "streams"),
+    [(of_version_2, (*SCORES[:4], "step")), (of_version_3, (*SCORES, "step"))],
+    ids=["without trees", "nothing beside"],
+)
+def test_a_profile_of_an_earlier_version_is_read_and_watches(digits, older, streams):
+    arrays = older(digits.profile.to_arrays())
     profile = Profile.from_arrays(arrays)
+    assert profile.streams == streams
     again = profile.to_arrays()
     assert again.keys() == arrays.keys() and all(np.array_equal(again[name], array) for name, array in arrays.items())
     x, probs = digits.unseen[:50], digits.predict(digits.unseen[:50])
-    assert np.array_equal(profile.scores(x, probs), digits.profile.scores(x, probs)[:, :4])
+    assert np.array_equal(profile.scores(x, probs), digits.profile.scores(x, probs)[:, : len(streams) - 1])
     guard = Guard(profile)
     rows = np.random.default_rng(0).uniform(0, 16, size=(60, 64))
     guard.observe("thief", rows, digits.predict(rows))

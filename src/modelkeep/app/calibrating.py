@@ -27,7 +27,6 @@ from modelkeep.extraction.calibration import (
     smallest_share,
     smallest_stretch,
 )
-from modelkeep.extraction.evidence import SCORES
 from modelkeep.extraction.profile import Profile, with_kappa
 from modelkeep.formats.detect import Format
 from modelkeep.ledger.predicates import DeclaredTool
@@ -202,7 +201,6 @@ class CalibrationVerbs(OversightVerbs):
     ) -> CalibrationDone:
         names, alpha = self.names(), self.premises.settings.extraction.alpha
         old, new = (one.kappa.reshape(-1, len(before.taus)) for one in (before, after))
-        scores = (*SCORES[: len(old) - 1], "step")  # a profile of an earlier modelkeep has no trees
         return CalibrationDone(
             ref=str(ref),
             log_index=index,
@@ -214,7 +212,7 @@ class CalibrationVerbs(OversightVerbs):
             widest={names.get(subject, subject): count for subject, count in fitted.widest.items()},
             scores=tuple(
                 ScoreRow(score, tuple(was.tolist()), tuple(now.tolist()))
-                for score, was, now in zip(scores, old, new, strict=True)
+                for score, was, now in zip(before.streams, old, new, strict=True)
             ),
             costs=tuple(CostRow(one.share, one.before, one.after) for one in prices(before.kappa, after.kappa, alpha)),
             smallest_share=(smallest_share(before.kappa, alpha), smallest_share(after.kappa, alpha)),

@@ -105,8 +105,9 @@ def over_tool(profile: Profile, x: Floats, probs: Floats | None, seed: int) -> F
     answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)[first]
     weights = null.accounts(_pool(profile, rows, answers), rng)
     spread = 1.0 / (weights**2).sum(axis=1)
-    scored = null.bound(weights @ _score_events(profile, rows, answers).astype(np.float64), spread)
-    stepped = _mixed_steps(profile, rows, weights)
+    events = _score_events(profile, rows, answers).astype(np.float64)
+    scored = null.bound(weights @ events, spread)
+    stepped = _mixed_steps(profile, rows, weights, events)
     in_order = new_events(profile, x, probs)
     ordered = _stretched(in_order, smallest_stretch(profile)) if len(in_order) else np.zeros(len(profile.kappa))
     out: Floats = np.maximum.reduce([profile.kappa, np.concatenate([scored, stepped]), ordered])
@@ -137,7 +138,7 @@ def new_events(profile: Profile, x: Floats, probs: Floats | None) -> Bools:
         known[name] = None
         if len(known) > REMEMBERED:
             del known[next(iter(known))]
-        out.append(np.concatenate([scored[i], nearest < profile.step_limits]))
+        out.append(evidence.with_own(scored[i], nearest, profile.step_limits, profile.beside))
     return np.array(out, dtype=np.bool_).reshape(len(out), len(profile.kappa))
 
 
@@ -185,15 +186,20 @@ def _score_events(profile: Profile, x: Floats, probs: Floats | None) -> Bools:
     return events
 
 
-def _mixed_steps(profile: Profile, rows: Floats, weights: Floats) -> Floats:
-    """Bounds (taus,) of the steps of accounts that draw the tool's rows in any order."""
+def _mixed_steps(profile: Profile, rows: Floats, weights: Floats, events: Floats) -> Floats:
+    """Bounds of the steps (taus,), and of what is beside an own question (taus,), of accounts that draw the tool's rows in any
+    order. ``events``: (n, score streams) as 0/1."""
     points = Places(profile.embedding).of(rows[:MAX_PAIRS])
     apart = np.stack([np.sqrt(((points - point) ** 2).sum(axis=1)) for point in points])
     share = weights[:, : len(points)]
     kept = share / np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
     spread = 1.0 / (kept**2).sum(axis=1)
     wide = spread >= 0.9 * null.smallest_account(len(points))
-    return null.bound(null.step_rates(kept[wide], apart, profile.near, profile.step_limits), spread[wide])
+    rates = [null.step_rates(kept[wide], apart, profile.near, profile.step_limits)]
+    if profile.beside:
+        odd = events[: len(points), -len(profile.taus) :]
+        rates.append(null.beside_rates(kept[wide], apart, (profile.near, profile.beside), odd, {"what-if": odd}))
+    return np.concatenate([null.bound(some, spread[wide]) for some in rates])
 
 
 def _pool(profile: Profile, rows: Floats, probs: Floats | None) -> null.Pool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.extraction import eprocess, null, places
+from modelkeep.extraction import eprocess, evidence, null, places
 from modelkeep.extraction.accounts import FAR, REMEMBERED
 from modelkeep.extraction.eprocess import Bets, restart_weight
 
@@ -109,9 +109,11 @@ class _Pool:
 class Clusters:
     """All clusters of one release. Not thread-safe: the guard's lock is held. Deterministic in the order of calls."""
 
-    def __init__(self, bets: Bets, near: float, step_limits: Floats, *, alpha: float, most: int = CLUSTERS) -> None:
-        """``near``, ``step_limits``: as the profile has them; ``most``: pools that are kept."""
-        self._bets, self._near, self._steps = bets, near, step_limits
+    def __init__(
+        self, bets: Bets, near: float, step_limits: Floats, *, alpha: float, beside: float = 0.0, most: int = CLUSTERS
+    ) -> None:
+        """``near``, ``step_limits``, ``beside``: as the profile has them; ``most``: pools that are kept."""
+        self._bets, self._near, self._steps, self._beside = bets, near, step_limits, beside
         self._alpha, self._most = alpha, most
         self._made = 0
         self._lone: OrderedDict[str, str] = OrderedDict()  # covariate -> the only account that was seen with it
@@ -180,9 +182,9 @@ class Clusters:
         fresh, nearest = self._fresh(pool, subjects, names, own)
         if not fresh:
             return False
-        steps = np.array(nearest)[:, None] < self._steps
         threshold, was = self._threshold(pool), pool.accused_at
-        for factors in self._bets.factors(np.concatenate([events[fresh], steps], axis=1)):
+        found = evidence.with_own(events[fresh], np.array(nearest), self._steps, self._beside)
+        for factors in self._bets.factors(found):
             pool.value = eprocess.settle(pool.stakes, factors, pool.since)
             pool.effective += 1
             pool.since += 1

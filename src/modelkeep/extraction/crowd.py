@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from modelkeep.errors import Invalid
 from modelkeep.extraction import eprocess, null, places
 from modelkeep.extraction.accounts import FAR, REMEMBERED
-from modelkeep.extraction.evidence import fingerprints
+from modelkeep.extraction.evidence import fingerprints, with_own
 from modelkeep.extraction.guard import MIN_EFFECTIVE
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.profile import Profile
@@ -48,7 +48,7 @@ class Crowd:
 
     def __init__(self, profile: Profile, accounts: int, *, alpha: float = 1e-3) -> None:
         self._bets = eprocess.make_bets(profile.kappa)
-        self._near, self._step_limits, self._alpha = profile.near, profile.step_limits, alpha
+        self._near, self._steps, self._beside, self._alpha = profile.near, profile.step_limits, profile.beside, alpha
         count = len(self._bets.stream)
         self._kept, self._restarted = np.ones((accounts, count)), np.zeros((accounts, count))
         self._names = np.zeros((accounts, REMEMBERED), dtype=np.uint64)
@@ -74,7 +74,7 @@ class Crowd:
         since = self.effective[fresh]
         self._names[fresh, since % REMEMBERED] = asked.names[mine]
         self._own[fresh, since % null.OWN] = asked.places[mine]
-        events = np.concatenate([asked.events[mine], nearest[:, None] < self._step_limits], axis=1)
+        events = with_own(asked.events[mine], nearest, self._steps, self._beside)
         self._kept[fresh], self._restarted[fresh] = eprocess.step(
             self._kept[fresh], self._restarted[fresh], self._bets.factors(events), since
         )

@@ -16,6 +16,8 @@ Bools = NDArray[np.bool_]
 
 TAUS = (0.1, 0.03, 0.01, 0.003, 0.001)
 SCORES = ("synthetic", "far", "margin", "synthetic+far", "trees")
+BESIDE = 0.3
+"""An own question is beside another when it is as near as the nearest of this share of honest ones."""
 
 
 def fingerprints(x: Floats) -> NDArray[np.uint64]:
@@ -53,6 +55,19 @@ def thresholds(reference: Floats, taus: tuple[float, ...]) -> Floats:
 def allowed(n: int, tau: float) -> int:
     """How many of ``n`` reference scores may be >= s while p <= tau still."""
     return int(np.floor(tau * (n + 1) + 1e-9)) - 1
+
+
+def with_own(scored: Bools, nearest: Floats | float, steps: Floats, beside: float) -> Bools:
+    """All events of queries: ``scored`` (..., score streams), then *step* at each limit of ``steps`` (taus,), and *beside*: the
+    events of the last score, the trees, of those nearer than ``beside`` (0: there are no such streams).
+
+    ``nearest``: (...), distance to the nearest of the account's last queries. Shape (..., streams).
+    """
+    apart = np.asarray(nearest)[..., None]
+    parts = [scored, apart < steps]
+    if beside:
+        parts.append(scored[..., -len(steps) :] & (apart < beside))
+    return np.concatenate(parts, axis=-1)
 
 
 def own_events(reference: Floats, taus: tuple[float, ...]) -> Bools:

@@ -70,7 +70,7 @@ class Guard:
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
-        self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha)
+        self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha, beside=profile.beside)
         self._touched: set[str] = set()
         self._standings = OrderedDict[str, Standing]()
         self._examined, self._drift_at = 0, -DRIFT_EVERY
@@ -321,7 +321,7 @@ class Guard:
         place = account.effective % null.OWN
         account.own[place] = queries.own[i]
         own[place] = account.own[place]
-        events = np.concatenate([queries.events[i], nearest < self._profile.step_limits])
+        events = evidence.with_own(queries.events[i], nearest, self._profile.step_limits, self._profile.beside)
         account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
         account.effective += 1
         account.since += 1

@@ -121,8 +121,25 @@ def step_rates(weights: Floats, distances: Floats, near: float, limits: Floats) 
     ``distances``: (n, n) between reference rows. Includes the what-if share. Shape (accounts, taus)."""
     out = np.empty((len(weights), len(limits)))
     for j, limit in enumerate(limits):
-        beside = ((distances > near) & (distances < limit)).astype(np.float64)
-        hit = 1.0 - (1.0 - np.minimum(weights @ beside, 1.0)) ** OWN
-        out[:, j] = (weights * hit).sum(axis=1)
+        out[:, j] = (weights * _near_own(weights, distances, near, limit)).sum(axis=1)
     share = SHARES["what-if"]
     return share + (1.0 - share) * out
+
+
+def beside_rates(
+    weights: Floats, distances: Floats, radii: tuple[float, float], plain: Floats, handled: dict[str, Floats]
+) -> Floats:
+    """Chance that a query is an event of its score and lies between the two ``radii`` of one of the account's last 128.
+
+    ``plain``: events (n, taus) as 0/1 of the rows whose ``distances`` (n, n) are given; ``handled[name]``: those of the rows
+    after a handling that touches a share of them, each taken for near an own query. Shape (accounts · handlings, taus).
+    """
+    base = (weights * _near_own(weights, distances, *radii)) @ plain
+    return np.concatenate([(1.0 - SHARES[name]) * base + SHARES[name] * (weights @ events) for name, events in handled.items()])
+
+
+def _near_own(weights: Floats, distances: Floats, near: float, limit: float) -> Floats:
+    """Chance that each row lies between the two radii of one of 128 that an account has drawn. Shape (accounts, n)."""
+    beside = ((distances > near) & (distances < limit)).astype(np.float64)
+    out: Floats = 1.0 - (1.0 - np.minimum(weights @ beside, 1.0)) ** OWN
+    return out

@@ -30,9 +30,10 @@ class Profile:
 
     ``trees``: None in a profile of before there were any; ``class_shift``, ``class_scale``: (classes or 1, scores that are
     standardised); ``reference``: (scores, n) ascending calibration scores;
-    ``taus``: (t,); ``limits``: (scores, t) thresholds; ``step_limits``: (t,); ``near``: radius of a near repeat; ``kappa``:
-    bounds (streams,), streams being the scores by taus and then the steps by taus; ``cells``: (64, r) centres of the trace
-    code; ``curve``: (3, points) of the budget; ``counts``: (features, classes, training rows, calibration rows).
+    ``taus``: (t,); ``limits``: (scores, t) thresholds; ``step_limits``: (t,); ``near``: radius of a near repeat; ``beside``:
+    distance within which the trees' events count once more, 0 in a profile of before that; ``kappa``: bounds (streams,), see
+    ``streams``; ``cells``: (64, r) centres of the trace code; ``curve``: (3, points) of the budget; ``counts``: (features,
+    classes, training rows, calibration rows).
     """
 
     embedding: Embedding
@@ -45,6 +46,7 @@ class Profile:
     limits: Floats
     step_limits: Floats
     near: float
+    beside: float
     kappa: Floats
     cells: Floats
     curve: Floats
@@ -60,6 +62,12 @@ class Profile:
     def n_classes(self) -> int:
         """Classes of the model; 0 when it does not give probabilities."""
         return self.counts[1]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What is bet on, each at every one of ``taus``."""
+        scores = evidence.SCORES if self.trees is not None else evidence.SCORES[:-1]
+        return (*scores, "step", "beside") if self.beside else (*scores, "step")
 
     @property
     def promise(self) -> str:
@@ -87,16 +95,22 @@ class Profile:
         if self.trees is not None:
             out |= {f"trees.{f.name}": getattr(self.trees, f.name) for f in fields(Trees)}
         out |= {name: getattr(self, name) for name in _PLAIN}
-        out["scalars"] = np.array([self.near, self.alpha])
-        out["counts"] = np.array((VERSION if self.trees is not None else 2, *self.counts), dtype=np.int64)
+        out["scalars"] = np.array([self.near, self.alpha, *([self.beside] if self.beside else [])])
+        out["counts"] = np.array((self._version, *self.counts), dtype=np.int64)
         return {name: np.ascontiguousarray(value) for name, value in out.items()}
+
+    @property
+    def _version(self) -> int:
+        if self.trees is None:
+            return 2
+        return VERSION if self.beside else 3
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Profile":
         """Rebuild from ``to_arrays``. Raises Invalid (missing, misshapen or not finite)."""
         try:
             counts = [int(v) for v in arrays["counts"]]
-            if counts[0] not in {2, VERSION} or len(counts) != 5:
+            if counts[0] not in {2, 3, VERSION} or len(counts) != 5:
                 raise Invalid(
                     f"extraction profile version {counts[0]} is none that this modelkeep reads: publish the model again"
                 )
@@ -109,14 +123,15 @@ class Profile:
                 trees=None if counts[0] == 2 else _trees(got),
                 **{name: got[name] for name in _PLAIN},
                 near=float(got["scalars"][0]),
+                beside=float(got["scalars"][2]) if counts[0] == VERSION else 0.0,
                 alpha=float(got["scalars"][1]),
                 counts=(counts[1], counts[2], counts[3], counts[4]),
             )
         except (KeyError, IndexError, TypeError, ValueError) as cause:
             raise Invalid("the extraction profile lacks an array that it needs: publish the model again") from cause
-        streams = (4 if profile.trees is None else 5) + 1
-        fits = profile.embedding.basis.shape[0] == profile.n_features and len(profile.kappa) == streams * len(profile.taus)
-        if not fits or not _in_range(profile):
+        bets_on = len(profile.streams) * len(profile.taus)
+        fits = profile.embedding.basis.shape[0] == profile.n_features and len(profile.kappa) == bets_on
+        if not fits or not _in_range(profile) or profile._version != counts[0]:
             raise Invalid("the extraction profile's arrays do not fit together: publish the model again")
         return profile
 
@@ -139,7 +154,7 @@ def _in_range(profile: Profile) -> bool:
     return bool((profile.trees.columns >= 0).all() and (profile.trees.columns < width).all())
 
 
-VERSION = 3
+VERSION = 4
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
 
 
@@ -226,9 +241,10 @@ def fit_profile(
     handled = {name: _flat(score(rows, answer(rows)).T[:, None, :] > limits[:, :, None]) for name, rows in versions.items()}
     weights = null.accounts(_pool(embedding, calibrate, calibrate_probs), rng)
     spread = 1.0 / (weights**2).sum(axis=1)
-    rates = null.score_rates(weights, _flat(evidence.own_events(scores, taus)), handled)
-    near, step_limits, step_kappa = _fit_steps(
-        embedding, [calibrate, versions["jittered"], versions["rounded"]], weights, taus, rng
+    plain = _flat(evidence.own_events(scores, taus))
+    rates = null.score_rates(weights, plain, handled)
+    near, step_limits, beside, step_kappa = _fit_steps(
+        embedding, {"plain": calibrate} | versions, {"plain": plain} | handled, weights, taus, rng
     )
     kappa = np.concatenate([null.bound(rates, np.tile(spread, 1 + len(null.SHARES))), step_kappa])
     classes = 0 if teach_probs is None else teach_probs.shape[1]
@@ -243,6 +259,7 @@ def fit_profile(
         limits=limits,
         step_limits=step_limits,
         near=near,
+        beside=beside,
         kappa=kappa,
         cells=null.clusters(embedding.project(teach)[1], CELLS, rng)[0],
         curve=budget.measure(embedding, teach, teach_probs, calibrate, calibrate_probs, rng),
@@ -351,33 +368,43 @@ def _pool(embedding: Embedding, rows: Floats, probs: Floats | None) -> null.Pool
 
 def _fit_steps(
     embedding: Embedding,
-    handlings: list[Floats],
+    versions: dict[str, Floats],
+    events: dict[str, Floats],
     weights: Floats,
     taus: tuple[float, ...],
     rng: np.random.Generator,
-) -> tuple[float, Floats, Floats]:
-    """Radius of a near repeat, distances (taus,) that are strangely small between two own queries, and their kappa (taus,).
+) -> tuple[float, Floats, float, Floats]:
+    """Radius of a near repeat, distances (taus,) that are strangely small between two own queries, the distance of what is
+    beside one, and the kappa of *step* and *beside* (2 · taus,).
 
-    ``handlings``: the calibration rows as they are, and as an account that handles every row sends them. Jitter and rounding
-    move natural near-duplicates in and out of the radius, so the bound is taken over all of them.
+    ``versions``, ``events``: the calibration rows as they are and under each handling, and their score events as 0/1. Jitter
+    and rounding move natural near-duplicates in and out of the radius, so the bounds are taken over all that touch every row.
     """
     places = Places(embedding)
-    points = [places.of(rows[:MAX_PAIRS]) for rows in handlings]
-    near = float(synthetic.JITTER * np.sqrt(2.0) * (np.sqrt(points[0].shape[1]) + 2.5))
-    distances = [np.stack([_gaps(point, some) for point in some]) for some in points]
-    own = np.empty(len(points[0]))
-    for i, row in enumerate(distances[0]):
+    whole = [name for name in versions if null.SHARES.get(name, 1.0) == 1.0]
+    points = {name: places.of(versions[name][:MAX_PAIRS]) for name in whole}
+    near = float(synthetic.JITTER * np.sqrt(2.0) * (np.sqrt(points["plain"].shape[1]) + 2.5))
+    distances = {name: np.stack([_gaps(point, some) for point in some]) for name, some in points.items()}
+    own = np.empty(len(points["plain"]))
+    for i, row in enumerate(distances["plain"]):
         others = row[rng.permutation(len(row))[: null.OWN]]
         others = others[others > near]
         own[i] = others.min() if len(others) else np.inf
-    limits = -evidence.thresholds(np.sort(-own)[None], taus)[0]
-    share = weights[:, : len(points[0])]
+    *limits, beside = -evidence.thresholds(np.sort(-own)[None], (*taus, evidence.BESIDE))[0]
+    share = weights[:, : len(own)]
     total = share.sum(axis=1, keepdims=True)
     kept = share / np.maximum(total, 1e-12)
     spread = 1.0 / (kept**2).sum(axis=1)
-    wide = (spread >= null.smallest_account(len(points[0]))) & (total[:, 0] > 0.05)
-    rates = [null.step_rates(kept[wide], table, near, limits) for table in distances]
-    return near, limits, null.bound(np.concatenate(rates), np.tile(spread[wide], len(rates)))
+    wide = (spread >= null.smallest_account(len(own))) & (total[:, 0] > 0.05)
+    kept, spread = kept[wide], spread[wide]
+    odd = {name: some[: len(own), -len(taus) :] for name, some in events.items()}
+    touched = {name: odd[name] for name in odd if name not in whole}
+    steps = [null.step_rates(kept, table, near, np.array(limits)) for table in distances.values()]
+    oddly = [null.beside_rates(kept, table, (near, beside), odd[name], touched) for name, table in distances.items()]
+    rare = null.bound(np.zeros((1, len(taus))), np.array([null.smallest_account(len(own))]))  # what so few rows cannot exclude
+    found = [np.concatenate(rates) for rates in (steps, oddly)]
+    bounds = [np.maximum(rare, null.bound(rates, np.tile(spread, len(rates) // len(spread)))) for rates in found]
+    return near, np.array(limits), float(beside), np.concatenate(bounds)
 
 
 def _gaps(point: Floats, points: Floats) -> Floats:
