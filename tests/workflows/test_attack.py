@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate, harden
+from modelkeep.adapters.surrogates import MlpNumbers, MlpSurrogate, TreesNumbers, TreesSurrogate, harden
 from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Quarantined, ReviewRequired, Unauthenticated, Unavailable
-from modelkeep.extraction.attacks import STRATEGIES, Array, Knowledge, make_strategy
+from modelkeep.extraction.attacks import ATTACKS, STRATEGIES, Array, Knowledge, copy_maker, make_strategy
 from modelkeep.workflows.attack import LEAST_ROWS, POINTS, AttackReport, Exam, Loot, log_spaced, run_attack, steal
 
 RNG = np.random.default_rng(8)
@@ -153,3 +153,48 @@ def test_soft_answers_become_weighted_hard_ones() -> None:
     assert rows.tolist() == [0, 0, 1]
     assert classes.tolist() == [0, 1, 2]
     assert weights.tolist() == [0.7, 0.3, 0.9995]
+
+
+class Regression:
+    """Two numbers of five columns, one of them curved."""
+
+    def predict(self, x: Array) -> Array:
+        return np.stack([1e4 * (x @ WEIGHTS[:, 0]) + 5e4, np.tanh(x @ WEIGHTS[:, 1]) - 3.0], axis=1)
+
+
+# path-finding is for trees; a hundred and fifty rows teach a generator of five columns little
+@pytest.mark.parametrize(
+    "name", [name for name, one in ATTACKS.items() if one.numbers and name not in ("path-finding", "data-free")]
+)
+def test_every_attack_on_numbers_steals_a_regression(name: str) -> None:
+    known, make = Knowledge.of(ROWS[:250], numbers=True), lambda: MlpNumbers((32,), updates=400)
+    exam = Exam.by(Regression(), ROWS[250:], numbers=True)
+    plan = make_strategy(name, known, seed=1, surrogate=make)
+    report, loot = run_attack(
+        Regression(), plan, name=name, surrogate=copy_maker(name, known, make), budget=200, batch=8, exam=exam
+    )
+    assert (report.measure, report.majority, loot.probs.shape) == ("R²", 0.0, (200, 2))
+    assert 0.6 < report.fidelity <= 1.0
+
+
+def test_without_the_victim_r_squared_is_measured_on_answers_kept_aside() -> None:
+    plan = make_strategy("in-distribution", Knowledge.of(ROWS, numbers=True), seed=1, surrogate=TreesNumbers)
+    report, _ = run_attack(
+        Regression(), plan, name="in-distribution", surrogate=TreesNumbers, budget=300, batch=8, exam=Exam(numbers=True)
+    )
+    assert (report.measured_on, report.measure) == ("held-out answers", "R²")
+    assert 0.5 < report.fidelity < 1.0
+
+
+@pytest.mark.parametrize("make", [MlpNumbers, TreesNumbers])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_copy_learns_numbers_of_any_size_and_refuses_to_learn_from_nothing(make: type[MlpNumbers], outputs: int) -> None:
+    copy, truth = make(), Regression().predict(ROWS)[:, :outputs]
+    copy.fit(ROWS[:300], truth[:300])
+    found = Exam(ROWS[300:], truth[300:], numbers=True).fidelity(copy)
+    assert copy.predict(ROWS[300:]).shape == (100, outputs)
+    assert found > 0.7
+    with pytest.raises(Invalid, match="cannot learn"):
+        make().fit(ROWS[:0], truth[:0])
+    with pytest.raises(Invalid, match="fitted"):
+        make().predict(ROWS)

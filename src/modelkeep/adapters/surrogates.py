@@ -1,4 +1,4 @@
-"""The copies that a thief trains: scikit-learn models on soft answers (extra ``modelkeep[lab]``).
+"""The copies that a thief trains: scikit-learn models on soft answers or on numbers (extra ``modelkeep[lab]``).
 
 scikit-learn's classifiers take no soft labels, so each row appears once for every class that its answer gives weight to, with
 that weight: the expected cross-entropy is then that of the soft labels themselves (Hinton et al. 2015, "Distilling the
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.neural_network import MLPClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -96,6 +96,58 @@ class TreesSurrogate:
         else:
             probs[:, self._model.classes_] = self._model.predict_proba(x)
         return probs
+
+
+class MlpNumbers:
+    """A multilayer perceptron on standardised inputs and standardised numbers, trained to convergence with Adam."""
+
+    def __init__(self, hidden: tuple[int, ...] = (64,), *, updates: int = 1500, seed: int = 0) -> None:
+        self._hidden, self._updates, self._seed = hidden, updates, seed
+        self._scaler, self._scale = StandardScaler(), StandardScaler()
+        self._model: Any = None
+
+    def fit(self, x: Array, answers: Array) -> None:
+        """Learn from questions (n, d) and numbers (n, k). Raises Invalid (no rows)."""
+        told = self._scale.fit_transform(_checked(x, answers))
+        again = np.resize(np.arange(len(x)), max(len(x), 10 * _BATCH))
+        scaled, told = self._scaler.fit_transform(x)[again], told[again]
+        model = MLPRegressor(
+            hidden_layer_sizes=self._hidden, batch_size=_BATCH, learning_rate_init=3e-3, random_state=self._seed
+        )
+        for _ in range(max(10, round(self._updates * _BATCH / len(again)))):
+            model.partial_fit(scaled, told if told.shape[1] > 1 else told.ravel())
+        self._model = model
+
+    def predict(self, x: Array) -> Array:
+        """Numbers (n, k). Raises Invalid before ``fit``."""
+        if self._model is None:
+            raise Invalid("a surrogate must be fitted before it can predict")
+        found = self._model.predict(self._scaler.transform(x)).reshape(len(x), -1)
+        return np.asarray(self._scale.inverse_transform(found), dtype=np.float64)
+
+
+class TreesNumbers:
+    """Histogram gradient-boosted trees on the raw columns, one ensemble a number."""
+
+    def __init__(self, *, rounds: int = 100, seed: int = 0) -> None:
+        self._rounds, self._seed = rounds, seed
+        self._models: list[Any] = []
+
+    def fit(self, x: Array, answers: Array) -> None:
+        """Learn from questions (n, d) and numbers (n, k). Raises Invalid (no rows)."""
+        leaf = int(np.clip(len(_checked(x, answers)) // 20, 2, 20))
+        self._models = [
+            HistGradientBoostingRegressor(
+                max_iter=self._rounds, min_samples_leaf=leaf, early_stopping=False, random_state=self._seed
+            ).fit(x, column)
+            for column in answers.T
+        ]
+
+    def predict(self, x: Array) -> Array:
+        """Numbers (n, k). Raises Invalid before ``fit``."""
+        if not self._models:
+            raise Invalid("a surrogate must be fitted before it can predict")
+        return np.stack([model.predict(x) for model in self._models], axis=1)
 
 
 def _checked(x: Array, probs: Array) -> Array:

@@ -108,8 +108,12 @@ class HttpTarget:
         """Close the connection."""
         self._http.close()
 
+    def numbers(self) -> bool:
+        """Whether the model's metadata say that it answers with one number a row, and no class. Raises as ``predict``."""
+        return all(tensor.datatype in _FLOATS and tensor.shape[1:] in ((), (1,)) for tensor in self._known().outputs)
+
     def predict(self, x: Array) -> Array:
-        """Class probabilities (n, k) for rows (n, d); one-hot where the gateway gives labels only.
+        """Class probabilities, or numbers, (n, k) for rows (n, d); one-hot where the gateway gives labels only.
 
         Raises the error whose code the gateway names, Unavailable when it cannot be reached.
         """
@@ -204,12 +208,13 @@ class OnnxTarget:
             raise Invalid("this model has no float output to read probabilities from: export it without the ZipMap operator")
 
     def predict(self, x: Array) -> Array:
-        """Class probabilities (n, k) for rows (n, d)."""
+        """Class probabilities, or numbers, (n, k) for rows (n, d)."""
         rows = np.ascontiguousarray(x, dtype=np.float32)
         wanted = self._input.shape
         if len(wanted) > 2:
             rows = rows.reshape(len(rows), *wanted[1:])
-        return np.asarray(self._session.run([self._output], {self._input.name: rows})[0], dtype=np.float64)
+        found = np.asarray(self._session.run([self._output], {self._input.name: rows})[0], dtype=np.float64)
+        return found.reshape(len(rows), -1)
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext | bool:
@@ -251,8 +256,8 @@ def _seconds(text: str) -> float | None:
 
 def _probabilities(outputs: tuple[_Output, ...], known: _Metadata, rows: int) -> Array:
     for output in outputs:
-        if output.datatype in _FLOATS and len(output.shape) == 2 and output.shape[0] == rows:
-            return np.array(_decode(output.data, list[float]), dtype=np.float64).reshape(output.shape)
+        if output.datatype in _FLOATS and len(output.shape) in (1, 2) and output.shape[0] == rows:
+            return np.array(_decode(output.data, list[float]), dtype=np.float64).reshape(rows, -1)
     for output in outputs:
         if output.datatype.startswith(("INT", "UINT")) and output.shape[:1] == (rows,):
             return np.eye(_classes(known))[np.array(_decode(output.data, list[int]), dtype=np.int64).reshape(-1)]

@@ -29,7 +29,8 @@ class MoveRow(Struct, frozen=True):
 
 class Standing(Struct, frozen=True):
     """An account on one release, from its recorded questions. ``told``: what it is told about its answers; ``learnt`` natural
-    questions' worth of ``limit`` in this period; ``fidelity``: agreement of a simple copy that learnt as much."""
+    questions' worth of ``limit`` in this period; ``fidelity``: of a simple copy that learnt as much, and by which ``measure``:
+    "agreement" of top classes, "R²" where the model answers with numbers, "" = it was not measured."""
 
     release: str
     rung: str
@@ -42,6 +43,7 @@ class Standing(Struct, frozen=True):
     fidelity: float
     forecast: str
     history: tuple[MoveRow, ...]
+    measure: str = "agreement"
 
 
 class AccountExplained(Struct, frozen=True):

@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.core.values import ModelSignature
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, Unavailable
 from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs, probability_rows
 
 Rows = NDArray[np.float64]
 BATCH = 512
+MOST_NUMBERS = 64
+"""Numbers of an answer that a copy is measured on: models that answer with a picture have very many."""
 _DTYPES = {
     "FP16": np.float16,
     "FP32": np.float32,
@@ -37,7 +39,7 @@ class Predictor:
         """
         if len(interface.inputs) != 1 or interface.inputs[0].datatype not in _DTYPES:
             raise Invalid("extraction evidence needs a model with one numeric input: join its inputs into one tensor")
-        self._runtime, self._batch = runtime, batch
+        self._runtime, self._batch, self._sample = runtime, batch, sample[:1]
         self._input = interface.inputs[0]
         self._tail = tuple(self._input.shape[1:])
         self._plan: OutputPlan = plan_outputs(interface, self._runtime.run({self._input.name: self._tensor(sample[:1])}))
@@ -61,6 +63,33 @@ class Predictor:
     def as_function(self) -> Callable[[Rows], Rows] | None:
         """``probabilities``, or None when the model does not classify."""
         return self.probabilities if self.classifies else None
+
+    def numbers(self, rows: Rows) -> Rows:
+        """The numbers (n, m) that a model without classes answers rows (n, d) with, of which the first 64 are told.
+
+        Raises Invalid (wrong width, or an answer that is no finite number).
+        """
+        found = np.concatenate([self._numbers(rows[at : at + self._batch]) for at in range(0, len(rows), self._batch)])
+        if not np.isfinite(found).all():
+            raise Invalid("the model answers some of the reference rows with what is no finite number: leave those rows out")
+        return found
+
+    def as_numbers(self) -> Callable[[Rows], Rows] | None:
+        """``numbers``, or None when the model classifies or does not give floating numbers for each of several rows."""
+        if self.classifies:
+            return None
+        two = np.repeat(self._sample, 2, axis=0)
+        try:
+            return self.numbers if self._numbers(two).shape[1] else None
+        except (Invalid, Unavailable):  # it takes one row at a time
+            return None
+
+    def _numbers(self, rows: Rows) -> Rows:
+        found = self._runtime.run({self._input.name: self._tensor(rows)})
+        told = [found[spec.name] for spec in self._plan.served if found[spec.name].dtype.kind == "f"]
+        flat = [one.reshape(len(rows), -1) for one in told if one.ndim and len(one) == len(rows)]
+        parts = [np.empty((len(rows), 0)), *(one[:, :MOST_NUMBERS].astype(np.float64) for one in flat)]
+        return np.concatenate(parts, axis=1)[:, :MOST_NUMBERS]
 
     def _tensor(self, rows: Rows) -> NDArray[np.generic]:
         wanted = [size for size in self._tail if size > 0]

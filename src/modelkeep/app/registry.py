@@ -131,7 +131,7 @@ class RegistryVerbs(Acts):
             predictor = Predictor(start(data), interface, rows, batch=batch)
             seed = int.from_bytes(digest_bytes(digest)[:8], "big")
             alpha = self.premises.settings.extraction.alpha
-            fitted.append(fit_profile(rows, predictor.as_function(), seed=seed, alpha=alpha))
+            fitted.append(fit_profile(rows, predictor.as_function(), seed=seed, alpha=alpha, numbers=predictor.as_numbers()))
             return {**fitted[0].to_arrays(), **learn_reference(rows, seed)}
 
         return Calibration(fit, len(rows), digest)

@@ -9,6 +9,7 @@ from modelkeep.custody.keys import AUDIT_SUBJECT
 from modelkeep.errors import Missing
 from modelkeep.extraction.budget import forecast
 from modelkeep.extraction.guard import Guard
+from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.verdicts import Terms
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SubjectKeys
@@ -60,9 +61,11 @@ class Judge:
         close()
         if not guard.verdict(subject).queries and not guard.verdict(subject).budget.equivalent:
             return None
-        return self._told(ref, subject, guard, learnt)
+        return self._told(ref, subject, guard, learnt, profile)
 
-    def _told(self, ref: ReleaseRef, subject: str, guard: Guard, learnt: list[tuple[float, float]]) -> Standing:
+    def _told(
+        self, ref: ReleaseRef, subject: str, guard: Guard, learnt: list[tuple[float, float]], profile: Profile
+    ) -> Standing:
         now = self._here.clock.now_ns()
         guard.begin(day_of(now))
         verdict, ladder = guard.verdict(subject), self._ladder
@@ -78,13 +81,14 @@ class Judge:
         return Standing(
             release=str(ref),
             rung=verdict.rung.text,
-            told=ladder.steps[verdict.rung].told,
+            told=ladder.steps[verdict.rung].tells(confidences=profile.n_classes > 0) or "answers are as usual",
             odds=verdict.odds,
             queries=verdict.queries,
             effective=verdict.effective,
             learnt=verdict.budget.equivalent,
             limit=verdict.budget.limit,
             fidelity=verdict.budget.fidelity,
+            measure=profile.fidelity,
             forecast=said.text,
             history=tuple(self._moves(ref, subject)),
         )

@@ -31,11 +31,13 @@ from modelkeep.workflows.attack import AttackReport, Exam, run_attack
 from modelkeep.workflows.sybil import Sybil
 
 if TYPE_CHECKING:
-    from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
+    from modelkeep.adapters.surrogates import MlpNumbers, MlpSurrogate, TreesNumbers, TreesSurrogate
+    from modelkeep.adapters.targets import HttpTarget
 
 _HELP = """Steal a model through a gateway, as a real client would, and report how good the copy is.
 
-Run it against your own gateway only. Fidelity is agreement with the victim's top class. Attacks (--list says what they need):
+Run it against your own gateway only. Fidelity is agreement with the victim's top class, or R² of its numbers.
+Attacks (--list says what they need):
 
 \b
 """ + "\n".join(f"{name:<20} {one.does}" for name, one in ATTACKS.items())
@@ -48,14 +50,15 @@ class ListedAttack(msgspec.Struct, frozen=True):
     does: str
     needs: str
     source: str
+    against: str
 
 
 def _list(click_context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or click_context.resilient_parsing:
         return
-    listed = [ListedAttack(name, one.does, one.needs, one.source) for name, one in ATTACKS.items()]
-    rows = [(one.name, one.does, one.needs, one.source) for one in listed]
-    click_context.obj.out.table(listed, ("NAME", "ASKS", "NEEDS", "SOURCE"), rows, empty="There are no attacks.")
+    listed = [ListedAttack(name, one.does, one.needs, one.source, one.against) for name, one in ATTACKS.items()]
+    rows = [(one.name, one.does, one.needs, one.against, one.source) for one in listed]
+    click_context.obj.out.table(listed, ("NAME", "ASKS", "NEEDS", "AGAINST", "SOURCE"), rows, empty="There are no attacks.")
     click_context.exit()
 
 
@@ -83,6 +86,7 @@ class _Asked:
     decimals: int | None
     recover: bool
     copy: str
+    numbers: bool
     seed: int
     save: str
 
@@ -92,20 +96,32 @@ class _Asked:
             raise Invalid("an explanation without its numbers is none: leave out --labels-only, --decimals and --recover")
         return Guise(self.repeats, self.noise, self.interleave / 100, self.sleep, self.labels_only, self.decimals)
 
-    def exam(self) -> Exam | None:
-        """What fidelity is measured on, where it was named. Raises Invalid."""
+    def check_numbers(self) -> None:
+        """Raises Invalid: what is asked for makes sense of classes only."""
+        if self.labels_only or self.recover:
+            raise Invalid("numbers have neither labels nor marks: leave out --labels-only and --recover")
+
+    def exam(self, numbers: bool) -> Exam:
+        """What fidelity is measured on. Raises Invalid."""
         from modelkeep.adapters.targets import OnnxTarget
 
         rows = _rows(self.eval_data)
-        return Exam.by(OnnxTarget(read_file(self.victim)), rows) if self.victim and rows is not None else None
+        if not self.victim or rows is None:
+            return Exam(numbers=numbers)
+        return Exam.by(OnnxTarget(read_file(self.victim)), rows, numbers=numbers)
 
-    def accounts(self, stack: ExitStack) -> Sybil:
+    def clients(self, stack: ExitStack) -> "list[HttpTarget]":
         """One client for each key, closed with ``stack``. Raises Invalid, Missing."""
-        from modelkeep.adapters.targets import Explained, HttpTarget
+        from modelkeep.adapters.targets import HttpTarget
 
         ref, ca = ReleaseRef.parse(self.ref), Path(self.ca) if self.ca else None
         keys = [read_secret_file(name).decode() for name in self.key_file]
-        clients = [stack.enter_context(HttpTarget(self.url, ref, key, ca=ca)) for key in keys]
+        return [stack.enter_context(HttpTarget(self.url, ref, key, ca=ca)) for key in keys]
+
+    def accounts(self, clients: "list[HttpTarget]") -> Sybil:
+        """The accounts as one target."""
+        from modelkeep.adapters.targets import Explained
+
         return Sybil([Explained(one) for one in clients] if ATTACKS[self.strategy].explains else clients)
 
 
@@ -136,23 +152,29 @@ class _Asked:
 @click.option(
     "--copy", type=click.Choice(("perceptron", "trees")), default="perceptron", show_default=True, help="Copy to train."
 )
+@click.option("--numbers", is_flag=True, help="The model gives several numbers a row, and no classes; of one it is seen.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the attack's own randomness.")
 @click.option("--save", default="", help="npz file for what was learnt: rows and answers.")
 @click.pass_obj
 def attack(ctx: Context, /, **given: Any) -> None:
     """Parse, attack, print."""
     asked = _Asked(**given)
-    guise, exam, make = asked.guise(), asked.exam(), _surrogates(asked.copy)
-    known = Knowledge.of(load_rows(read_file(asked.seed_data), asked.seed_data), _rows(asked.foreign_data))
-
-    def surrogate() -> Surrogate:
-        return make(seed=asked.seed)
-
-    copies = copy_maker(asked.strategy, known, surrogate)
-    plan = make_strategy(asked.strategy, known, seed=asked.seed, surrogate=surrogate)
+    guise, seeds, foreign = asked.guise(), load_rows(read_file(asked.seed_data), asked.seed_data), _rows(asked.foreign_data)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ExitStack() as stack:
-        accounts = asked.accounts(stack)
+        clients = asked.clients(stack)
+        numbers = asked.numbers or clients[0].numbers()
+        if numbers:
+            asked.check_numbers()
+        exam, make = asked.exam(numbers), _surrogates(asked.copy, numbers)
+        known = Knowledge.of(seeds, foreign, numbers=numbers)
+
+        def surrogate() -> Surrogate:
+            return make(seed=asked.seed)
+
+        copies = copy_maker(asked.strategy, known, surrogate)
+        plan = make_strategy(asked.strategy, known, seed=asked.seed, surrogate=surrogate)
+        accounts = asked.accounts(clients)
         progress = stack.enter_context(Progress(*columns, console=ctx.out.notes, transient=True))
         bar = progress.add_task(f"{asked.strategy} on {asked.ref}", total=asked.budget)
         report, loot = run_attack(
@@ -176,11 +198,13 @@ def _rows(file: str) -> Array | None:
     return load_rows(read_file(file), file) if file else None
 
 
-def _surrogates(copy: str) -> "type[MlpSurrogate | TreesSurrogate]":
+def _surrogates(copy: str, numbers: bool) -> "type[MlpSurrogate | TreesSurrogate | MlpNumbers | TreesNumbers]":
     if importlib.util.find_spec("sklearn") is None:
         raise Missing("the red team trains copies with scikit-learn: pip install 'modelkeep[lab]'")
-    from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
+    from modelkeep.adapters.surrogates import MlpNumbers, MlpSurrogate, TreesNumbers, TreesSurrogate
 
+    if numbers:
+        return TreesNumbers if copy == "trees" else MlpNumbers
     return TreesSurrogate if copy == "trees" else MlpSurrogate
 
 
@@ -188,9 +212,10 @@ def _tell(report: AttackReport) -> str:
     curve = "\n".join(f"  {point.queries:>6} queries   fidelity {point.fidelity:.3f}" for point in report.curve)
     disguised = f"Disguise: {', '.join(report.guise)}; {report.own} queries were the attack's own\n" if report.guise else ""
     shared = f"Queries of each account: {', '.join(map(str, report.accounts))}\n" if len(report.accounts) > 1 else ""
+    measure = " (R²)" if report.measure == "R²" else ""
     return (
         f"{report.strategy}: {report.queries} of {report.budget} queries answered; {report.reason}\n{disguised}{shared}"
-        f"Fidelity on {report.measured_on} (a constant answer has {report.majority:.3f}):\n"
+        f"Fidelity on {report.measured_on}{measure} (a constant answer has {report.majority:.3f}):\n"
         f"{curve or '  too few answers for a copy'}"
     )
 

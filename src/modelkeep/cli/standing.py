@@ -60,12 +60,19 @@ def _explained(found: AccountExplained) -> str:
     return "\n".join(lines)
 
 
+def _copy(one: Standing) -> str:
+    """How good a copy is that learnt as much."""
+    if one.measure == "R²":
+        return f"; a simple copy would explain {one.fidelity:.0%} of the variance of the answers (R²)"
+    return f"; a simple copy would agree on {one.fidelity:.0%}" if one.measure else ""
+
+
 def _standing(one: Standing) -> list[str]:
     lines = [
         "",
         f"{one.release}: {one.rung} ({one.told})",
         f"  evidence  {one.odds} ({one.queries:,} questions, {one.effective:,} distinct)",
-        f"  budget    {one.learnt:,.0f} of {one.limit:,.0f} natural questions; a simple copy would agree on {one.fidelity:.0%}",
+        f"  budget    {one.learnt:,.0f} of {one.limit:,.0f} natural questions{_copy(one)}",
         f"  forecast  {one.forecast}",
     ]
     for move in one.history:

@@ -26,7 +26,7 @@ CURVE = (5, 10, 20, 40, 80, 160, 320, 640, 1000)
 class Budget:
     """``spent``: nats; ``equivalent``: natural questions that teach as much, those charged included; ``limit``: natural
     questions allowed a period; ``share`` = equivalent / limit; ``fidelity``: agreement with the model that a simple surrogate
-    reaches with that many."""
+    reaches with that many, of a model that answers with numbers R²."""
 
     spent: float
     limit: float
@@ -65,12 +65,19 @@ def spend(inverse: NDArray[np.floating], phi: NDArray[np.floating], w: float) ->
 
 
 def measure(
-    embedding: Embedding, x: Floats, probs: Floats | None, check: Floats, check_probs: Floats | None, rng: np.random.Generator
+    embedding: Embedding,
+    x: Floats,
+    probs: Floats | None,
+    check: Floats,
+    check_probs: Floats | None,
+    rng: np.random.Generator,
+    numbers: tuple[Floats, Floats] | None = None,
 ) -> Floats:
     """The exchange rate, measured when the model is published: rows (questions, nats, fidelity), shape (3, points).
 
     Questions are ``x`` in random order, drawn again with 5 % noise when they run out; the surrogate is a ridge regression on
-    random features; fidelity is top-1 agreement with the model on ``check``.
+    random features; fidelity is top-1 agreement with the model on ``check``, or, of a model that gives ``numbers`` (answers to
+    ``x`` and ``check``, each (n, m)) instead of probabilities, R², at least 0. Ones where there are neither.
     """
     order = np.concatenate([rng.permutation(len(x)) for _ in range(CURVE[-1] // len(x) + 1)])[: CURVE[-1]]
     projected = embedding.project(x)[1]
@@ -82,18 +89,37 @@ def measure(
         spent[i] = total
     points = np.array(CURVE)
     fidelity = np.ones(len(points))
-    if probs is not None and check_probs is not None and probs.shape[1] > 1:
+    classes = probs is not None and check_probs is not None and probs.shape[1] > 1
+    told, truth = (probs, check_probs) if classes else numbers or (None, None)
+    if told is not None and truth is not None:
         lift = rng.normal(size=(projected.shape[1], 128)), rng.uniform(0, 2 * np.pi, 128)
         learn = _lift(projected / embedding.spread, lift)
         judge = _lift(embedding.project(check)[1] / embedding.spread, lift)
-        truth = check_probs.argmax(axis=1)
         for i, n in enumerate(points):
             rows = order[: min(n, len(x))]
             gram = learn[rows].T @ learn[rows] + 0.3 * np.eye(learn.shape[1])
-            solved = np.linalg.solve(gram, learn[rows].T @ probs[rows])
-            fidelity[i] = float(((judge @ solved).argmax(axis=1) == truth).mean())
+            middle = np.zeros(told.shape[1]) if classes else told[rows].mean(axis=0)
+            guess = middle + judge @ np.linalg.solve(gram, learn[rows].T @ (told[rows] - middle))
+            fidelity[i] = _agreement(truth, guess) if classes else max(r_squared(truth, guess), 0.0)
         fidelity = np.maximum.accumulate(fidelity)
     return np.stack([points.astype(np.float64), spent[points - 1], fidelity])
+
+
+def _agreement(truth: Floats, guess: Floats) -> float:
+    return float((guess.argmax(axis=1) == truth.argmax(axis=1)).mean())
+
+
+def r_squared(truth: Floats, guess: Floats) -> float:
+    """R² of ``guess`` (n, m): the share of the variance of ``truth`` (n, m) that it explains, mean over the columns that vary.
+
+    1 is a perfect copy, 0 what the mean alone reaches, and below 0 is worse than that. Where nothing varies: 1 for a guess
+    that is equal but for rounding, else 0.
+    """
+    error, spread = ((truth - guess) ** 2).sum(axis=0), ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+    varies = spread > 1e-12 * np.maximum((truth**2).sum(axis=0), 1e-300)
+    if not varies.any():
+        return float(np.allclose(truth, guess, rtol=1e-6))
+    return float((1.0 - error[varies] / spread[varies]).mean())
 
 
 def _lift(white: Floats, lift: tuple[Floats, Floats]) -> Floats:

@@ -73,6 +73,12 @@ class Step:
             answers = f"confidences are multiples of 1/{self.grain}"
         return answers if self.rate == 1.0 or self.refuse else f"{answers}, at {self.rate:g} of the usual rate"
 
+    def tells(self, *, confidences: bool) -> str:
+        """``told``, or of a model without confidences what is left of it: the rate. "" when the answers are as usual."""
+        if confidences or self.refuse:
+            return self.told
+        return "" if self.rate == 1.0 else f"answers come at {self.rate:g} of the usual rate"
+
 
 class Ladder(NamedTuple):
     """The table. ``steps``: one for each ``Rung``; ``held``: the rungs below the alarm that there are, ascending;

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,13 @@ class Profile:
         """What is bet on, each at every one of ``taus``."""
         scores = evidence.SCORES if self.trees is not None else evidence.SCORES[:-1]
         return (*scores, "step", "beside") if self.beside else (*scores, "step")
+
+    @property
+    def fidelity(self) -> Literal["agreement", "R²", ""]:
+        """What the fidelity of the budget is: agreement of top classes, R² of numbers, or "" where it was not measured."""
+        if self.n_classes:
+            return "agreement"
+        return "" if (self.curve[2] == 1.0).all() else "R²"
 
     @property
     def promise(self) -> str:
@@ -212,12 +220,14 @@ def fit_profile(
     seed: int,
     alpha: float = 1e-3,
     train_rows: Floats | None = None,
+    numbers: Predict | None = None,
 ) -> Profile:
     """Fit the evidence, its null, the budget and the trace cells on benign rows.
 
     ``x``: reference rows (n, d), as the model takes them, flattened; not the model's training rows. ``predict``: (b, d) to
     probabilities (b, k), or None for a model without classes. ``train_rows``: (m, d), the training rows if at hand: then all
-    of ``x`` calibrates; else a random half of ``x`` teaches the discriminator and the other half calibrates. Deterministic
+    of ``x`` calibrates; else a random half of ``x`` teaches the discriminator and the other half calibrates. ``numbers``:
+    (b, d) to (b, m), what a model without classes answers; only the budget's fidelity is measured on them. Deterministic
     in ``seed``. Raises Invalid: too few rows (the message says how many are needed), wrong shapes, numbers that are not
     finite.
     """
@@ -248,6 +258,7 @@ def fit_profile(
     )
     kappa = np.concatenate([null.bound(rates, np.tile(spread, 1 + len(null.SHARES))), step_kappa])
     classes = 0 if teach_probs is None else teach_probs.shape[1]
+    told = None if classes or numbers is None else (numbers(teach), numbers(calibrate))
     return Profile(
         embedding=embedding,
         discriminator=judge,
@@ -262,7 +273,7 @@ def fit_profile(
         beside=beside,
         kappa=kappa,
         cells=null.clusters(embedding.project(teach)[1], CELLS, rng)[0],
-        curve=budget.measure(embedding, teach, teach_probs, calibrate, calibrate_probs, rng),
+        curve=budget.measure(embedding, teach, teach_probs, calibrate, calibrate_probs, rng, told),
         counts=(x.shape[1], classes, len(teach), len(calibrate)),
         alpha=alpha,
     )

@@ -4,7 +4,7 @@ The same function runs over HTTPS against a gateway and in memory against a bare
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import msgspec
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Refused
-from modelkeep.extraction.attacks import ATTACKS, Array, Lesson, Strategy, SurrogateMaker, parts
+from modelkeep.extraction.attacks import ATTACKS, Array, Lesson, Strategy, Surrogate, SurrogateMaker, parts
+from modelkeep.extraction.budget import r_squared
 
 LEAST_ROWS = 5
 """Fewer answers than this are not worth a copy: the thief is left with the commonest class. The curve begins here."""
@@ -24,7 +25,7 @@ class Target(Protocol):
     """A model that answers."""
 
     def predict(self, x: Array) -> Array:
-        """Class probabilities (n, k) for rows (n, d); one-hot rows where the target gives labels only.
+        """Class probabilities, or numbers, (n, k) for rows (n, d); one-hot rows where the target gives labels only.
 
         Raises what the gateway says: Denied and its kin (held, revoked, quarantined), OverBudget, Unavailable, Invalid.
         """
@@ -33,22 +34,33 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Exam:
-    """Rows the thief never asked (n, d) and the victim's own top class for each (n,): what fidelity is measured on."""
+    """Rows the thief never asked (n, d) and the victim's own answers (n, k): what fidelity is measured on. ``numbers``: the
+    answers are a regression's numbers, no probabilities. Without rows, every fifth answer that the thief gets is kept aside."""
 
-    x: Array
-    labels: NDArray[np.int64]
+    x: Array = field(default_factory=lambda: np.empty((0, 0)))
+    answers: Array = field(default_factory=lambda: np.empty((0, 0)))
+    numbers: bool = False
 
     @classmethod
-    def by(cls, victim: Target, x: Array) -> Self:
-        """Let the bare victim label ``x``. Raises Invalid when there are no rows."""
+    def by(cls, victim: Target, x: Array, *, numbers: bool = False) -> Self:
+        """Let the bare victim answer ``x``. Raises Invalid when there are no rows."""
         if not len(x):
             raise Invalid("the evaluation data holds no rows")
-        return cls(x, victim.predict(x).argmax(axis=1))
+        return cls(x, victim.predict(x), numbers)
+
+    def fidelity(self, copy: Surrogate) -> float:
+        """The share of rows on which the copy's top class is the victim's, or R² of the copy's numbers."""
+        guess = copy.predict(self.x)
+        if self.numbers:
+            return r_squared(self.answers, guess)
+        return float((guess.argmax(axis=1) == self.answers.argmax(axis=1)).mean())
 
     @property
     def majority(self) -> float:
-        """The fidelity of a copy that always answers the commonest class."""
-        return float(np.unique(self.labels, return_counts=True)[1].max() / len(self.labels))
+        """The fidelity of a constant copy: of one that always answers the commonest class, or the mean of the numbers."""
+        if self.numbers:
+            return 0.0
+        return float(np.unique(self.answers.argmax(axis=1), return_counts=True)[1].max() / len(self.answers))
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -65,7 +77,7 @@ class AttackReport(msgspec.Struct, frozen=True):
     ``accounts``: rows answered to each account; ``stopped``: stable code of the error that ended it, "budget" (all was spent)
     or "exhausted" (the plan had nothing more to ask); ``measured_on``: "held-out rows" or "held-out answers"; ``majority``:
     fidelity of the constant copy; ``fidelity``: of the copy trained on everything, or of the constant one when that is too
-    little.
+    little; ``measure``: what fidelity is, "agreement" of top classes or "R²" of numbers.
     """
 
     strategy: str
@@ -80,6 +92,7 @@ class AttackReport(msgspec.Struct, frozen=True):
     own: int = 0
     guise: tuple[str, ...] = ()
     accounts: tuple[int, ...] = ()
+    measure: str = "agreement"
 
 
 @dataclass(frozen=True)
@@ -165,8 +178,7 @@ def appraise(loot: Loot, surrogate: SurrogateMaker, exam: Exam, sizes: tuple[int
             continue
         copy = surrogate()
         copy.fit(x, answers)
-        agreement = float((copy.predict(exam.x).argmax(axis=1) == exam.labels).mean())
-        curve.append(Point(size, agreement))
+        curve.append(Point(size, exam.fidelity(copy)))
     return tuple(curve)
 
 
@@ -191,7 +203,7 @@ def run_attack(
     """Steal, then report fidelity against queries spent at ``POINTS`` log-spaced sizes.
 
     ``name``: of the attack; ``surrogate`` makes the copies (``copy_maker`` of the attacks). Without an ``exam`` every fifth row
-    learnt is kept from training and agreement is measured on those: all that a thief can know.
+    learnt is kept from training and fidelity is measured on those: all that a thief can know.
     Raises Invalid (``budget`` or ``batch`` below 1) and what ``steal`` raises.
     """
     if budget < 1 or batch < 1:
@@ -202,10 +214,11 @@ def run_attack(
 
 def assess(loot: Loot, *, name: str, surrogate: SurrogateMaker, budget: int, exam: Exam | None = None) -> AttackReport:
     """Train copies on prefixes of what was stolen and measure them, as ``run_attack`` does."""
-    measured_on = "held-out rows" if exam else "held-out answers"
-    training, test = (loot, exam) if exam else _split(loot, ATTACKS[name].explains)
-    majority = test.majority if len(test.labels) else 0.0
-    curve = appraise(training, surrogate, test, log_spaced(training.asked, POINTS)) if len(test.labels) else ()
+    exam = exam or Exam()
+    measured_on = "held-out rows" if len(exam.x) else "held-out answers"
+    training, test = (loot, exam) if len(exam.x) else _split(loot, ATTACKS[name].explains, exam.numbers)
+    majority = test.majority if len(test.x) else 0.0
+    curve = appraise(training, surrogate, test, log_spaced(training.asked, POINTS)) if len(test.x) else ()
     return AttackReport(
         strategy=name,
         budget=budget,
@@ -217,18 +230,18 @@ def assess(loot: Loot, *, name: str, surrogate: SurrogateMaker, budget: int, exa
         fidelity=curve[-1].fidelity if curve else majority,
         curve=curve,
         own=loot.own,
+        measure="R²" if test.numbers else "agreement",
     )
 
 
-def _split(loot: Loot, explained: bool) -> tuple[Loot, Exam]:
-    """Four fifths to train on, counted as if nothing else had been asked, and every fifth row with its top class as the
+def _split(loot: Loot, explained: bool, numbers: bool) -> tuple[Loot, Exam]:
+    """Four fifths to train on, counted as if nothing else had been asked, and every fifth row with its answer as the
     exam."""
     held = np.arange(len(loot.x)) % 5 == 4
     probs = parts(loot.probs, loot.x.shape[1])[0] if explained else loot.probs
-    labels = probs[held].argmax(axis=1) if held.any() else np.empty(0, dtype=np.int64)
     kept = int((~held).sum())
     training = replace(loot, x=loot.x[~held], probs=loot.probs[~held], after=np.arange(1, kept + 1), asked=kept)
-    return training, Exam(loot.x[held], labels)
+    return training, Exam(loot.x[held], probs[held], numbers)
 
 
 def _why(refusal: ModelkeepError) -> tuple[str, str]:

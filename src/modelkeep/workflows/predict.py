@@ -195,7 +195,8 @@ class Gateway:
         by_budget = rung < Rung.ALARM and served.watch.verdict(subject).budget.share >= step.spent
         until = f"; the information budget begins anew on {self.renews}" if by_budget and self.renews else ""
         contact = f"; ask {self._terms.contact}" if self._terms.contact else ""
-        return f"{step.told}{until}{contact}"
+        said = step.tells(confidences=served.outputs.probabilities is not None)
+        return f"{said}{until}{contact}" if said else ""
 
     def _waits(self, rung: Rung) -> ReviewRequired:
         return ReviewRequired(told(_HELD if rung is Rung.SANCTION else _ACCUSED, self._terms.contact))

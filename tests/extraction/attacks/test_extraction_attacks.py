@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelkeep.errors import Invalid
-from modelkeep.extraction.attacks import STRATEGIES, Array, Knowledge, Planned, make_strategy
+from modelkeep.extraction.attacks import ATTACKS, STRATEGIES, Array, Knowledge, Planned, make_strategy
 from modelkeep.extraction.attacks.jacobian import gradient
 from modelkeep.extraction.attacks.knockoff import knockoff
 from modelkeep.extraction.attacks.line_search import line_search
@@ -143,3 +143,36 @@ def test_answers_that_do_not_fit_the_questions_are_refused() -> None:
     x = plan.propose(4)
     with pytest.raises(Invalid, match="do not fit"):
         plan.feed(x, victim(x)[:2])
+
+
+NUMBERS = [name for name, one in ATTACKS.items() if one.numbers]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_attacks_on_numbers_ask_valid_rows_whatever_the_unit(name: str, scale: float) -> None:
+    def numbers(x: Array) -> Array:
+        return scale * (x @ WEIGHTS + np.abs(x[:, 0]))[:, None]
+
+    class Knows:
+        def fit(self, x: Array, answers: Array) -> None:
+            assert answers.shape == (len(x), 1)
+
+        def predict(self, x: Array) -> Array:
+            return numbers(x)
+
+    known = Knowledge.of(SEEDS, numbers=True)
+    plan, asked = make_strategy(name, known, seed=3, surrogate=Knows), list[Array]()
+    while sum(map(len, asked)) < 150 and len(x := plan.propose(9)):
+        asked.append(x)
+        plan.feed(x, numbers(x))
+    x = np.concatenate(asked)
+    assert len(x) >= len(SEEDS)
+    assert np.isfinite(x).all() and (x >= known.lower).all() and (x <= known.upper).all()
+    assert (x[:, 1] == np.rint(x[:, 1])).all()
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in NUMBERS])
+def test_attacks_that_need_classes_say_so(name: str) -> None:
+    with pytest.raises(Invalid, match=f"{name} needs classes"):
+        make_strategy(name, Knowledge.of(SEEDS, numbers=True), seed=1, surrogate=Linear)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from modelkeep.errors import Invalid
 from modelkeep.extraction.attacks import ATTACKS, Array, Knowledge, Lesson, Planned, copy_maker, make_strategy, parts
-from modelkeep.extraction.attacks.equations import Solved, SolvedOr, equations
+from modelkeep.extraction.attacks.equations import Solved, SolvedNumbers, SolvedOr, equations
 from modelkeep.extraction.attacks.explanations import Attributed
 from modelkeep.serving.shapley import shapley
 
@@ -210,3 +210,47 @@ def test_explanations_of_another_model_train_a_copy_on_rows_put_back_to_the_cent
     assert (probs[40 + 2 :: 3, 1] < probs[:40, 1]).all(), "without the column that raised it, the second class is less likely"
     np.testing.assert_array_equal(copy.predict(natural), bent(natural))
     assert ATTACKS["explanations"].explains
+
+
+class Line:
+    """A linear regression of several numbers, curved by ``bend``."""
+
+    def __init__(self, natural: Array, outputs: int, bend: float = 0.0) -> None:
+        self.weights = np.random.default_rng(outputs).normal(size=(natural.shape[1], outputs)) / natural.std(axis=0)[:, None]
+        self.centre, self.bend = natural.mean(axis=0), bend
+
+    def predict(self, x: Array) -> Array:
+        straight = (x - self.centre) @ self.weights
+        return 40.0 + straight + self.bend * np.abs(straight)
+
+
+@pytest.mark.parametrize(("outputs", "columns"), [(1, 12), (1, 3), (3, 40)])
+def test_a_linear_regression_is_solved_exactly_from_one_answer_more_than_it_has_columns(outputs: int, columns: int) -> None:
+    natural = rows(columns)
+    victim, known = Line(natural, outputs), Knowledge.of(natural, numbers=True)
+    got = answered("equation-solving", known, victim, columns + 1)
+    copy = copy_maker("equation-solving", known, Never)()
+    copy.fit(got.x, got.probs)
+    np.testing.assert_allclose(copy.predict(natural), victim.predict(natural), atol=1e-8)
+
+
+def test_who_is_no_linear_regression_is_asked_uniform_rows_and_learnt_by_another_copy() -> None:
+    natural = rows(6)
+    victim, known = Line(natural, 1, bend=3.0), Knowledge.of(natural, numbers=True)
+    got = answered("equation-solving", known, victim, 100)
+    assert len(np.unique(got.x[20:, 0])) > 60, "rows from all of the range, not two values a column"
+
+    class Knows(Line):
+        def fit(self, x: Array, answers: Array) -> None:
+            """It does already."""
+
+    copy = copy_maker("equation-solving", known, lambda: Knows(natural, 1, bend=3.0))()
+    copy.fit(got.x, got.probs)
+    np.testing.assert_allclose(copy.predict(natural), victim.predict(natural))
+
+
+def test_a_system_of_numbers_needs_rows_and_a_solution() -> None:
+    with pytest.raises(Invalid, match="no system"):
+        SolvedNumbers().fit(np.empty((0, 3)), np.empty((0, 1)))
+    with pytest.raises(Invalid, match="solved before"):
+        SolvedNumbers().predict(rows(4))

@@ -52,7 +52,7 @@ class Attack:
 
     ``does``: in one line; ``needs``: what the thief must have; ``copy``: makes the attack's own copy, where it has one, from
     what the thief would train otherwise; ``labels_only``: it looks at nothing but top classes; ``explains``: it asks for
-    explanations.
+    explanations; ``numbers``: it works against a model that answers with numbers, too, and not only where there are classes.
     """
 
     plan: Callable[[Knowledge, np.random.Generator, SurrogateMaker], Plan]
@@ -62,6 +62,12 @@ class Attack:
     copy: Callable[[Knowledge, SurrogateMaker], Surrogate] | None = None
     labels_only: bool = False
     explains: bool = False
+    numbers: bool = False
+
+    @property
+    def against(self) -> str:
+        """The answers that it can make something of."""
+        return "classes, numbers" if self.numbers else "classes"
 
 
 def _alone(
@@ -75,36 +81,51 @@ _RANGES, _ROWS, _FOREIGN = "ranges of the columns", "natural rows", "foreign row
 _PAL, _TRAMER = "Pal et al. 2020", "Tramer et al. 2016"
 
 ATTACKS: dict[str, Attack] = {
-    "uniform": Attack(_alone(uniform), "rows uniform in the ranges", _RANGES, f"{_TRAMER}, 4.1.3 and 5.2.1"),
+    "uniform": Attack(_alone(uniform), "rows uniform in the ranges", _RANGES, f"{_TRAMER}, 4.1.3 and 5.2.1", numbers=True),
     "equation-solving": Attack(
         _alone(equations),
-        "solve a logistic or softmax model from d + 1 answers; others by random rows",
+        "solve a linear, logistic or softmax model from d + 1 answers; others by random rows",
         _ROWS,
         f"{_TRAMER}, 4.1",
-        copy=lambda _, make: SolvedOr(make),
+        copy=lambda known, make: SolvedOr(make, numbers=known.numbers),
+        numbers=True,
     ),
     "line-search": Attack(
         _alone(line_search), "bisect between rows of two classes", _ROWS, f"Lowd and Meek 2005; {_TRAMER}, 5.2.1"
     ),
     "path-finding": Attack(
-        _alone(path_finding), "walk from leaf to leaf of a tree, bisecting where each ends", _ROWS, f"{_TRAMER}, 4.2"
+        _alone(path_finding),
+        "walk from leaf to leaf of a tree, bisecting where each ends",
+        _ROWS,
+        f"{_TRAMER}, 4.2",
+        numbers=True,
     ),
     "adaptive-retraining": Attack(adaptive, "rows on the copy's own boundary, retrain, repeat", _ROWS, f"{_TRAMER}, 5.2.1"),
-    "jacobian": Attack(jacobian, "steps along the signs of the copy's gradient (JBDA)", _ROWS, "Papernot et al. 2017"),
+    "jacobian": Attack(
+        jacobian, "steps along the signs of the copy's gradient (JBDA)", _ROWS, "Papernot et al. 2017", numbers=True
+    ),
     "jb-tr": Attack(jb_tr, "steps towards a random other class of the copy (JBDA-TR)", _ROWS, "Juuti et al. 2019"),
-    "t-rnd": Attack(_alone(t_rnd), "steps in random directions", _ROWS, "Juuti et al. 2019"),
-    "knockoff": Attack(_alone(knockoff), "foreign rows at random", _FOREIGN, "Orekondy et al. 2019, 4.1"),
-    "knockoff-adaptive": Attack(bandit, "foreign rows chosen by a gradient bandit", _FOREIGN, "Orekondy et al. 2019, 4.2"),
+    "t-rnd": Attack(_alone(t_rnd), "steps in random directions", _ROWS, "Juuti et al. 2019", numbers=True),
+    "knockoff": Attack(_alone(knockoff), "foreign rows at random", _FOREIGN, "Orekondy et al. 2019, 4.1", numbers=True),
+    "knockoff-adaptive": Attack(
+        bandit, "foreign rows chosen by a gradient bandit", _FOREIGN, "Orekondy et al. 2019, 4.2", numbers=True
+    ),
     "copycat": Attack(
         _alone(copycat), "foreign rows, top classes only", _FOREIGN, "Correia-Silva et al. 2018", labels_only=True
     ),
     "activethief-entropy": Attack(partial(active_thief, choose=entropy), "pool rows of most entropy", _FOREIGN, _PAL),
-    "activethief-k-centre": Attack(partial(active_thief, choose=k_centre), "pool rows far from those asked", _FOREIGN, _PAL),
+    "activethief-k-centre": Attack(
+        partial(active_thief, choose=k_centre), "pool rows far from those asked", _FOREIGN, _PAL, numbers=True
+    ),
     "activethief-dfal": Attack(
         partial(active_thief, choose=dfal), "pool rows nearest to the boundary", _FOREIGN, f"{_PAL}; Ducoffe 2018"
     ),
     "data-free": Attack(
-        data_free, "rows of a generator that learns where copy and victim differ", _RANGES, "MAZE and DFME, 2021"
+        data_free,
+        "rows of a generator that learns where copy and victim differ",
+        _RANGES,
+        "MAZE and DFME, 2021",
+        numbers=True,
     ),
     "explanations": Attack(
         _alone(explanations),
@@ -114,7 +135,9 @@ ATTACKS: dict[str, Attack] = {
         copy=Attributed,
         explains=True,
     ),
-    "in-distribution": Attack(_alone(in_distribution), "own natural rows, each once", "many natural rows", "Karchmer 2023"),
+    "in-distribution": Attack(
+        _alone(in_distribution), "own natural rows, each once", "many natural rows", "Karchmer 2023", numbers=True
+    ),
 }
 """Every attack by its name, as the command line spells it."""
 
@@ -131,9 +154,13 @@ def attack_called(name: str) -> Attack:
 def make_strategy(name: str, known: Knowledge, *, seed: int, surrogate: SurrogateMaker) -> Strategy:
     """The attack called ``name``; the same ``seed`` and answers give the same questions.
 
-    ``surrogate`` makes the copies that adaptive attacks train on the way. Raises Invalid (no attack of that name).
+    ``surrogate`` makes the copies that adaptive attacks train on the way. Raises Invalid (no attack of that name, or one that
+    needs classes, of a model that answers with numbers).
     """
     attack = attack_called(name)
+    if known.numbers and not attack.numbers:
+        able = ", ".join(one for one, row in ATTACKS.items() if row.numbers)
+        raise Invalid(f"{name} needs classes, and the model answers with numbers: choose one of {able}")
     planned = Planned(attack.plan(known, np.random.default_rng(seed), surrogate))
     return Coarsened(planned) if attack.labels_only else planned
 

@@ -18,7 +18,8 @@ def bandit(  # the paper's parameters
     """Split the pool into ``arms`` clusters; ask ``step`` rows by a softmax policy over them; reward, update, retrain, repeat.
 
     The reward of a row is the mean of three, each scaled to 0 ... 1 by what was seen so far: the victim's certainty
-    (p1 - p2), diversity (distance of the answer to the mean answer of its cluster) and the copy's loss (cross-entropy). The
+    (p1 - p2), diversity (distance of the answer to the mean answer of its cluster) and the copy's loss (cross-entropy; of
+    numbers, which have no certainty either, the squared error). The
     policy's preferences follow the gradient bandit with the mean reward of the round as baseline; clusters stand in for the
     paper's tree of labels, which foreign rows here do not have.
     Source: Orekondy et al. 2019, "Knockoff Nets", section 4.2 (adaptive strategy, equations 3 to 5).
@@ -39,7 +40,8 @@ def bandit(  # the paper's parameters
         actions = cluster[pulled]
         if copy is None:
             total, answers = np.zeros((arms, got.shape[1])), got[:0]
-        rewards = np.column_stack([_certainty(got), _diversity(got, total, count, actions), _loss(got, pool[pulled], copy)])
+        diverse, loss = _diversity(got, total, count, actions), _loss(known, got, pool[pulled], copy)
+        rewards = np.column_stack([_certainty(known, got), diverse, loss])
         spans = np.column_stack([np.minimum(spans[:, 0], rewards.min(axis=0)), np.maximum(spans[:, 1], rewards.max(axis=0))])
         reward = ((rewards - spans[:, 0]) / np.maximum(spans[:, 1] - spans[:, 0], 1e-12)).mean(axis=1)
         for arm, gain in zip(actions, reward - reward.mean(), strict=True):
@@ -60,7 +62,9 @@ def _softmax(likes: Array) -> Array:
     return np.asarray(raised / raised.sum())
 
 
-def _certainty(got: Array) -> Array:
+def _certainty(known: Knowledge, got: Array) -> Array:
+    if known.numbers:
+        return np.zeros(len(got))
     two = np.sort(got, axis=1)[:, -2:]
     return np.asarray(two[:, -1] - two[:, 0])
 
@@ -70,9 +74,11 @@ def _diversity(got: Array, total: Array, count: Array, actions: NDArray[np.int64
     return np.asarray(np.abs(got - mean).sum(axis=1))
 
 
-def _loss(got: Array, x: Array, copy: Surrogate | None) -> Array:
+def _loss(known: Knowledge, got: Array, x: Array, copy: Surrogate | None) -> Array:
     if copy is None:
         return np.zeros(len(x))
+    if known.numbers:
+        return np.asarray(((got - copy.predict(x)) ** 2).sum(axis=1))
     return np.asarray(-(got * np.log(np.maximum(copy.predict(x), 1e-6))).sum(axis=1))
 
 

@@ -15,18 +15,19 @@ from modelkeep.errors import Invalid
 
 Array = NDArray[np.float64]
 Plan = Generator[Array, Array, None]
-"""Yields questions (n, d); is sent their answers (n, k); returns when there is nothing more to ask."""
+"""Yields questions (n, d); is sent their answers (n, k), probabilities unless the thief knows of numbers; returns when there
+is nothing more to ask."""
 
 
 class Surrogate(Protocol):
     """The copy that a thief trains."""
 
     def fit(self, x: Array, probs: Array) -> None:
-        """Learn from questions (n, d) and their soft answers (n, k); forgets what it learnt before."""
+        """Learn from questions (n, d) and their soft answers, or numbers, (n, k); forgets what it learnt before."""
         ...
 
     def predict(self, x: Array) -> Array:
-        """Class probabilities (n, k) for rows (n, d)."""
+        """Class probabilities, or numbers, (n, k) for rows (n, d)."""
         ...
 
 
@@ -59,7 +60,8 @@ class Knowledge:
     """What the thief knows beforehand: natural rows of its own and the values that a valid row may hold.
 
     ``seeds``: (n, d); ``lower``, ``upper``: (d,); ``whole``: (d,), true where a column holds only whole numbers; ``foreign``:
-    (m, d), rows from another distribution, if the thief has any.
+    (m, d), rows from another distribution, if the thief has any; ``numbers``: the model answers with numbers (a regression),
+    not with class probabilities.
     """
 
     seeds: Array
@@ -67,9 +69,10 @@ class Knowledge:
     upper: Array
     whole: NDArray[np.bool_]
     foreign: Array | None = None
+    numbers: bool = False
 
     @classmethod
-    def of(cls, seeds: Array, foreign: Array | None = None) -> Self:
+    def of(cls, seeds: Array, foreign: Array | None = None, *, numbers: bool = False) -> Self:
         """Read ranges and whole-number columns off the thief's rows (n >= 2, d). Raises Invalid, also when foreign rows have
         another number of columns."""
         rows = np.asarray(seeds, dtype=np.float64)
@@ -79,7 +82,7 @@ class Knowledge:
             )
         if foreign is not None and (foreign.ndim != 2 or not len(foreign) or foreign.shape[1] != rows.shape[1]):
             raise Invalid(f"foreign rows of shape {foreign.shape} do not fit own rows of {rows.shape[1]} columns")
-        return cls(rows, rows.min(axis=0), rows.max(axis=0), np.all(rows == np.rint(rows), axis=0), foreign)
+        return cls(rows, rows.min(axis=0), rows.max(axis=0), np.all(rows == np.rint(rows), axis=0), foreign, numbers)
 
     @property
     def width(self) -> Array:

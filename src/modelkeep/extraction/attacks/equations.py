@@ -1,9 +1,11 @@
-"""Equation solving: d + 1 answers of a logistic or softmax model are a linear system of its log-odds."""
+"""Equation solving: d + 1 answers of a logistic or softmax model are a linear system of its log-odds, those of a linear
+regression one of its numbers."""
 
 import numpy as np
 
 from modelkeep.errors import Invalid
 from modelkeep.extraction.attacks.base import Array, Knowledge, Plan, Surrogate, SurrogateMaker
+from modelkeep.extraction.budget import r_squared
 
 _LEAST = 1e-300
 """What a zero is taken for where answers are not rounded: so that it has a logarithm."""
@@ -14,8 +16,8 @@ def equations(known: Knowledge, rng: np.random.Generator, *, spare: int = 8, ste
 
     The rows are the median natural row with one standard deviation (of a whole column: at least 1) added to or taken from every
     column at random: the design that errors of rounding and marks disturb least; columns that are constant are left out of the
-    count. Further rows of that kind average such errors. If the victim is not linear in its log-odds, the rest is uniform in
-    the box, for a copy that is trained.
+    count. Further rows of that kind average such errors. If the victim is not linear in its log-odds (or in its numbers), the
+    rest is uniform in the box, for a copy that is trained.
     Source: Tramer et al. 2016, "Stealing Machine Learning Models via Prediction APIs", sections 4.1.1 and 4.1.2 (solving),
     4.1.3 (random points and training, for perceptrons).
     """
@@ -25,11 +27,11 @@ def equations(known: Knowledge, rng: np.random.Generator, *, spare: int = 8, ste
     free = np.flatnonzero(ends[0] != ends[1])
     x = _general_position(ends, free, rng)
     answers = yield x
-    linear = Solved()
+    linear = SolvedNumbers() if known.numbers else Solved()
     linear.fit(x, answers)
     more = known.draw(rng, spare)
     got = yield more
-    follows = agreement(linear, more, got) >= 0.9
+    follows = explains(linear, more, got, numbers=known.numbers) >= 0.9
     while True:
         yield _corners(ends, rng, step) if follows else known.snap(rng.uniform(known.lower, known.upper, (step, len(middle))))
 
@@ -52,6 +54,11 @@ def agreement(copy: Surrogate, x: Array, answers: Array) -> float:
     return float((copy.predict(x).argmax(axis=1) == answers.argmax(axis=1)).mean())
 
 
+def explains(copy: Surrogate, x: Array, answers: Array, *, numbers: bool) -> float:
+    """How well the copy has the ``answers`` (n, k): their top classes, or R² of numbers."""
+    return r_squared(answers, copy.predict(x)) if numbers else agreement(copy, x, answers)
+
+
 class Solved:
     """A model whose log-odds are linear, read off answers by weighted least squares; exact from d + 1 exact answers.
 
@@ -66,8 +73,7 @@ class Solved:
         """Solve. A row counts for a class as its log-odds are certain: pa pb / (pa + pb). Raises Invalid (no rows)."""
         if not len(x) or len(x) != len(probs):
             raise Invalid(f"{len(x)} questions and {len(probs)} answers are no system of equations")
-        centre, scale = x.mean(axis=0), np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)
-        design = np.column_stack([(x - centre) / scale, np.ones(len(x))])
+        centre, scale, design = _design(x)
         safe = np.maximum(probs, _floor(probs))
         anchor = int(probs.mean(axis=0).argmax())
         base = safe[:, [anchor]]
@@ -86,6 +92,38 @@ class Solved:
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
+class SolvedNumbers:
+    """A model whose numbers are linear, read off answers by least squares; exact from d + 1 exact answers.
+
+    ``weights``: (d, k) and ``bias``: (k,).
+    """
+
+    def __init__(self) -> None:
+        self.weights: Array = np.empty((0, 0))
+        self.bias: Array = np.empty(0)
+
+    def fit(self, x: Array, answers: Array) -> None:
+        """Solve. Raises Invalid (no rows)."""
+        if not len(x) or len(x) != len(answers):
+            raise Invalid(f"{len(x)} questions and {len(answers)} answers are no system of equations")
+        centre, scale, design = _design(x)
+        found = np.linalg.lstsq(design, answers, rcond=None)[0]
+        self.weights = found[:-1] / scale[:, None]
+        self.bias = found[-1] - centre @ self.weights
+
+    def predict(self, x: Array) -> Array:
+        """Numbers (n, k). Raises Invalid before ``fit``."""
+        if not len(self.bias):
+            raise Invalid("a system must be solved before it can predict")
+        return np.asarray(x @ self.weights + self.bias)
+
+
+def _design(x: Array) -> tuple[Array, Array, Array]:
+    """Centre and scale (d,) of the columns of ``x`` (n, d), and the rows standardised by them with a column of ones."""
+    centre, scale = x.mean(axis=0), np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)
+    return centre, scale, np.column_stack([(x - centre) / scale, np.ones(len(x))])
+
+
 def _floor(probs: Array) -> float:
     """What a zero stands for: half of the last digit of answers that are rounded, else next to nothing."""
     for digits in range(1, 7):
@@ -102,29 +140,31 @@ def _least_squares(design: Array, odds: Array, certain: Array) -> Array:
 class SolvedOr:
     """The solved model, or the copy that ``otherwise`` trains (a perceptron, for example) where that explains answers better.
 
-    ``least``: a solution that has the top class of so many of the answers kept aside is taken without training another.
+    ``least``: a solution that has the top class of so many of the answers kept aside, or of ``numbers`` explains so much of
+    their variance, is taken without training another.
     """
 
-    def __init__(self, otherwise: SurrogateMaker, *, least: float = 0.97) -> None:
-        self._otherwise, self._least = otherwise, least
-        self._copy: Surrogate = Solved()
+    def __init__(self, otherwise: SurrogateMaker, *, least: float = 0.97, numbers: bool = False) -> None:
+        self._otherwise, self._least, self._numbers = otherwise, least, numbers
+        self._solved: SurrogateMaker = SolvedNumbers if numbers else Solved
+        self._copy: Surrogate = self._solved()
 
     def fit(self, x: Array, probs: Array) -> None:
         """Solve; with answers to spare, keep every fifth aside to see which copy explains them, then learn from all."""
-        self._copy = Solved() if len(x) < 1.25 * (x.shape[1] + 1) + 4 else self._better(x, probs)
+        self._copy = self._solved() if len(x) < 1.25 * (x.shape[1] + 1) + 4 else self._better(x, probs)
         self._copy.fit(x, probs)
 
     def _better(self, x: Array, probs: Array) -> Surrogate:
         aside = np.arange(len(x)) % 5 == 4
-        linear = Solved()
+        linear = self._solved()
         linear.fit(x[~aside], probs[~aside])
-        found = agreement(linear, x[aside], probs[aside])
+        found = explains(linear, x[aside], probs[aside], numbers=self._numbers)
         if found >= self._least:
             return linear
         other = self._otherwise()
         other.fit(x[~aside], probs[~aside])
-        return other if agreement(other, x[aside], probs[aside]) > found else linear
+        return other if explains(other, x[aside], probs[aside], numbers=self._numbers) > found else linear
 
     def predict(self, x: Array) -> Array:
-        """Class probabilities (n, k)."""
+        """Class probabilities, or numbers, (n, k)."""
         return self._copy.predict(x)

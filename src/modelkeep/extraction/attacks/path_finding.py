@@ -15,22 +15,30 @@ def path_finding(known: Knowledge, rng: np.random.Generator, *, bisections: int 
     """Ask a row; bisect, column by column and both ways, how far its answer stays the same; go on just beyond, in the next
     leaf.
 
-    Answers are the same leaf when they agree to ``digits`` decimals: the paper's identities of leaves, of which it says that
-    confidence values will do. A mark that is fresh for every question takes them away. All columns of a row are bisected at
-    once. Ends when no row drawn lies outside of the leaves that are known.
+    Answers are the same leaf when they agree to ``digits`` decimals, numbers to one significant digit more: the paper's
+    identities of leaves, of which it says that confidence values will do. A mark that is fresh for every question takes them
+    away. All columns of a row are bisected at once. Ends when no row drawn lies outside of the leaves that are known.
     Source: Tramer et al. 2016, "Stealing Machine Learning Models via Prediction APIs", section 4.2, algorithm 1.
     """
     ahead, leaves = deque(known.draw(rng, 1)), list[tuple[Array, Array]]()
     while (x := _next(known, ahead, leaves, rng)) is not None:
-        own = np.round((yield x[None])[0], digits)
+        own = _leaf((yield x[None])[0], known, digits)
         sides = _Sides(known, x)
         rounds = 0
         while len(asked := sides.ask()) and rounds <= bisections:
             got = yield asked
-            sides.learn(np.all(np.round(got, digits) == own, axis=1))
+            sides.learn(np.all(_leaf(got, known, digits) == own, axis=1))
             rounds += 1
         leaves.append(sides.leaf())
         ahead.extend(sides.beyond())
+
+
+def _leaf(answers: Array, known: Knowledge, digits: int) -> Array:
+    """What names the leaf of each answer."""
+    if not known.numbers:
+        return np.asarray(np.round(answers, digits))
+    size = 10.0 ** np.floor(np.log10(np.maximum(np.abs(answers), 1e-300)))
+    return np.asarray(np.rint(answers / size * 10.0**digits) * size)
 
 
 def _next(known: Knowledge, ahead: deque[Array], leaves: list[tuple[Array, Array]], rng: np.random.Generator) -> Array | None:
