@@ -1,5 +1,6 @@
 """Plots of the extraction bench, one SVG a setting and kind: fidelity curves with the stops marked, and alarm times."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,6 +92,7 @@ def _alarms(setting: str, rows: Sequence[Row], file: Path) -> None:
             panel.axvline(bar, color=GREY, linewidth=0.8, zorder=0)
         panel.set_xscale("log")
         panel.set_xlim(5, 1300)
+        panel.set_ylim(-0.7, len(names) - 0.3)
         panel.set_xticks([8, 50, 150, 500], ["8", "50", "150", "500"])
         panel.minorticks_off()
         panel.set_title(way, fontsize=8, loc="left")
@@ -105,4 +107,4 @@ def _save(figure: object, file: Path) -> None:
     figure.savefig(file, metadata={"Date": None, "Creator": None})  # type: ignore[attr-defined]
     plt.close(figure)  # type: ignore[arg-type]
     plain = "\n".join(line.rstrip() for line in file.read_text().splitlines())
-    file.write_text(f"{plain}\n")
+    file.write_text(re.sub(r"(\d\.\d\d)\d+", r"\1", plain) + "\n")  # a hundredth of a point is not seen
