@@ -19,6 +19,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks._extraction_cnn import fit_cnn
 from modelkeep.extraction import null, synthetic
 from modelkeep.extraction.profile import Profile, fit_profile
 
@@ -27,6 +28,7 @@ Ints = NDArray[np.int64]
 Predict = Callable[[Floats], Floats]
 BESIDE = Path(__file__).parents[2] / "shared" / "data"
 REFERENCE = 4000
+DATA = ("digits", "adult", "credit", "fashion", "elec2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,24 +58,32 @@ class Setting:
 # -- data --
 
 
-def datasets(folder: Path | None) -> Iterator[Data]:
-    """Digits always; adult, credit-default, fashion-mnist and elec2 where their folder is."""
+def datasets(folder: Path | None, wanted: set[str]) -> Iterator[Data]:
+    """Digits always; adult, credit-default, fashion-mnist and elec2 where their folder is. ``wanted``: names, or all."""
+    makers: dict[str, Callable[[], Data]] = {"digits": _digits}
+    if folder is not None and folder.is_dir():
+        makers |= {
+            "adult": lambda: _adult(folder / "adult"),
+            "credit": lambda: _credit(folder / "credit-default" / "UCI_Credit_Card.csv.gz"),
+            "fashion": lambda: _fashion(folder / "fashion-mnist"),
+            "elec2": lambda: _elec(folder / "elec2" / "elec.csv.gz"),
+        }
+    for name, make in makers.items():
+        if not wanted or name in wanted:
+            yield make()
+
+
+def _digits() -> Data:
     bunch = load_digits()
-    yield _shuffled("digits", bunch.data, bunch.target, 600)
-    if folder is None or not folder.is_dir():
-        return
-    yield _adult(folder / "adult")
-    yield _credit(folder / "credit-default" / "UCI_Credit_Card.csv.gz")
-    yield _fashion(folder / "fashion-mnist")
-    yield _elec(folder / "elec2" / "elec.csv.gz")
+    return _shuffled("digits", bunch.data, bunch.target, 600)
 
 
 def _shuffled(name: str, x: NDArray[np.generic], y: NDArray[np.generic], train: int) -> Data:
     order = np.random.default_rng(20).permutation(len(x))
-    return Data(name, _narrow(np.asarray(x))[order], np.asarray(y, dtype=np.int64)[order], train)
+    return Data(name, narrow(np.asarray(x))[order], np.asarray(y, dtype=np.int64)[order], train)
 
 
-def _narrow(x: NDArray[np.generic]) -> Floats:
+def narrow(x: NDArray[np.generic]) -> Floats:
     """Numbers as they reach a model: float32, in wide form."""
     return x.astype(np.float32).astype(np.float64)
 
@@ -122,36 +132,47 @@ def _elec(path: Path) -> Data:
     table = _table(path, True)
     x = np.array([row[:6] for row in table], dtype=np.float64)
     return Data(
-        "elec2", _narrow(x), np.array([row[6] in {"UP", "1", "1.0"} for row in table], dtype=np.int64), 15_000, ordered=True
+        "elec2", narrow(x), np.array([row[6] in {"UP", "1", "1.0"} for row in table], dtype=np.int64), 15_000, ordered=True
     )
 
 
 # -- victims --
 
+Fit = Callable[[Floats, Ints], Predict]
 
-def victims(data: Data) -> Iterator[tuple[str, Predict]]:
-    """An MLP and gradient-boosted trees, fitted on the data's own training rows."""
-    x, y = data.x[: data.train], data.y[: data.train]
-    network = make_pipeline(
+
+def _network(x: Floats, y: Ints) -> Predict:
+    model = make_pipeline(
         StandardScaler(), MLPClassifier((64, 32), alpha=0.01, max_iter=40, early_stopping=True, random_state=1)
     )
-    trees = HistGradientBoostingClassifier(max_iter=120, early_stopping=True, random_state=1)
-    for name, model in (("mlp", network), ("trees", trees)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(x, y)
-        yield name, model.predict_proba
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, y)
+    return model.predict_proba
+
+
+def _trees(x: Floats, y: Ints) -> Predict:
+    return HistGradientBoostingClassifier(max_iter=120, early_stopping=True, random_state=1).fit(x, y).predict_proba
+
+
+def victims(data: str) -> dict[str, Fit]:
+    """What is served of a data set: an MLP, boosted trees, and of large pictures a convolutional network."""
+    found: dict[str, Fit] = {"mlp": _network, "trees": _trees}
+    return {**found, "cnn": fit_cnn} if data == "fashion" else found
 
 
 def settings(folder: Path | None, wanted: set[str]) -> Iterator[Setting]:
-    """Every data set with every victim; ``wanted``: names such as ``adult/mlp``, all when empty."""
-    for data in datasets(folder):
-        if wanted and not any(name.startswith(data.name) for name in wanted):
-            continue
-        for kind, predict in victims(data):
+    """Every data set with every victim; ``wanted``: names such as ``adult/mlp`` or ``adult``, all when empty."""
+    for data in datasets(folder, {name.split("/")[0] for name in wanted}):
+        for kind, fit in victims(data.name).items():
             name = f"{data.name}/{kind}"
-            if not wanted or name in wanted:
-                yield _setting(name, data, predict)
+            if not wanted or name in wanted or data.name in wanted:
+                yield _setting(name, data, fit(data.x[: data.train], data.y[: data.train]))
+
+
+def is_vision(setting: Setting) -> bool:
+    """Whether rows are square pictures."""
+    return setting.name.split("/")[0] in {"digits", "fashion"}
 
 
 def _setting(name: str, data: Data, predict: Predict) -> Setting:

@@ -1,168 +1,105 @@
-"""Extraction evidence, honestly: is an honest account ever accused, and how soon is a thief?
+"""Extraction evidence, honestly: is an honest account ever accused, how soon is a thief found, and what did it get until then?
 
-``python -m benchmarks extraction [-- SETTING… PART… users=3000 queries=10000 runs=20 data=DIR]``: SETTING such as
-``adult/mlp``, PART ``honest`` or ``thieves``, all without any; DIR has adult, credit-default, fashion-mnist and elec2 (by
-default ``shared/data`` beside the checkout, where it is; else scikit-learn's digits alone).
+``python -m benchmarks extraction [-- SETTING… PART… users=3000 queries=10000 runs=20 budget=500 most=2000 data=DIR out=DIR]``:
+SETTING such as ``adult/mlp`` or ``adult``, PART of ``PARTS`` below, all without any. DIR ``data`` has adult, credit-default,
+fashion-mnist and elec2 (by default ``shared/data`` beside the checkout, where it is; else scikit-learn's digits alone); DIR
+``out`` keeps all rows, to which later runs add theirs, and the plots. The bars are judged over whatever there is.
 
 An honest account is a mix of the pool (a family), a handling of its rows, and its own random draws, with replacement, so that
 it repeats itself, too. One family of mixes is unknown to the calibration. Rows that calibrate and rows that people hold are
-different. A thief asks the bare victim whatever its attack asks; it is watched as it is, hidden among nine honest queries each,
-and after 3,000 honest ones.
+different. A thief asks whatever its attack asks: of the bare victim to time the alarm (as it is, hidden among nine honest
+queries each, after 3,000 honest ones), of the whole defence to see what its copy is worth. Equal arguments, equal results.
 """
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-from rich.progress import Progress
-
-from benchmarks import Row, report
-from benchmarks._extraction import (
-    BESIDE,
-    FAMILIES,
-    HANDLINGS,
-    SESSIONS,
-    Floats,
-    Ints,
-    People,
-    Setting,
-    handled,
-    mixes,
-    settings,
+from benchmarks._extraction import BESIDE, DATA, Setting, settings
+from benchmarks._extraction_bars import judged
+from benchmarks._extraction_blocked import Blocked
+from benchmarks._extraction_honest import honest
+from benchmarks._extraction_plots import draw
+from benchmarks._extraction_results import Results
+from benchmarks._extraction_thieves import WAYS, attacks, found
+from benchmarks._extraction_users import (
+    ACCOUNTS,
+    drifting,
+    hidden_attacks,
+    interleaved,
+    sybil,
+    sybil_attacks,
+    tools,
+    transformed,
 )
-from benchmarks._extraction_thieves import SLEEP, alarm, attacks, loot
-from modelkeep.extraction import null
-from modelkeep.extraction.crowd import Asked, Crowd
 
-ALPHA = 1e-3
-AT_ONCE = 250
-"""Accounts that walk in lock-step: more do not fit the caches."""
+DEFAULTS = {"users": 3000, "queries": 10_000, "runs": 20, "budget": 500, "most": 2000}
 
 
-PARTS = ("honest", "thieves")
-BUDGET = 500
-"""Queries of one attack."""
+def _honest(setting: Setting, results: Results, told: Mapping[str, int]) -> None:
+    results.take(f"{setting.name}: honest accounts", honest(setting, told["users"], told["queries"]))
+
+
+def _thieves(setting: Setting, results: Results, told: Mapping[str, int]) -> None:
+    names = attacks(setting)
+    rows = found(setting, names, told["runs"], told["budget"])
+    results.take(f"{setting.name}: attack queries to the alarm", rows, (len(names) - 1) * len(WAYS) + 1)
+
+
+def _blocked(setting: Setting, results: Results, told: Mapping[str, int]) -> None:
+    names, judge = attacks(setting), Blocked(setting, told["runs"], told["most"])
+    results.take(f"{setting.name}: what a copy is worth at the stop", (judge.row(name) for name in names), len(names))
+
+
+def _transformed(setting: Setting, results: Results, _: Mapping[str, int]) -> None:
+    results.take(f"{setting.name}: habits that nobody declared", transformed(setting), len(tools(setting)))
+
+
+def _drift(setting: Setting, results: Results, told: Mapping[str, int]) -> None:
+    if setting.name.startswith("elec2"):  # its pool is in the order of time
+        rows = drifting(setting, told["users"], told["queries"])
+        results.take(f"{setting.name}: a population that moved", rows, 4)
+
+
+def _interleaved(setting: Setting, results: Results, told: Mapping[str, int]) -> None:
+    rows = interleaved(setting, hidden_attacks(setting), told["runs"], told["budget"])
+    results.take(f"{setting.name}: hidden among honest questions", rows, 2 + 5 * len(hidden_attacks(setting)))
+
+
+def _sybil(setting: Setting, results: Results, told: Mapping[str, int]) -> None:
+    rows = sybil(setting, told["runs"], told["budget"])
+    results.take(f"{setting.name}: many accounts that share a network", rows, len(sybil_attacks(setting)) * len(ACCOUNTS))
+
+
+PARTS: dict[str, Callable[[Setting, Results, Mapping[str, int]], None]] = {
+    "honest": _honest,
+    "thieves": _thieves,
+    "blocked": _blocked,
+    "transformed": _transformed,
+    "drift": _drift,
+    "interleaved": _interleaved,
+    "sybil": _sybil,
+}
 
 
 def run(args: list[str]) -> None:
-    """``args``: settings, parts, and ``users=``, ``queries=``, ``runs=``, ``data=``."""
+    """``args``: settings, parts, and ``name=value`` as above."""
     told = dict(arg.split("=", 1) for arg in args if "=" in arg)
-    parts = [part for part in PARTS if part in args] or PARTS
+    numbers = {name: int(told.get(name, usual)) for name, usual in DEFAULTS.items()}
+    parts = [part for part in PARTS if part in args] or list(PARTS)
     wanted = {arg for arg in args if "=" not in arg and arg not in PARTS}
+    strange = sorted({*told} - {*DEFAULTS, "data", "out"} | {name for name in wanted if name.split("/")[0] not in DATA})
+    if strange:
+        sys.exit(f"the bench knows no {strange[0]!r}: settings begin with {', '.join(DATA)}; parts are {', '.join(PARTS)}")
+    results = Results(Path(told["out"]) if "out" in told else None)
     for setting in settings(Path(told["data"]) if "data" in told else BESIDE, wanted):
-        if "honest" in parts:
-            rows = honest(setting, int(told.get("users", 3000)), int(told.get("queries", 10_000)))
-            report(f"extraction, {setting.name}: honest accounts, alpha {ALPHA}", rows)
-        if "thieves" in parts:
-            report(
-                f"extraction, {setting.name}: attack queries to the alarm", list(thieves(setting, int(told.get("runs", 20))))
-            )
-
-
-def thieves(setting: Setting, runs: int) -> Iterator[Row]:
-    """Alarm times of every attack: how many of the runs were found, median and largest query, and found within 50, 150, 500."""
-    for attack in attacks(setting):
-        asked = [loot(setting, attack, BUDGET, run) for run in range(runs)]
-        ways = {"as it is": {}, "one in ten": {"share": 0.1}, "after 3,000": {"sleep": SLEEP}}
-        for how, options in ways.items() if attack != "in-distribution" else [("as it is", {})]:
-            found = [alarm(setting, rows, seed=run, **options).queries for run, rows in enumerate(asked)]
-            hits = sorted(at for at in found if at is not None)
-            yield {
-                "bench": "extraction",
-                "setting": setting.name,
-                "attack": attack,
-                "how": how,
-                "found": f"{len(hits)}/{runs}",
-                "median": int(np.median(hits)) if hits else "",
-                "largest": hits[-1] if hits else "",
-                **{f"within {most}": sum(at <= most for at in hits) for most in (50, 150, 500)},
-            }
-
-
-def honest(setting: Setting, users: int, queries: int) -> list[Row]:
-    """How many accounts of each family were accused in ``queries`` questions each."""
-    began = time.perf_counter()
-    asked = _asked(setting)
-    rng = np.random.default_rng(11)
-    families = [*FAMILIES, SESSIONS]
-    each = -(-users // (len(families) * len(HANDLINGS)))
-    found: dict[str, list[Floats]] = {}
-    alarms: dict[str, list[str]] = {}
-    with Progress(transient=True) as progress:
-        bar = progress.add_task(setting.name, total=len(families) * len(HANDLINGS) * each)
-        for family, chunk, handling in _accounts(setting, families, each, queries, rng):
-            crowd = Crowd(setting.profile, len(chunk), alpha=ALPHA)
-            for asking in chunk.T:
-                crowd.step(asked, asking)
-            found.setdefault(family, []).append(crowd.highest)
-            progress.update(bar, advance=len(chunk))
-            for number in np.flatnonzero(crowd.alarmed_at):
-                alarms.setdefault(family, []).append(f"{handling[number]} at {crowd.alarmed_at[number]}")
-    return [
-        {
-            "bench": "extraction",
-            "setting": setting.name,
-            "family": family,
-            "accounts": int(sum(map(len, highest))),
-            "questions": queries,
-            "accused": len(alarms.get(family, [])),
-            "highest": f"{np.concatenate(highest).max():.3g}",
-            "one in a hundred": f"{np.quantile(np.concatenate(highest), 0.99):.3g}",
-            "of": "; ".join(alarms.get(family, [])[:4]),
-            "seconds": round(time.perf_counter() - began),
-        }
-        for family, highest in found.items()
-    ]
-
-
-def _asked(setting: Setting) -> Asked:
-    """The pool once for each handling, one after the other."""
-    parts = []
-    for handling in HANDLINGS:
-        rows = setting.pool if handling == "plain" else handled(setting, handling).astype(np.float32).astype(np.float64)
-        answers = setting.answers if handling == "plain" else np.asarray(setting.predict(rows))
-        parts.append(Asked.of(setting.profile, rows, answers))
-    return Asked(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("names", "places", "events")))
-
-
-def _accounts(
-    setting: Setting, families: Sequence[str], each: int, queries: int, rng: np.random.Generator
-) -> Iterator[tuple[str, Ints, list[str]]]:
-    """What accounts ask: family, rows of ``_asked`` (accounts, queries), and the handling of each account."""
-    people, size = People.of(setting), len(setting.pool)
-    calibration = setting.profile.counts[3]
-    narrowest = null.smallest_account(calibration) / calibration
-    for family in families:
-        asking: list[Ints] = []
-        handling: list[str] = []
-        for number, (how, share) in enumerate(HANDLINGS.items()):
-            for rows in _draws(people, family, each, queries, narrowest, rng):
-                touched = rng.random(queries) < share
-                asking.append((rows + size * number * touched).astype(np.int64))
-                handling.append(how)
-        for at in range(0, len(asking), AT_ONCE):
-            yield family, np.stack(asking[at : at + AT_ONCE]), handling[at : at + AT_ONCE]
-
-
-def _draws(people: People, family: str, each: int, queries: int, narrowest: float, rng: np.random.Generator) -> Iterator[Ints]:
-    if family != SESSIONS:
-        for weights in mixes(people, family, each, narrowest, rng):
-            yield _draw(weights, queries, rng)
-        return
-    for _ in range(each):
-        lengths = rng.integers(100, 1000, size=queries // 100)
-        parts = [
-            _draw(next(mixes(people, "segment", 1, narrowest, rng)), int(length), rng)
-            for length in lengths[: int(np.searchsorted(lengths.cumsum(), queries)) + 1]
-        ]
-        yield np.concatenate(parts)[:queries]
-
-
-def _draw(weights: Floats, count: int, rng: np.random.Generator) -> Ints:
-    drawn: Ints = np.minimum(np.searchsorted(weights.cumsum(), rng.random(count)), len(weights) - 1)
-    return drawn
+        for part in parts:
+            PARTS[part](setting, results, numbers)
+    if results.rows:
+        results.take("bars", judged(results))
+    if results.folder is not None:
+        for file in draw(results, results.folder):
+            print(f"written: {file}")
 
 
 if __name__ == "__main__":
