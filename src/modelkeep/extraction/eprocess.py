@@ -82,8 +82,11 @@ def settle(stakes: Floats, factors: Floats, t: int) -> float:
     n = t + 2.0
     stakes[1] += 1.0 / (2.2 * n * math.log(n) ** 2)
     stakes *= factors
-    np.minimum(stakes, CEILING, out=stakes)
-    return float(np.add.reduce(stakes, axis=None)) * (0.5 / bets)
+    total = float(np.add.reduce(stakes, axis=None))
+    if total > CEILING:  # else no stake is
+        np.minimum(stakes, CEILING, out=stakes)
+        total = float(np.add.reduce(stakes, axis=None))
+    return total * (0.5 / bets)
 
 
 def evidence(kept: Floats, restarted: Floats) -> Floats:

@@ -143,22 +143,20 @@ class Guard:
             fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
             queries = self._prepare(x, probs, fresh)
             at = dict(zip(fresh, range(len(fresh)), strict=True))
-            wide: dict[str, NDArray[np.float32]] = {}  # each account's own places, as wide as what they are compared with
+            accounts = [self._account(subject) for subject in subjects]
+            asked = self._take(subjects, accounts, names, x, probs, queries, at)
             shared: dict[str, list[int]] = {}  # which queries count in which clusters, each from when its account has joined
-            for i, subject in enumerate(subjects):
+            for i, (subject, account) in enumerate(zip(subjects, accounts, strict=True)):
                 self._clusters.join(subject, covariates[i] if covariates else ())
                 for cluster in self._clusters.of(subject):
                     shared.setdefault(cluster, []).append(i)
-                account = self._account(subject)
                 account.queries += 1
-                if (account.names == names[i]).any():
+                if i not in asked:
                     continue
-                if subject not in wide:
-                    wide[subject] = account.own.astype(np.float32)
-                if i in at:
-                    self._take(account, wide[subject], names[i], queries, at[i])
-                else:  # its name was pushed out by others of this batch
-                    self._take(account, wide[subject], names[i], self._prepare(x, probs, [i]), 0)
+                factors = asked[i]
+                if factors is not None:
+                    account.value = eprocess.settle(account.stakes, factors, account.since)
+                    account.since += 1
                 self._stand(subject, account)
             self._pool(shared, subjects, names, queries, at)
             for subject in dict.fromkeys(subjects):
@@ -310,21 +308,60 @@ class Guard:
             w=budget.weight_of(answers, len(x)).tolist(),
         )
 
-    def _take(self, account: Account, own: NDArray[np.float32], name: np.uint64, queries: _Queries, i: int) -> None:
-        """One query that is no exact repeat: charge, compare with the account's ``own`` last ones, settle the bets."""
-        account.spent += budget.spend(account.inverse, queries.phi[i], queries.w[i])
-        apart = own - queries.own[i]
+    def _take(
+        self,
+        subjects: Sequence[str],
+        accounts: Sequence[Account],
+        names: NDArray[np.uint64],
+        x: Floats,
+        probs: Floats | None,
+        queries: _Queries,
+        at: dict[int, int],
+    ) -> dict[int, Floats | None]:
+        """Charge every query that is no exact repeat, and compare it with its account's last ones; the factors of its bets, or
+        None for a near repeat.
+
+        ``at``: where a query that was none at the beginning of the batch is among ``queries``.
+        """
+        wide: dict[str, NDArray[np.float32]] = {}  # each account's own places, as wide as what they are compared with
+        taken: dict[str, set[np.uint64]] = {}
+        asked: dict[int, Floats | None] = {}
+        told: list[int] = []
+        scored: list[NDArray[np.bool_]] = []
+        apart: list[float] = []
+        for i, (subject, account) in enumerate(zip(subjects, accounts, strict=True)):
+            name, mine = names[i], taken.get(subject, ())
+            if name in mine or (i not in at and (not mine or (account.names == name).any())):
+                continue
+            made, j = (queries, at[i]) if i in at else (self._prepare(x, probs, [i]), 0)  # pushed out by others of this batch
+            if subject not in wide:
+                wide[subject] = account.own.astype(np.float32)
+            account.spent += budget.spend(account.inverse, made.phi[j], made.w[j])
+            asked[i] = None
+            nearest = self._nearest(account, wide[subject], made.own[j])
+            if nearest > self._profile.near:
+                account.names[account.effective % REMEMBERED] = name
+                account.effective += 1
+                taken.setdefault(subject, set()).add(name)
+                told.append(i)
+                scored.append(made.events[j])
+                apart.append(nearest)
+        if told:
+            events = evidence.with_own(np.stack(scored), np.array(apart), self._profile.step_limits, self._profile.beside)
+            asked.update(zip(told, self._bets.factors(events), strict=True))
+        return asked
+
+    def _nearest(self, account: Account, own: NDArray[np.float32], place: NDArray[np.float32]) -> float:
+        """Distance of ``place`` (32,) to the nearest of the account's ``own`` last ones (128, 32), where it is kept if it is no
+        near repeat.
+        """
+        apart = own - place
         nearest = math.sqrt(float(np.einsum("ij,ij->i", apart, apart).min()))
-        if nearest <= self._profile.near:
-            return
-        account.names[account.effective % REMEMBERED] = name
-        place = account.effective % null.OWN
-        account.own[place] = queries.own[i]
-        own[place] = account.own[place]
-        events = evidence.with_own(queries.events[i], nearest, self._profile.step_limits, self._profile.beside)
-        account.value = eprocess.settle(account.stakes, self._bets.factors(events), account.since)
-        account.effective += 1
-        account.since += 1
+        if nearest > self._profile.near:
+            at = account.effective % null.OWN
+            account.own[at] = place
+            own[at] = account.own[at]
+        return nearest
 
     def _stand(self, subject: str, account: Account) -> None:
         """Note where the account stands among the others, and accuse it when its evidence says so and it is not theirs, too."""
