@@ -16,7 +16,7 @@ Bools = NDArray[np.bool_]
 
 TAUS = (0.1, 0.03, 0.01, 0.003, 0.001)
 SCORES = ("synthetic", "far", "margin", "synthetic+far", "trees")
-BESIDE = 0.3
+BESIDE = 0.5
 """An own question is beside another when it is as near as the nearest of this share of honest ones."""
 
 
