@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from benchmarks._extraction import BESIDE, DATA, Setting, settings
 from benchmarks._extraction_bars import judged
 from benchmarks._extraction_blocked import Blocked
@@ -92,9 +94,10 @@ def run(args: list[str]) -> None:
     if strange:
         sys.exit(f"the bench knows no {strange[0]!r}: settings begin with {', '.join(DATA)}; parts are {', '.join(PARTS)}")
     results = Results(Path(told["out"]) if "out" in told else None)
-    for setting in settings(Path(told["data"]) if "data" in told else BESIDE, wanted):
-        for part in parts:
-            PARTS[part](setting, results, numbers)
+    with threadpool_limits(1):  # matrices are small, and threads that wait for each other cost more than they bring
+        for setting in settings(Path(told["data"]) if "data" in told else BESIDE, wanted):
+            for part in parts:
+                PARTS[part](setting, results, numbers)
     if results.rows:
         results.take("bars", judged(results))
     if results.folder is not None:
