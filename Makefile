@@ -29,8 +29,8 @@ check: $(STAMP) ## ruff, mypy strict, import-linter
 bench: $(STAMP) ## benchmarks: JSON lines and tables, ratios to a peer in the same run (BENCH=name for one)
 	@$(PY) -m benchmarks $(BENCH)
 
-bench-extraction: $(STAMP) ## honest accounts and thieves against the extraction evidence (hours)
-	@$(PY) -m benchmarks extraction
+bench-extraction: $(STAMP) ## honest accounts and thieves against the extraction defence (hours; ARGS="adult/mlp blocked runs=5" for a part)
+	@$(PY) -m benchmarks extraction -- $(ARGS)
 
 audit: $(STAMP) ## look the pinned dependencies up in the vulnerability database (needs network)
 	@$(PY) -m pip_audit --strict -r constraints.txt -r tools/scanners.txt --disable-pip --no-deps

@@ -163,6 +163,11 @@ class Loot:
         return self._rows[:count]
 
 
+def loot(setting: Setting, attack: str, budget: int, seed: int) -> Floats:
+    """The first ``budget`` rows of one thief, shape (at most ``budget``, d)."""
+    return Loot(setting, attack, seed).first(budget)
+
+
 # -- when it is found --
 
 

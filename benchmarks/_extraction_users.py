@@ -149,7 +149,7 @@ def drifting(setting: Setting, users: int, queries: int) -> Iterator[Row]:
     half = len(setting.pool) // 2
     first, second = _part(setting, slice(0, half)), _part(setting, slice(half, None))
     yield _moved(setting, "calibrated once", users, queries)
-    asked = list(people_rows(setting, 60, 500, 43))
+    asked = list(people_rows(setting, 60, min(queries, 2000), 43))
     guard = _together(setting, asked)
     verdicts = [guard.verdict(one) for one in guard.subjects()]
     yield {
@@ -260,10 +260,10 @@ def sybil_attacks(setting: Setting) -> list[str]:
     return ["uniform", "photographs" if is_vision(setting) else "columns shuffled", "line-search", "jacobian"]
 
 
-def sybil(setting: Setting, runs: int, budget: int) -> Iterator[Row]:
+def sybil(setting: Setting, names: list[str], runs: int, budget: int) -> Iterator[Row]:
     """Attacks dealt over so many accounts that share a covariate: all accounts' queries until the case, beside one account's
     until its alarm."""
-    for attack in sybil_attacks(setting):
+    for attack in names:
         loots = [Loot(setting, attack, run) for run in range(runs)]
         ones = [alarm(setting, loot, budget).queries for loot in loots]
         for count in ACCOUNTS:
