@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from benchmarks import Row
+from benchmarks._extraction_honest import SAME
 from benchmarks._extraction_results import Results
 
 TABLES = ("adult", "credit", "elec2")
@@ -91,15 +92,12 @@ def _where(row: Row) -> str:
 
 
 def _honest(rows: Sequence[Row]) -> Iterator[Row]:
+    promised = [row for row in rows if row["family"] != SAME]
+    drifts = [row for row in promised if str(row["setting"]).startswith("elec2")]
     for name, those in (
-        (
-            "honest accounts accused, every setting but elec2: 0",
-            [row for row in rows if not str(row["setting"]).startswith("elec2")],
-        ),
-        (
-            "honest accounts accused, elec2 as calibrated once (drifts): reported",
-            [row for row in rows if str(row["setting"]).startswith("elec2")],
-        ),
+        ("honest accounts accused, every setting but elec2: 0", [row for row in promised if row not in drifts]),
+        ("honest accounts accused, elec2 as calibrated once (drifts): reported", drifts),
+        (f"accused of {SAME}: reported", [row for row in rows if row["family"] == SAME]),
     ):
         if those:
             accused, accounts = (sum(_count(row, key) for row in those) for key in ("accused", "accounts"))

@@ -200,7 +200,8 @@ def people_rows(setting: Setting, count: int, queries: int, seed: int) -> Iterat
         how, share = list(HANDLINGS.items())[number % len(HANDLINGS)]
         weights = next(mixes(people, list(FAMILIES)[number % len(FAMILIES)], 1, narrowest, rng))
         drawn = draw(weights, queries, rng)
-        yield np.where(rng.random((queries, 1)) < share, touched[how][drawn], rows[drawn])
+        again = (rng.random(len(rows)) < share)[drawn]  # a row that comes again comes as it was
+        yield np.where(again[:, None], touched[how][drawn], rows[drawn])
 
 
 # -- a null wide enough for what-if users --
