@@ -18,8 +18,9 @@ from modelkeep.app.verbs import call, table
 from modelkeep.cli.main import cli
 from modelkeep.core.values import Principal, ReleaseRef, Role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
-from modelkeep.extraction.ladder import DEFAULT, Rung
+from modelkeep.extraction.ladder import DEFAULT, SHIPPED, Rung
 from modelkeep.workflows.predict import Call
+from modelkeep.workflows.spendings import spendings
 
 IRIS = ReleaseRef("iris", 1)
 ACCOUNTS = 8
@@ -50,9 +51,10 @@ def tokens(keep):
 
 def soon(what, seconds=15.0):
     end = time.monotonic() + seconds
-    while not what():
+    while not (found := what()):
         assert time.monotonic() < end
         time.sleep(0.02)
+    return found
 
 
 def ask(running, token, address, rows):
@@ -123,9 +125,11 @@ def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained
 
 
 def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained, tokens):
+    keep.policy_set(kind="ladder", text=SHIPPED.replace("questions = 1000", "questions = 10").encode())
     with live(keep) as running:
         subjects = steal(running, keep, tokens)
-        soon(keep.cases)
+        [row] = soon(keep.cases)
+        soon(lambda: any(one.name == row.id for one in spendings(keep.premises.records)))
     [row] = keep.cases()
     found = keep.case(case_id=row.id, similar=True)
     [release] = found.releases
@@ -138,6 +142,8 @@ def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained
     done = run(keep, "case", row.id)
     assert done.exit_code == 0, done.output
     assert "act as one" in done.output
+    assert release.budget.limit == 50.0 and f"together {release.budget.said}; {release.budget.forecast}" in done.output
+    assert set(release.budget.accounts) <= {f"thief-{i}" for i in range(ACCOUNTS)}
     assert "thief-0" in done.output
     over = call(table(Keep), keep, "case", msgspec.msgpack.encode({"case_id": row.id}))  # as control answers
     assert msgspec.msgpack.decode(over, type=CaseFile).releases == found.releases

@@ -89,7 +89,9 @@ def test_an_honest_account_is_answered_and_its_budget_quoted_as_r_squared(gatewa
     assert (found.rung, found.odds, found.queries, found.effective) == ("mark", live_verdict.odds, 120, live_verdict.effective)
     assert found.learnt == pytest.approx(live_verdict.budget.equivalent) and 40 < found.learnt < 400
     assert found.measure == "R²" and 0.9 < found.fidelity < 1.0, "120 natural answers all but make a linear model"
-    assert re.search(r"a simple copy would explain (9\d|100)% of the variance of the answers \(R²\)$", _standing(found)[3])
+    assert re.search(
+        r"a simple copy that explains about (9\d|100)% of the variance of the answers \(R²\)$", _standing(found)[3]
+    )
 
 
 def test_the_budget_slows_an_account_and_tells_it_no_more_than_that(gateway, keep, keys, trained):

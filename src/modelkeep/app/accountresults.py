@@ -3,14 +3,34 @@
 from msgspec import Struct
 
 
+class BudgetRow(Struct, frozen=True):
+    """What an account, or the accounts of a cluster together, learnt of a release in this period, as last written down:
+    ``learnt`` natural questions' worth of ``limit``; ``fidelity``: of a simple copy that learnt as much, and by which
+    ``measure``: as ``Standing``; ``left``: days until it is spent at the rate of the last
+    days, None = it lasts; ``said`` and ``forecast``: the same in words. ``accounts``: names of a cluster's."""
+
+    name: str
+    release: str
+    learnt: float
+    limit: float
+    fidelity: float
+    measure: str
+    left: float | None
+    said: str
+    forecast: str
+    accounts: tuple[str, ...] = ()
+
+
 class AccountRow(Struct, frozen=True):
-    """One account that is not on the lowest rung of the ladder, on one release. ``cautions``: indicators that it matches."""
+    """One account that is not on the lowest rung of the ladder, matches threat intelligence or has spent half of its budget, on
+    one release; or a cluster that has spent half of its own. ``cautions``: indicators that it matches."""
 
     account: str
     release: str
     rung: str
     told: str
     cautions: tuple[str, ...] = ()
+    budget: BudgetRow | None = None
 
 
 class MoveRow(Struct, frozen=True):
@@ -44,11 +64,16 @@ class Standing(Struct, frozen=True):
     forecast: str
     history: tuple[MoveRow, ...]
     measure: str = "agreement"
+    left: float | None = None
+    """Days until the budget is spent at the rate of the last days; None = it lasts."""
+    said: str = ""
+    """What was learnt, in words."""
 
 
 class AccountExplained(Struct, frozen=True):
     """What is held about an account. ``factor``: times the usual budget, until ``until`` (Unix nanoseconds, 0 = nothing was
-    decided); ``reviews``: what people decided, oldest first; ``cautions``: indicators that it matches."""
+    decided); ``reviews``: what people decided, oldest first; ``cautions``: indicators that it matches; ``shared``: budgets that
+    it shares with other accounts, of which a tenth or more is spent."""
 
     account: str
     factor: float
@@ -56,6 +81,7 @@ class AccountExplained(Struct, frozen=True):
     reviews: tuple[str, ...]
     standings: tuple[Standing, ...]
     cautions: tuple[str, ...] = ()
+    shared: tuple[BudgetRow, ...] = ()
 
 
 class BudgetAllowed(Struct, frozen=True):

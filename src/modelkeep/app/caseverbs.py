@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.externals import EXTERNAL, parse_external
+from modelkeep.app.budgets import budget_rows, named
 from modelkeep.app.oversight import EXTRACTION, OUTCOMES, REVIEW, OversightVerbs
 from modelkeep.app.premises import Premises
 from modelkeep.app.results import AlikeRow, CaseAccount, CaseFile, CaseRelease, CaseRow
@@ -85,7 +87,12 @@ class CaseVerbs(OversightVerbs):
             groups = _search(self.premises, ReleaseRef.parse(accused.release))
             alike += [group for group in groups if len(members.intersection(group.accounts)) > 1]
         names = self.names()
-        releases = tuple(self._release(accused, names) for accused in found.accused)
+        budgets = {
+            row.release: row for row in budget_rows(self.premises, self.premises.registry().book) if row.name == found.id
+        }
+        releases = tuple(
+            replace(self._release(one, names), budget=named(budgets.get(one.release), names)) for one in found.accused
+        )
         return CaseFile(_row(found), releases, tuple(_named(one, names) for one in alike), _steps(found, names))
 
     @verb(REVIEW)

@@ -31,6 +31,7 @@ from modelkeep.workflows.evidence import AuditFolder, Evidence, History, OwnEvid
 from modelkeep.workflows.registry import Registry
 from modelkeep.workflows.sharing import MAX_FRAME
 from modelkeep.workflows.siblings import EVERY, Siblings
+from modelkeep.workflows.spendings import Spendings
 from modelkeep.workflows.worker import SharedAllowances, SharedEvidence
 
 
@@ -150,7 +151,7 @@ DRIFTED = "the evidence of many accounts on {ref} rises together: who does not s
 
 class Alarms:
     """Opens an incident for every account that reaches the alarm rung, and for every release whose population drifted; a case
-    for every cluster that is accused."""
+    for every cluster that is accused. Writes down what was learnt of budgets."""
 
     def __init__(self, premises: Premises, evidence: OwnEvidence) -> None:
         self._keep = Keep(premises)
@@ -158,6 +159,7 @@ class Alarms:
         self._told: set[tuple[str, str]] = set()
         self._drifted: set[str] = set()
         self._cases: dict[tuple[str, str], Standing] = {}
+        self._spendings = Spendings(premises.records, premises.clock, evidence.by_release)
 
     def look(self) -> None:
         """Open what is not open yet. Raises Unavailable."""
@@ -172,6 +174,7 @@ class Alarms:
             self._keep.raise_incident(DRIFT, ref, DRIFTED.format(ref=ref))
         self._drifted = set(drifted)
         self._look_at_cases()
+        self._spendings.look()
 
     def _look_at_cases(self) -> None:
         standing: dict[tuple[str, str], Standing] = {}

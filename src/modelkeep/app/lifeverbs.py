@@ -23,6 +23,7 @@ from modelkeep.operations.cases import parse_case
 from modelkeep.workflows.archive import Removed, Stub, copy_log, prune
 from modelkeep.workflows.decisions import ARCHIVE, ERASE, ERASE_DATA, FORGET
 from modelkeep.workflows.erasure import erase, sweep
+from modelkeep.workflows.spendings import forget_spendings
 
 LONGEST_REASON = 500
 _PSEUDONYM = re.compile(r"sub_[0-9a-f]{16}\Z")
@@ -51,6 +52,7 @@ class LifeVerbs(OversightVerbs):
         if forgotten:
             self._log(FORGET, pseudonym, "")
         self._carry_out()
+        forget_spendings(self.premises.records, pseudonym)
         if forgotten and account_of(self.premises.records.scan(ACCOUNT), pseudonym) is not None:
             raise Conflict(f"{subject} is the last enabled admin by now and still there: make another, and run this again")
         return ErasedNow("subject", pseudonym, index, forgotten, self._copies())

@@ -6,6 +6,7 @@ from modelkeep.access.accounts import ACCOUNT, set_disabled
 from modelkeep.access.externals import EXTERNAL, External, set_blocked
 from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
+from modelkeep.app.budgets import HALF, budget_rows
 from modelkeep.app.offline import check_logs
 from modelkeep.app.receipts import prove_record
 from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
@@ -32,6 +33,8 @@ REVIEW = "review"
 INTEGRITY = "integrity"
 EXTRACTION = "extraction"
 DRIFT = "drift"
+MOST_BUDGETS = 20
+"""Budgets that a status shows, by pseudonym as incidents are: who may see a status need not know who asks."""
 LONGEST_NOTE = 2000
 LEAST_SIGNIFICANT = 0.1
 """Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
@@ -59,6 +62,7 @@ class OversightVerbs(Acts):
                 for origin, said in book.audits().items()
             ),
             witnessed=None if witnessed is None else witnessed.size,
+            budgets=tuple(row for row in budget_rows(self.premises, book) if row.learnt >= HALF * row.limit)[:MOST_BUDGETS],
         )
 
     @verb("log.read")

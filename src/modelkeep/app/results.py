@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from modelkeep.app.accountresults import BudgetRow
 from modelkeep.core.hidden import holds_secrets
 from modelkeep.operations.integrity import IntegrityPass
 
@@ -532,6 +533,8 @@ class CaseRelease(Struct, frozen=True):
     accused_at: int
     accounts: tuple[CaseAccount, ...]
     hours: tuple[tuple[int, int, int], ...]
+    budget: BudgetRow | None = None
+    """What they learnt together in this period, of the budget that they share; None = less than a tenth of it."""
 
 
 class AlikeRow(Struct, frozen=True):
@@ -566,7 +569,8 @@ class GatewayRow(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """What is sealed, served and quarantined; the last integrity pass; open incidents."""
+    """What is sealed, served and quarantined; the last integrity pass; open incidents; ``budgets``: of accounts and clusters,
+    by pseudonym, of which half is spent or more, those that are spent most first."""
 
     origin: str
     releases: tuple[ReleaseRow, ...]
@@ -576,6 +580,7 @@ class Status(Struct, frozen=True):
     gateways: tuple[GatewayRow, ...]
     witnessed: int | None = None
     """How many entries of the releases log a quorum of witnesses has cosigned; None = no witness is asked."""
+    budgets: tuple[BudgetRow, ...] = ()
 
 
 class WitnessMade(Struct, frozen=True):

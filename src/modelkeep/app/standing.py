@@ -7,7 +7,7 @@ from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT
 from modelkeep.errors import Missing
-from modelkeep.extraction.budget import forecast
+from modelkeep.extraction.budget import forecast, quoted
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.verdicts import Terms
@@ -91,6 +91,8 @@ class Judge:
             measure=profile.fidelity,
             forecast=said.text,
             history=tuple(self._moves(ref, subject)),
+            left=said.lasts,
+            said=quoted(verdict.budget.equivalent, verdict.budget.limit, verdict.budget.fidelity, profile.fidelity),
         )
 
     def _moves(self, ref: ReleaseRef, subject: str) -> list[MoveRow]:

@@ -71,6 +71,7 @@ def _file(found: CaseFile) -> list[str]:
 def _release(one: CaseRelease) -> list[str]:
     lines = [
         f"{one.release}: {one.odds}, accused from 1 : {one.needed:,.0f} at question {one.accused_at}, {one.distinct} by now",
+        *([f"  together {one.budget.said}; {one.budget.forecast}"] if one.budget else []),
         f"  {'ACCOUNT':<24} {'ASKED':>7} {'NEW':>7}  {'SINCE':<20} {'UNTIL':<20} ALONE",
     ]
     for row in one.accounts:

@@ -5,6 +5,7 @@ import click
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import OUTCOMES
 from modelkeep.cli.context import Context, moment
+from modelkeep.cli.standing import budget_line
 from modelkeep.operations.integrity import IntegrityPass
 
 
@@ -19,6 +20,9 @@ def status(ctx: Context) -> None:
         lines.insert(1, f"Witnesses  a quorum cosigned {found.witnessed} of its entries ('modelkeep witness status')")
     lines += ["", f"Integrity  {_pass(found.integrity)}", "", "Open incidents"]
     lines += [f"  {i.id}  since {moment(i.opened)}: {i.detail}" for i in found.incidents] or ["  none"]
+    if found.budgets:
+        lines += ["", "Information budgets of which half is spent or more ('modelkeep account list')"]
+        lines += [f"  {budget_line(row)}" for row in found.budgets]
     lines += ["", "Gateways"]
     lines += [
         f"  {g.instance}  {g.records:,} record{'s' * (g.records != 1)} handed over, {'running' if g.open else 'stopped'}"

@@ -2,7 +2,7 @@
 
 import click
 
-from modelkeep.app.accountresults import AccountExplained, Standing
+from modelkeep.app.accountresults import AccountExplained, BudgetRow, Standing
 from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, moment
 
@@ -15,10 +15,13 @@ def account() -> None:
 @account.command("list", epilog="Example: modelkeep account list")
 @click.pass_obj
 def account_list(ctx: Context) -> None:
-    """List accounts whose answers are coarser or fewer than usual, the strictest first."""
+    """List accounts whose answers are coarser or fewer than usual, and those that have spent half of their budget, the
+    strictest first; networks and hours of sign-up, too, whose accounts have together.
+    """
     found = ctx.call(Keep.account_list)
-    rows = [(r.account, r.release, r.rung, r.told, "; ".join(r.cautions)) for r in found]
-    ctx.out.table(found, ("ACCOUNT", "RELEASE", "RUNG", "TOLD", "CAUTIONS"), rows, empty="Every account gets usual answers.")
+    rows = [(r.account, r.release, r.rung, r.told, _learnt(r.budget), "; ".join(r.cautions)) for r in found]
+    head = ("ACCOUNT", "RELEASE", "RUNG", "TOLD", "LEARNT", "CAUTIONS")
+    ctx.out.table(found, head, rows, empty="Every account gets usual answers.")
 
 
 @account.command("explain", epilog="Example: modelkeep account explain alice --ref credit-risk@1")
@@ -35,13 +38,17 @@ def account_explain(ctx: Context, account_name: str, ref: str) -> None:
 
 
 @account.command("allow", epilog="Example: modelkeep account allow alice --times 5 --days 30 --reason 'contract 7'")
-@click.argument("account_name", metavar="ACCOUNT")
+@click.argument("account_name", metavar="ACCOUNT|CLUSTER")
 @click.option("--times", type=float, required=True, help="How many times the usual budget; 1 takes a larger one back.")
 @click.option("--days", type=int, required=True, help="For so many days from now.")
 @click.option("--reason", required=True, help="Why; it is logged.")
 @click.pass_obj
 def account_allow(ctx: Context, account_name: str, times: float, days: int, reason: str) -> None:
-    """Give an account with a second factor a larger information budget; recording and evidence go on as they are."""
+    """Give an account with a second factor a larger information budget; recording and evidence go on as they are.
+
+    CLUSTER, such as net-5f0c9ab1d2e37788, is what 'account list' and 'account explain' name: the accounts of a network, or of
+    an hour of sign-up, may then learn so many times the usual together.
+    """
     done = ctx.call(Keep.account_allow, account=account_name, times=times, days=days, reason=reason)
     said = f"{done.account} may learn {done.factor:g} times the usual until {moment(done.until)} (log entry {done.log_index})"
     ctx.out.show(done, said)
@@ -57,14 +64,18 @@ def _explained(found: AccountExplained) -> str:
     lines += [f"  caution  {each}" for each in found.cautions]
     for one in found.standings:
         lines += _standing(one)
+        lines += [f"  shared    {budget_line(row)}" for row in found.shared if row.release == one.release]
     return "\n".join(lines)
 
 
-def _copy(one: Standing) -> str:
-    """How good a copy is that learnt as much."""
-    if one.measure == "R²":
-        return f"; a simple copy would explain {one.fidelity:.0%} of the variance of the answers (R²)"
-    return f"; a simple copy would agree on {one.fidelity:.0%}" if one.measure else ""
+def _learnt(row: BudgetRow | None) -> str:
+    return "" if row is None else f"{row.said}; {row.forecast}"
+
+
+def budget_line(row: BudgetRow) -> str:
+    """One budget in a line."""
+    who = f"{row.name} ({len(row.accounts)} accounts together)" if row.accounts else row.name
+    return f"{who} on {row.release}: {_learnt(row)}"
 
 
 def _standing(one: Standing) -> list[str]:
@@ -72,7 +83,7 @@ def _standing(one: Standing) -> list[str]:
         "",
         f"{one.release}: {one.rung} ({one.told})",
         f"  evidence  {one.odds} ({one.queries:,} questions, {one.effective:,} distinct)",
-        f"  budget    {one.learnt:,.0f} of {one.limit:,.0f} natural questions{_copy(one)}",
+        f"  budget    {one.said}",
         f"  forecast  {one.forecast}",
     ]
     for move in one.history:

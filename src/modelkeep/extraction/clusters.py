@@ -11,17 +11,22 @@ a release together. The i-th cluster that there ever was gets alpha w_i with w_i
 below 1 (a union bound; clusters may share members, and be as many as there will be); each review doubles its threshold, and
 the j-th calibration that it has seen makes it (j + 1)^2 times as high, as with accounts.
 Of a cluster with a thief in it nothing is promised to the others: so an accusation waits for a person, and suspends nobody.
+
+What its members asked together since each joined is also charged to one budget of the cluster (``budget.Together``), which
+accuses nobody either. Who divides a set of questions among many accounts learns as much as one budget of the cluster allows.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.extraction import eprocess, evidence, null, places
 from modelkeep.extraction.accounts import FAR, REMEMBERED
+from modelkeep.extraction.budget import Together
 from modelkeep.extraction.eprocess import Bets, restart_weight
 
 Floats = NDArray[np.float64]
@@ -33,7 +38,7 @@ JOINS = 3
 MEMBERS = 1024
 """Accounts of one cluster; who comes later is in no cluster by this covariate."""
 CLUSTERS = 1024
-"""Clusters whose pool is kept, about 27 KB each; the one that asked least recently goes, but no accused one before others."""
+"""Clusters whose pool is kept, about 30 KB each; the one that asked least recently goes, but no accused one before others."""
 LONE = 65_536
 """Covariates that only one account was seen with."""
 
@@ -65,13 +70,25 @@ class Cluster:
     accused_at: int | None
 
 
+class Asked(NamedTuple):
+    """Queries of members, in their order. ``names``: (b,); ``own``: places (b, 32); ``events``: score events (b, score
+    streams), bool; ``phi`` (b, 24) and ``w`` (b,): as the budget has them."""
+
+    names: NDArray[np.uint64]
+    own: Floats
+    events: NDArray[np.bool_]
+    phi: NDArray[np.floating]
+    w: NDArray[np.floating]
+
+
 class _Pool:
-    """The bets of one cluster, and the queries that its next one is compared with."""
+    """The bets of one cluster, the queries that its next one is compared with, and what its members have learnt together."""
 
     __slots__ = (
         "accused_at",
         "calibrations",
         "effective",
+        "learnt",
         "members",
         "names",
         "number",
@@ -89,6 +106,7 @@ class _Pool:
         self.stakes = np.empty((2, bets))
         self.names = np.zeros(REMEMBERED, dtype=np.uint64)
         self.own = np.full((null.OWN, places.DIMENSIONS), FAR, dtype=np.float32)
+        self.learnt = Together()
         self.begin()
 
     def begin(self) -> None:
@@ -104,6 +122,7 @@ class _Pool:
 
     def wipe(self) -> None:
         self.names[:], self.own[:] = 0, FAR
+        self.learnt.renew()
 
 
 class Clusters:
@@ -172,18 +191,17 @@ class Clusters:
         mine = self._of.get(subject)
         return () if not mine else tuple(one for one in mine if one in self._pools and self._pools[one].accused_at)
 
-    def take(self, covariate: str, subjects: Sequence[str], names: NDArray[np.uint64], own: Floats, events: np.ndarray) -> bool:
-        """Bet on queries of members in their order; whether that accuses the cluster.
-
-        ``subjects``, ``names``: (b,); ``own``: places (b, 32); ``events``: score events (b, score streams), bool.
-        """
+    def take(self, covariate: str, subjects: Sequence[str], asked: Asked) -> bool:
+        """Bet on queries of members ``subjects`` (b,), and charge them; whether that accuses the cluster."""
         pool = self._pools[covariate]
         self._pools.move_to_end(covariate)
-        fresh, nearest = self._fresh(pool, subjects, names, own)
+        new, fresh, nearest = self._fresh(pool, subjects, asked)
+        if new:
+            pool.learnt.spend(asked.phi[new], asked.w[new])
         if not fresh:
             return False
         threshold, was = self._threshold(pool), pool.accused_at
-        found = evidence.with_own(events[fresh], np.array(nearest), self._steps, self._beside)
+        found = evidence.with_own(asked.events[fresh], np.array(nearest), self._steps, self._beside)
         for factors in self._bets.factors(found):
             pool.value = eprocess.settle(pool.stakes, factors, pool.since)
             pool.effective += 1
@@ -192,32 +210,48 @@ class Clusters:
                 pool.accused_at = pool.effective
         return bool(pool.accused_at) and not was
 
-    def _fresh(
-        self, pool: _Pool, subjects: Sequence[str], names: NDArray[np.uint64], own: Floats
-    ) -> tuple[list[int], list[float]]:
-        """Which queries are new to the pool, and how near each is to its last ones. They are remembered."""
-        known, asked = np.isin(names, pool.names).tolist(), names.tolist()
-        apart = _distances(own, np.concatenate([pool.own.astype(np.float64), own]))
+    def _fresh(self, pool: _Pool, subjects: Sequence[str], asked: Asked) -> tuple[list[int], list[int], list[float]]:
+        """Which queries nobody in the pool has asked, which of them are not within noise of its last ones either and so are
+        evidence, and how near each of these is to them. They are remembered."""
+        known, names = np.isin(asked.names, pool.names).tolist(), asked.names.tolist()
+        apart = _distances(asked.own, np.concatenate([pool.own.astype(np.float64), asked.own]))
         count, seen = len(pool.own), set[int]()
         holder = np.arange(count)  # which column of ``apart`` each place of the ring holds
+        new: list[int] = []
         fresh: list[int] = []
         near: list[float] = []
         for i, subject in enumerate(subjects):
             member = pool.members[subject]
             member[0] += 1
-            if known[i] or asked[i] in seen:
+            if known[i] or names[i] in seen:
                 continue
+            new.append(i)
             nearest = float(apart[i].take(holder).min())
             if nearest <= self._near:
                 continue
-            seen.add(asked[i])
+            seen.add(names[i])
             member[1] += 1
             at = pool.effective + len(fresh)
             holder[at % count] = count + i
-            pool.own[at % count], pool.names[at % REMEMBERED] = own[i], names[i]
+            pool.own[at % count], pool.names[at % REMEMBERED] = asked.own[i], names[i]
             fresh.append(i)
             near.append(nearest)
-        return fresh, near
+        return new, fresh, near
+
+    def charge(self, subject: str, questions: float) -> None:
+        """An answer that teaches as much as natural ``questions`` went to ``subject``: its clusters have learnt it, too."""
+        for covariate in self.of(subject):
+            self._pools[covariate].learnt.charged += questions
+
+    def learnt(self, covariate: str) -> tuple[float, float]:
+        """What a cluster has learnt this period: nats, and natural questions that were charged. Nothing when there is none."""
+        pool = self._pools.get(covariate)
+        return (0.0, 0.0) if pool is None else (pool.learnt.spent, pool.learnt.charged)
+
+    def renew(self) -> None:
+        """A new budget period."""
+        for pool in self._pools.values():
+            pool.learnt.renew()
 
     def _threshold(self, pool: _Pool) -> float:
         tests = 2.0**pool.reviews * (pool.calibrations + 1.0) ** 2
@@ -227,6 +261,11 @@ class Clusters:
         """Accounts of a cluster; none when there is no such."""
         pool = self._pools.get(covariate)
         return [] if pool is None else list(pool.members)
+
+    def size(self, covariate: str) -> int:
+        """How many accounts are in a cluster; 0 when there is no such."""
+        pool = self._pools.get(covariate)
+        return 0 if pool is None else len(pool.members)
 
     def holds(self, covariate: str, subject: str) -> bool:
         """Whether ``subject`` is in that cluster."""

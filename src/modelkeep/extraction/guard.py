@@ -13,11 +13,12 @@ from modelkeep.core.ports import Cold
 from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, eprocess, evidence, null, places
 from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
-from modelkeep.extraction.clusters import Cluster, Clusters
+from modelkeep.extraction.clusters import Asked, Cluster, Clusters
 from modelkeep.extraction.drift import MOST, Drift, Standing, find_drift
 from modelkeep.extraction.ladder import DEFAULT, Ladder, Rung
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.profile import Profile, with_kappa
+from modelkeep.extraction.shared import Learnt, Shared, SharedBudgets
 from modelkeep.extraction.verdicts import Terms, Verdict, Verdicts, odds_text
 
 Floats = NDArray[np.float64]
@@ -66,11 +67,13 @@ class Guard:
         if not 0.0 < alpha <= 0.1 or not 0.0 < limit < math.inf:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
         self._profile, self._alpha = profile, alpha
-        self._verdicts = Verdicts(ladder._replace(questions=limit), profile.curve)
         self._bets = eprocess.make_bets(profile.kappa)
         self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
         self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha, beside=profile.beside)
+        lent = ladder._replace(questions=limit)
+        self._shared = SharedBudgets(self._clusters, profile.curve, lent)
+        self._verdicts = Verdicts(lent, profile.curve, self._shared)
         self._touched: set[str] = set()
         self._standings = OrderedDict[str, Standing]()
         self._examined, self._drift_at = 0, -DRIFT_EVERY
@@ -103,6 +106,21 @@ class Guard:
         """Every cluster that is accused of acting as one."""
         with self._lock:
             return self._clusters.all_accused()
+
+    def shared(self, cluster: str) -> Shared | None:
+        """The budget that the accounts of ``cluster`` share; None without one."""
+        with self._lock:
+            return self._shared.show(cluster)
+
+    def learning(self) -> list[str]:
+        """Accounts and clusters of which ``learnt`` changed since this was asked last, as ``Verdicts`` has it."""
+        with self._lock:
+            return self._verdicts.learning()
+
+    def learnt(self, name: str) -> Learnt | None:
+        """What an account or a cluster has learnt this period; None of one that is not known."""
+        with self._lock:
+            return self._verdicts.learnt(name, self._profile.fidelity)
 
     def touched(self) -> set[str]:
         """Accounts whose verdict somebody else's queries changed, or a review of their cluster, since this was asked last."""
@@ -175,10 +193,13 @@ class Guard:
         for cluster, asked in shared.items():
             fresh = [i for i in asked if i in at and self._clusters.holds(cluster, subjects[i])]
             rows = [at[i] for i in fresh]
-            if rows and self._clusters.take(
-                cluster, [subjects[i] for i in fresh], names[fresh], queries.own[rows].astype(np.float64), queries.events[rows]
-            ):
+            if not rows:
+                continue
+            own, w = queries.own[rows].astype(np.float64), np.array([queries.w[row] for row in rows])
+            anew = Asked(names[fresh], own, queries.events[rows], queries.phi[rows], w)
+            if self._clusters.take(cluster, [subjects[i] for i in fresh], anew):
                 self._reconsider(cluster)
+            self._touched |= self._verdicts.weigh(cluster)
 
     def _reconsider(self, cluster: str) -> None:
         """Bring the verdicts on all members up to date: the cluster was accused, or cleared."""
@@ -207,9 +228,10 @@ class Guard:
             self._verdicts.adopt(ladder)
 
     def agree(self, subject: str, terms: Terms) -> None:
-        """Judge an account, seen or not, by what was decided about it."""
+        """Judge an account, seen or not, by what was decided about it; of a cluster, only that it may learn more."""
         with self._lock:
             self._verdicts.agree(subject, terms)
+            self._touched |= self._verdicts.weigh(subject, *self._clusters.of(subject))
 
     def begin(self, day: int) -> None:
         """It is this ``day`` (days since 1970, UTC): where a new budget period begins with it, what was learnt is forgotten."""
@@ -230,12 +252,14 @@ class Guard:
     def charge(self, subject: str, questions: float) -> None:
         """Take natural ``questions`` from the budget of an account for an answer that teaches as much as they would.
 
-        It is no evidence: no charge leads to the alarm. The order of charges and queries does not matter.
+        It is no evidence: no charge leads to the alarm. The clusters that it is in by now have learnt it, too.
         """
         with self._lock:
             account = self._account(subject)
             account.charged += questions
+            self._clusters.charge(subject, questions)
             self._hold(subject)
+            self._touched |= self._verdicts.weigh(*self._clusters.of(subject))
             self._accounts.settle()
 
     def clear(self, subject: str) -> None:
@@ -276,6 +300,7 @@ class Guard:
             self._verdicts.forget(subject)
             clusters = self._clusters.of(subject)
             self._clusters.forget(subject)
+            self._verdicts.changed(*clusters)
             for cluster in clusters:
                 self._reconsider(cluster)
 

@@ -83,7 +83,8 @@ class Step:
 class Ladder(NamedTuple):
     """The table. ``steps``: one for each ``Rung``; ``held``: the rungs below the alarm that there are, ascending;
     ``questions``: natural questions that an account may learn from in a period of ``days``; ``caution``: factor on the budget
-    of an account that matches threat intelligence; ``case``: on that of one in a cluster that is accused, until its review."""
+    of an account that matches threat intelligence; ``case``: on that of one in a cluster that is accused, until its review;
+    ``cluster``: times one account's questions that the accounts of a cluster may learn from together (infinity = any)."""
 
     steps: tuple[Step, ...]
     held: tuple[Rung, ...]
@@ -91,6 +92,7 @@ class Ladder(NamedTuple):
     days: int
     caution: float
     case: float
+    cluster: float = math.inf
 
     @property
     def withheld(self) -> Rung:
@@ -138,6 +140,7 @@ class _Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: Annotated[int, Meta(ge=1, le=3650)] = 30
     caution: _Unit = 0.5
     case: _Unit = 0.25
+    cluster: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +163,7 @@ questions = 1000    # natural questions that an account may learn from
 days = 30           # in so many days
 caution = 0.5       # of that for an account that matches threat intelligence
 case = 0.25         # of that for an account in a group that is accused of acting as one, until its review
+cluster = 5         # times one account's questions for all accounts together that share a network or a sign-up hour (0 = any)
 
 [mark]              # everybody: marked answers
 decimals = 4
@@ -215,7 +219,11 @@ def parse_ladder(text: str) -> Ladder:
         steps.append(step)
         if Rung.MARK < rung < Rung.ALARM:
             held.append(rung)
-    return Ladder(tuple(steps), tuple(held), table.budget.questions, table.budget.days, table.budget.caution, table.budget.case)
+    lent = table.budget
+    if 0.0 < lent.cluster < 1.0:
+        raise Invalid("[budget] gives a cluster less than one account alone: 'cluster' is 0 (it has none) or at least 1")
+    cluster = lent.cluster or math.inf
+    return Ladder(tuple(steps), tuple(held), lent.questions, lent.days, lent.caution, lent.case, cluster)
 
 
 def _absent(rung: Rung, below: Step) -> Step:

@@ -192,8 +192,11 @@ class Gateway:
         """What an account above the lowest rung is told with its answers: how they are, until when, and whom to ask."""
         if rung is Rung.SANCTION or served.watch is None:
             return ""
-        by_budget = rung < Rung.ALARM and served.watch.verdict(subject).budget.share >= step.spent
-        until = f"; the information budget begins anew on {self.renews}" if by_budget and self.renews else ""
+        verdict = served.watch.verdict(subject)
+        by_budget = rung < Rung.ALARM and verdict.spent >= step.spent
+        own = verdict.budget.share >= step.spent
+        whose = "the information budget" if own else "the information budget that it shares with others"
+        until = f"; {whose} begins anew on {self.renews}" if by_budget and self.renews else ""
         contact = f"; ask {self._terms.contact}" if self._terms.contact else ""
         said = step.tells(confidences=served.outputs.probabilities is not None)
         return f"{said}{until}{contact}" if said else ""

@@ -8,6 +8,7 @@ cannot run ahead of its own evidence.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -20,6 +21,7 @@ from modelkeep.extraction.clusters import Cluster
 from modelkeep.extraction.evidence import fingerprints
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import Ladder, Rung
+from modelkeep.extraction.shared import Learnt
 from modelkeep.extraction.verdicts import Terms, Verdict
 from modelkeep.serving.explain import price
 
@@ -384,24 +386,35 @@ class Watch:
         return self._guard.alarmed()
 
     def _observe(self, batch: list[Observation]) -> None:
-        asked = [one for one in batch if len(one.x)]
-        if asked:
-            subjects = [one.subject for one in asked for _ in range(len(one.x))]
-            known = {subject: self._known(subject) for subject in set(subjects)}
-            covariates = [(*known[one.subject], *one.covariates) for one in asked for _ in range(len(one.x))]
-            self._guard.observe_many(
-                subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked]), covariates
-            )
-            self._compare(asked)
-        for one in batch:
-            if one.charged:
+        for charged, part in groupby(batch, key=lambda one: one.charged > 0.0):  # in order: a charge is its clusters' of then
+            if not charged:
+                self._examine(list(part))
+                continue
+            for one in part:
                 self._guard.charge(one.subject, one.charged)
         self._changed.update(one.subject for one in batch)
         self._count_alarms()
 
+    def _examine(self, asked: list[Observation]) -> None:
+        subjects = [one.subject for one in asked for _ in range(len(one.x))]
+        known = {subject: self._known(subject) for subject in set(subjects)}
+        covariates = [(*known[one.subject], *one.covariates) for one in asked for _ in range(len(one.x))]
+        self._guard.observe_many(
+            subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked]), covariates
+        )
+        self._compare(asked)
+
     def cases(self) -> list[Cluster]:
         """Every cluster of accounts that is accused of acting as one."""
         return self._guard.cases()
+
+    def learning(self) -> list[str]:
+        """Accounts and clusters of which ``learnt`` changed since this was asked last, as ``Guard`` has it."""
+        return self._guard.learning()
+
+    def learnt(self, name: str) -> Learnt | None:
+        """What an account or a cluster has learnt this period; None of one that is not known."""
+        return self._guard.learnt(name)
 
     def _compare(self, asked: list[Observation]) -> None:
         for one in asked if self._names else ():

@@ -1,0 +1,95 @@
+"""The information budget that the accounts of a cluster share: who divides his questions among many accounts learns no more.
+
+It is ``Ladder.cluster`` times the questions of one account, and as much more as people let members learn on top of the usual
+(``account allow``), or let the cluster. Whoever was allowed more is held by his own budget alone. Like every budget it slows
+and coarsens, and accuses nobody.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from modelkeep.extraction import budget
+from modelkeep.extraction.budget import Budget, Floats
+from modelkeep.extraction.clusters import Clusters
+from modelkeep.extraction.ladder import Ladder, Rung
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the ``accounts`` (how many) of the cluster ``id`` have learnt together in this period."""
+
+    id: str
+    accounts: int
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What ``learning`` told of: an account, or a cluster with these ``accounts``. ``begins``: the first day of the period,
+    days since 1970; ``measure``: what the budget's fidelity is, as ``Profile`` has it."""
+
+    budget: Budget
+    accounts: tuple[str, ...]
+    begins: int
+    measure: str
+
+
+class SharedBudgets:
+    """The budgets of all clusters of one release. Not thread-safe: the guard's lock is held."""
+
+    def __init__(self, clusters: Clusters, curve: Floats, ladder: Ladder) -> None:
+        """``curve``: of the profile; ``ladder``: in force, and changed in place with another one."""
+        self._clusters, self._curve, self.ladder = clusters, curve, ladder
+        self._factors: dict[str, float] = {}  # of accounts and of clusters, those above 1
+        self._rungs: dict[str, Rung] = {}
+
+    def renew(self) -> None:
+        """A new budget period."""
+        self._clusters.renew()
+
+    def agree(self, name: str, factor: float) -> None:
+        """People let ``name``, an account or a cluster, learn ``factor`` times the usual; 1 or less is nothing on top."""
+        if factor > 1.0:
+            self._factors[name] = factor
+        else:
+            self._factors.pop(name, None)
+
+    def clusters(self, subject: str) -> tuple[str, ...]:
+        """The clusters of an account."""
+        return self._clusters.of(subject)
+
+    def accounts(self, cluster: str) -> list[str]:
+        """The accounts of ``cluster``."""
+        return self._clusters.members(cluster)
+
+    def show(self, cluster: str) -> Shared | None:
+        """The budget of ``cluster``; None when there is no such cluster, or the ladder bounds none."""
+        lent = self.ladder
+        members = self._clusters.size(cluster)
+        if not members or lent.cluster == float("inf"):
+            return None
+        more = sum(factor - 1.0 for name, factor in self._factors.items() if self._clusters.holds(cluster, name))
+        limit = lent.questions * (lent.cluster * self._factors.get(cluster, 1.0) + more)
+        spent, charged = self._clusters.learnt(cluster)
+        return Shared(cluster, members, budget.quote(spent, self._curve, limit, charged))
+
+    def of(self, subject: str) -> Shared | None:
+        """The budget of the cluster of ``subject`` of which the largest share is spent; None: none holds this account."""
+        if subject in self._factors:
+            return None
+        found = [shared for cluster in self._clusters.of(subject) if (shared := self.show(cluster)) is not None]
+        return max(found, key=lambda one: one.budget.share, default=None)
+
+    def moved(self, clusters: Iterable[str]) -> list[str]:
+        """Those of ``clusters`` whose budget leads to another rung than when this was asked last."""
+        found = []
+        for cluster in clusters:
+            shared = self.show(cluster)
+            rung = Rung.MARK if shared is None else self.ladder.rung(0.0, shared.budget.share, alarmed=False)
+            if rung is not self._rungs.get(cluster, Rung.MARK):
+                found.append(cluster)
+            if rung is Rung.MARK:
+                self._rungs.pop(cluster, None)
+            else:
+                self._rungs[cluster] = rung
+        return found
