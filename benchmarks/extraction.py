@@ -21,8 +21,10 @@ from threadpoolctl import threadpool_limits
 from benchmarks._extraction import BESIDE, DATA, Setting, settings
 from benchmarks._extraction_bars import judged
 from benchmarks._extraction_blocked import Blocked
+from benchmarks._extraction_contest import contest
 from benchmarks._extraction_honest import honest
 from benchmarks._extraction_plots import draw
+from benchmarks._extraction_quantiser import answers
 from benchmarks._extraction_results import Results
 from benchmarks._extraction_thieves import WAYS, attacks, found
 from benchmarks._extraction_users import (
@@ -90,6 +92,14 @@ def _sybil(setting: Setting, results: Results, told: Told) -> None:
     results.take(f"{setting.name}: many accounts that share a network", rows, len(names) * len(ACCOUNTS))
 
 
+def _baselines(setting: Setting, results: Results, told: Told) -> None:
+    alarms, detectors, charged = contest(setting, min(told.users, 1000), min(told.queries, 2000), told.runs)
+    results.take(f"{setting.name}: attack queries to the alarm, by detector", alarms)
+    results.take(f"{setting.name}: detectors, one in a thousand calibration accounts accused", detectors)
+    results.take(f"{setting.name}: what B4B and proof of work charge", charged)
+    results.take(f"{setting.name}: copies from coarse answers", answers(setting, told.runs))
+
+
 PARTS: dict[str, Callable[[Setting, Results, Told], None]] = {
     "honest": _honest,
     "thieves": _thieves,
@@ -98,6 +108,7 @@ PARTS: dict[str, Callable[[Setting, Results, Told], None]] = {
     "drift": _drift,
     "interleaved": _interleaved,
     "sybil": _sybil,
+    "baselines": _baselines,
 }
 
 
