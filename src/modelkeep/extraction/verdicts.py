@@ -19,9 +19,9 @@ class Verdict:
 
     ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
     ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
-    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``withheld``: its
-    evidence would accuse it, and so many others' rise with it that the population drifted; ``cases``: accused clusters that it
-    is in, which lower its budget and do no more.
+    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``drifting``: so
+    many others' evidence rises with it that the population drifted, and it counts for less (``Ladder.drifting``); ``withheld``:
+    it would accuse the account else; ``cases``: accused clusters that it is in, which lower its budget and do no more.
     """
 
     rung: Rung
@@ -32,6 +32,7 @@ class Verdict:
     effective: int
     uncovered: bool
     alarmed_at: int | None
+    drifting: bool = False
     withheld: bool = False
     cases: tuple[str, ...] = ()
 
@@ -98,7 +99,7 @@ class Verdicts:
 
     def _rung(self, found: Verdict, share: float) -> Rung:
         evidence = 0.0 if found.uncovered else math.exp(found.log_m)
-        return self.ladder.rung(evidence, share, alarmed=bool(found.alarmed_at), withheld=found.withheld)
+        return self.ladder.rung(evidence, share, alarmed=bool(found.alarmed_at), drifting=found.drifting)
 
     def adopt(self, ladder: Ladder) -> None:
         """Judge everybody by another ladder from now on. A period of another length begins at once."""
