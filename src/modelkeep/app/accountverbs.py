@@ -1,7 +1,5 @@
 """Verbs about what the extraction defence holds about accounts: who is on which rung, why, and larger budgets."""
 
-from dataclasses import replace
-
 from modelkeep.access.accounts import Account
 from modelkeep.access.factors import FACTOR, parse_factors
 from modelkeep.app.accountresults import AccountExplained, AccountRow, BudgetAllowed
@@ -53,10 +51,9 @@ class AccountVerbs(Acts):
         judge, book = Judge(self.premises), self.premises.registry().book
         refs = [self.ref(release)] if release else [evidence.ref for evidence in book.releases()]
         cautions = self._cautions().get(subject, ())
-        ladder, cased = self.premises.ladder.of(book), self._cased(subject)
+        cased, ladder = self._cased(subject), self.premises.ladder.of(book)
         terms = self._terms(decisions, subject, ladder.caution if cautions else 1.0)
-        lowered = replace(terms, budget=terms.budget * ladder.case)
-        found = (judge.standing(each, subject, lowered if str(each) in cased else terms) for each in refs)
+        found = (judge.standing(each, subject, terms, cased.get(str(each), ())) for each in refs)
         allowed = decisions.allowed.get(subject)
         return AccountExplained(
             account=account,
@@ -92,11 +89,14 @@ class AccountVerbs(Acts):
         except Missing:
             return False
 
-    def _cased(self, subject: str) -> set[str]:
-        """Releases on which a case that nobody cleared names the account."""
-        found = (parse_case(record) for record in self.premises.records.scan(KIND))
-        accused = (one for case in found if case.state is not CaseState.CLEARED for one in case.accused)
-        return {one.release for one in accused if any(member.subject == subject for member in one.members)}
+    def _cased(self, subject: str) -> dict[str, tuple[str, ...]]:
+        """By release the cases that name the account and that nobody cleared."""
+        found: dict[str, tuple[str, ...]] = {}
+        for case in (parse_case(record) for record in self.premises.records.scan(KIND)):
+            for one in case.accused if case.state is not CaseState.CLEARED else ():
+                if any(member.subject == subject for member in one.members):
+                    found[one.release] = (*found.get(one.release, ()), case.id)
+        return found
 
     def _cautions(self) -> dict[str, tuple[str, ...]]:
         """What each subject matches of the indicators in force, in words."""

@@ -75,6 +75,9 @@ def _standing(one: Standing) -> list[str]:
         f"  budget    {one.learnt:,.0f} of {one.limit:,.0f} natural questions{_copy(one)}",
         f"  forecast  {one.forecast}",
     ]
+    lines += [f"  case      {case} lowers its budget: modelkeep case {case}" for case in one.cases]
+    if one.drifting:
+        lines.append("  drift     others' evidence rises with its, so it leads no further: modelkeep status")
     for move in one.history:
         why = f"odds {move.odds}, {move.share:.0%} of the budget (record {move.record})"
         lines.append(f"  {moment(move.at)}  {move.before} → {move.after}: {why}")
