@@ -140,15 +140,22 @@ def question(rows: np.ndarray, name: str = "X", **more) -> bytes:
     return msgspec.json.encode({"inputs": [tensor], **more})
 
 
-def records(keep, kind):
-    """Entries of a kind with their plain bodies, from every audit log."""
+def recorded(keep):
+    """Every entry of every audit log, with its encrypted body."""
     here = keep.premises
-    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, here.decisions().epochs())
     for instance in here.audit_instances():
         origin = here.audit_origin(instance)
         for _, entry, sealed in read_bodies(here.audit_files(instance), encode_vkey(origin, here.trust.audit_key), origin):
-            if entry.kind == kind:
-                yield entry, keys.existing(entry.subject), sealed
+            yield entry, sealed
+
+
+def records(keep, kind):
+    """Entries of a kind with the keys of their subjects and their encrypted bodies, from every audit log."""
+    here = keep.premises
+    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, here.decisions().epochs())
+    for entry, sealed in recorded(keep):
+        if entry.kind == kind:
+            yield entry, keys.existing(entry.subject), sealed
 
 
 class HoursAgo(SystemClock):

@@ -12,7 +12,7 @@ from modelkeep.extraction.verdicts import Terms
 from modelkeep.operations.cases import KIND, CaseState, parse_case
 from modelkeep.workflows.cautions import load_indicators, standing
 from modelkeep.workflows.decisions import ALLOW, MOST_FACTOR, Decisions
-from modelkeep.workflows.moves import RUNG
+from modelkeep.workflows.moves import RUNG, whose_rung
 
 MOST_DAYS = 366
 _DAY = 86_400_000_000_000
@@ -27,11 +27,11 @@ class AccountVerbs(Acts):
         the highest rungs first, on each rung those that match."""
         names, ladder = self.names(), self.premises.ladder.of(self.premises.registry().book)
         known, cautions = {rung.text: rung for rung in Rung}, self._cautions()
-        rows = []
+        epochs, rows = self.premises.decisions().epochs(), []
         for record in self.premises.records.scan(RUNG):
-            release, _, subject = record.key.rpartition("/")
+            release, subject, epoch = whose_rung(record.key)
             rung = known.get((record.body or b"").decode("ascii", "replace"))
-            if rung is not None:
+            if rung is not None and epoch == epochs(subject):
                 rows.append((rung, subject, release))
         climbed = {subject for _, subject, _ in rows}
         rows += [(Rung.MARK, subject, "") for subject in cautions if subject not in climbed]
@@ -100,9 +100,9 @@ class AccountVerbs(Acts):
 
     def _cautions(self) -> dict[str, tuple[str, ...]]:
         """What each subject matches of the indicators in force, in words."""
-        records = self.premises.records
-        indicators = load_indicators(records, self.premises.decisions().indicators)
-        found = standing(records, indicators, self.premises.clock.now_ns())
+        records, decisions = self.premises.records, self.premises.decisions()
+        indicators = load_indicators(records, decisions.indicators)
+        found = standing(records, indicators, self.premises.clock.now_ns(), decisions.epochs())
         return {subject: tuple(one.text for one in matched) for subject, matched in found.items()}
 
     def _terms(self, decisions: Decisions, subject: str, caution: float) -> Terms:

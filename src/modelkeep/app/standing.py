@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 from modelkeep.app.accountresults import MoveRow, Standing
 from modelkeep.app.auditfolders import audit_folders
@@ -124,7 +125,7 @@ class Judge:
                 if entry.kind != RUNG or (entry.subject, entry.release) != (subject, str(ref)):
                     continue
                 try:
-                    move = open_move(self._keys.existing(subject), sealed, subject, entry.release)
+                    move = self._keys.opened(subject, partial(open_move, sealed=sealed, subject=subject, release=entry.release))
                 except Missing:  # erased
                     continue
                 share = move.equivalent / move.limit
