@@ -117,6 +117,13 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
     keep.review(account="thief", outcome="cleared", reason="a penetration test")
     again = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
     assert again.left_out == ("convict",) and again.accounts + len(again.short) == 4
+    keep.review(account="two", outcome="deceived", reason="a copy is on sale")
+    assert keep.calibrate(ref="iris@1", everyone=True, dry_run=True).left_out == ("convict", "two")
+    with pytest.raises(Conflict, match="two is accused"):
+        keep.calibrate(ref="iris@1", accounts=("two",))
+    keep.review(account="two", outcome="cleared", reason="it was another's", false_alarm=True)
+    named = keep.calibrate(ref="iris@1", accounts=("one",), dry_run=True)
+    assert (named.accounts, named.rows, named.left_out) == (2, 240, ()), "and who was accused wrongly, named or not"
 
 
 def test_when_everybody_s_evidence_rises_the_house_asks_for_a_calibration(keep, trained):

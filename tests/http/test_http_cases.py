@@ -193,6 +193,9 @@ def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained
         keep.log_erase(subject="thief-0", reason="asked for it")
     with pytest.raises(Missing):
         keep.case(case_id="net-0000000000000000")
+    assert set(keep.calibrate(ref="iris@1", everyone=True, dry_run=True).left_out) >= {one.account for one in release.accounts}
+    with pytest.raises(Conflict, match="thief-0 is accused"):
+        keep.calibrate(ref="iris@1", accounts=("thief-0",))
     assert keep.case_review(case_id=row.id, outcome="confirmed", reason="one thief").state == "confirmed"
     assert keep.case(case_id=row.id).steps == ()
 

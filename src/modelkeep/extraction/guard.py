@@ -355,7 +355,7 @@ class Guard:
         return account.since >= MIN_EFFECTIVE and account.value >= self._threshold(account)
 
     def _threshold(self, account: Account) -> float:
-        return float(2.0**account.reviews * (account.calibrations + 1.0) ** 2 / self._alpha)
+        return eprocess.threshold(self._alpha, account.reviews, account.calibrations)
 
     def _find_drift(self) -> Drift | None:
         shared = self._clusters.groups(self._standings)
