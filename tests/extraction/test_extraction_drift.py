@@ -82,6 +82,30 @@ def test_a_population_that_moved_is_not_accused_and_a_thief_in_it_is(digits):
     assert one.withheld and one.rung is Rung.QUANTISED and one.alarmed_at is None and one.log_m > np.log(1000)
 
 
+def test_while_the_population_drifts_more_evidence_never_leads_lower_and_never_over_quantised(digits):
+    """Between the odds of *labels* and the alarm, too: who comes there once drift is known is told quarters, as all others."""
+    guard, seen = Guard(digits.profile), dict[str, list]()
+    observe = guard.observe_many
+
+    def watched(subjects, x, answers, covariates=None):
+        observe(subjects, x, answers, covariates)
+        for subject in subjects:
+            seen.setdefault(subject, []).append(guard.verdict(subject))
+
+    guard.observe_many = watched
+    run(digits, guard, drifting=30)
+    drifting = {subject: [one for one in verdicts if one.drifting] for subject, verdicts in seen.items()}
+    for verdicts in drifting.values():
+        rungs = [one.rung for one in sorted(verdicts, key=lambda one: one.log_m)]
+        assert rungs == sorted(rungs) and (not rungs or rungs[-1] <= Rung.QUANTISED)
+    between = [one for verdicts in drifting.values() for one in verdicts if np.log(500) < one.log_m < np.log(1000)]
+    assert between and {one.rung for one in between} == {Rung.QUANTISED} and not any(one.withheld for one in between)
+    before = [one for verdicts in seen.values() for one in verdicts if not one.drifting and one.rung is Rung.LABELS]
+    assert before, "and before it was found, at its own rung"
+    guard.recalibrate(np.maximum(digits.profile.kappa, 0.7))
+    assert not any(guard.verdict(subject).drifting for subject in seen)
+
+
 def test_one_who_moved_alone_is_accused(digits):
     guard = run(digits, Guard(digits.profile), drifting=1)
     assert "account-0" in guard.alarmed() and guard.withheld() == [] and guard.drift() is None

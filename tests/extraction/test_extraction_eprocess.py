@@ -95,3 +95,24 @@ def test_stakes_never_overflow(length):
 def test_a_stream_that_honest_accounts_trip_all_the_time_carries_no_bet():
     assert len(eprocess.make_bets(np.array([0.9, 0.76])).stream) == 0
     assert eprocess.evidence(np.ones((2, 0)), np.ones((2, 0))).tolist() == [1.0, 1.0]
+
+
+def worst(after, depth=60):
+    """The largest sum of error probabilities 1 / threshold, in units of alpha, of tests that a person and a calibration end
+    in whatever order: by dynamic programming from the far end, where what is left of a path is bounded in closed form."""
+    value = np.empty((depth + 1, depth + 1))
+    for j in reversed(range(depth + 1)):
+        for r in reversed(range(depth + 1)):
+            mine = 1.0 / after(r, j)
+            rest = [value[r + 1, j] if r < depth else mine, value[r, j + 1] if j < depth else mine * (j + 1)]
+            value[r, j] = mine + max(rest)
+    return value[0, 0]
+
+
+def test_all_tests_of_an_account_together_err_with_at_most_twice_alpha():
+    alpha = 1e-3
+    assert worst(lambda r, j: eprocess.threshold(alpha, r, j)) == pytest.approx(2 * alpha)
+    reviews = sum(1 / eprocess.threshold(alpha, r, 0) for r in range(1000))
+    calibrations = sum(1 / eprocess.threshold(alpha, 0, j) for j in range(100_000))
+    assert reviews == pytest.approx(2 * alpha) and calibrations < 1.65 * alpha
+    assert reviews * calibrations / alpha < 3.3 * alpha, "over all pairs at once"

@@ -142,6 +142,38 @@ def test_more_evidence_or_a_greater_share_never_gets_more(text, points):
     assert alarm.refuse or (alarm.grain == 0 and alarm.rate <= more.rate and alarm.step_up >= more.step_up)
 
 
+LABELS = "[labels]\nodds = 500\nanswer = 'label-only'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        (SHIPPED, Rung.QUANTISED),
+        ("[coarse]\nodds = 30\ndecimals = 2\n" + LABELS + ALARM, Rung.COARSE),
+        ("[coarse]\nodds = 30\n[quantised]\nodds = 200\nanswer = 'label-only'\n" + ALARM, Rung.COARSE),
+        ("[quantised]\nodds = 200\nanswer = 'label-only'\n" + ALARM, Rung.MARK),
+        (LABELS + "[challenge]\nodds = 700\nstep-up = true\n" + ALARM, Rung.MARK),
+        (ALARM, Rung.MARK),
+    ],
+)
+def test_how_far_evidence_leads_while_the_population_drifts(text, most):
+    ladder = parse_ladder(text)
+    assert ladder.drifting is most
+    assert ladder.rung(1e9, 0.0, alarmed=False, drifting=True) is most
+    assert ladder.rung(1e9, math.inf, alarmed=False, drifting=True) is ladder.rung(0.0, math.inf, alarmed=False)
+    assert ladder.rung(1e9, 0.0, alarmed=True, drifting=True) is Rung.ALARM
+
+
+@given(tables(), st.lists(st.tuples(st.floats(0, 1e7), st.floats(0, 200)), min_size=2, max_size=2))
+def test_more_evidence_or_a_greater_share_never_leads_lower_while_the_population_drifts(text, points):
+    ladder = accepted(text)
+    assume(ladder is not None)
+    low, high = (tuple(f(pair) for pair in zip(*points, strict=True)) for f in (min, max))
+    assert ladder.rung(*low, alarmed=False, drifting=True) <= ladder.rung(*high, alarmed=False, drifting=True)
+    assert ladder.rung(*low, alarmed=False, drifting=True) <= ladder.rung(*low, alarmed=False)
+    assert ladder.steps[ladder.rung(high[0], 0.0, alarmed=False, drifting=True)].grain or not ladder.steps[Rung.MARK].grain
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -11,14 +11,18 @@ import httpx
 import msgspec
 import numpy as np
 
+from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.gateway import open_gateway
 from modelkeep.app.handover import decode, encode, open_for
 from modelkeep.app.keep import Keep
 from modelkeep.core.values import Role, digest_of
-from modelkeep.custody.keys import GATEWAY_FAMILIES
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES
 from modelkeep.extraction.profile import fit_profile
 from modelkeep.http.serve import serving
+from modelkeep.serving.audit import read_bodies
+from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.service import Service
@@ -134,3 +138,41 @@ def question(rows: np.ndarray, name: str = "X", **more) -> bytes:
     rows = np.atleast_2d(rows)
     tensor = {"name": name, "datatype": "FP32", "shape": list(rows.shape), "data": [float(v) for v in rows.ravel()]}
     return msgspec.json.encode({"inputs": [tensor], **more})
+
+
+def recorded(keep):
+    """Every entry of every audit log, with its encrypted body."""
+    here = keep.premises
+    for instance in here.audit_instances():
+        origin = here.audit_origin(instance)
+        for _, entry, sealed in read_bodies(here.audit_files(instance), encode_vkey(origin, here.trust.audit_key), origin):
+            yield entry, sealed
+
+
+def records(keep, kind):
+    """Entries of a kind with the keys of their subjects and their encrypted bodies, from every audit log."""
+    here = keep.premises
+    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, here.decisions().epochs())
+    for entry, sealed in recorded(keep):
+        if entry.kind == kind:
+            yield entry, keys.existing(entry.subject), sealed
+
+
+class HoursAgo(SystemClock):
+    """A clock that is so many hours slow."""
+
+    def __init__(self, hours):
+        self.late = hours * 3_600_000_000_000
+
+    def now_ns(self):
+        return super().now_ns() - self.late
+
+
+def strangers(keep, names):
+    """Accounts that share nothing: each signed up in an hour of its own. Their keys, by name."""
+    usual = keep.premises.clock
+    for hours, name in enumerate(names, 1):
+        keep.premises.clock = HoursAgo(hours)
+        keep.user_add(name=name, roles=("analyst",))
+    keep.premises.clock = usual
+    return {name: keep.key_issue(account=name, quota=100_000).token for name in names}

@@ -5,10 +5,9 @@ import time
 
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question, strangers, train
 
 from modelkeep.access.presented import Presented
-from modelkeep.adapters.clock import SystemClock
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Conflict, Invalid, Missing, Refused
 from modelkeep.extraction.ladder import Rung
@@ -42,26 +41,6 @@ def tool(rows):
 def npz(tmp_path, rows):
     np.savez(tmp_path / "tool.npz", x=rows)
     return (tmp_path / "tool.npz").read_bytes()
-
-
-class HoursAgo(SystemClock):
-    """A clock that is so many hours slow."""
-
-    def __init__(self, hours):
-        self.late = hours * 3_600_000_000_000
-
-    def now_ns(self):
-        return super().now_ns() - self.late
-
-
-def strangers(keep, names):
-    """Accounts that share nothing: each signed up in an hour of its own. Their keys, by name."""
-    usual = keep.premises.clock
-    for hours, name in enumerate(names, 1):
-        keep.premises.clock = HoursAgo(hours)
-        keep.user_add(name=name, roles=("analyst",))
-    keep.premises.clock = usual
-    return {name: keep.key_issue(account=name, quota=100_000).token for name in names}
 
 
 def ask(running, token, rows, most=8, place=1):
@@ -138,6 +117,13 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
     keep.review(account="thief", outcome="cleared", reason="a penetration test")
     again = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
     assert again.left_out == ("convict",) and again.accounts + len(again.short) == 4
+    keep.review(account="two", outcome="deceived", reason="a copy is on sale")
+    assert keep.calibrate(ref="iris@1", everyone=True, dry_run=True).left_out == ("convict", "two")
+    with pytest.raises(Conflict, match="two is accused"):
+        keep.calibrate(ref="iris@1", accounts=("two",))
+    keep.review(account="two", outcome="cleared", reason="it was another's", false_alarm=True)
+    named = keep.calibrate(ref="iris@1", accounts=("one",), dry_run=True)
+    assert (named.accounts, named.rows, named.left_out) == (2, 240, ()), "and who was accused wrongly, named or not"
 
 
 def test_when_everybody_s_evidence_rises_the_house_asks_for_a_calibration(keep, trained):

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gateway_support import PASSPHRASE, live, make_keep, question, train
+from gateway_support import PASSPHRASE, live, make_keep, question, records, train
 
 from modelkeep.access.presented import Presented
 from modelkeep.app import evidence
@@ -19,6 +19,7 @@ from modelkeep.cli.main import cli
 from modelkeep.core.values import Principal, ReleaseRef, Role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.extraction.ladder import DEFAULT, SHIPPED, Rung
+from modelkeep.workflows.moves import open_move
 from modelkeep.workflows.predict import Call
 from modelkeep.workflows.spendings import spendings
 
@@ -124,6 +125,42 @@ def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained
         keep.case_review(case_id=row.id, outcome="confirmed", reason="again")
 
 
+def test_a_rung_that_a_case_leads_to_is_on_record_is_explained_and_is_left_with_the_review(keep, trained, tokens):
+    keep.policy_set(kind="ladder", text=SHIPPED.replace("questions = 1000", "questions = 60").encode())
+    alice = keep.key_issue(account="alice", quota=1000).token
+    subject = next(row.subject for row in keep.user_list() if row.name == "alice")
+
+    def moves():
+        told = [(entry, open_move(key, sealed, subject, "iris@1"))
+                for entry, key, sealed in records(keep, "rung") if entry.subject == subject]  # fmt: skip
+        return [(move.before, move.after, move.limit, move.odds, entry.outcome) for entry, move in told]
+
+    with live(keep) as running:
+        ask(running, alice, OFFICE.format(99), trained.fresh[:24])
+        soon(lambda: not watch_of(running).rows_behind())
+        learnt = watch_of(running).verdict(subject).budget
+        assert learnt.limit == 60 and 0.25 < learnt.share < 0.8 and watch_of(running).rung(subject) is Rung.MARK
+        steal(running, keep, tokens)
+        soon(keep.cases)
+        [case] = keep.cases()
+        reached = watch_of(running).rung(subject)
+        assert reached in (Rung.QUANTISED, Rung.LABELS) and watch_of(running).verdict(subject).budget.limit == 15
+        soon(lambda: ("alice", reached.text) in [(row.account, row.rung) for row in keep.account_list()])
+    assert moves() == [("mark", reached.text, 15.0, "none", reached.text)]
+    [explained] = keep.account_explain(account="alice").standings
+    assert (explained.rung, explained.limit, explained.cases) == (reached.text, 15.0, (case.id,))
+    assert explained.learnt == pytest.approx(learnt.equivalent)
+    assert [move.after for move in explained.history] == [reached.text]
+    assert f"case      {case.id} lowers its budget" in run(keep, "account", "explain", "alice").output
+    keep.case_review(case_id=case.id, outcome="cleared", reason="a class of students")
+    with live(keep) as again:
+        soon(lambda: watch_of(again).rung(subject) is Rung.MARK)
+        soon(lambda: "alice" not in [row.account for row in keep.account_list()])
+    assert [move[:3] for move in moves()] == [("mark", reached.text, 15.0), (reached.text, "mark", 60.0)]
+    [explained] = keep.account_explain(account="alice").standings
+    assert (explained.rung, explained.limit, explained.cases) == ("mark", 60.0, ())
+
+
 def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained, tokens):
     keep.policy_set(kind="ladder", text=SHIPPED.replace("questions = 1000", "questions = 10").encode())
     with live(keep) as running:
@@ -162,6 +199,9 @@ def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained
         keep.log_erase(subject="thief-0", reason="asked for it")
     with pytest.raises(Missing):
         keep.case(case_id="net-0000000000000000")
+    assert set(keep.calibrate(ref="iris@1", everyone=True, dry_run=True).left_out) >= {one.account for one in release.accounts}
+    with pytest.raises(Conflict, match="thief-0 is accused"):
+        keep.calibrate(ref="iris@1", accounts=("thief-0",))
     assert keep.case_review(case_id=row.id, outcome="confirmed", reason="one thief").state == "confirmed"
     assert keep.case(case_id=row.id).steps == ()
 
@@ -172,9 +212,12 @@ def test_accounts_that_go_round_two_gateways_are_one(keep, trained, tokens):
         ask(one, tokens[0], OFFICE.format(0), trained.fresh[:1])
         ask(two, tokens[1], OFFICE.format(1), trained.fresh[1:2])
         watches = [watch_of(one), watch_of(two)]
+        subjects = [row.subject for row in keep.user_list()]
         for n in range(12 * ACCOUNTS):
             rows = rng.uniform(-8, 8, (1, 6)).astype(np.float32)
             ask((one, two)[n % 2], tokens[n % ACCOUNTS], OFFICE.format(n % ACCOUNTS), rows)
+            if n % ACCOUNTS == ACCOUNTS - 1:  # else a gateway that is behind learns of them all at once, and of one's too many
+                soon(lambda n=n: [sum(w.verdict(each).queries for each in subjects) for w in watches] == [n + 3, n + 3])
             if all(watch.cases() for watch in watches):
                 break
         soon(lambda: all(watch.cases() for watch in watches))

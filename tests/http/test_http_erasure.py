@@ -1,9 +1,11 @@
 """Erasing a person while a gateway serves: the key is out of memory and off the disk, and every proof still verifies."""
 
+import time
+
 import httpx
 import pytest
 from commandline import PASSPHRASE, copy_keep
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question, recorded, train
 
 from modelkeep.access.accounts import parse_account
 from modelkeep.access.directory import Directory
@@ -11,12 +13,15 @@ from modelkeep.access.presented import Presented
 from modelkeep.access.sessions import SessionIssuer
 from modelkeep.app.keep import Keep
 from modelkeep.core.ports import Change
-from modelkeep.core.values import Principal, Role
+from modelkeep.core.values import Principal, Role, to_json
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT, TOKEN_SIGNING
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, Unauthenticated
+from modelkeep.extraction.ladder import SHIPPED, Rung
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SUBJECT_KEY, SubjectKeys
+from modelkeep.workflows.cautions import CAUTION, Caution, load_indicators
+from modelkeep.workflows.moves import RUNG
 
 INFER = "/v2/models/iris/infer"
 
@@ -34,6 +39,13 @@ def served(tmp_path, trained):
 @pytest.fixture
 def keep(tmp_path, template):
     return Keep.open(copy_keep(template, tmp_path / "keep"), PASSPHRASE.encode())
+
+
+def soon(what, seconds=15.0):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def ask(running, key, rows, times=3):
@@ -101,6 +113,62 @@ def test_a_person_is_erased_under_a_running_gateway(served, trained):
         keep.log_erase(subject="mallory-doe")
     assert keep.log_erase(subject=subject).log_index == forgot.log_index  # by the pseudonym, and nothing is left to do
     assert [row.what for row in keep.log_erasures()] == ["subject", "subject", "account"]
+
+
+def test_the_rung_and_the_matches_of_an_account_are_erased_with_or_without_a_gateway(served, trained):
+    keep, records = served, served.premises.records
+    token = keep.key_issue(account="alice", quota=100_000).token
+    subject = next(row.subject for row in keep.user_list() if row.name == "alice")
+    keep.intel_indicate(data=b"kind,value\naddress,127.0.0.0/8\n", source="feed")
+    keep.policy_set(kind="ladder", text=SHIPPED.replace("questions = 1000", "questions = 10").encode())
+
+    def held():
+        return {kind for kind in (RUNG, CAUTION) for record in records.scan(kind) if subject in record.key}
+
+    def rungs():
+        """What auditors still see: that a rung changed, and when; and what opens of it."""
+        entries = [entry.outcome for entry, _ in recorded(keep) if entry.kind == RUNG and entry.subject == subject]
+        return entries, [move.after for one in keep.account_explain(account="alice").standings for move in one.history]
+
+    with live(keep) as running:
+        watch = next(iter(running.service.loader.watches()))
+        ask(running, token, trained.fresh, times=12)
+        soon(lambda: held() == {RUNG, CAUTION})
+        keep.log_erase(subject="alice", reason="asked for it")
+        assert held() == set() and watch.rung(subject) is Rung.MARK and watch.verdict(subject).queries == 0
+        assert keep.account_list() == ()
+        ask(running, token, trained.fresh, times=12)  # from the same address: the account goes on, and is seen anew
+        soon(lambda: held() == {RUNG, CAUTION})
+        [row] = keep.account_list()
+        assert row.account == "alice" and len(row.cautions) == 1
+    before = rungs()
+    assert len(before[0]) > len(before[1]) > 0
+    keep.log_erase(subject="alice", reason="asked for it again")
+    assert held() == set() and keep.account_list() == () and rungs() == (before[0], [])
+    with live(keep) as running:
+        watch = next(iter(running.service.loader.watches()))
+        assert watch.rung(subject) is Rung.MARK and watch.verdict(subject).budget.limit == 10
+        ask(running, token, trained.fresh, times=1)
+    assert rungs()[0] == before[0], "a restart has nothing to say about what is gone"
+    assert keep.sweep_erased() == 0
+    keep.log_verify()
+
+
+def test_a_stored_rung_or_match_of_before_an_erasure_counts_for_nothing(served):
+    keep, records = served, served.premises.records
+    subject = next(row.subject for row in keep.user_list() if row.name == "alice")
+    keep.intel_indicate(data=b"kind,value\naddress,127.0.0.0/8\n", source="feed")
+    [indicator] = load_indicators(records, keep.premises.decisions().indicators)
+    back = [
+        Change(RUNG, f"iris@1/{subject}", b"alarm"),
+        Change(CAUTION, f"{subject}/feed/address", to_json(Caution(indicator, 1))),
+    ]
+    records.commit(back)
+    assert [row.rung for row in keep.account_list()] == ["alarm"]
+    keep.log_erase(subject="alice", reason="asked for it")
+    records.commit(back)  # a backup brings them back
+    assert keep.account_list() == ()
+    assert keep.sweep_erased() == 2 and not [*records.scan(RUNG), *records.scan(CAUTION)]
 
 
 def test_a_name_may_be_given_again_and_old_sessions_do_not_come_with_it(keep):

@@ -8,20 +8,17 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question, records, train
 
 from modelkeep.access.totp import code_of, step_at
 from modelkeep.adapters.clock import SystemClock
 from modelkeep.app.keep import Keep
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Principal, Role
-from modelkeep.crypto.notes import encode_vkey
-from modelkeep.custody.keys import AUDIT_SUBJECT
 from modelkeep.errors import Denied, Invalid, Missing, NotTrusted
 from modelkeep.extraction.evidence import fingerprints
 from modelkeep.extraction.ladder import SHIPPED, Ladder, Rung
-from modelkeep.serving.audit import read_bodies
-from modelkeep.serving.bodies import SubjectKeys, open_body
+from modelkeep.serving.bodies import open_body
 from modelkeep.workflows.moves import open_move
 from modelkeep.workflows.policies import LadderInForce
 from modelkeep.workflows.rules import Rules
@@ -45,17 +42,6 @@ def keep(tmp_path, trained):
 
 def subject_of(keep, name="alice"):
     return next(row.subject for row in keep.user_list() if row.name == name)
-
-
-def records(keep, kind):
-    """Entries of a kind with their plain bodies, from every audit log."""
-    here = keep.premises
-    keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, here.decisions().epochs())
-    for instance in here.audit_instances():
-        origin = here.audit_origin(instance)
-        for _, entry, sealed in read_bodies(here.audit_files(instance), encode_vkey(origin, here.trust.audit_key), origin):
-            if entry.kind == kind:
-                yield entry, keys.existing(entry.subject), sealed
 
 
 def ask(client, rows):

@@ -17,13 +17,13 @@ from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.wrap import Sealer, unwrap_key, wrap_key
 from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
-from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.ladder import DEFAULT, LABEL_ONLY, Rung
 from modelkeep.serving.audit import AuditEntry, AuditLog
 from modelkeep.serving.bodies import SubjectKeys, body_context, encode_body, open_body
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.evidence import AuditFolder, History, Position
 from modelkeep.workflows.predict import Marks, account_key, commitment
-from modelkeep.workflows.watch import Calibrated, Cleared, Observation, Watch, Watchers
+from modelkeep.workflows.watch import Calibrated, Cleared, Observation, Ruled, Today, Watch, Watchers
 
 ONE, TWO = ReleaseRef("m", 1), ReleaseRef("m", 2)
 
@@ -161,6 +161,11 @@ def test_histories_of_gateways_that_ran_at_once_are_told_in_order_with_the_revie
     assert [event.at if isinstance(event, Calibrated) else float(event.x[0, 0]) for event in timed] == [
         *(1.0, 2.0, 25, 3.0, 4.0, 45, 5.0, 6.0, 90)
     ]
+    day = 86_400_000_000_000
+    ruled = [Ruled(0, DEFAULT), Ruled(45, LABEL_ONLY), Ruled(3 * day, DEFAULT)]
+    told = list(History(lambda: folders, keys, ladders=lambda: ruled).of(ONE))
+    rows = [float(event.x[0, 0]) if isinstance(event, Observation) else event for event in told]
+    assert rows == [DEFAULT, 1.0, 2.0, 3.0, 4.0, LABEL_ONLY, 5.0, 6.0, Today(3), DEFAULT]
     cases = [Cleared("net-0000000000000014", 5), Cleared("net-0000000000000014", 45), Cleared("net-0000000000000014", 99)]
     told = list(History(lambda: folders, keys, cases=lambda: cases).of(ONE))
     shared = ["net-000000000000000a", "net-0000000000000014", "net-000000000000001e", "net-0000000000000028"]

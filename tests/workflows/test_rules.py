@@ -56,6 +56,26 @@ def test_a_sanction_holds_for_an_account_that_never_asked_through_an_erasure_and
     assert watch.moved() == ["ada"]
 
 
+class Looking(Log):
+    """A log that looks at a rung as soon as the evidence is there to be seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.evidence = [], OwnEvidence(self, Guard)
+
+    def calibrations(self, ref):
+        self.seen += [watch.rung("ada") for watch in self.evidence.by_release().values()]
+        return super().calibrations(ref)
+
+
+def test_nobody_sees_rebuilt_evidence_before_the_rules_are_in_force(profile):
+    """Else it would be on record that an account had left the last rung and came back."""
+    log = Looking()
+    log.evidence.take(Agreed("ada", Terms(sanctioned=True)))
+    log.evidence.watch(ONE, profile)
+    assert set(log.seen) == {Rung.SANCTION}
+
+
 def test_another_ladder_and_a_larger_budget_are_in_force_at_once_and_can_be_taken_back(kept):
     watch, decide = kept
     ask(watch, "ada", 0)

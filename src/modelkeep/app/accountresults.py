@@ -50,7 +50,8 @@ class MoveRow(Struct, frozen=True):
 class Standing(Struct, frozen=True):
     """An account on one release, from its recorded questions. ``told``: what it is told about its answers; ``learnt`` natural
     questions' worth of ``limit`` in this period; ``fidelity``: of a simple copy that learnt as much, and by which ``measure``:
-    "agreement" of top classes, "R²" where the model answers with numbers, "" = it was not measured."""
+    "agreement" of top classes, "R²" where the model answers with numbers, "" = it was not measured; ``cases``: those that it is
+    in, which lower the limit; ``drifting``: its evidence leads no further, since others' rises with it."""
 
     release: str
     rung: str
@@ -68,6 +69,8 @@ class Standing(Struct, frozen=True):
     """Days until the budget is spent at the rate of the last days; None = it lasts."""
     said: str = ""
     """What was learnt, in words."""
+    cases: tuple[str, ...] = ()
+    drifting: bool = False
 
 
 class AccountExplained(Struct, frozen=True):

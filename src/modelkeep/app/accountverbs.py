@@ -1,7 +1,5 @@
 """Verbs about what the extraction defence holds about accounts: who is on which rung, why, and larger budgets."""
 
-from dataclasses import replace
-
 from modelkeep.access.accounts import Account
 from modelkeep.access.factors import FACTOR, parse_factors
 from modelkeep.app.accountresults import AccountExplained, AccountRow, BudgetAllowed, BudgetRow
@@ -17,7 +15,7 @@ from modelkeep.operations.cases import KIND, CaseState, parse_case
 from modelkeep.workflows.cautions import load_indicators, standing
 from modelkeep.workflows.covariates import is_case
 from modelkeep.workflows.decisions import ALLOW, MOST_FACTOR, Decisions
-from modelkeep.workflows.moves import RUNG
+from modelkeep.workflows.moves import RUNG, whose_rung
 from modelkeep.workflows.spendings import spendings
 
 MOST_DAYS = 366
@@ -37,10 +35,11 @@ class AccountVerbs(Acts):
         known, cautions = {rung.text: rung for rung in Rung}, self._cautions()
         budgets = {(row.name, row.release): row for row in budget_rows(self.premises, book)}
         rungs: dict[tuple[str, str], Rung] = {}
+        epochs = self.premises.decisions().epochs()
         for record in self.premises.records.scan(RUNG):
-            release, _, subject = record.key.rpartition("/")
+            release, subject, epoch = whose_rung(record.key)
             rung = known.get((record.body or b"").decode("ascii", "replace"))
-            if rung is not None:
+            if rung is not None and epoch == epochs(subject):
                 rungs[subject, release] = rung
         for key, row in budgets.items():
             if row.learnt >= HALF * row.limit and key not in rungs:
@@ -76,10 +75,9 @@ class AccountVerbs(Acts):
         judge, book = Judge(self.premises), self.premises.registry().book
         refs = [self.ref(release)] if release else [evidence.ref for evidence in book.releases()]
         cautions = self._cautions().get(subject, ())
-        ladder, cased = self.premises.ladder.of(book), self._cased(subject)
+        cased, ladder = self._cased(subject), self.premises.ladder.of(book)
         terms = self._terms(decisions, subject, ladder.caution if cautions else 1.0)
-        lowered = replace(terms, budget=terms.budget * ladder.case)
-        found = (judge.standing(each, subject, lowered if str(each) in cased else terms) for each in refs)
+        found = (judge.standing(each, subject, terms, cased.get(str(each), ())) for each in refs)
         allowed = decisions.allowed.get(subject)
         return AccountExplained(
             account=account,
@@ -134,17 +132,20 @@ class AccountVerbs(Acts):
         except Missing:
             return False
 
-    def _cased(self, subject: str) -> set[str]:
-        """Releases on which a case that nobody cleared names the account."""
-        found = (parse_case(record) for record in self.premises.records.scan(KIND))
-        accused = (one for case in found if case.state is not CaseState.CLEARED for one in case.accused)
-        return {one.release for one in accused if any(member.subject == subject for member in one.members)}
+    def _cased(self, subject: str) -> dict[str, tuple[str, ...]]:
+        """By release the cases that name the account and that nobody cleared."""
+        found: dict[str, tuple[str, ...]] = {}
+        for case in (parse_case(record) for record in self.premises.records.scan(KIND)):
+            for one in case.accused if case.state is not CaseState.CLEARED else ():
+                if any(member.subject == subject for member in one.members):
+                    found[one.release] = (*found.get(one.release, ()), case.id)
+        return found
 
     def _cautions(self) -> dict[str, tuple[str, ...]]:
         """What each subject matches of the indicators in force, in words."""
-        records = self.premises.records
-        indicators = load_indicators(records, self.premises.decisions().indicators)
-        found = standing(records, indicators, self.premises.clock.now_ns())
+        records, decisions = self.premises.records, self.premises.decisions()
+        indicators = load_indicators(records, decisions.indicators)
+        found = standing(records, indicators, self.premises.clock.now_ns(), decisions.epochs())
         return {subject: tuple(one.text for one in matched) for subject, matched in found.items()}
 
     def _terms(self, decisions: Decisions, subject: str, caution: float) -> Terms:

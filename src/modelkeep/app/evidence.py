@@ -9,25 +9,21 @@ from functools import partial
 
 import msgspec
 
-from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.links import LinkClient
 from modelkeep.app.auditfolders import audit_folder
 from modelkeep.app.caseverbs import Standing, accused_of
 from modelkeep.app.handover import hand_link
+from modelkeep.app.histories import guard_of, history_of, known_of
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import DRIFT, EXTRACTION
 from modelkeep.app.premises import Premises
-from modelkeep.app.signups import Signups
 from modelkeep.core.ports import Allowances
 from modelkeep.core.tallies import Series
 from modelkeep.errors import ModelkeepError
-from modelkeep.extraction.guard import Guard
-from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.series import AuditSeries
-from modelkeep.workflows.calibrations import calibrations_of
 from modelkeep.workflows.decisions import Decisions
-from modelkeep.workflows.evidence import AuditFolder, Evidence, History, OwnEvidence
+from modelkeep.workflows.evidence import AuditFolder, Evidence, OwnEvidence
 from modelkeep.workflows.registry import Registry
 from modelkeep.workflows.sharing import MAX_FRAME
 from modelkeep.workflows.siblings import EVERY, Siblings
@@ -127,17 +123,7 @@ def own_evidence(
     here: Premises, logs: Callable[[], Sequence[AuditFolder]], keys: SubjectKeys, decisions: Decisions, registry: Registry
 ) -> OwnEvidence:
     """Evidence that this process keeps, rebuilt from ``logs``, by the settings."""
-    shared = here.settings.extraction.clusters
-    calibrations = lambda ref: calibrations_of(registry.book, ref)  # noqa: E731
-    history = History(logs, keys, decisions.cleared_at, decisions.cases, calibrations, networks="network" in shared)
-    known = Signups(here.records, here.clock.monotonic).of if "signup" in shared else lambda _subject: ()
-    return OwnEvidence(history, guard_of(here), known)
-
-
-def guard_of(here: Premises) -> Callable[[Profile], Guard]:
-    """What makes a fresh guard for a profile, by the settings."""
-    extraction, cold = here.settings.extraction, here.directory / "run"
-    return lambda profile: Guard(profile, alpha=extraction.alpha, cold=ColdFile(cold), in_memory=extraction.accounts_in_memory)
+    return OwnEvidence(history_of(here, logs, keys, decisions, registry), guard_of(here), known_of(here))
 
 
 def siblings_of(here: Premises, evidence: OwnEvidence, ours: Callable[[], set[str]]) -> Siblings:

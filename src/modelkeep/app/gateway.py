@@ -161,7 +161,7 @@ def open_gateway(
             uses.flush_when_due,
             held.look,
             watch_sinks,
-            Moves(here.records, keys, held.evidence.by_release, audit).look,
+            Moves(here.records, keys, held.evidence.by_release, audit, decisions.epochs()).look,
             cautions.look,
         ),
         only=only,

@@ -1,7 +1,12 @@
 """How an account stands with a release, and how it got there: its questions judged again, and the records of its rungs."""
 
+import math
+from dataclasses import replace
+from functools import partial
+
 from modelkeep.app.accountresults import MoveRow, Standing
 from modelkeep.app.auditfolders import audit_folders
+from modelkeep.app.histories import guard_of, history_of, known_of
 from modelkeep.app.premises import Premises
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
@@ -10,11 +15,9 @@ from modelkeep.errors import Missing
 from modelkeep.extraction.budget import forecast, quoted
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import Profile
-from modelkeep.extraction.verdicts import Terms
+from modelkeep.extraction.verdicts import Terms, Verdict
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SubjectKeys
-from modelkeep.workflows.calibrations import calibrations_of
-from modelkeep.workflows.evidence import History
 from modelkeep.workflows.follow import open_profile
 from modelkeep.workflows.moves import RUNG, open_move
 from modelkeep.workflows.watch import Observation, Today, Watch, day_of
@@ -23,7 +26,11 @@ _DAY = 86_400e9
 
 
 class Judge:
-    """Judges accounts from what the audit logs hold. Reads all of them, so it may take long."""
+    """Judges accounts from what the audit logs hold. Reads all of them, so it may take long.
+
+    An account's evidence is its own, so its questions alone are judged. Only whom that puts higher than a population that
+    drifted may be is judged a second time, among all others' questions.
+    """
 
     def __init__(self, here: Premises) -> None:
         """Raises NotTrusted, Missing, Unavailable."""
@@ -31,18 +38,17 @@ class Judge:
         self._decisions = here.decisions()
         self._keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, self._decisions.epochs())
         self._ladder = here.ladder.of(self._registry.book)
+        self._history = history_of(here, lambda: audit_folders(here), self._keys, self._decisions, self._registry)
 
-    def standing(self, ref: ReleaseRef, subject: str, terms: Terms) -> Standing | None:
-        """How ``subject`` stands with ``ref``; None: it never asked, or the release has no profile. Raises NotTrusted, Missing
-        (no such release), Unavailable."""
+    def standing(self, ref: ReleaseRef, subject: str, terms: Terms, cases: tuple[str, ...] = ()) -> Standing | None:
+        """How ``subject`` stands with ``ref``; None: it never asked, or the release has no profile. ``cases``: those that
+        name it, and were not cleared. Raises NotTrusted, Missing (no such release), Unavailable."""
         profile = open_profile(self._registry, self._registry.release(ref))
         if profile is None:
             return None
-        guard = Guard(profile, alpha=self._here.settings.extraction.alpha, ladder=self._ladder)
-        guard.agree(subject, terms)
+        guard = guard_of(self._here)(profile)
+        guard.agree(subject, replace(terms, budget=terms.budget * self._ladder.case) if cases else terms)
         watch, learnt = Watch(guard), list[tuple[float, float]]()
-        calibrations = lambda one: calibrations_of(self._registry.book, one)  # noqa: E731
-        history = History(lambda: audit_folders(self._here), self._keys, self._decisions.cleared_at, calibrations=calibrations)
         part: list[Observation] = []
         day = 0
 
@@ -51,7 +57,7 @@ class Judge:
             part.clear()
             learnt.append((day + 1.0, guard.verdict(subject).budget.equivalent))
 
-        for event in history.of(ref, subject):
+        for event in self._history.of(ref, subject):
             if isinstance(event, Observation):
                 part.append(event)
                 continue
@@ -59,16 +65,31 @@ class Judge:
             day = event.day if isinstance(event, Today) else day
             watch.take(event)
         close()
-        if not guard.verdict(subject).queries and not guard.verdict(subject).budget.equivalent:
+        self._as_of_now(guard)
+        found = replace(guard.verdict(subject), cases=cases)
+        if not found.queries and not found.budget.equivalent:
             return None
-        return self._told(ref, subject, guard, learnt, profile)
+        drifting = self._ladder.rung(math.exp(found.log_m), found.budget.share, alarmed=False, drifting=True)
+        if found.rung > drifting and not terms.sanctioned:
+            found = self._among_all(profile, ref, subject, terms)
+        return self._told(ref, subject, found, learnt, profile)
+
+    def _among_all(self, profile: Profile, ref: ReleaseRef, subject: str, terms: Terms) -> Verdict:
+        """The verdict on ``subject`` as a gateway reaches it, which sees whether all others' evidence rises with its."""
+        guard = guard_of(self._here)(profile)
+        guard.agree(subject, terms)
+        Watch(guard, known=known_of(self._here)).replay(self._history.of(ref))
+        self._as_of_now(guard)
+        return guard.verdict(subject)
+
+    def _as_of_now(self, guard: Guard) -> None:
+        guard.adopt(self._ladder)
+        guard.begin(day_of(self._here.clock.now_ns()))
 
     def _told(
-        self, ref: ReleaseRef, subject: str, guard: Guard, learnt: list[tuple[float, float]], profile: Profile
+        self, ref: ReleaseRef, subject: str, verdict: Verdict, learnt: list[tuple[float, float]], profile: Profile
     ) -> Standing:
-        now = self._here.clock.now_ns()
-        guard.begin(day_of(now))
-        verdict, ladder = guard.verdict(subject), self._ladder
+        now, ladder = self._here.clock.now_ns(), self._ladder
         begins = day_of(now) // ladder.days * ladder.days
         today = now / _DAY
         said = forecast(
@@ -90,6 +111,8 @@ class Judge:
             fidelity=verdict.budget.fidelity,
             measure=profile.fidelity,
             forecast=said.text,
+            drifting=verdict.drifting,
+            cases=verdict.cases,
             history=tuple(self._moves(ref, subject)),
             left=said.lasts,
             said=quoted(verdict.budget.equivalent, verdict.budget.limit, verdict.budget.fidelity, profile.fidelity),
@@ -104,7 +127,7 @@ class Judge:
                 if entry.kind != RUNG or (entry.subject, entry.release) != (subject, str(ref)):
                     continue
                 try:
-                    move = open_move(self._keys.existing(subject), sealed, subject, entry.release)
+                    move = self._keys.opened(subject, partial(open_move, sealed=sealed, subject=subject, release=entry.release))
                 except Missing:  # erased
                     continue
                 share = move.equivalent / move.limit

@@ -86,6 +86,9 @@ def _standing(one: Standing) -> list[str]:
         f"  budget    {one.said}",
         f"  forecast  {one.forecast}",
     ]
+    lines += [f"  case      {case} lowers its budget: modelkeep case {case}" for case in one.cases]
+    if one.drifting:
+        lines.append("  drift     others' evidence rises with its, so it leads no further: modelkeep status")
     for move in one.history:
         why = f"odds {move.odds}, {move.share:.0%} of the budget (record {move.record})"
         lines.append(f"  {moment(move.at)}  {move.before} → {move.after}: {why}")

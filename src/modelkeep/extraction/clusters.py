@@ -254,8 +254,7 @@ class Clusters:
             pool.learnt.renew()
 
     def _threshold(self, pool: _Pool) -> float:
-        tests = 2.0**pool.reviews * (pool.calibrations + 1.0) ** 2
-        return float(tests / (self._alpha * float(restart_weight(pool.number))))
+        return eprocess.threshold(self._alpha * float(restart_weight(pool.number)), pool.reviews, pool.calibrations)
 
     def members(self, covariate: str) -> list[str]:
         """Accounts of a cluster; none when there is no such."""

@@ -64,6 +64,17 @@ def restart_weight(t: Ints | int) -> Floats:
     return out
 
 
+def threshold(alpha: float, reviews: int, calibrations: int) -> float:
+    """The evidence that accuses in one of the tests that follow each other on an account, or a cluster: after so many reviews
+    and calibrations, each of which starts it anew.
+
+    1 / threshold bounds the error of one test. Tests lie on one path, since each review and each calibration ends one; whatever
+    the path, and however it depends on the past, its errors sum to at most 2 ``alpha``: 2^-j for reviews alone, and
+    1 / (j + 1)^2 < 1.65 for calibrations alone. Over all pairs, on a path or not, they sum to less than 3.3 ``alpha``.
+    """
+    return 2.0**reviews * (calibrations + 1.0) ** 2 / alpha
+
+
 def step(kept: Floats, restarted: Floats, factors: Floats, t: Ints | int) -> tuple[Floats, Floats]:
     """One query of one account, or of each of several.
 

@@ -78,6 +78,7 @@ class Guard:
         self._standings = OrderedDict[str, Standing]()
         self._examined, self._drift_at = 0, -DRIFT_EVERY
         self._drift: Drift | None = None
+        self._drifting: set[str] = set()
         self._lock = threading.Lock()
 
     def verdict(self, subject: str) -> Verdict:
@@ -274,6 +275,7 @@ class Guard:
             if account is not None:
                 account.restart()
                 self._standings.pop(subject, None)
+                self._drifting.discard(subject)
                 self._hold(subject)
                 self._accounts.settle()
 
@@ -284,6 +286,7 @@ class Guard:
         """
         with self._lock:
             self._standings.clear()
+            self._drifting.clear()
             self._drift, self._drift_at = None, self._examined
             self._bets = eprocess.make_bets(with_kappa(self._profile, kappa).kappa)
             self._accounts.rebet(len(self._bets.stream))
@@ -296,6 +299,7 @@ class Guard:
         """Drop all that is held about an account, as if it had never asked. Silent when unseen."""
         with self._lock:
             self._standings.pop(subject, None)
+            self._drifting.discard(subject)
             self._accounts.forget(subject)
             self._verdicts.forget(subject)
             clusters = self._clusters.of(subject)
@@ -397,18 +401,23 @@ class Guard:
         self._standings.move_to_end(subject)
         if len(self._standings) > MOST:
             self._standings.popitem(last=False)
-        if account.alarmed_at or not self._accuses(account):
+        if account.alarmed_at:
             return
-        if self._drift is None or self._examined - self._drift_at >= DRIFT_EVERY:
+        accuses = self._accuses(account)
+        if accuses if self._drift is None else self._examined - self._drift_at >= DRIFT_EVERY:
             self._drift, self._drift_at = self._find_drift(), self._examined
         if self._drift is None or self._drift.stands_out(standing):
-            account.alarmed_at = account.queries
+            self._drifting.discard(subject)
+            if accuses:
+                account.alarmed_at = account.queries
+        else:
+            self._drifting.add(subject)
 
     def _accuses(self, account: Account) -> bool:
         return account.since >= MIN_EFFECTIVE and account.value >= self._threshold(account)
 
     def _threshold(self, account: Account) -> float:
-        return float(2.0**account.reviews * (account.calibrations + 1.0) ** 2 / self._alpha)
+        return eprocess.threshold(self._alpha, account.reviews, account.calibrations)
 
     def _find_drift(self) -> Drift | None:
         shared = self._clusters.groups(self._standings)
@@ -425,5 +434,6 @@ class Guard:
             uncovered=account.since < MIN_EFFECTIVE,
             alarmed_at=account.alarmed_at or None,
             cases=self._clusters.accused(subject),
+            drifting=subject in self._drifting,
             withheld=not account.alarmed_at and self._accuses(account),
         )

@@ -95,19 +95,21 @@ class Ladder(NamedTuple):
     cluster: float = math.inf
 
     @property
-    def withheld(self) -> Rung:
-        """The rung below the alarm that comes nearest to ``quantised``, the lower one of two."""
-        return min(self.held, key=lambda rung: (abs(rung - Rung.QUANTISED), rung), default=Rung.MARK)
+    def drifting(self) -> Rung:
+        """The highest rung that evidence leads to while the population drifts: up to ``quantised``, where answers still have
+        confidences."""
+        told = (rung for rung in self.held if rung <= Rung.QUANTISED and self.steps[rung].grain)
+        return max(told, default=Rung.MARK)
 
-    def rung(self, evidence: float, spent: float, *, alarmed: bool, withheld: bool = False) -> Rung:
-        """The rung for evidence (M + R) / 2 and the share of the budget that is spent.
+    def rung(self, evidence: float, spent: float, *, alarmed: bool, drifting: bool = False) -> Rung:
+        """The rung for evidence (M + R) / 2 and the share of the budget that is spent; more of either never leads lower.
 
-        The budget alone never reaches ALARM, and nothing but a review reaches SANCTION. ``withheld``: the evidence would accuse
-        if the population had not drifted, and counts for no more than the rung ``withheld``.
+        The budget alone never reaches ALARM, and nothing but a review reaches SANCTION. ``drifting``: the account is part of a
+        population that drifted, and its evidence counts for no more than the rung ``drifting``.
         """
         if alarmed:
             return Rung.ALARM
-        most = self.withheld if withheld else Rung.ALARM
+        most = self.drifting if drifting else Rung.ALARM
         for rung in reversed(self.held):
             step = self.steps[rung]
             if (evidence >= step.odds and rung <= most) or spent >= step.spent:

@@ -20,10 +20,11 @@ class Verdict:
 
     ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
     ``budget``: what it has learnt this period; ``queries``: all; ``effective``: distinct ones, which alone count as evidence;
-    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``withheld``: its
-    evidence would accuse it, and so many others' rise with it that the population drifted; ``cases``: accused clusters that it
-    is in, which lower its budget and do no more; ``shared``: the budget of a cluster that holds it too, None = none does. Its
-    numbers are of when this account was judged last; a rung that it leads to holds at once.
+    ``uncovered``: too few to enforce on; ``alarmed_at``: the query count at the alarm, None without one; ``drifting``: so
+    many others' evidence rises with it that the population drifted, and it counts for less (``Ladder.drifting``); ``withheld``:
+    it would accuse the account else; ``cases``: accused clusters that it is in, which lower its budget and do no more;
+    ``shared``: the budget of a cluster that holds it too, None = none does. Its numbers are of when this account was judged
+    last; a rung that it leads to holds at once.
     """
 
     rung: Rung
@@ -34,6 +35,7 @@ class Verdict:
     effective: int
     uncovered: bool
     alarmed_at: int | None
+    drifting: bool = False
     withheld: bool = False
     cases: tuple[str, ...] = ()
     shared: Shared | None = None
@@ -141,7 +143,7 @@ class Verdicts:
 
     def _rung(self, found: Verdict) -> Rung:
         evidence = 0.0 if found.uncovered else math.exp(found.log_m)
-        return self.ladder.rung(evidence, found.spent, alarmed=bool(found.alarmed_at), withheld=found.withheld)
+        return self.ladder.rung(evidence, found.spent, alarmed=bool(found.alarmed_at), drifting=found.drifting)
 
     def adopt(self, ladder: Ladder) -> None:
         """Judge everybody by another ladder from now on. A period of another length begins at once."""

@@ -6,7 +6,8 @@ probabilities and the ones that were served. It is sealed under a random key of 
 it was dropped stands in the releases log, so that a copy of the record is of no use to whoever puts it back.
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -16,6 +17,8 @@ from modelkeep.core.epochs import Epochs, epoch_key, never_erased
 from modelkeep.core.ports import Change, Entropy, Record, Records, Wrapper
 from modelkeep.crypto.wrap import WRAPPED_SIZE, Sealer, join_wrapped, open_bytes, split_wrapped
 from modelkeep.errors import Conflict, Missing, NotTrusted
+
+T = TypeVar("T")
 
 SUBJECT_KEY = "audit-key"
 """Record kind: the wrapped key of one subject; the key is the subject (and epoch, core/epochs)."""
@@ -155,9 +158,16 @@ class SubjectKeys:
 
         Raises Missing (its subject was erased since), NotTrusted, Unavailable, Denied.
         """
+        return self.opened(subject, lambda key: open_body(key, sealed, subject, release))
+
+    def opened(self, subject: str, opening: Callable[[bytes], T]) -> T:
+        """What ``opening`` makes of the key of ``subject`` and of what a record that the log vouches for has sealed.
+
+        Raises Missing (its subject was erased since), NotTrusted, Unavailable, Denied, and what ``opening`` raises.
+        """
         key = self.existing(subject)
         try:
-            return open_body(key, sealed, subject, release)
+            return opening(key)
         except NotTrusted:
             if self._epochs(subject):  # the record is whole: so the body was sealed under a key that is gone
                 raise Missing(f"this record of {subject} was erased") from None

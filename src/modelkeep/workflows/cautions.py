@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
+from modelkeep.core.epochs import Epochs, epoch_key, split_epoch
 from modelkeep.core.ports import Change, Clock, Records
 from modelkeep.core.values import ReleaseRef, digest_of, to_json
 from modelkeep.errors import Conflict, Missing, NotTrusted
@@ -17,7 +18,7 @@ from modelkeep.workflows.decisions import Decisions
 from modelkeep.workflows.watch import Watching
 
 INDICATORS, CAUTION = "indicators", "caution"
-"""Record kinds: lists, by their digest; matches, by ``subject/source/kind``."""
+"""Record kinds: lists, by their digest; matches, by ``subject/source/kind``, which go with what is erased (core/epochs)."""
 EVERY = 2.0
 """Seconds between two readings of the matches that others wrote."""
 MOST_WAITING, MOST_KNOWN = 4096, 65_536
@@ -47,7 +48,7 @@ class Sightings:
             self._new.append((subject, address, agent))
 
     def again(self) -> None:
-        """Look at everybody anew: the indicators changed."""
+        """Look at everybody anew: the indicators changed, or what somebody matched was erased."""
         self._last = {}
 
     def drained(self) -> list[tuple[str, str, bytes]]:
@@ -80,6 +81,7 @@ class Cautions:
         self._standing: dict[str, tuple[Indicator, ...]] = {}
         self._next = float("-inf")
         self._names: dict[str, dict[int, None]] = {}
+        self._erasures = 0
 
     def look(self) -> None:
         """Take the list in force, and write down what matches it. Raises NotTrusted (it was altered), Missing, Unavailable."""
@@ -88,6 +90,11 @@ class Cautions:
             self._digest, self._matcher = self._decisions.indicators, Matcher(self._list)
             self._sightings.again()
             self._sightings.wanted, self._next = self._matcher.looks_at_requests, float("-inf")
+        for _, act in self._decisions.erasures[self._erasures :]:
+            self._erasures += 1
+            self._names.pop(act.about, None)
+            self._sightings.again()
+            self._next = float("-inf")
         now = self._clock.now_ns()
         for subject, address, agent in self._sightings.drained():
             self._note(subject, self._matcher.of_request(address, agent.decode("latin-1"), now), now)
@@ -102,12 +109,12 @@ class Cautions:
         """What budgets are multiplied with now, by subject. Raises NotTrusted, Unavailable."""
         if self._clock.monotonic() >= self._next:
             self._next = self._clock.monotonic() + EVERY
-            self._standing = standing(self._records, self._list, self._clock.now_ns())
+            self._standing = standing(self._records, self._list, self._clock.now_ns(), self._decisions.epochs())
         return dict.fromkeys(self._standing, self._factor())
 
     def _note(self, subject: str, found: Iterable[Indicator], now: int) -> None:
         for one in found:
-            key = f"{subject}/{one.source}/{one.kind}"
+            key = f"{epoch_key(subject, self._decisions.epochs()(subject))}/{one.source}/{one.kind}"
             try:
                 record = self._records.get(CAUTION, key)
                 if parse_caution(record.body).indicator == one:
@@ -143,13 +150,18 @@ def load_indicators(records: Records, digest: str) -> tuple[Indicator, ...]:
         raise NotTrusted(f"the stored list of indicators cannot be read: {cause}") from cause
 
 
-def standing(records: Records, indicators: Sequence[Indicator], now: int) -> dict[str, tuple[Indicator, ...]]:
+def whose_caution(key: str) -> tuple[str, int]:
+    """The subject of a stored match, and its epoch then. Raises NotTrusted."""
+    return split_epoch(key.partition("/")[0])
+
+
+def standing(records: Records, indicators: Sequence[Indicator], now: int, epochs: Epochs) -> dict[str, tuple[Indicator, ...]]:
     """By subject the indicators that it matches, of those in force that hold at Unix nanosecond ``now``. Raises NotTrusted."""
     known = frozenset(indicators)
     found: dict[str, tuple[Indicator, ...]] = {}
     for record in records.scan(CAUTION) if known else ():
         one = parse_caution(record.body).indicator
-        if one in known and one.holds(now):
-            subject = record.key.partition("/")[0]
+        subject, epoch = whose_caution(record.key)
+        if one in known and one.holds(now) and epoch == epochs(subject):
             found[subject] = (*found.get(subject, ()), one)
     return found

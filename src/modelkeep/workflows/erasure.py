@@ -21,14 +21,23 @@ from modelkeep.custody.salting import DATA_SALT
 from modelkeep.errors import Conflict, Missing, Unavailable
 from modelkeep.serving.bodies import SUBJECT_KEY
 from modelkeep.workflows.acts import log_act
+from modelkeep.workflows.cautions import CAUTION, whose_caution
 from modelkeep.workflows.decisions import ERASE, ERASE_DATA, FORGET, Decisions, decisions_of
+from modelkeep.workflows.moves import RUNG, whose_rung
 from modelkeep.workflows.registry import Desk
 
-ROUTINE = (LOGIN, NEWCOMER, TURNED_AWAY, FACTOR, SESSION, REFRESH, CERTIFICATE)
+ROUTINE = (LOGIN, NEWCOMER, TURNED_AWAY, FACTOR, SESSION, REFRESH, CERTIFICATE, RUNG, CAUTION)
 WIPED = (SUBJECT_KEY, DATA_SALT, ACCOUNT, EXTERNAL, NAME, *ROUTINE)
 """Kinds whose deleted records leave nothing behind, not even their key. All but ``ROUTINE`` are deleted by erasures only."""
 SECRETS = {ERASE: SUBJECT_KEY, ERASE_DATA: DATA_SALT}
-"""Act -> the kind of what it erases."""
+"""Act -> the kind of the secret that it erases."""
+_WHOSE: tuple[tuple[str, str, Callable[[str], tuple[str, int]]], ...] = (
+    (ERASE, SUBJECT_KEY, split_epoch),
+    (ERASE_DATA, DATA_SALT, split_epoch),
+    (ERASE, RUNG, lambda key: whose_rung(key)[1:]),
+    (ERASE, CAUTION, whose_caution),
+)
+"""Act, the kind of records that it erases, and the name and epoch in their keys."""
 _RETRIES = 16
 
 
@@ -55,7 +64,7 @@ def sweep(desk: Desk, wait: Callable[[], None], *, wipe: bool) -> int:
     store overwrite what it holds of deleted rows. Raises NotTrusted, Unavailable.
     """
     records, found = desk.registry.records, decisions(desk)
-    stale = [change for verb, kind in SECRETS.items() for change in _stale(records, kind, found.epochs(verb))]
+    stale = [change for verb, kind, whose in _WHOSE for change in _stale(records, kind, whose, found.epochs(verb))]
     if stale:
         records.commit(stale)
     forgotten = sum(_forget(records, subject) for subject in found.erased(FORGET))
@@ -81,10 +90,10 @@ def _has_secret(records: Records, verb: str, name: str, epoch: int) -> bool:
     return True
 
 
-def _stale(records: Records, kind: str, epochs: Epochs) -> list[Change]:
+def _stale(records: Records, kind: str, whose: Callable[[str], tuple[str, int]], epochs: Epochs) -> list[Change]:
     found = []
     for record in records.scan(kind):
-        name, epoch = split_epoch(record.key)
+        name, epoch = whose(record.key)
         if epoch < epochs(name):
             found.append(Change(kind, record.key, None))
     return found

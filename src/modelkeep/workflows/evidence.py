@@ -1,6 +1,7 @@
 """Where the evidence on every release is kept, and how it is rebuilt from the audit logs."""
 
 import heapq
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -25,6 +26,7 @@ from modelkeep.workflows.watch import (
     Erased,
     Event,
     Observation,
+    Ruled,
     Today,
     Watch,
     Watching,
@@ -94,22 +96,33 @@ class History:
         cases: Callable[[], Sequence[Cleared]] = lambda: (),
         calibrations: Callable[[ReleaseRef], Sequence[Calibrated]] = lambda _ref: (),
         *,
+        ladders: Callable[[], Sequence[Ruled]] = lambda: (),
         networks: bool = True,
     ) -> None:
         """``logs``: those that there are now, oldest first; ``reviews``: Unix nanoseconds of the reviews that cleared a
         subject, ascending; ``cases``: every review that cleared a case; ``calibrations``: of a release, oldest first;
-        ``networks``: whether those that were recorded are told."""
+        ``ladders``: those that were in force, for budget periods are as long as they say; ``networks``: whether those that were
+        recorded are told."""
         self._logs, self._keys, self._reviews, self._networks = logs, keys, reviews, networks
-        self.cases, self.calibrations = cases, calibrations
+        self.cases, self.calibrations, self._ladders = cases, calibrations, ladders
 
     def of(self, ref: ReleaseRef, subject: str = "") -> Iterator[Event]:
         """Recorded answers of one release, but of erased subjects, the reviews of those who asked and of cases, the
-        calibrations of the release, and the days: each at its time. ``subject``: answers of this one alone.
+        calibrations of the release, the ladders, and the days: each at its time. ``subject``: answers of this one alone.
 
-        An answer given in the quarter of a second until its gateway saw a review comes after that review here.
+        An answer given in the quarter of a second until its gateway saw a decision comes after that decision here.
         Raises NotTrusted, Unavailable.
         """
-        text, day, decided = str(ref), 0, _Decided(self._reviews)
+        day = 0
+        for at, told in self._in_time(ref, subject):
+            if day_of(at) > day:
+                day = day_of(at)
+                yield Today(day)
+            yield told
+
+    def _in_time(self, ref: ReleaseRef, subject: str) -> Iterator[tuple[int, Event]]:
+        text, decided = str(ref), _Decided(self._reviews)
+        decided.add(self._ladders())
         decided.add(self.cases())
         decided.add(self.calibrations(ref))
         for instance, index, entry, sealed in in_time_order(self._logs()):
@@ -120,10 +133,7 @@ class History:
                 continue
             decided.seen(entry.subject)
             yield from decided.before(entry.t)
-            if day_of(entry.t) > day:
-                day = day_of(entry.t)
-                yield Today(day)
-            yield told
+            yield entry.t, told
         yield from decided.rest()
 
     def later(
@@ -206,16 +216,19 @@ def _advance(heads: list[tuple[int, int, Recorded, Iterator[Recorded]]]) -> Reco
     return record
 
 
+_Timed = Cleared | Calibrated | Ruled
+
+
 class _Decided:
-    """What people decided and replay has not told yet, by time: reviews of who was seen and of cases, and calibrations."""
+    """What people decided and replay has not told yet, by time: reviews of who was seen and of cases, calibrations, ladders."""
 
     def __init__(self, reviews: Callable[[str], Sequence[int]]) -> None:
         self._reviews = reviews
-        self._waiting: list[tuple[int, int, Cleared | Calibrated]] = []
+        self._waiting: list[tuple[int, int, _Timed]] = []
         self._added = 0
         self._known: dict[str, int] = {}  # reviews that were added, by subject
 
-    def add(self, decisions: Iterable[Cleared | Calibrated]) -> None:
+    def add(self, decisions: Iterable[_Timed]) -> None:
         for one in decisions:
             heapq.heappush(self._waiting, (one.at, self._added, one))
             self._added += 1
@@ -226,15 +239,15 @@ class _Decided:
         self._known[subject] = len(times)
         self.add(Cleared(subject, at) for at in times[known:])
 
-    def before(self, at: int) -> Iterator[Cleared | Calibrated]:
+    def before(self, at: float) -> Iterator[tuple[int, Event]]:
         while self._waiting and self._waiting[0][0] < at:
-            yield heapq.heappop(self._waiting)[2]
+            when, _, one = heapq.heappop(self._waiting)
+            yield when, one.ladder if isinstance(one, Ruled) else one
 
-    def rest(self) -> Iterator[Cleared | Calibrated]:
+    def rest(self) -> Iterator[tuple[int, Event]]:
         for subject in list(self._known):
             self.seen(subject)
-        while self._waiting:
-            yield heapq.heappop(self._waiting)[2]
+        yield from self.before(math.inf)
 
 
 class OwnEvidence:
@@ -253,18 +266,21 @@ class OwnEvidence:
         self._erased: list[str] = []
         self._agreed: dict[str, Agreed] = {}
         self._ladder, self._today = DEFAULT, Today(0)
-        self._lock = threading.Lock()
+        self._lock, self._deciding = threading.Lock(), threading.Lock()
 
     def watch(self, ref: ReleaseRef, profile: Profile) -> Watch:
         """The evidence on ``ref``, rebuilt from the audit logs when it is asked for first."""
         known = self._watches.get(ref)
         if known is None:
             known, erased = Watch(self._guard(profile), known=self._known), len(self._erased)
-            known.take(self._ladder)
             taken = self._history.sizes()  # asked for before they are read, for live logs grow
             known.replay(_noting(self._history.of(ref), taken))
-            self._taken[ref] = taken
-            self._watches[ref] = known
+            with self._deciding:  # the rules are in force before anybody sees a rung, and each later one comes after them
+                rules: list[Decision] = [self._ladder, self._today, *self._agreed.values()]
+                for rule in rules:
+                    known.take(rule)
+                self._taken[ref] = taken
+                self._watches[ref] = known
             for subject in known.subjects():  # a review that came meanwhile was told to the watches of then
                 for review in self._history.reviews(subject):
                     known.clear(*review)
@@ -274,9 +290,6 @@ class OwnEvidence:
                 known.forget(subject)
             for calibration in self._history.calibrations(ref):  # and so with a calibration
                 known.take(calibration)
-            rules: list[Decision] = [self._ladder, self._today, *self._agreed.values()]
-            for rule in rules:
-                known.take(rule)
         return known
 
     def by_release(self) -> dict[ReleaseRef, Watch]:
@@ -288,18 +301,19 @@ class OwnEvidence:
         if isinstance(decision, Calibrated):
             self._calibrate(decision)
             return
-        match decision:
-            case Erased():
-                self._history.forget(decision.subject)
-                self._erased.append(decision.subject)
-            case Agreed():
-                self._agreed[decision.subject] = decision
-            case Today():
-                self._today = decision
-            case Ladder():
-                self._ladder = decision
-        for watch in self.by_release().values():
-            watch.take(decision)
+        with self._deciding:
+            match decision:
+                case Erased():
+                    self._history.forget(decision.subject)
+                    self._erased.append(decision.subject)
+                case Agreed():
+                    self._agreed[decision.subject] = decision
+                case Today():
+                    self._today = decision
+                case Ladder():
+                    self._ladder = decision
+            for watch in self.by_release().values():
+                watch.take(decision)
 
     def _calibrate(self, decision: Calibrated) -> None:
         watch = self._watches.get(decision.ref)

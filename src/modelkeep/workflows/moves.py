@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from modelkeep.core.epochs import Epochs, epoch_key, split_epoch
 from modelkeep.core.ports import Change, Records
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.wrap import open_bytes
@@ -21,10 +22,21 @@ from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.watch import Watching
 
 RUNG = "rung"
-"""Kind of the audit records; and of the stored ones, whose key is ``release/subject`` and whose body the rung's name."""
+"""Kind of the audit records; and of the stored ones, by ``rung_key``, whose body is the rung's name."""
 MOST = 64
 """Changes written at one look; the others wait for the next."""
 _VERSION = 1
+
+
+def rung_key(ref: ReleaseRef, subject: str, epochs: Epochs) -> str:
+    """The key of the stored rung of ``subject``: it goes with what is erased (core/epochs)."""
+    return f"{ref}/{epoch_key(subject, epochs(subject))}"
+
+
+def whose_rung(key: str) -> tuple[str, str, int]:
+    """Undo ``rung_key``: release, subject and the subject's epoch then. Raises NotTrusted."""
+    release, _, about = key.rpartition("/")
+    return release, *split_epoch(about)
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -51,7 +63,10 @@ class Moves:
         keys: SubjectKeys,
         watches: Callable[[], Mapping[ReleaseRef, Watching]],
         audit: AuditSeries,
+        epochs: Epochs,
     ) -> None:
+        """``epochs``: of subjects, as the releases log says now."""
+        self._epochs = epochs
         self._records, self._keys, self._watches, self._audit = records, keys, watches, audit
         self._waiting: dict[tuple[ReleaseRef, str], None] = {}
         self._owed: list[tuple[AuditEntry, bytes]] = []
@@ -72,7 +87,7 @@ class Moves:
             known = verdict.queries + verdict.budget.equivalent + verdict.rung > 0  # else it was erased
             if known:
                 self._keys.key(subject)
-            before = self._claim(f"{ref}/{subject}", verdict.rung)
+            before = self._claim(rung_key(ref, subject, self._epochs), verdict.rung)
             del self._waiting[ref, subject]
             if before is not None and known:
                 self._owe(ref, subject, before, verdict)

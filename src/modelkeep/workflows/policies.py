@@ -30,6 +30,7 @@ from modelkeep.ledger.statements import keep_resource, make_statement
 from modelkeep.policy.admission import AdmissionPolicy, profile_text
 from modelkeep.policy.engine import Engine, default_policy
 from modelkeep.workflows.registry import Desk
+from modelkeep.workflows.watch import Ruled
 
 TRIES = 16
 
@@ -107,6 +108,18 @@ class LadderInForce:
                 raise _unreadable(found, cause) from cause
             made = self._made = found.said.id, ladder
         return made[1]
+
+    def history(self, book: EvidenceBook) -> tuple[Ruled, ...]:
+        """Every ladder so far, oldest first, each later than the one before: the log's order stands when a clock went
+        backwards. One that this version cannot read any more is passed over."""
+        found = [Ruled(0, self.default)]
+        for each in book.policies.history(LADDER):
+            try:
+                ladder = parse_ladder(each.said.text) if each.said.text else self.default
+            except Invalid:
+                continue
+            found.append(Ruled(max(each.said.at, found[-1].at + 1), ladder))
+        return tuple(found)
 
 
 def ladder_text(chosen: Chosen) -> str:

@@ -81,7 +81,14 @@ class Today(NamedTuple):
     day: int
 
 
-Event = Observation | Cleared | Calibrated | Today
+class Ruled(NamedTuple):
+    """From ``at``, Unix nanoseconds, everybody is judged by ``ladder``."""
+
+    at: int
+    ladder: Ladder
+
+
+Event = Observation | Cleared | Calibrated | Ladder | Today
 """What evidence is rebuilt from."""
 
 
