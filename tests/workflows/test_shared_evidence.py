@@ -18,6 +18,7 @@ from modelkeep.core.tallies import Series
 from modelkeep.errors import Invalid, OverBudget, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import Rung
+from modelkeep.extraction.layer import Inner
 from modelkeep.extraction.profile import fit_profile
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.sharing import (
@@ -548,3 +549,57 @@ def test_what_would_break_the_count_of_a_limit_cuts_its_worker_off(house, frame)
     house.wires[0].up(frame)
     soon(lambda: house.wires[0].cut)
     assert _unheard(liar) and SharedAllowances(honest).grant([want()]).given[0].units == 4.0
+
+
+# -- an inner layer --
+
+
+def seen(x):
+    """What the model's inner layer holds."""
+    return np.tanh(np.asarray(x, np.float64) @ np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.3, 0.0, 1.0], [1.0, 1.0, 1.0]]))
+
+
+@pytest.fixture(scope="module")
+def deep():
+    rows = np.random.default_rng(1).normal(size=(240, FEATURES))
+    return fit_profile(rows, told, seed=1, inner=Inner("hidden", seen))
+
+
+def answer_of(deep, at, subject, x):
+    plain = answer(at, subject, x)
+    return msgspec.structs.replace(plain, hidden=deep.layer.project(seen(plain.x)))
+
+
+def test_an_owner_judges_by_the_coordinates_that_workers_send(deep):
+    house = OwnersHouse(deep).start()
+    try:
+        watch, own = house.worker().watch(ONE, deep), Guard(deep)
+        rng = np.random.default_rng(5)
+        for at in range(6):
+            one = answer_of(deep, at, "eve", thief(rng, 8))
+            own.observe("eve", one.x, one.probs, one.hidden)
+            watch.submit(one)
+        watch.work()
+        assert watch.verdict("eve") == own.verdict("eve") and own.verdict("eve").alarmed_at
+    finally:
+        house.stop()
+
+
+@pytest.mark.parametrize("hidden", [None, np.zeros((2, 2), np.float32), np.full((2, 3), np.nan, np.float32)])
+def test_a_worker_that_sends_other_coordinates_is_cut_off(deep, hidden):
+    house = OwnersHouse(deep).start()
+    try:
+        house.worker().watch(ONE, deep)
+        lie = msgspec.structs.replace(answer_of(deep, 0, "ada", np.zeros((2, FEATURES))), hidden=hidden)
+        house.wires[0].up(encode(Answers(1, "risk@1", [answered(lie)])))
+        soon(lambda: house.wires[0].cut)
+        assert len(house.errors) == 1
+    finally:
+        house.stop()
+
+
+def test_coordinates_of_a_release_that_looks_at_no_layer_are_refused(house, profile):
+    house.worker().watch(ONE, profile)
+    lie = msgspec.structs.replace(answer(0, "ada", np.zeros((2, FEATURES))), hidden=np.zeros((2, 3), np.float32))
+    house.wires[0].up(encode(Answers(1, "risk@1", [answered(lie)])))
+    soon(lambda: house.wires[0].cut)

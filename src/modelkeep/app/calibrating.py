@@ -27,8 +27,9 @@ from modelkeep.extraction.calibration import (
     smallest_share,
     smallest_stretch,
 )
-from modelkeep.extraction.profile import Profile, with_kappa
+from modelkeep.extraction.profile import Hidden, Profile, with_kappa
 from modelkeep.formats.detect import Format
+from modelkeep.formats.onnx_inner import with_output
 from modelkeep.ledger.predicates import DeclaredTool
 from modelkeep.operations.cases import KIND, CaseState, parse_case
 from modelkeep.serving.bodies import SubjectKeys
@@ -48,16 +49,21 @@ LONGEST_REASON = 500
 
 @dataclass
 class _Asked:
-    """The last queries of one account, as batches (rows, answers)."""
+    """The last queries of one account, as batches (rows, answers, coordinates of the inner layer)."""
 
-    parts: deque[tuple[Rows, Rows]] = field(default_factory=deque)
+    parts: deque[tuple[Rows, Rows, Hidden]] = field(default_factory=deque)
     rows: int = 0
 
-    def add(self, x: Rows, probs: Rows) -> None:
-        self.parts.append((x, probs))
+    def add(self, x: Rows, probs: Rows, hidden: Hidden) -> None:
+        self.parts.append((x, probs, hidden))
         self.rows += len(x)
         while self.rows - len(self.parts[0][0]) >= MOST_ROWS:
             self.rows -= len(self.parts.popleft()[0])
+
+    def hidden(self) -> Hidden:
+        """The coordinates of all of them; None of a profile without an inner layer."""
+        seen = [hidden for _, _, hidden in self.parts if hidden is not None]
+        return np.concatenate(seen) if seen else None
 
 
 class CalibrationVerbs(OversightVerbs):
@@ -138,14 +144,17 @@ class CalibrationVerbs(OversightVerbs):
         rows, digest = load_rows(data, "the rows of the tool"), digest_of(data)
         if rows.shape[1] != profile.n_features:
             raise Invalid(f"the rows of the tool have {rows.shape[1]} values each, and {known.ref} takes {profile.n_features}")
-        probs = None
-        if profile.n_classes:
-            model = registry.open_body(known.body, known.model, MODEL).read_source()
+        probs = hidden = None
+        if profile.n_classes or profile.layer is not None:
+            model = bytes(registry.open_body(known.body, known.model, MODEL).read_source())
             upstreams = Upstreams(self.premises.settings.upstream, self.premises.directory)
             batch = upstream.BATCH if known.format == Format.UPSTREAM.id else BATCH
-            probs = Predictor(upstreams.runtime(known, bytes(model)), known.interface, rows, batch=batch).probabilities(rows)
+            runs = model if profile.layer is None else with_output(model, profile.layer.tensor)
+            predictor = Predictor(upstreams.runtime(known, runs), known.interface, rows, batch=batch)
+            probs = predictor.probabilities(rows) if profile.n_classes else None
+            hidden = None if profile.layer is None else profile.layer.project(predictor.inner(profile.layer.tensor).of(rows))
         seed = int.from_bytes(digest_bytes(digest)[:8], "big")
-        return with_kappa(profile, over_tool(profile, rows, probs, seed)), DeclaredTool(digest, len(rows))
+        return with_kappa(profile, over_tool(profile, rows, probs, seed, hidden)), DeclaredTool(digest, len(rows))
 
     def _people(
         self, ref: ReleaseRef, whose: tuple[tuple[str, ...], bool, bool], period: tuple[int, int]
@@ -170,9 +179,10 @@ class CalibrationVerbs(OversightVerbs):
         people = [
             Recorded(
                 subject,
-                np.concatenate([x for x, _ in one.parts]),
-                np.concatenate([probs for _, probs in one.parts]),
+                np.concatenate([x for x, _, _ in one.parts]),
+                np.concatenate([probs for _, probs, _ in one.parts]),
                 vouched=subject in vouched | falsely or bool(decisions.cleared_at(subject)),
+                hidden=one.hidden(),
             )
             for subject, one in asked.items()
             if subject not in away
@@ -233,5 +243,5 @@ def _recorded(
             body = keys.open(sealed, entry.subject, str(ref))
         except Missing:
             continue
-        asked.setdefault(entry.subject, _Asked()).add(body.inputs(), body.raw_probs())
+        asked.setdefault(entry.subject, _Asked()).add(body.inputs(), body.raw_probs(), body.coordinates())
     return asked

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from modelkeep.core.values import ModelSignature
 from modelkeep.errors import Invalid, Unavailable
+from modelkeep.extraction.layer import Inner
 from modelkeep.serving.runtime import OutputPlan, Runtime, plan_outputs, probability_rows
 
 Rows = NDArray[np.float64]
@@ -73,6 +74,28 @@ class Predictor:
         if not np.isfinite(found).all():
             raise Invalid("the model answers some of the reference rows with what is no finite number: leave those rows out")
         return found
+
+    def inner(self, tensor: str) -> Inner:
+        """An inner tensor that the runtime gives as an output, as a function of rows (n, d): values (n, w) when it is called.
+
+        Raises Invalid (the function too): it holds no floating numbers, or not as many for each row.
+        """
+
+        def values(rows: Rows) -> Rows:
+            parts = []
+            for at in range(0, len(rows), self._batch):
+                some = rows[at : at + self._batch]
+                found = self._runtime.run({self._input.name: self._tensor(some)})[tensor]
+                if found.dtype.kind != "f" or not found.ndim or len(found) != len(some):
+                    raise Invalid(
+                        f"the inner tensor {tensor[:80]!r} does not hold floating numbers for each row: it is of type "
+                        f"{found.dtype} and shape {found.shape} for {len(some)} rows"
+                    )
+                parts.append(found.reshape(len(some), -1).astype(np.float64))
+            return np.concatenate(parts)
+
+        values(np.repeat(self._sample, 2, axis=0))
+        return Inner(tensor, values)
 
     def as_numbers(self) -> Callable[[Rows], Rows] | None:
         """``numbers``, or None when the model classifies or does not give floating numbers for each of several rows."""

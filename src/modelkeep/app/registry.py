@@ -23,6 +23,7 @@ from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, n
 from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
 from modelkeep.extraction.profile import Profile, fit_profile
 from modelkeep.formats.detect import Format, detect
+from modelkeep.formats.onnx_inner import inner_tensor, with_output
 from modelkeep.formats.upstream import parse_upstream
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.serving.runtime import Runtime
@@ -49,13 +50,15 @@ class RegistryVerbs(Acts):
         metadata: bytes = b"",
         card: bytes = b"",
         convert: bool = False,
+        embedding: str = "",
     ) -> Published:
         """Scan, seal, calibrate, sign and log a model file as the next version of ``name``.
 
         ``reference``: an npz file of benign rows. An ONNX model needs it; weights without a graph (safetensors) are kept,
         exported and verified, cannot be served, and take none. ``metadata`` (TOML) and ``card`` (Markdown): as of
         ``metadata_set``, logged in the same step. ``convert``: the file is a pickle of scikit-learn, and ONNX is made of it and
-        published (app/conversions.py). Raises Invalid, NotTrusted (the scan refuses it), Conflict,
+        published (app/conversions.py). ``embedding``: an inner tensor of the graph that extraction evidence looks at, too, or
+        "auto" for what its last Gemm or MatMul is given. Raises Invalid, NotTrusted (the scan refuses it), Conflict,
         Unavailable.
         """
         source = None
@@ -65,13 +68,16 @@ class RegistryVerbs(Acts):
         kind = detect(model)
         if kind is Format.UPSTREAM:
             raise Invalid("an upstream is published by its address, so that it is asked what it is: give --upstream")
+        if kind is not Format.ONNX and embedding:
+            raise Invalid("only an ONNX model has a graph with inner layers: leave out --embedding")
         if kind is Format.SAFETENSORS and reference:
             raise Invalid("safetensors holds weights without a graph and cannot be calibrated: leave out --reference")
         fitted: list[Profile] = []
         calibration = None
         if kind is not Format.SAFETENSORS:
-            start = lambda data: OnnxRuntime(bytes(data))  # noqa: E731
-            calibration = self._calibration(reference, fitted, start)
+            layer = inner_tensor(model, embedding) if embedding else ""
+            start = lambda data: OnnxRuntime(with_output(data, layer) if layer else bytes(data))  # noqa: E731
+            calibration = self._calibration(reference, fitted, start, layer=layer)
         return self._publish(name, ModelFile(model, filename), calibration, fitted, (metadata, card), source)
 
     @verb("publish")
@@ -115,12 +121,18 @@ class RegistryVerbs(Acts):
         with prepared(desk, about, card) if about else nullcontext() as sheet:
             evidence = publish(desk, file, name, actor=self.actor.subject, calibration=calibration, sheet=sheet, source=source)
         promise = fitted[0].promise if fitted else "none: weights without a graph are kept and exported, not served"
-        return Published(
-            str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise, evidence.bundle, evidence.custody
-        )
+        layer = fitted[0].layer.tensor if fitted and fitted[0].layer else ""
+        told = (str(evidence.ref), evidence.model, evidence.body.sealed, evidence.index, promise, evidence.bundle)
+        return Published(*told, evidence.custody, layer)
 
     def _calibration(
-        self, reference: bytes, fitted: list[Profile], start: Callable[[memoryview], Runtime], *, batch: int = BATCH
+        self,
+        reference: bytes,
+        fitted: list[Profile],
+        start: Callable[[memoryview], Runtime],
+        *,
+        batch: int = BATCH,
+        layer: str = "",
     ) -> Calibration:
         if not reference:
             raise Invalid("a model that can be served needs benign rows to calibrate on: give --reference")
@@ -131,7 +143,9 @@ class RegistryVerbs(Acts):
             predictor = Predictor(start(data), interface, rows, batch=batch)
             seed = int.from_bytes(digest_bytes(digest)[:8], "big")
             alpha = self.premises.settings.extraction.alpha
-            fitted.append(fit_profile(rows, predictor.as_function(), seed=seed, alpha=alpha, numbers=predictor.as_numbers()))
+            inner = predictor.inner(layer) if layer else None
+            ask, tell = predictor.as_function(), predictor.as_numbers()
+            fitted.append(fit_profile(rows, ask, seed=seed, alpha=alpha, numbers=tell, inner=inner))
             return {**fitted[0].to_arrays(), **learn_reference(rows, seed)}
 
         return Calibration(fit, len(rows), digest)

@@ -22,7 +22,8 @@ class Initialised(Struct, frozen=True):
 
 class Published(Struct, frozen=True):
     """A published release. ``log_index``: of its release statement; ``promise``: what its profile covers, in words;
-    ``signature``: the text of its OpenSSF signature; ``custody``: sealed, or external when another server has the weights.
+    ``signature``: the text of its OpenSSF signature; ``custody``: sealed, or external when another server has the weights;
+    ``layer``: the inner tensor that extraction evidence looks at, "" = at none.
     """
 
     ref: str
@@ -32,6 +33,7 @@ class Published(Struct, frozen=True):
     promise: str
     signature: str
     custody: str = "sealed"
+    layer: str = ""
 
 
 class Verified(Struct, frozen=True):

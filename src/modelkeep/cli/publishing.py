@@ -24,6 +24,7 @@ _OUTSIDE = "\n  custody external: another server has the weights, and policies o
 @click.option("--metadata", default="", help="TOML file with owner, classification, licence, tags and model card.")
 @click.option("--signature", default="", help="File for the OpenSSF signature; without it MODEL.sig beside the model.")
 @click.option("--convert", is_flag=True, help="MODEL is a pickle of scikit-learn: run it, confined, and publish it as ONNX.")
+@click.option("--embedding", default="", metavar="TENSOR", help="Inner tensor that the guard looks at, too; 'auto' finds one.")
 @click.option("--upstream", default="", help="URL of an Open Inference Protocol v2 server that runs the model.")
 @click.option("--upstream-model", default="", help="What the model is called there; without it NAME.")
 @click.option("--upstream-version", default="", help="Version of the model there; without it the server chooses.")
@@ -38,15 +39,18 @@ def publish(ctx: Context, /, model: str, name: str, reference: str, metadata: st
     place of MODEL, the model stays on the server that runs it, and this gateway guards it.
     """
     check_place(signature)
-    upstream = {option.removeprefix("upstream").lstrip("_"): value for option, value in how.items() if option != "convert"}
+    upstream = {option.removeprefix("upstream").lstrip("_"): value for option, value in how.items() if "upstream" in option}
     _check(model, signature, how["convert"], upstream)
+    if how["embedding"] and not model:
+        raise Invalid("the inner layers of a model that another server runs are not seen here: leave out --embedding")
     with ctx.out.busy(f"Publishing {model or upstream['']}: scan, seal, calibrate, sign, log"):
         rows = read_file(reference) if reference else b""
         about, card = read_metadata(metadata) if metadata else (b"", b"")
-        described = {"reference": rows, "metadata": about, "card": card}
+        described: dict[str, Any] = {"reference": rows, "metadata": about, "card": card}
         if model:
             file, data = Path(model).name, read_file(model)
-            done = ctx.call(Keep.publish, name=name, filename=file, model=data, convert=how["convert"], **described)
+            described |= {"convert": how["convert"], "embedding": how["embedding"]}
+            done = ctx.call(Keep.publish, name=name, filename=file, model=data, **described)
         else:
             done = ctx.call(Keep.publish_upstream, name=name, at=_place(upstream), **described)
     _show(ctx, done, "" if how["convert"] else model, signature)
@@ -86,11 +90,12 @@ def _show(ctx: Context, done: Published, model: str, signature: str) -> None:
     if model:
         with saying_that(f"{done.ref} is published"):
             written = write_signature(ctx, done.signature, model, signature)
+    layer = f"  layer   {done.layer}\n" if done.layer else ""
     kept = "in the keep; 'modelkeep export' writes it" if done.signature else "not"
     ctx.out.show(
         {**msgspec.structs.asdict(done), "signature": written},
         f"{done.ref}\n  model   {done.model_digest}\n  sealed  {done.sealed_digest}\n  log     entry {done.log_index}\n"
-        f"  guard   {done.promise}\n  signed  {written or kept}{_OUTSIDE if done.custody != 'sealed' else ''}",
+        f"  guard   {done.promise}\n{layer}  signed  {written or kept}{_OUTSIDE if done.custody != 'sealed' else ''}",
     )
 
 

@@ -17,7 +17,7 @@ from modelkeep.extraction import eprocess, evidence, null
 from modelkeep.extraction.accounts import FAR, REMEMBERED
 from modelkeep.extraction.features import margin
 from modelkeep.extraction.places import Places
-from modelkeep.extraction.profile import MAX_PAIRS, MIN_CALIBRATION, Profile
+from modelkeep.extraction.profile import MAX_PAIRS, MIN_CALIBRATION, Hidden, Profile
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,13 +30,14 @@ PATIENCE = 500
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """What one account asked, in order: ``x`` (n, d), and the model's own answers ``probs`` (n, k). ``vouched``: an operator
-    says that it is honest, by its name or by a review."""
+    """What one account asked, in order: ``x`` (n, d), the model's own answers ``probs`` (n, k), and of a profile with an inner
+    layer its coordinates ``hidden`` (n, r). ``vouched``: an operator says that it is honest, by its name or by a review."""
 
     subject: str
     x: Floats
     probs: Floats
     vouched: bool = False
+    hidden: Hidden = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +75,7 @@ def over_people(profile: Profile, people: Sequence[Recorded]) -> Fitted:
     bounds: dict[str, Floats] = {}
     short = []
     for one in people:
-        events = new_events(profile, one.x, one.probs)
+        events = new_events(profile, one.x, one.probs, one.hidden)
         if len(events) < size:
             short.append(one.subject)
             continue
@@ -91,9 +92,9 @@ def over_people(profile: Profile, people: Sequence[Recorded]) -> Fitted:
     return Fitted(kappa, len(bounds), tuple(short), {subject: count for subject, count in widest.items() if count})
 
 
-def over_tool(profile: Profile, x: Floats, probs: Floats | None, seed: int) -> Floats:
+def over_tool(profile: Profile, x: Floats, probs: Floats | None, seed: int, hidden: Hidden = None) -> Floats:
     """The profile's bounds (streams,), raised over accounts that send rows ``x`` (n, d) of a tool, in the order in which it
-    sends them, with the model's answers ``probs`` (n, k).
+    sends them, with the model's answers ``probs`` (n, k) and the coordinates ``hidden`` (n, r) of an inner layer.
 
     Every account of the null is covered with the tool's rows in place of the reference rows: any mix of classes,
     subpopulations and segments of them, and the tool's own order. Deterministic in ``seed``. Raises Invalid (too few rows).
@@ -103,18 +104,19 @@ def over_tool(profile: Profile, x: Floats, probs: Floats | None, seed: int) -> F
         raise Invalid(f"{len(rows)} distinct rows of a tool are too few to bound what it does: give at least {MIN_CALIBRATION}")
     rng = np.random.default_rng(seed)
     answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)[first]
+    seen = None if hidden is None else hidden[first]
     weights = null.accounts(_pool(profile, rows, answers), rng)
     spread = 1.0 / (weights**2).sum(axis=1)
-    events = _score_events(profile, rows, answers).astype(np.float64)
+    events = _score_events(profile, rows, answers, seen).astype(np.float64)
     scored = null.bound(weights @ events, spread)
     stepped = _mixed_steps(profile, rows, weights, events)
-    in_order = new_events(profile, x, probs)
+    in_order = new_events(profile, x, probs, hidden)
     ordered = _stretched(in_order, smallest_stretch(profile)) if len(in_order) else np.zeros(len(profile.kappa))
     out: Floats = np.maximum.reduce([profile.kappa, np.concatenate([scored, stepped]), ordered])
     return np.minimum(out, 0.999)
 
 
-def new_events(profile: Profile, x: Floats, probs: Floats | None) -> Bools:
+def new_events(profile: Profile, x: Floats, probs: Floats | None, hidden: Hidden = None) -> Bools:
     """The events (queries that count, streams) of one account that asks ``x`` (n, d) in this order, as the guard sees them.
 
     Exact repeats and near repeats do not count. Raises Invalid (other columns than the profile's).
@@ -123,7 +125,7 @@ def new_events(profile: Profile, x: Floats, probs: Floats | None) -> Bools:
         raise Invalid(f"the rows have {x.shape[-1]} values each, and the profile is of {profile.n_features}")
     answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)
     names, places = evidence.fingerprints(x), Places(profile.embedding).of(x).astype(np.float32)
-    scored = _score_events(profile, x, answers)
+    scored = _score_events(profile, x, answers, hidden)
     known: dict[int, None] = {}
     own = np.full((null.OWN, places.shape[1]), FAR, dtype=np.float16)
     out: list[Bools] = []
@@ -181,8 +183,8 @@ def _stretched(events: Bools, size: int) -> Floats:
     return null.bound(rates, np.array([float(len(part)) for part in parts]))
 
 
-def _score_events(profile: Profile, x: Floats, probs: Floats | None) -> Bools:
-    events: Bools = (profile.scores(x, probs)[:, :, None] > profile.limits).reshape(len(x), -1)
+def _score_events(profile: Profile, x: Floats, probs: Floats | None, hidden: Hidden) -> Bools:
+    events: Bools = (profile.scores(x, probs, hidden)[:, :, None] > profile.limits).reshape(len(x), -1)
     return events
 
 

@@ -15,7 +15,7 @@ from modelkeep.extraction.accounts import FAR, REMEMBERED
 from modelkeep.extraction.evidence import fingerprints, with_own
 from modelkeep.extraction.guard import MIN_EFFECTIVE
 from modelkeep.extraction.places import Places
-from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.profile import Hidden, Profile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,9 +30,10 @@ class Asked:
     events: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, profile: Profile, x: Floats, probs: Floats | None) -> "Asked":
-        """Rows ``x`` (n, d) with the model's own answers ``probs`` (n, k), as the guard would see them."""
-        scores = profile.scores(x, probs)
+    def of(cls, profile: Profile, x: Floats, probs: Floats | None, hidden: Hidden = None) -> "Asked":
+        """Rows ``x`` (n, d) with the model's own answers ``probs`` (n, k), and coordinates ``hidden`` (n, r) of an inner layer
+        where the profile looks at one, as the guard would see them."""
+        scores = profile.scores(x, probs, hidden)
         found = Places(profile.embedding).of(x)
         own = np.zeros((len(x), places.DIMENSIONS), dtype=np.float32)
         own[:, : found.shape[1]] = found

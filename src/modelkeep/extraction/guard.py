@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from modelkeep.extraction.clusters import Asked, Cluster, Clusters
 from modelkeep.extraction.drift import MOST, Drift, Standing, find_drift
 from modelkeep.extraction.ladder import DEFAULT, Ladder, Rung
 from modelkeep.extraction.places import Places
-from modelkeep.extraction.profile import Profile, with_kappa
+from modelkeep.extraction.profile import Hidden, Profile, with_kappa
 from modelkeep.extraction.shared import Learnt, Shared, SharedBudgets
 from modelkeep.extraction.verdicts import Terms, Verdict, Verdicts, odds_text
 
@@ -41,6 +42,14 @@ class _Queries:
     events: NDArray[np.bool_]
     phi: NDArray[np.float32]
     w: list[float]
+
+
+class _Batch(NamedTuple):
+    """A batch of queries: x (b, d), the model's answers (b, k), coordinates of the inner layer (b, r)."""
+
+    x: Floats
+    probs: Floats | None
+    hidden: Hidden
 
 
 class Guard:
@@ -133,37 +142,47 @@ class Guard:
         """How many accounts there are, and in memory."""
         return Held(len(self._accounts), self._accounts.hot)
 
-    def observe(self, subject: str, x: Floats, probs: Floats | None) -> None:
+    def observe(self, subject: str, x: Floats, probs: Floats | None, hidden: Hidden = None) -> None:
         """Take in queries ``x`` (b, d) of one account, with the model's own answers ``probs`` (b, k), before any mark or
-        rounding.
+        rounding; ``hidden`` as ``observe_many`` has it.
         """
-        self.observe_many([subject] * len(x), x, probs)
+        self.observe_many([subject] * len(x), x, probs, hidden=hidden)
 
     def observe_many(
-        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] | None = None
+        self,
+        subjects: Sequence[str],
+        x: Floats,
+        probs: Floats | None,
+        covariates: Sequence[Sequence[str]] | None = None,
+        *,
+        hidden: Hidden = None,
     ) -> None:
         """Take in queries of many accounts in their order of arrival: ``subjects`` (b,), ``x`` (b, d), ``probs`` (b, k) or
-        None; ``covariates`` (b,): those that each was asked with, names that are the same for whoever shares one.
+        None; ``covariates`` (b,): those that each was asked with, names that are the same for whoever shares one; ``hidden``
+        (b, r): coordinates of the inner layer, where the profile has one.
 
         How a stream of queries is cut into batches does not matter. Raises Invalid (wrong shape, not finite); nothing is
         taken in then.
         """
-        self._check(subjects, x, probs)
+        self._check(subjects, x, probs, hidden)
         for at in range(0, len(x), SLICE):
             end = at + SLICE
             shared = () if covariates is None else covariates[at:end]
-            self._observe(subjects[at:end], np.asarray(x[at:end], np.float64), None if probs is None else probs[at:end], shared)
+            batch = _Batch(
+                np.asarray(x[at:end], np.float64),
+                None if probs is None else probs[at:end],
+                None if hidden is None else hidden[at:end],
+            )
+            self._observe(subjects[at:end], batch, shared)
 
-    def _observe(
-        self, subjects: Sequence[str], x: Floats, probs: Floats | None, covariates: Sequence[Sequence[str]] = ()
-    ) -> None:
-        names = evidence.fingerprints(x)
+    def _observe(self, subjects: Sequence[str], batch: _Batch, covariates: Sequence[Sequence[str]] = ()) -> None:
+        names = evidence.fingerprints(batch.x)
         with self._lock:
             fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
-            queries = self._prepare(x, probs, fresh)
+            queries = self._prepare(batch, fresh)
             at = dict(zip(fresh, range(len(fresh)), strict=True))
             accounts = [self._account(subject) for subject in subjects]
-            asked = self._take(subjects, accounts, names, x, probs, queries, at)
+            asked = self._take(subjects, accounts, names, batch, queries, at)
             shared: dict[str, list[int]] = {}  # which queries count in which clusters, each from when its account has joined
             for i, (subject, account) in enumerate(zip(subjects, accounts, strict=True)):
                 self._clusters.join(subject, covariates[i] if covariates else ())
@@ -308,7 +327,7 @@ class Guard:
             for cluster in clusters:
                 self._reconsider(cluster)
 
-    def _check(self, subjects: Sequence[str], x: Floats, probs: Floats | None) -> None:
+    def _check(self, subjects: Sequence[str], x: Floats, probs: Floats | None, hidden: Hidden) -> None:
         if x.ndim != 2 or x.shape[1] != self._profile.n_features or len(subjects) != len(x):
             raise Invalid(
                 f"evidence needs one row of {self._profile.n_features} values per query, not {len(subjects)} for {x.shape}"
@@ -317,15 +336,21 @@ class Guard:
             raise Invalid("evidence needs finite inputs and answers")
         if self._profile.n_classes and (probs is None or probs.shape != (len(x), self._profile.n_classes)):
             raise Invalid(f"evidence needs {self._profile.n_classes} probabilities per query")
+        layer = self._profile.layer
+        if layer is not None and (
+            hidden is None or hidden.shape != (len(x), layer.directions) or not np.isfinite(hidden).all()
+        ):
+            raise Invalid(f"evidence needs {layer.directions} finite coordinates of the inner layer per query")
 
-    def _prepare(self, x: Floats, probs: Floats | None, chosen: list[int]) -> _Queries:
+    def _prepare(self, batch: _Batch, chosen: list[int]) -> _Queries:
         """The rows ``chosen`` of a batch, made ready."""
-        profile, x = self._profile, x[chosen]
+        profile, x, probs = self._profile, batch.x[chosen], batch.probs
         answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)[chosen]
+        hidden = None if profile.layer is None or batch.hidden is None else batch.hidden[chosen]
         if not chosen:
             nothing = np.empty((0, places.DIMENSIONS), dtype=np.float32)
             return _Queries(nothing, np.empty((0, 0), dtype=np.bool_), nothing, [])
-        scores = profile.scores(x, answers)
+        scores = profile.scores(x, answers, hidden)
         projected = profile.embedding.project(x)[1]
         found = self._places.of(x)
         own = np.zeros((len(x), places.DIMENSIONS), dtype=np.float32)
@@ -342,8 +367,7 @@ class Guard:
         subjects: Sequence[str],
         accounts: Sequence[Account],
         names: NDArray[np.uint64],
-        x: Floats,
-        probs: Floats | None,
+        batch: _Batch,
         queries: _Queries,
         at: dict[int, int],
     ) -> dict[int, Floats | None]:
@@ -362,7 +386,7 @@ class Guard:
             name, mine = names[i], taken.get(subject, ())
             if name in mine or (i not in at and (not mine or (account.names == name).any())):
                 continue
-            made, j = (queries, at[i]) if i in at else (self._prepare(x, probs, [i]), 0)  # pushed out by others of this batch
+            made, j = (queries, at[i]) if i in at else (self._prepare(batch, [i]), 0)  # pushed out by others of this batch
             if subject not in wide:
                 wide[subject] = account.own.astype(np.float32)
             account.spent += budget.spend(account.inverse, made.phi[j], made.w[j])

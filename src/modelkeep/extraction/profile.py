@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,14 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, evidence, null, synthetic
 from modelkeep.extraction.discriminator import Discriminator, fit_discriminator
 from modelkeep.extraction.features import Embedding, fit_embedding, margin
+from modelkeep.extraction.layer import Inner, Layer, fit_layer
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.trees import DEPTH, Trees, fit_trees
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Predict = Callable[[Floats], Floats]
+Hidden = NDArray[np.float32] | None
 
 MIN_CALIBRATION = 80
 """Fewer reference rows than this cannot bound the event rate of a skewed account below what thieves reach."""
@@ -34,7 +36,7 @@ class Profile:
     ``taus``: (t,); ``limits``: (scores, t) thresholds; ``step_limits``: (t,); ``near``: radius of a near repeat; ``beside``:
     distance within which the trees' events count once more, 0 in a profile of before that; ``kappa``: bounds (streams,), see
     ``streams``; ``cells``: (64, r) centres of the trace code; ``curve``: (3, points) of the budget; ``counts``: (features,
-    classes, training rows, calibration rows).
+    classes, training rows, calibration rows); ``layer``: the inner layer that is looked at, too, None where none is.
     """
 
     embedding: Embedding
@@ -53,6 +55,7 @@ class Profile:
     curve: Floats
     counts: tuple[int, int, int, int]
     alpha: float
+    layer: Layer | None = None
 
     @property
     def n_features(self) -> int:
@@ -67,7 +70,9 @@ class Profile:
     @property
     def streams(self) -> tuple[str, ...]:
         """What is bet on, each at every one of ``taus``."""
-        scores = evidence.SCORES if self.trees is not None else evidence.SCORES[:-1]
+        *scores, trees = evidence.SCORES
+        scores += ["layer"] if self.layer is not None else []
+        scores += [trees] if self.trees is not None else []
         return (*scores, "step", "beside") if self.beside else (*scores, "step")
 
     @property
@@ -89,10 +94,15 @@ class Profile:
             f"{shares['what-if']} what-if questions, is ever alarmed with probability at most {self.alpha:g}."
         )
 
-    def scores(self, x: Floats, probs: Floats | None) -> Floats:
-        """Scores (b, scores) that are large for synthetic rows; see ``evidence.SCORES``."""
-        raw = raw_scores(self.embedding, self.discriminator, self.trees, x, probs)
+    def scores(self, x: Floats, probs: Floats | None, hidden: Hidden = None) -> Floats:
+        """Scores (b, scores) that are large for synthetic rows; see ``evidence.SCORES``. ``hidden``: coordinates (b, r) of the
+        inner layer, where the profile has one."""
+        raw = self._judges.raw_scores(x, probs, hidden)
         return standard_scores(raw, probs, self.class_shift, self.class_scale)
+
+    @property
+    def _judges(self) -> "Judges":
+        return Judges(self.embedding, self.layer, self.discriminator, self.trees)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """The profile as named arrays (float64 and int64), for a safetensors file."""
@@ -102,6 +112,8 @@ class Profile:
         out |= {f"discriminator.{i}": w for i, w in enumerate(self.discriminator.weights)}
         if self.trees is not None:
             out |= {f"trees.{f.name}": getattr(self.trees, f.name) for f in fields(Trees)}
+        if self.layer is not None:
+            out |= self.layer.to_arrays()
         out |= {name: getattr(self, name) for name in _PLAIN}
         out["scalars"] = np.array([self.near, self.alpha, *([self.beside] if self.beside else [])])
         out["counts"] = np.array((self._version, *self.counts), dtype=np.int64)
@@ -133,6 +145,7 @@ class Profile:
                 near=float(got["scalars"][0]),
                 beside=float(got["scalars"][2]) if counts[0] == VERSION else 0.0,
                 alpha=float(got["scalars"][1]),
+                layer=Layer.from_arrays(got),
                 counts=(counts[1], counts[2], counts[3], counts[4]),
             )
         except (KeyError, IndexError, TypeError, ValueError) as cause:
@@ -188,19 +201,30 @@ def tree_rows(x: Floats, probs: Floats | None, features: Floats) -> Floats:
     return np.concatenate([x, log[:, 1:] - log[:, :1]], axis=1)
 
 
-def raw_scores(embedding: Embedding, judge: Discriminator, trees: Trees | None, x: Floats, probs: Floats | None) -> Floats:
-    """Scores before class standardisation: synthetic, far, small margin and, with ``trees``, theirs. Shape (b, 3 or 4)."""
-    features = embedding.features(x, probs)
-    far = features[:, -5] + features[:, -10]
-    scores = [judge.suspicion(features), far, -features[:, -1]]
-    if trees is not None:
-        scores.append(trees.suspicion(tree_rows(x, probs, features)))
-    return np.stack(scores, axis=1)
+class Judges(NamedTuple):
+    """What the scores come from."""
+
+    embedding: Embedding
+    layer: Layer | None
+    discriminator: Discriminator
+    trees: Trees | None
+
+    def raw_scores(self, x: Floats, probs: Floats | None, hidden: Hidden) -> Floats:
+        """Scores before class standardisation: synthetic, far, small margin and, where there are those, of the inner layer and
+        of the trees. Shape (b, 3 to 5)."""
+        features = self.embedding.features(x, probs)
+        far = features[:, -5] + features[:, -10]
+        scores = [self.discriminator.suspicion(features), far, -features[:, -1]]
+        if self.layer is not None and hidden is not None:
+            scores.append(self.layer.strangeness(hidden))
+        if self.trees is not None:
+            scores.append(self.trees.suspicion(tree_rows(x, probs, features)))
+        return np.stack(scores, axis=1)
 
 
 def standard_scores(raw: Floats, probs: Floats | None, shift: Floats, scale: Floats) -> Floats:
-    """The scores within the predicted class, in the order of ``evidence.SCORES``. ``raw``: (b, 3 or 4); ``shift``,
-    ``scale``: (classes or 1, 3 or 4)."""
+    """The scores within the predicted class, in the order of ``Profile.streams``. ``raw``: (b, 3 to 5); ``shift``,
+    ``scale``: (classes or 1, 3 to 5)."""
     classes = _classes(probs, len(raw), len(shift))
     within = (raw - shift[classes]) / scale[classes]
     return np.concatenate([within[:, :3], within[:, :1] + within[:, 1:2], within[:, 3:]], axis=1)
@@ -221,27 +245,30 @@ def fit_profile(
     alpha: float = 1e-3,
     train_rows: Floats | None = None,
     numbers: Predict | None = None,
+    inner: Inner | None = None,
 ) -> Profile:
     """Fit the evidence, its null, the budget and the trace cells on benign rows.
 
     ``x``: reference rows (n, d), as the model takes them, flattened; not the model's training rows. ``predict``: (b, d) to
     probabilities (b, k), or None for a model without classes. ``train_rows``: (m, d), the training rows if at hand: then all
     of ``x`` calibrates; else a random half of ``x`` teaches the discriminator and the other half calibrates. ``numbers``:
-    (b, d) to (b, m), what a model without classes answers; only the budget's fidelity is measured on them. Deterministic
-    in ``seed``. Raises Invalid: too few rows (the message says how many are needed), wrong shapes, numbers that are not
-    finite.
+    (b, d) to (b, m), what a model without classes answers; only the budget's fidelity is measured on them. ``inner``: an inner
+    layer of the model to look at, too. Deterministic in ``seed``. Raises Invalid: too few rows (the message says how many are
+    needed), wrong shapes, numbers that are not finite.
     """
     rng = np.random.default_rng(seed)
     teach, calibrate = _split(x, train_rows, rng)
     answer = _answering(predict, teach[:1])
     teach_probs, calibrate_probs = answer(teach), answer(calibrate)
     embedding = fit_embedding(teach, teach_probs, rng)
+    layer = None if inner is None else fit_layer(inner, teach, np.random.default_rng([seed, 1]))
+    look = _looking(inner, layer)
     columns = synthetic.study_columns(teach, embedding.scale)
-    judge, trees = _fit_judges(embedding, columns, teach, answer, rng)
-    shift, scale = _class_moments(raw_scores(embedding, judge, trees, teach, teach_probs), teach_probs)
+    judges = Judges(embedding, layer, *_fit_judges(embedding, columns, teach, answer, rng))
+    shift, scale = _class_moments(judges.raw_scores(teach, teach_probs, look(teach)), teach_probs)
 
     def score(rows: Floats, probs: Floats | None) -> Floats:
-        return standard_scores(raw_scores(embedding, judge, trees, rows, probs), probs, shift, scale)
+        return standard_scores(judges.raw_scores(rows, probs, look(rows)), probs, shift, scale)
 
     scores = score(calibrate, calibrate_probs).T
     taus = evidence.usable_taus(len(calibrate))
@@ -261,8 +288,8 @@ def fit_profile(
     told = None if classes or numbers is None else (numbers(teach), numbers(calibrate))
     return Profile(
         embedding=embedding,
-        discriminator=judge,
-        trees=trees,
+        discriminator=judges.discriminator,
+        trees=judges.trees,
         class_shift=shift,
         class_scale=scale,
         reference=reference,
@@ -276,7 +303,14 @@ def fit_profile(
         curve=budget.measure(embedding, teach, teach_probs, calibrate, calibrate_probs, rng, told),
         counts=(x.shape[1], classes, len(teach), len(calibrate)),
         alpha=alpha,
+        layer=layer,
     )
+
+
+def _looking(inner: Inner | None, layer: Layer | None) -> Callable[[Floats], Hidden]:
+    if inner is None or layer is None:
+        return lambda _rows: None
+    return lambda rows: layer.project(inner.of(rows))
 
 
 def _split(x: Floats, train_rows: Floats | None, rng: np.random.Generator) -> tuple[Floats, Floats]:

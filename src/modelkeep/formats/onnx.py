@@ -35,7 +35,7 @@ _ALLOCATORS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "RandomNormal": -1,
 """Operators whose output size a small constant decides, with the input that holds it."""
 
 _F = Field
-_SCHEMA: Schema = {
+SCHEMA: Schema = {
     "ModelProto": {
         1: _F("ir_version", "int"), 2: _F("producer_name", "text"), 3: _F("producer_version", "text"), 4: _F("domain", "text"),
         5: _F("model_version", "int"), 6: _F("doc_string", "text"), 7: _F("graph", "GraphProto"),
@@ -148,7 +148,7 @@ def looks_like_onnx(prefix: bytes | bytearray | memoryview) -> bool:
     view = memoryview(prefix)[:16].cast("B")
     if len(view) < 4 or view[0] != 0x08 or not 1 <= view[1] <= 64:
         return False
-    known = _SCHEMA["ModelProto"].get(view[2] >> 3)
+    known = SCHEMA["ModelProto"].get(view[2] >> 3)
     return known is not None and view[2] & 7 == (0 if known.kind == "int" else 2)
 
 
@@ -180,7 +180,7 @@ class _Reader:
             "AttributeProto": self._attribute,
             "FunctionProto": self._function,
         }
-        self._walker = Walker(data, _SCHEMA, handlers)
+        self._walker = Walker(data, SCHEMA, handlers)
         self._model = OnnxModel()
         self._operators: set[Operator] = set()
         self._external: dict[str, None] = {}

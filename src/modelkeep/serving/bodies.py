@@ -35,7 +35,8 @@ class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
     ``version``: 1; ``rows``: queries; ``x``: (rows, features), little-endian, row-major, float64 if ``wide`` and float32
     otherwise; ``raw`` and ``served``: (rows, classes) float64 in the same way, empty when the model is no classifier;
     ``outputs``: what was answered then, as the JSON that left; ``rung``: the ladder's rung in force; ``network``: the name of
-    the network that asked (access/networks), 8 bytes or nothing; records of before have none.
+    the network that asked (access/networks), 8 bytes or nothing; records of before have none; ``hidden``: (rows, r) float32
+    coordinates of the model's inner layer, in the same way, or nothing when the evidence looks at none.
     """
 
     version: int
@@ -47,6 +48,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
     outputs: bytes
     rung: int
     network: bytes = b""
+    hidden: bytes = b""
 
     def inputs(self) -> NDArray[np.float64]:
         """The inputs, shape (rows, features)."""
@@ -55,6 +57,10 @@ class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
     def raw_probs(self) -> NDArray[np.float64]:
         """The model's own probabilities, shape (rows, classes); (rows, 0) when the model is no classifier."""
         return np.frombuffer(self.raw, "<f8").reshape(self.rows, -1)
+
+    def coordinates(self) -> NDArray[np.float32] | None:
+        """The coordinates of the inner layer, shape (rows, r); None when there are none."""
+        return np.frombuffer(self.hidden, "<f4").reshape(self.rows, -1) if self.hidden else None
 
     def served_probs(self) -> NDArray[np.float64]:
         """The probabilities that left, shape (rows, classes); (rows, 0) when the model is no classifier."""
@@ -67,11 +73,18 @@ _EMPTY = b""
 
 
 def encode_body(
-    x: NDArray[Any], raw: NDArray[np.float64] | None, served: bytes, outputs: bytes, rung: int, network: bytes = b""
+    x: NDArray[Any],
+    raw: NDArray[np.float64] | None,
+    served: bytes,
+    outputs: bytes,
+    rung: int,
+    network: bytes = b"",
+    hidden: NDArray[np.float32] | None = None,
 ) -> bytes:
     """The plain body of an answer. ``x``: shape (rows, features), float32 or float64; the rest as ``Body`` has it."""
     raw_bytes = _EMPTY if raw is None else raw.tobytes()
-    body = Body(_BODY_VERSION, len(x), x.itemsize == 8, x.tobytes(), raw_bytes, served, outputs, rung, network)
+    seen = _EMPTY if hidden is None else hidden.tobytes()
+    body = Body(_BODY_VERSION, len(x), x.itemsize == 8, x.tobytes(), raw_bytes, served, outputs, rung, network, seen)
     return _ENCODER.encode(body)
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.errors import Missing, ModelkeepError, Unavailable
+from modelkeep.extraction.layer import Layer
 from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import Profile
 from modelkeep.policy.engine import Target
@@ -26,7 +27,8 @@ class Served(msgspec.Struct, frozen=True):
     runtime, when another server runs the model; ``profile`` and ``watch`` are None when it has no extraction profile (only an
     admission policy that allows that lets it get here); ``markers``: the watermark by subject, filled as accounts come;
     ``usual``: what inputs usually look like; ``background``: reference rows that explanations are measured against, shape
-    (rows, features). Both are None when the release has none.
+    (rows, features). Both are None when the release has none. ``layer``: the inner layer that evidence looks at, None when it
+    looks at none.
     """
 
     ref: ReleaseRef
@@ -43,6 +45,7 @@ class Served(msgspec.Struct, frozen=True):
     markers: dict[str, Marker]
     usual: Usual | None = None
     background: NDArray[np.float64] | None = None
+    layer: Layer | None = None
 
 
 class Admitted(msgspec.Struct, frozen=True):

@@ -168,7 +168,8 @@ class History:
         if entry.kind == EXPLAIN:
             return explained(index, entry.subject, body.inputs().shape[1], instance)
         shared = network_covariate(body.network) if self._networks else ()
-        return Observation(index, entry.subject, body.inputs(), body.raw_probs(), instance, covariates=shared)
+        told = (index, entry.subject, body.inputs(), body.raw_probs(), instance)
+        return Observation(*told, covariates=shared, hidden=body.coordinates())
 
     def reviews(self, subject: str) -> list[Cleared]:
         """Every review so far that cleared ``subject``."""

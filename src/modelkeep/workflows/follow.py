@@ -21,6 +21,7 @@ from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, ModelkeepError, NotTrusted, Unavailable
 from modelkeep.extraction.profile import Profile
+from modelkeep.formats.onnx_inner import with_output
 from modelkeep.formats.safetensors import load
 from modelkeep.ledger.cosigned import Witnessed
 from modelkeep.policy.admission import AdmissionPolicy
@@ -170,7 +171,9 @@ class Loader:
     def load(self, found: ReleaseEvidence) -> Served:
         """Open, start and probe one release, and rebuild its evidence. Raises NotTrusted, Unavailable, Missing, Invalid."""
         opened = self._opened(found)
-        runtime = self._start(found, bytes(opened.model))
+        layer = None if opened.profile is None else opened.profile.layer
+        model = bytes(opened.model) if layer is None else with_output(opened.model, layer.tensor)
+        runtime = self._start(found, model)
         features = None if opened.profile is None else opened.profile.n_features
         inputs = InputPlan(found.interface, max_rows=self._max_rows, features=features)
         outputs, row_seconds = self._probe(found, runtime, inputs, opened.profile)
@@ -189,6 +192,7 @@ class Loader:
             markers={},
             usual=usual(opened.ranges, inputs, self._ranges),
             background=opened.background,
+            layer=layer,
         )
 
     def take(self, decision: Decision) -> None:

@@ -67,6 +67,7 @@ class _Kept(NamedTuple):
     watch: Watch
     features: int
     classes: int
+    directions: int
 
     def checked(self, answer: Answered) -> Observation:
         """An answer that the guard can take: what a worker sends must not break the evidence of others. Raises Invalid."""
@@ -74,6 +75,11 @@ class _Kept(NamedTuple):
         if not len(one.x) and one.charged != price(self.features):
             raise Invalid(f"a worker sent an explanation that {self.ref} cannot have given")
         fits = one.x.shape[1] == self.features and (not self.classes or one.probs.shape[1] == self.classes)
+        if len(one.x):
+            seen = (len(one.x), 0) if one.hidden is None else one.hidden.shape
+            fits = (
+                fits and seen == (len(one.x), self.directions) and (one.hidden is None or bool(np.isfinite(one.hidden).all()))
+            )
         if len(one.x) and one.charged:
             raise Invalid("a worker sent an answer that is charged like an explanation")
         if (len(one.x) and not fits) or not np.isfinite(one.x).all() or not np.isfinite(one.probs).all():
@@ -297,7 +303,8 @@ class Owner:
         """In the other thread."""
         try:
             profile = self._profile_of(ref)
-            kept = _Kept(ref, self._evidence.watch(ref, profile), profile.n_features, profile.n_classes)
+            directions = 0 if profile.layer is None else profile.layer.directions
+            kept = _Kept(ref, self._evidence.watch(ref, profile), profile.n_features, profile.n_classes, directions)
             self._evidence.catch_up(ref)
             self._news.append(lambda: self._rebuilt(kept))
         except ModelkeepError as cause:

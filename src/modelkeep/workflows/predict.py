@@ -159,15 +159,18 @@ class Gateway:
             else:
                 found = await _elsewhere(served, checked)
             shown = self._show(served, x, found, marker, step)
+            hidden = None if served.layer is None else served.layer.project(found[served.layer.tensor])
             outputs = [(spec, shown.outputs[spec.name]) for spec in wanted]
             reply = call.form.write(served.ref, request, outputs)
             said = b"" if shown.raw is not None else _in_json(reply, served.ref, request.id, outputs)
-            plain = encode_body(x, shown.raw, shown.served, said, rung, network)
+            plain = encode_body(x, shown.raw, shown.served, said, rung, network, hidden)
             entry = AuditEntry("predict", subject, served.text, "", "deceived" if step.deceive else outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
             if watch is not None:
                 raw = np.empty((rows, 0)) if shown.raw is None else shown.raw
-                watch.submit(Observation(written.index, subject, x, raw, written.instance, 0.0, network_covariate(network)))
+                watch.submit(
+                    Observation(written.index, subject, x, raw, written.instance, 0.0, network_covariate(network), hidden)
+                )
                 if rows > LONE_ROWS or watch.behind(subject) > watch.unseen_rows:
                     await self._judge(watch, subject)
         except BaseException as cause:

@@ -33,7 +33,7 @@ BEAT = 0.1
 class Answered(msgspec.Struct, frozen=True, array_like=True):
     """One answer: record ``at`` of ``instance``; ``x`` (rows, features) float64 if ``wide``, else float32; ``probs`` (rows,
     classes) float64; both little-endian, row-major. ``charged``: of an explanation, which has no rows; ``covariates``: as
-    ``Observation`` has them."""
+    ``Observation`` has them; ``hidden`` (rows, r) float32, or nothing."""
 
     instance: str
     at: int
@@ -44,6 +44,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
     probs: bytes
     charged: float = 0.0
     covariates: tuple[str, ...] = ()
+    hidden: bytes = b""
 
     def observation(self) -> Observation:
         """The same with arrays. Raises Invalid (sizes that do not fit)."""
@@ -53,9 +54,10 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
             x = np.frombuffer(self.x, "<f8" if self.wide else "<f4").reshape(self.rows, -1).astype(np.float64)
             probs = np.frombuffer(self.probs, "<f8")
             probs = probs.reshape(self.rows, -1) if len(probs) else np.empty((self.rows, 0))
+            hidden = np.frombuffer(self.hidden, "<f4").reshape(self.rows, -1) if self.hidden else None
         except ValueError as cause:
             raise Invalid(f"an answer's arrays do not fit its {self.rows} rows") from cause
-        return Observation(self.at, self.subject, x, probs, self.instance, self.charged, self.covariates)
+        return Observation(self.at, self.subject, x, probs, self.instance, self.charged, self.covariates, hidden)
 
 
 class Follow(msgspec.Struct, frozen=True, array_like=True, tag="follow"):
@@ -175,7 +177,8 @@ def answered(one: Observation) -> Answered:
     x = x.astype("<f8" if wide else "<f4", copy=False)
     probs = np.ascontiguousarray(one.probs, "<f8")
     arrays = x.tobytes(), probs.tobytes()
-    return Answered(one.instance, one.at, one.subject, len(x), wide, *arrays, one.charged, one.covariates)
+    hidden = b"" if one.hidden is None else np.ascontiguousarray(one.hidden, "<f4").tobytes()
+    return Answered(one.instance, one.at, one.subject, len(x), wide, *arrays, one.charged, one.covariates, hidden)
 
 
 def parts(observations: list[Observation]) -> list[list[Answered]]:

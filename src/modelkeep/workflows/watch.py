@@ -31,7 +31,8 @@ Floats = NDArray[np.float64]
 class Observation(msgspec.Struct, frozen=True, gc=False):
     """One answer: ``at``: index of its audit record in the log of ``instance``; ``x`` (rows, features), ``probs`` the model's
     own, (rows, classes). An explanation has no rows: it is ``charged`` natural questions, and is no evidence. ``covariates``:
-    what was recorded of the request that accounts may share (workflows/covariates)."""
+    what was recorded of the request that accounts may share (workflows/covariates); ``hidden``: (rows, r) coordinates of the
+    inner layer, of a release whose profile looks at one."""
 
     at: int
     subject: str
@@ -40,6 +41,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     instance: str = ""
     charged: float = 0.0
     covariates: tuple[str, ...] = ()
+    hidden: NDArray[np.float32] | None = None
 
 
 def explained(at: int, subject: str, features: int, instance: str) -> Observation:
@@ -406,8 +408,13 @@ class Watch:
         subjects = [one.subject for one in asked for _ in range(len(one.x))]
         known = {subject: self._known(subject) for subject in set(subjects)}
         covariates = [(*known[one.subject], *one.covariates) for one in asked for _ in range(len(one.x))]
+        hidden = [one.hidden for one in asked if one.hidden is not None]
         self._guard.observe_many(
-            subjects, np.concatenate([one.x for one in asked]), np.concatenate([one.probs for one in asked]), covariates
+            subjects,
+            np.concatenate([one.x for one in asked]),
+            np.concatenate([one.probs for one in asked]),
+            covariates,
+            hidden=np.concatenate(hidden) if hidden else None,
         )
         self._compare(asked)
 
