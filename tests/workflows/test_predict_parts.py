@@ -50,9 +50,10 @@ class Ledger:
     def touched(self) -> set[str]:
         return set()
 
-    def observe_many(self, subjects, x, probs, covariates) -> None:
+    def observe_many(self, subjects, x, probs, covariates, *, hidden) -> None:
         if self.fail:
             raise Invalid("evidence needs finite inputs")
+        assert hidden is None
         assert len(subjects) == len(x) == len(probs) == len(covariates)
         self.covariates = covariates
         self.rows += list(zip(subjects, x[:, 0].tolist(), strict=True))
