@@ -1,7 +1,7 @@
 """What an inner layer of the model makes of a question: its leading directions, which leave the runtime in place of the layer.
 
 A model learnt to see in its inner layers what matters of its inputs, so that a row which the model finds strange is far from
-real rows there, also when it is near to them in the numbers that it was asked with, such as a picture that is mirrored.
+real rows there, also when it is near to them in the numbers that it was asked with, such as a picture that is upside down.
 """
 
 from collections.abc import Callable, Mapping
