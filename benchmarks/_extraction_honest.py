@@ -25,7 +25,7 @@ def honest(setting: Setting, users: int, queries: int) -> list[Row]:
     asked = _asked(setting)
     rng = np.random.default_rng(11)
     families = [*FAMILIES, SESSIONS, SAME]
-    each = -(-users // (len(families) * len(HANDLINGS)))
+    each = -(-users // ((len(families) - 1) * len(HANDLINGS)))  # so many of those that something is promised to
     found: dict[str, list[Floats]] = {}
     alarms: dict[str, list[str]] = {}
     with Progress(transient=True) as progress:
