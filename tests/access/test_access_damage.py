@@ -13,10 +13,15 @@ from modelkeep.access.refresh import parse_family
 from modelkeep.access.sessions import parse_issued, parse_revocation
 from modelkeep.core.ports import Record
 from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.operations.cases import parse_case
 from modelkeep.operations.incidents import parse_incident
+from modelkeep.workflows.cautions import parse_caution
+from modelkeep.workflows.spendings import parse_spending
 
 PARSERS = (
     parse_account,
+    parse_case,
+    parse_caution,
     parse_certificate,
     parse_challenge,
     parse_external,
@@ -27,8 +32,9 @@ PARSERS = (
     parse_issued,
     parse_key_record,
     parse_revocation,
+    parse_spending,
 )
-NAMES = (b"reason", b"account", b"name", b"kind", b"id", b"at", b"granted")
+NAMES = (b"reason", b"account", b"name", b"kind", b"id", b"at", b"granted", b"measure")
 DAMAGED = {
     "gone": None,
     "empty": b"",

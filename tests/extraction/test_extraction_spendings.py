@@ -109,9 +109,25 @@ def test_a_larger_budget_is_written_at_once_and_who_is_forgotten_is_gone(house):
     assert (house.stored()[NETWORK].accounts, house.stored()[NETWORK].learnt) == (("b",), 0.0)
 
 
-def test_a_damaged_record_is_not_believed():
+WHOLE = b'{"begins":1,"learnt":1,"limit":1,"fidelity":1,"measure":"","accounts":[],"points":[[1,1]]}'
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        (b'"learnt":1,', b""),
+        (b'"limit":1', b'"limit":0'),
+        (b'"begins":1', b'"begins":-1'),
+        (b"[[1,1]]", b"[[-1" + b"0" * 400 + b",1]]"),  # no float is as low
+        (b'"accounts":[]', b'"accounts":["\xff"]'),
+    ],
+)
+def test_a_damaged_record_is_not_believed(said, instead):
     records = MemoryRecords()
-    records.commit([Change(LEARNT, "m@1/a", b'{"begins":1}', 0)])
+    records.commit([Change(LEARNT, "m@1/a", WHOLE, 0)])
+    [whole] = spendings(records)
+    assert whole.spending.forecast(10, DAY) is not None
+    records.commit([Change(LEARNT, "m@1/a", WHOLE.replace(said, instead), 1)])
     with pytest.raises(NotTrusted, match="damaged"):
         list(spendings(records))
 

@@ -10,8 +10,9 @@ from enum import StrEnum
 import msgspec
 
 from modelkeep.core.ports import Change, Record
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import to_json
-from modelkeep.errors import Conflict, NotTrusted
+from modelkeep.errors import Conflict
 
 KIND = "case"
 
@@ -64,10 +65,7 @@ class Case(msgspec.Struct, frozen=True):
 
 def parse_case(record: Record) -> Case:
     """The case in a record. Raises NotTrusted when it is not one."""
-    try:
-        return msgspec.json.decode(record.body or b"", type=Case)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"the case record {record.key} is damaged: {cause}") from cause
+    return parse_record(record, Case, f"case {record.key[:64]!r}")
 
 
 def accuse(existing: Record | None, case_id: str, found: Accused, *, at: int) -> tuple[Case, Sequence[Change]]:

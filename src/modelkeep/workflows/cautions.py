@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from modelkeep.core.epochs import Epochs, epoch_key, split_epoch
-from modelkeep.core.ports import Change, Clock, Records
+from modelkeep.core.ports import Change, Clock, Record, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import ReleaseRef, digest_of, to_json
 from modelkeep.errors import Conflict, Missing, NotTrusted
 from modelkeep.extraction.indicators import Indicator, Matcher
@@ -117,7 +118,7 @@ class Cautions:
             key = f"{epoch_key(subject, self._decisions.epochs()(subject))}/{one.source}/{one.kind}"
             try:
                 record = self._records.get(CAUTION, key)
-                if parse_caution(record.body).indicator == one:
+                if parse_caution(record).indicator == one:
                     continue
                 revision = record.revision
             except Missing:
@@ -129,12 +130,9 @@ class Cautions:
             self._next = float("-inf")
 
 
-def parse_caution(body: bytes | None) -> Caution:
-    """Read a stored match. Raises NotTrusted (damaged)."""
-    try:
-        return msgspec.json.decode(body or b"", type=Caution)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"a stored match of an indicator is damaged: {cause}") from cause
+def parse_caution(record: Record) -> Caution:
+    """The match in a record. Raises NotTrusted (damaged)."""
+    return parse_record(record, Caution, f"the match {record.key[:120]!r} of an indicator")
 
 
 def load_indicators(records: Records, digest: str) -> tuple[Indicator, ...]:
@@ -160,7 +158,7 @@ def standing(records: Records, indicators: Sequence[Indicator], now: int, epochs
     known = frozenset(indicators)
     found: dict[str, tuple[Indicator, ...]] = {}
     for record in records.scan(CAUTION) if known else ():
-        one = parse_caution(record.body).indicator
+        one = parse_caution(record).indicator
         subject, epoch = whose_caution(record.key)
         if one in known and one.holds(now) and epoch == epochs(subject):
             found[subject] = (*found.get(subject, ()), one)

@@ -7,11 +7,12 @@ the same, so whose write stands does not matter.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
-from modelkeep.core.ports import Change, Clock, Records
+from modelkeep.core.ports import Change, Clock, Record, Records
+from modelkeep.core.records import parse_record
 from modelkeep.core.values import ReleaseRef, to_json
 from modelkeep.errors import Conflict, Missing, NotTrusted
 from modelkeep.extraction.budget import Forecast, forecast
@@ -26,6 +27,7 @@ GROWN = 1.1
 POINTS = 48
 """Times that a record remembers: more than a budget has tenths, from the first told to twice the limit."""
 _DAY = 86_400e9
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Spending(msgspec.Struct, frozen=True):
@@ -33,13 +35,13 @@ class Spending(msgspec.Struct, frozen=True):
     copy that learnt as much, by which ``measure``, "" = none; ``accounts``: pseudonyms of a cluster's; ``points``: Unix
     nanoseconds and what was learnt by then, ascending."""
 
-    begins: int
+    begins: _Count
     learnt: float
     limit: float
     fidelity: float
     measure: str
     accounts: tuple[str, ...]
-    points: tuple[tuple[int, float], ...]
+    points: tuple[tuple[_Count, float], ...]
 
     @property
     def share(self) -> float:
@@ -63,14 +65,12 @@ class Spent(NamedTuple):
     spending: Spending
 
 
-def parse_spending(body: bytes | None) -> Spending:
-    """Read a record. Raises NotTrusted (damaged)."""
-    try:
-        found = msgspec.json.decode(body or b"", type=Spending)
-    except msgspec.MsgspecError as cause:
-        raise NotTrusted(f"a stored spending of a budget is damaged: {cause}") from cause
+def parse_spending(record: Record) -> Spending:
+    """The spending in a record. Raises NotTrusted (damaged)."""
+    what = f"what {record.key[-80:]!r} spent of a budget"
+    found = parse_record(record, Spending, what, "delete it, gateways write it anew")
     if not found.limit > 0.0:
-        raise NotTrusted("a stored spending is of no budget")
+        raise NotTrusted(f"the record of {what} is damaged: it is of no budget")
     return found
 
 
@@ -78,14 +78,14 @@ def spendings(records: Records) -> Iterator[Spent]:
     """Every stored one, those of periods that are over too. Raises NotTrusted, Unavailable."""
     for record in records.scan(LEARNT):
         release, _, name = record.key.rpartition("/")
-        yield Spent(release, name, parse_spending(record.body))
+        yield Spent(release, name, parse_spending(record))
 
 
 def forget_spendings(records: Records, subject: str) -> None:
     """Drop what is stored of an account that was erased, and of its clusters, whose budgets begin anew. Raises NotTrusted,
     Unavailable."""
     for record in records.scan(LEARNT):
-        if record.key.rpartition("/")[2] == subject or subject in parse_spending(record.body).accounts:
+        if record.key.rpartition("/")[2] == subject or subject in parse_spending(record).accounts:
             with suppress(Conflict):  # a gateway that took the erasure did it at this moment
                 records.commit([Change(LEARNT, record.key, None, record.revision)])
 
@@ -109,7 +109,7 @@ class Spendings:
     def _note(self, key: str, found: Learnt | None) -> None:
         try:
             record = self._records.get(LEARNT, key)
-            before, revision = parse_spending(record.body), record.revision
+            before, revision = parse_spending(record), record.revision
         except Missing:
             before, revision = None, 0
         if found is None:
