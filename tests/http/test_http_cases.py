@@ -193,8 +193,9 @@ def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained
     member = Keep(keep.premises, Principal("thief-0", subjects[0], (Role.ADMIN,), "k", strong=True))
     with pytest.raises(Denied, match="own account"):
         member.case_review(case_id=row.id, outcome="cleared", reason="me")
-    with pytest.raises(Invalid):
-        keep.case_review(case_id=row.id, outcome="gone", reason="?")
+    for outcome in ("gone", "deceived"):
+        with pytest.raises(Invalid, match="no outcome of a case"):
+            keep.case_review(case_id=row.id, outcome=outcome, reason="?")
     with pytest.raises(Conflict, match=row.id):
         keep.log_erase(subject="thief-0", reason="asked for it")
     with pytest.raises(Missing):

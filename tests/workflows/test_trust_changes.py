@@ -281,6 +281,25 @@ def test_neither_a_copy_of_an_act_nor_that_of_another_keep_decides_anything(offi
     assert (reviews.epochs()("sub_1"), len(reviews.erasures), len(reviews.cleared_at("sub_1"))) == (2, 1, 1)
 
 
+def test_what_a_review_says_that_is_not_known_here_lifts_no_sanction_and_a_case_is_under_none(office):
+    case = "net-00000000000000aa"
+    said = [
+        ("sub_1", "deceived"),
+        ("sub_1", "of a later version"),
+        (case, "deceived"),
+        ("sub_2", "deceived"),
+        ("sub_2", "cleared"),
+    ]
+    acts = [
+        predicates.Act(actor="ada", at=at, verb="review", about=about, detail={"outcome": outcome})
+        for at, (about, outcome) in enumerate(said)
+    ]
+    office.house.desk().log_statements([s.make_statement(act, s.keep_resource("keep.example")) for act in acts])
+    reviews = Decisions(office.house.trust)
+    decided(reviews, office.view())
+    assert list(reviews.sanctioned) == ["sub_1"]
+
+
 def test_reviews_follow_a_rotation(office):
     reviews = Decisions(office.house.trust)
     office.rotate()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.externals import EXTERNAL, parse_external
 from modelkeep.app.budgets import budget_rows, named
-from modelkeep.app.oversight import EXTRACTION, OUTCOMES, REVIEW, OversightVerbs
+from modelkeep.app.oversight import EXTRACTION, REVIEW, OversightVerbs
 from modelkeep.app.premises import Premises
 from modelkeep.app.results import AlikeRow, CaseAccount, CaseFile, CaseRelease, CaseRow
 from modelkeep.app.suspects import recorded_questions
@@ -37,6 +37,7 @@ GROWN = 1.25
 MOST_COMPARED = 2000
 """Accounts that a search compares with each other: those that asked most."""
 SEED = 20
+DECIDED = (CaseState.CLEARED, CaseState.CONFIRMED)
 _HOUR = 3600
 
 
@@ -102,8 +103,10 @@ class CaseVerbs(OversightVerbs):
 
         Raises Missing, Invalid, Conflict (it is decided), Denied (the actor is in the group).
         """
-        if outcome not in OUTCOMES:
-            raise Invalid(f"{outcome[:40]!r} is no outcome of a review: use {' or '.join(OUTCOMES)}")
+        if outcome not in DECIDED:
+            raise Invalid(
+                f"{outcome[:40]!r} is no outcome of a case: use {' or '.join(DECIDED)}; accounts are reviewed one by one"
+            )
         found, names = self._case(case_id), self.names()
         if found.state is not CaseState.OPEN:
             raise Conflict(f"{found.id} is {found.state} already")

@@ -178,8 +178,9 @@ class Decisions:
     def _reviewed(self, said: Act, index: int) -> Decision | None:
         outcome = said.detail.get("outcome", "")
         self.reviews.setdefault(said.about, []).append(Review(said.at, outcome, said.detail.get("reason", "")))
-        self.sanctioned.pop(said.about, None)
-        if outcome == DECEIVED:
+        if outcome in (CLEARED, CONFIRMED):  # what this version does not know takes nothing back
+            self.sanctioned.pop(said.about, None)
+        elif outcome == DECEIVED and not is_case(said.about):
             self.sanctioned[said.about] = index
         if outcome == CONFIRMED:
             self._confirmed.add(said.about)
