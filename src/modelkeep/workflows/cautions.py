@@ -14,7 +14,7 @@ from modelkeep.core.ports import Change, Clock, Record, Records
 from modelkeep.core.records import parse_record
 from modelkeep.core.values import ReleaseRef, digest_of, to_json
 from modelkeep.errors import Conflict, Missing, NotTrusted
-from modelkeep.extraction.indicators import Indicator, Matcher
+from modelkeep.extraction.indicators import MAX_VALUE, Indicator, Matcher
 from modelkeep.workflows.decisions import Decisions
 from modelkeep.workflows.watch import Watching
 
@@ -23,6 +23,8 @@ INDICATORS, CAUTION = "indicators", "caution"
 EVERY = 2.0
 """Seconds between two readings of the matches that others wrote."""
 MOST_WAITING, MOST_KNOWN = 4096, 65_536
+LONGEST_AGENT = 3 * MAX_VALUE + 1
+"""Bytes of a User-Agent that are looked at: no indicator is longer, in whatever case it is written."""
 
 
 class Caution(msgspec.Struct, frozen=True):
@@ -38,11 +40,12 @@ class Sightings:
     def __init__(self) -> None:
         self.wanted = False
         self._last: dict[str, tuple[str, bytes]] = {}
-        self._new: deque[tuple[str, str, bytes]] = deque(maxlen=MOST_WAITING)
+        self._new: deque[tuple[str, str, bytes]] = deque()
 
     def see(self, subject: str, address: str, agent: bytes) -> None:
-        """``subject`` asked from ``address`` with this User-Agent."""
-        if self._last.get(subject) != (address, agent):
+        """``subject`` asked from ``address`` with this User-Agent. While too many wait, whoever asks is seen the next time."""
+        agent = agent[:LONGEST_AGENT]
+        if self._last.get(subject) != (address, agent) and len(self._new) < MOST_WAITING:
             if len(self._last) >= MOST_KNOWN:
                 self._last.clear()
             self._last[subject] = (address, agent)
