@@ -1,6 +1,5 @@
 """Who matches threat intelligence is noted once, whatever he does meanwhile, and nobody else pays for it."""
 
-
 from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.core.epochs import never_erased
@@ -46,12 +45,15 @@ class House:
 
 
 class Tick(SystemClock):
-    """A clock whose time of day is set by hand."""
+    """A clock that is set by hand."""
 
-    wall = 1000
+    wall, ahead = 1000, 0.0
 
     def now_ns(self):
         return self.wall
+
+    def monotonic(self):
+        return self.ahead
 
 
 def test_nobody_pushes_out_where_others_were_seen_and_who_found_no_place_is_seen_the_next_time():
@@ -75,3 +77,45 @@ def test_a_user_agent_of_any_length_costs_no_more_than_the_longest_that_can_matc
     longest = Indicator("agent", "\u0390" * 500, "cert", "one")  # of which each is three, for whom case is nothing
     assert len(longest.value.casefold()) < LONGEST_AGENT
     assert list(Matcher([longest]).of_request("", longest.value, 0)) == [longest]
+
+
+def test_who_matches_many_indicators_of_a_source_is_written_down_once_by_the_one_that_holds_longest():
+    """Else each request of his would be as many writes as indicators, and public lists say which questions to ask."""
+    narrow, wide, soon = address("192.0.2.0/25", 9000), address("192.0.2.0/24"), address("192.0.2.0/26", 5000)
+    house = House(soon, narrow, wide)
+    for agent in (b"one", b"two", b"three"):
+        house.see("thief", "192.0.2.1", agent)
+    assert house.stored() == {"thief/cert/address": (wide.value, 2)}
+
+
+def test_a_longer_match_replaces_one_that_ends_before():
+    short, longer = address("192.0.2.0/24", 5000), address("198.51.100.0/24", 9000)
+    house = House(short, longer)
+    house.see("thief", "192.0.2.1")
+    house.see("thief", "198.51.100.1")
+    house.see("thief", "192.0.2.1")
+    assert house.stored() == {"thief/cert/address": (longer.value, 3)}
+    house.clock.wall = 6000
+    assert house.cautions.factors() == {"thief": 0.5}
+    house.clock.wall, house.clock.ahead = 9000, 10.0
+    assert house.cautions.factors() == {}
+
+
+def test_who_changes_the_database_gives_nobody_his_budget_back():
+    house = House(address("192.0.2.0/24"))
+    house.see("thief", "192.0.2.1")
+    house.records.commit([Change(CAUTION, "thief/cert/address", None)])
+    house.clock.ahead = 10.0
+    assert house.cautions.factors() == {"thief": 0.5}
+    house.see("thief", "192.0.2.2")
+    assert house.stored()["thief/cert/address"][0] == "192.0.2.0/24", "and it is written again"
+
+
+def test_an_account_is_looked_at_anew_when_an_indicator_begins_to_hold():
+    house = House(address("192.0.2.0/24", since=5000))
+    house.see("thief", "192.0.2.1")
+    assert house.cautions.factors() == {}
+    house.clock.wall = 5000
+    house.cautions.look()
+    house.see("thief", "192.0.2.1")
+    assert house.cautions.factors() == {"thief": 0.5}

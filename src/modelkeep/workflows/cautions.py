@@ -5,7 +5,7 @@ match is stored for its account once for each source and kind. It lowers a budge
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -80,26 +80,31 @@ class Cautions:
         self._factor = factor
         self._sightings = sightings or Sightings()
         self._digest = ""
-        self._list: tuple[Indicator, ...] = ()
+        self._list: frozenset[Indicator] = frozenset()
         self._matcher = Matcher(())
         self._standing: dict[str, tuple[Indicator, ...]] = {}
         self._next = float("-inf")
         self._names: dict[str, dict[int, None]] = {}
+        self._noted: dict[str, dict[tuple[str, str], Indicator]] = {}
+        self._begins = float("inf")
         self._erasures = 0
 
     def look(self) -> None:
         """Take the list in force, and write down what matches it. Raises NotTrusted (it was altered), Missing, Unavailable."""
         if self._decisions.indicators != self._digest:
-            self._list = load_indicators(self._records, self._decisions.indicators)
-            self._digest, self._matcher = self._decisions.indicators, Matcher(self._list)
-            self._sightings.again()
-            self._sightings.wanted, self._next = self._matcher.looks_at_requests, float("-inf")
+            found = load_indicators(self._records, self._decisions.indicators)
+            self._digest, self._matcher, self._list = self._decisions.indicators, Matcher(found), frozenset(found)
+            self._begins, self._sightings.wanted = float("-inf"), self._matcher.looks_at_requests
         for _, act in self._decisions.erasures[self._erasures :]:
             self._erasures += 1
             self._names.pop(act.about, None)
+            self._noted.pop(act.about, None)
+            self._begins = float("-inf")
+        now = self._clock.now_ns()
+        if now >= self._begins:  # the list is another one, or one of its indicators holds from now on
+            self._begins = min((one.since for one in self._list if one.since > now), default=float("inf"))
             self._sightings.again()
             self._next = float("-inf")
-        now = self._clock.now_ns()
         for subject, address, agent in self._sightings.drained():
             self._note(subject, self._matcher.of_request(address, agent.decode("latin-1"), now), now)
         for watch in self._watches().values():
@@ -110,18 +115,32 @@ class Cautions:
                 self._note(subject, self._matcher.of_queries(known, now), now)
 
     def factors(self) -> dict[str, float]:
-        """What budgets are multiplied with now, by subject. Raises NotTrusted, Unavailable."""
+        """What budgets are multiplied with now, by subject. Who was seen to match here does so whatever became of the record.
+        Raises NotTrusted, Unavailable."""
+        now = self._clock.now_ns()
         if self._clock.monotonic() >= self._next:
             self._next = self._clock.monotonic() + EVERY
-            self._standing = standing(self._records, self._list, self._clock.now_ns(), self._decisions.epochs())
-        return dict.fromkeys(self._standing, self._factor())
+            self._standing = standing(self._records, self._list, now, self._decisions.epochs())
+        mine = (subject for subject, noted in self._noted.items() if any(self._counts(one, now) for one in noted.values()))
+        return dict.fromkeys([*self._standing, *mine], self._factor())
+
+    def _counts(self, one: Indicator, now: int) -> bool:
+        return one in self._list and one.holds(now)
 
     def _note(self, subject: str, found: Iterable[Indicator], now: int) -> None:
+        longest: dict[tuple[str, str], Indicator] = {}
         for one in found:
-            key = f"{epoch_key(subject, self._decisions.epochs()(subject))}/{one.source}/{one.kind}"
+            before = longest.setdefault((one.source, one.kind), one)
+            if _end(before) < _end(one):
+                longest[one.source, one.kind] = one
+        if longest:
+            self._noted.setdefault(subject, {}).update(longest)
+        for (source, kind), one in longest.items():
+            key = f"{epoch_key(subject, self._decisions.epochs()(subject))}/{source}/{kind}"
             try:
                 record = self._records.get(CAUTION, key)
-                if parse_caution(record).indicator == one:
+                stored = parse_caution(record).indicator
+                if self._counts(stored, now) and _end(stored) >= _end(one):
                     continue
                 revision = record.revision
             except Missing:
@@ -131,6 +150,10 @@ class Cautions:
             except Conflict:  # another process saw the same
                 continue
             self._next = float("-inf")
+
+
+def _end(one: Indicator) -> float:
+    return one.until or float("inf")
 
 
 def parse_caution(record: Record) -> Caution:
@@ -156,7 +179,7 @@ def whose_caution(key: str) -> tuple[str, int]:
     return split_epoch(key.partition("/")[0])
 
 
-def standing(records: Records, indicators: Sequence[Indicator], now: int, epochs: Epochs) -> dict[str, tuple[Indicator, ...]]:
+def standing(records: Records, indicators: Collection[Indicator], now: int, epochs: Epochs) -> dict[str, tuple[Indicator, ...]]:
     """By subject the indicators that it matches, of those in force that hold at Unix nanosecond ``now``. Raises NotTrusted."""
     known = frozenset(indicators)
     found: dict[str, tuple[Indicator, ...]] = {}
