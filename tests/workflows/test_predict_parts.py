@@ -11,19 +11,24 @@ from hypothesis import strategies as st
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.records.memory import MemoryRecords
-from modelkeep.core.epochs import epoch_key
+from modelkeep.core.epochs import epoch_key, never_erased
 from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.wrap import Sealer, unwrap_key, wrap_key
 from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
+from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import DEFAULT, LABEL_ONLY, Rung
-from modelkeep.serving.audit import AuditEntry, AuditLog
+from modelkeep.extraction.profile import fit_profile
+from modelkeep.extraction.verdicts import Terms
+from modelkeep.serving.audit import AuditEntry, AuditLog, read_bodies
 from modelkeep.serving.bodies import SubjectKeys, body_context, encode_body, open_body
+from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.evidence import AuditFolder, History, Position
+from modelkeep.workflows.moves import RUNG, Moves, open_move
 from modelkeep.workflows.predict import Marks, account_key, commitment
-from modelkeep.workflows.watch import Calibrated, Cleared, Observation, Ruled, Today, Watch, Watchers
+from modelkeep.workflows.watch import Agreed, Calibrated, Cleared, Observation, Ruled, Today, Watch, Watchers
 
 ONE, TWO = ReleaseRef("m", 1), ReleaseRef("m", 2)
 
@@ -334,3 +339,21 @@ def test_bodies_come_back_as_they_went(shape, wide, seed):
     for subject, release, data in (("sub_b", "m@1", sealed), ("sub_a", "m@2", sealed), ("sub_a", "m@1", sealed[:-1] + b"\0\0")):
         with pytest.raises(NotTrusted):
             open_body(key, data, subject, release)
+
+
+def test_what_somebody_wrote_over_a_stored_rung_goes_into_no_record(tmp_path):
+    records, signer = MemoryRecords(), NoteSigner("keep.example/audit/1", b"\x05" * 32)
+    files, keys = FolderLogFiles(tmp_path), SubjectKeys(records, Kek(), SystemEntropy())
+    log = AuditLog(files, signer, "keep.example/audit/1", SystemClock())
+    rows = np.random.default_rng(1).normal(size=(240, 4))
+    watch = Watch(Guard(fit_profile(rows, lambda x: np.stack([x[:, 0] > 0, x[:, 0] <= 0], axis=1) * 1.0, seed=1)))
+    moves = Moves(records, keys, lambda: {ONE: watch}, AuditSeries(lambda: ("1", log), SystemClock()), never_erased)
+    records.commit([Change(RUNG, "m@1/sub_a", b"\x1b[2J" + b"alarm" * 10_000, 0)])
+    watch.take(Agreed("sub_a", Terms(sanctioned=True)))
+    moves.look()
+    log.stop()
+    told = read_bodies(files, signer.vkey, "keep.example/audit/1")
+    [(entry, sealed)] = [(entry, sealed) for _, entry, sealed in told if entry.kind == RUNG]
+    move = open_move(keys.key("sub_a"), sealed, "sub_a", "m@1")
+    assert (entry.outcome, move.before, move.after) == ("sanction", "unknown", "sanction")
+    assert records.get(RUNG, "m@1/sub_a").body == b"sanction"

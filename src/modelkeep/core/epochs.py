@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from modelkeep.errors import NotTrusted
 
+_LONGEST = 19  # digits of an index: Python reads no number of thousands
 _SEPARATOR = "\x1f"  # ASCII's unit separator: no name has it, since none may hold what cannot be printed
 
 Epochs = Callable[[str], int]
@@ -30,6 +31,6 @@ def split_epoch(key: str) -> tuple[str, int]:
     name, separator, epoch = key.rpartition(_SEPARATOR)
     if not separator:
         return key, 0
-    if not epoch.isdecimal() or epoch_key(name, int(epoch)) != key:
+    if not epoch.isdecimal() or len(epoch) > _LONGEST or epoch_key(name, int(epoch)) != key:
         raise NotTrusted(f"{key[:120]!r} names no secret of this keep")
     return name, int(epoch)

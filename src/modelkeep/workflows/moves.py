@@ -25,7 +25,10 @@ RUNG = "rung"
 """Kind of the audit records; and of the stored ones, by ``rung_key``, whose body is the rung's name."""
 MOST = 64
 """Changes written at one look; the others wait for the next."""
+UNKNOWN = "unknown"
+"""The rung before, of a stored one that is none: what somebody wrote there does not go into a record of ours."""
 _VERSION = 1
+_RUNGS = {rung.text.encode(): rung.text for rung in Rung}
 
 
 def rung_key(ref: ReleaseRef, subject: str, epochs: Epochs) -> str:
@@ -97,7 +100,7 @@ class Moves:
         """Bring the stored rung up to date; what it was. None: it was that already, or another process is doing it."""
         try:
             record = self._records.get(RUNG, key)
-            before, revision = (record.body or b"").decode("ascii", "replace"), record.revision
+            before, revision = _RUNGS.get(record.body or b"", UNKNOWN), record.revision
         except Missing:
             before, revision = Rung.MARK.text, 0
         if before == rung.text:
