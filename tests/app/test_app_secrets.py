@@ -199,6 +199,7 @@ ELSEWHERE = {
     "login",
     "logout",
     "attack",
+    "account allow",
     "case",
     "keys move",
     "witness run",
@@ -334,6 +335,10 @@ def dependencies(run, work):
     run("intel", "show")
     run("intel", "check", "risk@1", "--lock", str(work / "lock.txt"))
     run("bom", "risk@1", "--record")
+    (work / "seen.csv").write_text("kind,value\naddress,192.0.2.0/24\n")
+    run("intel", "indicate", str(work / "seen.csv"), "--source", "partners")
+    run("intel", "indicators")
+    run("intel", "forget", "partners")
 
 
 def evidence(run, desk, work):
@@ -420,6 +425,9 @@ def logs(run, desk, work):
     run("backup", "restore", str(work / "keep.backup"), str(work / "restored"), "--no-later-erasures")
     run("status")
     run("cases")
+    run("account", "list")
+    run("account", "explain", "admin")
+    run("calibrate", "risk@1", "--tool", str(desk / "ref.npz"), "--dry-run")
     run("integrity")
     run("incident", "list")
     for found in run.cli("--json", "incident", "list", code=0).json:

@@ -270,3 +270,16 @@ def test_a_calibration_restarts_the_pools_with_the_accounting_of_accounts(digits
     guard.observe_many(subjects, more, digits.predict(more), [("network",)] * 60)
     (again,) = guard.cases()
     assert again.threshold == pytest.approx(18.0 * before.threshold)
+
+
+def test_a_lone_thief_among_colleagues_makes_no_case(tumour):
+    guard, rng = Guard(tumour.profile), np.random.default_rng(5)
+    low, high = tumour.unseen.min(axis=0), tumour.unseen.max(axis=0)
+    for n in range(40):
+        alone = n % 4  # three of four questions
+        x = rng.uniform(low, high, (1, len(low))) if alone else tumour.unseen[n : n + 1]
+        subject = "thief" if alone else f"colleague-{n % 3}"
+        guard.observe_many([subject], x, tumour.predict(x), [["net-0"]])
+    assert guard.alarmed() == ["thief"]
+    assert guard.cases() == []
+    assert guard.verdict("colleague-0").budget.limit == DEFAULT.questions

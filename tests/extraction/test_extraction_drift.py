@@ -87,8 +87,8 @@ def test_while_the_population_drifts_more_evidence_never_leads_lower_and_never_o
     guard, seen = Guard(digits.profile), dict[str, list]()
     observe = guard.observe_many
 
-    def watched(subjects, x, answers, covariates=None):
-        observe(subjects, x, answers, covariates)
+    def watched(subjects, x, answers, covariates=None, **more):
+        observe(subjects, x, answers, covariates, **more)
         for subject in subjects:
             seen.setdefault(subject, []).append(guard.verdict(subject))
 

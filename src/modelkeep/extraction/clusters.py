@@ -96,6 +96,7 @@ class _Pool:
         "reviews",
         "since",
         "stakes",
+        "told",
         "value",
     )
 
@@ -113,6 +114,12 @@ class _Pool:
         self.stakes[0], self.stakes[1] = 1.0, 0.0
         self.since = self.accused_at = 0
         self.value = 0.5
+        self.told: dict[str, int] = {}  # distinct queries since then, by member
+
+    @property
+    def acts_as_one(self) -> bool:
+        """Whether no member asked more than half of what counts: else it is that member's own evidence, and no case."""
+        return 2 * max(self.told.values()) <= self.since
 
     def rebet(self, bets: int) -> None:
         accused, self.stakes = self.accused_at, np.empty((2, bets))
@@ -202,11 +209,12 @@ class Clusters:
             return False
         threshold, was = self._threshold(pool), pool.accused_at
         found = evidence.with_own(asked.events[fresh], np.array(nearest), self._steps, self._beside)
-        for factors in self._bets.factors(found):
+        for i, factors in zip(fresh, self._bets.factors(found), strict=True):
             pool.value = eprocess.settle(pool.stakes, factors, pool.since)
             pool.effective += 1
             pool.since += 1
-            if not pool.accused_at and pool.since >= MIN_EFFECTIVE and pool.value >= threshold:
+            pool.told[subjects[i]] = pool.told.get(subjects[i], 0) + 1
+            if not pool.accused_at and pool.since >= MIN_EFFECTIVE and pool.value >= threshold and pool.acts_as_one:
                 pool.accused_at = pool.effective
         return bool(pool.accused_at) and not was
 
