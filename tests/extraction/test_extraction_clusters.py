@@ -276,7 +276,7 @@ def test_a_lone_thief_among_colleagues_makes_no_case(tumour):
     guard, rng = Guard(tumour.profile), np.random.default_rng(5)
     low, high = tumour.unseen.min(axis=0), tumour.unseen.max(axis=0)
     for n in range(40):
-        alone = n % 4  # three of four questions
+        alone = n % 10  # nine of ten questions
         x = rng.uniform(low, high, (1, len(low))) if alone else tumour.unseen[n : n + 1]
         subject = "thief" if alone else f"colleague-{n % 3}"
         guard.observe_many([subject], x, tumour.predict(x), [["net-0"]])

@@ -141,5 +141,5 @@ def test_whoever_is_not_accused_while_the_population_drifts_is_explained_so(keep
         held = {name: watch.verdict(subjects[name]) for name in (waiting, accused)}
     for name, verdict in held.items():
         [shown] = keep.account_explain(account=name).standings
-        assert (told.rung, told.odds, told.drifting) == (verdict.rung.text, verdict.odds, verdict.drifting)
+        assert (shown.rung, shown.odds, shown.drifting) == (verdict.rung.text, verdict.odds, verdict.drifting)
     assert held[waiting].rung is Rung.QUANTISED and held[accused].rung is Rung.ALARM

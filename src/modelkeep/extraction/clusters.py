@@ -118,8 +118,8 @@ class _Pool:
 
     @property
     def acts_as_one(self) -> bool:
-        """Whether no member asked more than half of what counts: else it is that member's own evidence, and no case."""
-        return 2 * max(self.told.values()) <= self.since
+        """Whether no member asked more than three quarters of what counts: else that is its own evidence, and no case."""
+        return 4 * max(self.told.values()) <= 3 * self.since
 
     def rebet(self, bets: int) -> None:
         accused, self.stakes = self.accused_at, np.empty((2, bets))
