@@ -19,6 +19,7 @@ from modelkeep.cli.main import cli
 from modelkeep.core.values import Principal, ReleaseRef, Role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.extraction.ladder import DEFAULT, SHIPPED, Rung
+from modelkeep.operations.cases import Accused, CaseMember
 from modelkeep.workflows.moves import open_move
 from modelkeep.workflows.predict import Call
 from modelkeep.workflows.spendings import spendings
@@ -239,3 +240,17 @@ def test_accounts_that_ask_the_same_are_found_in_the_log(keep, trained, tokens):
     done = run(keep, "cases", "--search", "iris@1")
     assert done.exit_code == 0, done.output
     assert "copies" in done.output
+
+
+def test_what_to_do_next_is_said_once_for_all_and_a_comparison_that_finds_nothing_says_so(keep):
+    names = {row.name: row.subject for row in keep.user_list()}
+    members = tuple(CaseMember(names[name], 9, 9, "1 : 5,000", alarmed) for name, alarmed in
+                    (("thief-1", True), ("thief-0", True), ("bob", False)))  # fmt: skip
+    case_id = "net-0123456789abcdef"
+    keep.open_case(case_id, Accused("iris@1", "1 : 9,000", 2100.0, 27, 8, members))
+    plain, compared = run(keep, "case", case_id), run(keep, "case", case_id, "--similar")
+    assert "review first, with 'modelkeep review': thief-0, thief-1 (each is accused by itself)" in plain.output
+    assert "was compared" not in plain.output and "What they asked was compared" in compared.output
+    forgot = run(keep, "case", case_id, "--reason", "a class of students")
+    assert isinstance(forgot.exception, Invalid) and "--outcome" in str(forgot.exception)
+    assert keep.cases()[0].state == "open"
