@@ -97,7 +97,7 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
         for _ in range(20):
             if ask(running, token["thief"], rng.uniform(-8, 8, (16, 6)).astype(np.float32), place=5) == 0:
                 break
-        soon(lambda: any("alarm" in row.detail for row in keep.incidents()))
+        soon(lambda: any("alarm" in row.detail and "modelkeep account list" in row.detail for row in keep.incidents()))
         assert running.service.loader.by_release()[IRIS].cases() == [], "they share nothing"
     keep.review(account="convict", outcome="confirmed", reason="a test")
     everyone = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
