@@ -18,6 +18,19 @@ def test_the_environment_wins_and_is_typed():
     assert (settings.gateway.port, settings.gateway.names) == (9443, ("a", "b"))
 
 
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [("a,b", ("a", "b")), ('["a", "b"]', ("a", "b")), ("[]", ()), ("", ()), ("a", ("a",))],
+)
+def test_a_list_is_said_with_commas_or_as_in_the_file(said, names):
+    assert tuple(parse({}, {"MODELKEEP_GATEWAY_NAMES": said}, "x").gateway.names) == names
+
+
+def test_a_list_that_is_not_closed_is_refused_by_its_name():
+    with pytest.raises(Invalid, match="MODELKEEP_GATEWAY_NAMES is no array of TOML"):
+        parse({}, {"MODELKEEP_GATEWAY_NAMES": '["a", "b"'}, "x")
+
+
 def test_limits_of_single_accounts_and_models():
     table = {"limits": {"accounts": {"alice": {"rate": 5}}, "models": {"risk": {"cost": 3, "account_rate": 2.5}}}}
     found = parse(table, {"MODELKEEP_LIMITS_KEYS": "{ab12cd34 = {rate = 0, burst = 7}}"}, "x").limits

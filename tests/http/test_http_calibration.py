@@ -97,7 +97,7 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
         for _ in range(20):
             if ask(running, token["thief"], rng.uniform(-8, 8, (16, 6)).astype(np.float32), place=5) == 0:
                 break
-        soon(lambda: any("alarm" in row.detail for row in keep.incidents()))
+        soon(lambda: any("alarm" in row.detail and "modelkeep account list" in row.detail for row in keep.incidents()))
         assert running.service.loader.by_release()[IRIS].cases() == [], "they share nothing"
     keep.review(account="convict", outcome="confirmed", reason="a test")
     everyone = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
@@ -105,7 +105,10 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
     assert set(everyone.widest) <= {"one", "two"}
     alone = keep.calibrate(ref="iris@1", accounts=("one",), dry_run=True)
     assert alone.accounts == 1 and alone.rows == 120
-    assert keep.calibrate(ref="iris@1", everyone=True, period=(0, 1), dry_run=True).accounts == 0
+    nobody = keep.calibrate(ref="iris@1", everyone=True, period=(0, 1), dry_run=True)
+    assert nobody.accounts == 0 and all(row.before == row.after for row in nobody.scores), "no rounding moves a bound"
+    with pytest.raises(Invalid, match="say why"):
+        keep.review(account="thief", outcome="cleared", reason=" ")
     with pytest.raises(Conflict, match="thief is accused"):
         keep.calibrate(ref="iris@1", accounts=("thief",))
     with pytest.raises(Conflict, match="convict is accused or was confirmed"):

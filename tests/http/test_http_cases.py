@@ -19,6 +19,7 @@ from modelkeep.cli.main import cli
 from modelkeep.core.values import Principal, ReleaseRef, Role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.extraction.ladder import DEFAULT, SHIPPED, Rung
+from modelkeep.operations.cases import Accused, CaseMember
 from modelkeep.workflows.moves import open_move
 from modelkeep.workflows.predict import Call
 from modelkeep.workflows.spendings import spendings
@@ -240,3 +241,36 @@ def test_accounts_that_ask_the_same_are_found_in_the_log(keep, trained, tokens):
     done = run(keep, "cases", "--search", "iris@1")
     assert done.exit_code == 0, done.output
     assert "copies" in done.output
+
+
+def test_what_to_do_next_is_said_once_for_all_and_a_comparison_that_finds_nothing_says_so(keep):
+    names = {row.name: row.subject for row in keep.user_list()}
+    members = tuple(CaseMember(names[name], 9, 9, "1 : 5,000", alarmed) for name, alarmed in
+                    (("thief-1", True), ("thief-0", True), ("bob", False)))  # fmt: skip
+    case_id = "net-0123456789abcdef"
+    keep.open_case(case_id, Accused("iris@1", "1 : 9,000", 2100.0, 27, 8, members))
+    plain, compared = run(keep, "case", case_id), run(keep, "case", case_id, "--similar")
+    assert "review first, with 'modelkeep review': thief-0, thief-1 (each is accused by itself)" in plain.output
+    assert "was compared" not in plain.output and "What they asked was compared" in compared.output
+    forgot = run(keep, "case", case_id, "--reason", "a class of students")
+    assert isinstance(forgot.exception, Invalid) and "--outcome" in str(forgot.exception)
+    assert keep.cases()[0].state == "open"
+
+
+def test_a_case_keeps_the_odds_it_rests_on_when_a_calibration_restarts_the_evidence(keep):
+    names = {row.name: row.subject for row in keep.user_list()}
+    case_id, (thief, bob) = "net-0123456789abcdef", (names["thief-0"], names["bob"])
+    before = (CaseMember(thief, 9, 9, "1 : 5,000", True), CaseMember(bob, 9, 9, "1 : 2", False))
+    keep.open_case(case_id, Accused("iris@1", "1 : 9,000", 2100.0, 18, 8, before))
+    after = (CaseMember(thief, 9, 9, "none", True), CaseMember(bob, 12, 12, "none", False))
+    for _ in range(2):  # found again by a gateway that starts
+        keep.open_case(case_id, Accused("iris@1", "none", 8400.0, 21, 8, after))
+    [release] = keep.case(case_id=case_id).releases
+    assert (release.odds, release.needed, release.distinct) == ("1 : 9,000", 2100.0, 21)
+    assert [(one.account, one.odds, one.queries) for one in release.accounts] == [
+        ("thief-0", "1 : 5,000", 9),
+        ("bob", "none", 12),
+    ]
+    keep.open_case(case_id, Accused("iris@1", "1 : 70,000", 8400.0, 40, 33, after))  # another accusation
+    [release] = keep.case(case_id=case_id).releases
+    assert (release.odds, release.needed) == ("1 : 70,000", 8400.0)

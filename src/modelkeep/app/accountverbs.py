@@ -98,7 +98,7 @@ class AccountVerbs(Acts):
         none; one's own account, or a cluster that it is in).
         """
         if not 0.0 < times <= MOST_FACTOR or not 1 <= days <= MOST_DAYS:
-            raise Invalid(f"a larger budget is at most {MOST_FACTOR:g} times the usual, for 1 to {MOST_DAYS} days")
+            raise Invalid(f"a budget can be more than 0 and at most {MOST_FACTOR:g} times the usual, for 1 to {MOST_DAYS} days")
         subject = self._vouched_cluster(account) if is_case(account) else self._vouched(account)
         until = self.premises.clock.now_ns() + days * _DAY
         index = self.act(ALLOW, subject, factor=repr(float(times)), until=str(until), reason=reason)

@@ -141,7 +141,7 @@ class CalibrationVerbs(OversightVerbs):
     def _with_tool(
         self, registry: Registry, known: ReleaseEvidence, profile: Profile, data: bytes
     ) -> tuple[Profile, DeclaredTool]:
-        rows, digest = load_rows(data, "the rows of the tool"), digest_of(data)
+        rows, digest = load_rows(data, "the file of the tool"), digest_of(data)
         if rows.shape[1] != profile.n_features:
             raise Invalid(f"the rows of the tool have {rows.shape[1]} values each, and {known.ref} takes {profile.n_features}")
         probs = hidden = None
@@ -210,7 +210,8 @@ class CalibrationVerbs(OversightVerbs):
         left_out: Sequence[str],
     ) -> CalibrationDone:
         names, alpha = self.names(), self.premises.settings.extraction.alpha
-        old, new = (one.kappa.reshape(-1, len(before.taus)) for one in (before, after))
+        # Both as a statement says them, so that what did not change reads so.
+        old, new = (np.array(rounded_up(one.kappa)).reshape(-1, len(before.taus)) for one in (before, after))
         return CalibrationDone(
             ref=str(ref),
             log_index=index,

@@ -198,10 +198,11 @@ def _named(row: AlikeRow, names: dict[str, str]) -> AlikeRow:
 def _steps(case: Case, names: dict[str, str]) -> tuple[str, ...]:
     if case.state is not CaseState.OPEN:
         return ()
-    alone = {member.subject for accused in case.accused for member in accused.members if member.alarmed}
-    steps = [f"review {names.get(subject, subject)} first: it is accused by itself" for subject in sorted(alone)]
+    subjects = {member.subject for accused in case.accused for member in accused.members if member.alarmed}
+    alone = sorted(names.get(subject, subject) for subject in subjects)
+    by_themselves = "each is accused by itself" if len(alone) > 1 else "it is accused by itself"
     return (
-        *steps,
+        *([f"review first, with 'modelkeep review': {', '.join(alone)} ({by_themselves})"] if alone else []),
         "ask the customer: may these accounts share a tool, an office or a test?",
         f"'modelkeep case {case.id} --similar' compares what they asked, with everybody else's questions",
         f"all is well: 'modelkeep case {case.id} --outcome cleared --reason WHY' gives the budgets back",

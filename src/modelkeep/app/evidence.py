@@ -152,7 +152,7 @@ class Alarms:
         now = {(str(ref), subject): watch for ref, watch in self._evidence.by_release().items() for subject in watch.alarmed()}
         for ref, subject in sorted(now.keys() - self._told):
             # No odds here: the same alarm, found again by a restarted gateway, must read the same.
-            detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}"
+            detail = f"extraction alarm at query {now[ref, subject].verdict(subject).alarmed_at}: modelkeep account list"
             self._keep.raise_incident(EXTRACTION, f"{subject} on {ref}", detail, again=False)
         self._told = set(now)
         drifted = {str(ref): watch for ref, watch in self._evidence.by_release().items() if watch.withheld}

@@ -155,6 +155,8 @@ class OversightVerbs(Acts):
             raise Invalid(f"{outcome[:40]!r} is no outcome of a review: use {' or '.join(OUTCOMES)}")
         if false_alarm and outcome != "cleared":
             raise Invalid("a false alarm is cleared: no other outcome fits it")
+        if not reason.strip():
+            raise Invalid("say why: a review is logged with its reason")
         if outcome == "deceived" and self.premises.ladder.of(self.premises.registry().book).steps[Rung.SANCTION].refuse:
             raise Invalid("the ladder in force has no [sanction]: set one that has with 'modelkeep policy set ladder'")
         owner = self.owner(account)

@@ -603,14 +603,16 @@ def from_text(section: str, field: str, value: str) -> Any:
     """What the variable of a setting says, as the file would have it. Raises Invalid."""
     if any("\ud800" <= c <= "\udfff" for c in value):  # how Python shows bytes that are no UTF-8
         raise Invalid(f"{variable(section, field)} is not UTF-8 text")
-    if (section, field) in LISTS:
-        return value.split(",")
-    if (section, field) not in INLINE:
+    listed = (section, field) in LISTS
+    if listed and not value.lstrip().startswith("["):
+        return value.split(",") if value else []
+    if not listed and (section, field) not in INLINE:
         return value
     try:
-        return tomllib.loads(f"table = {value}")["table"]
+        return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError as cause:
-        raise Invalid(f"{variable(section, field)} is no inline table of TOML: {cause}") from cause
+        kind = "array" if listed else "inline table"
+        raise Invalid(f"{variable(section, field)} is no {kind} of TOML: {cause}") from cause
 
 
 def all_settings() -> list[tuple[str, str]]:

@@ -61,11 +61,11 @@ def _nanoseconds(day: datetime.datetime | None) -> int:
 
 def _tell(done: CalibrationDone) -> str:
     logged = "nothing was logged" if done.log_index < 0 else f"log entry {done.log_index}"
-    lines = [f"{done.ref}: calibrated over {done.accounts} accounts, {done.rows} recorded queries ({logged})"]
+    lines = [f"{done.ref}: calibrated over {_count(done.accounts, 'account')} with {done.rows:,} recorded queries ({logged})"]
     if done.short:
         lines.append(f"Too few distinct queries ({done.smallest} are needed): {', '.join(done.short)}")
     if done.left_out:
-        lines.append(f"Left out, accused or confirmed as thieves: {', '.join(done.left_out)}")
+        lines.append(f"Left out, accused, confirmed as thieves, or in a case that nobody cleared: {', '.join(done.left_out)}")
     lines += [f"{name} sets {count} of the bounds" for name, count in sorted(done.widest.items())]
     lines += ["", "How often an event may happen to an honest account, from the commonest to the rarest"]
     for row in done.scores:
@@ -75,6 +75,10 @@ def _tell(done: CalibrationDone) -> str:
     lines += [f"  {row.share:>4.0%}  {_queries(row.before)}  →  {_queries(row.after)}" for row in done.costs]
     lines.append(f"  found within 500: {done.smallest_share[0]:.0%} and more  →  {done.smallest_share[1]:.0%} and more")
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _queries(count: int) -> str:

@@ -49,11 +49,13 @@ def case(ctx: Context, case_id: str, similar: bool, outcome: str | None, reason:
         done = ctx.call(Keep.case_review, case_id=case_id, outcome=outcome, reason=reason)
         ctx.out.show(done, f"{done.id}: {done.state}")
         return
+    if reason:
+        raise Invalid("say what was decided: --outcome")
     found = ctx.call(Keep.case, case_id=case_id, similar=similar)
-    ctx.out.show(found, "\n".join(_file(found)))
+    ctx.out.show(found, "\n".join(_file(found, compared=similar)))
 
 
-def _file(found: CaseFile) -> list[str]:
+def _file(found: CaseFile, *, compared: bool) -> list[str]:
     head = found.case
     lines = [f"{head.id}: these {head.accounts} accounts act as one ({head.state})", f"They {head.shared}."]
     lines += [f"Decided: {head.note}"] if head.note else []
@@ -64,6 +66,8 @@ def _file(found: CaseFile) -> list[str]:
         lines += [
             f"  {one.how:<7} p {_p(one.corrected):<8} similarity {one.similarity:.2f}  {_who(one)}" for one in found.alike
         ]
+    elif compared:
+        lines += ["", "What they asked was compared: no accounts of it asked alike more than others do."]
     lines += ["", "Next", *(f"  {step}" for step in found.steps)] if found.steps else []
     return lines
 

@@ -39,8 +39,10 @@ def account_explain(ctx: Context, account_name: str, ref: str) -> None:
 
 @account.command("allow", epilog="Example: modelkeep account allow alice --times 5 --days 30 --reason 'contract 7'")
 @click.argument("account_name", metavar="ACCOUNT|CLUSTER")
-@click.option("--times", type=float, required=True, help="How many times the usual budget; 1 takes a larger one back.")
-@click.option("--days", type=int, required=True, help="For so many days from now.")
+@click.option(
+    "--times", type=float, required=True, help="How many times the usual budget, at most 1000; 1 takes a larger one back."
+)
+@click.option("--days", type=int, required=True, help="For so many days from now, at most 366.")
 @click.option("--reason", required=True, help="Why; it is logged.")
 @click.pass_obj
 def account_allow(ctx: Context, account_name: str, times: float, days: int, reason: str) -> None:

@@ -78,12 +78,25 @@ def accuse(existing: Record | None, case_id: str, found: Accused, *, at: int) ->
         others = [one for one in before.accused if one.release != found.release]
         known = bool(same) and same[0].accused_at == found.accused_at
         again = before.state is CaseState.CLEARED and not known
+        if known and found.needed > same[0].needed:
+            found = _with_odds_of(same[0], found)
         accused = tuple(sorted([*others, found], key=lambda one: one.release))
         case = Case(
             case_id, CaseState.OPEN if again else before.state, before.opened, at, accused, "" if again else before.note
         )
     revision = 0 if existing is None else existing.revision
     return case, [Change(KIND, case_id, to_json(case), revision)]
+
+
+def _with_odds_of(accused: Accused, found: Accused) -> Accused:
+    """``found`` with the odds on which it was ``accused``: since then a calibration restarted all evidence, at a higher bar,
+    and a person who decides about the case must see what it rests on."""
+    odds = {member.subject: member.odds for member in accused.members if member.alarmed}
+    members = tuple(
+        msgspec.structs.replace(member, odds=odds[member.subject]) if member.alarmed and member.subject in odds else member
+        for member in found.members
+    )
+    return msgspec.structs.replace(found, odds=accused.odds, needed=accused.needed, members=members)
 
 
 def decide(record: Record, outcome: CaseState, *, note: str, at: int) -> tuple[Case, Sequence[Change]]:
