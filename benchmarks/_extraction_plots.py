@@ -47,6 +47,7 @@ def _fidelity(setting: str, rows: Sequence[Row], file: Path) -> None:
     figure, panels = plt.subplots(
         height, COLUMNS, figsize=(11, 1.65 * height + 0.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
+    lowest = min(_lowest(row) for row in rows)
     for panel, row in zip(panels.flat, rows, strict=False):
         at: list[int] = row["checkpoints"]  # type: ignore[assignment]
         stops = [(n, fid) for n, fid in row["stops"] if n]  # type: ignore[attr-defined]
@@ -59,7 +60,7 @@ def _fidelity(setting: str, rows: Sequence[Row], file: Path) -> None:
         panel.set_title(f"{row['attack']}: {shown}", fontsize=8, loc="left")
         panel.set_xscale("log", base=2)
         panel.set_xticks([8, 64, 500, 2000], ["8", "64", "500", "2000"])
-        panel.set_ylim(0.0, 1.0)
+        panel.set_ylim(lowest, 1.0)
     for panel in panels.flat[len(rows) :]:
         panel.axis("off")
     figure.suptitle(
@@ -68,6 +69,12 @@ def _fidelity(setting: str, rows: Sequence[Row], file: Path) -> None:
         fontsize=9,
     )
     _save(figure, file)
+
+
+def _lowest(row: Row) -> float:
+    """The lowest agreement of a panel, down to the next tenth."""
+    told = [row["majority"], *row["control"], *row["curve"], *(fid for n, fid in row["stops"] if n)]  # type: ignore[misc]
+    return float(np.floor(10.0 * min(told)) / 10.0)
 
 
 def _alarms(setting: str, rows: Sequence[Row], file: Path) -> None:

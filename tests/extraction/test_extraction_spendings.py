@@ -109,6 +109,14 @@ def test_a_larger_budget_is_written_at_once_and_who_is_forgotten_is_gone(house):
     assert (house.stored()[NETWORK].accounts, house.stored()[NETWORK].learnt) == (("b",), 0.0)
 
 
+def test_a_damaged_record_is_written_anew(house):
+    house.ask(60, "a")
+    whole = house.stored()["a"]
+    house.records.commit([Change(LEARNT, "m@1/a", b"{", house.revision("a"))])
+    house.ask(30, "a")
+    assert house.stored()["a"].learnt > whole.learnt and len(house.stored()["a"].points) == 1
+
+
 WHOLE = b'{"begins":1,"learnt":1,"limit":1,"fidelity":1,"measure":"","accounts":[],"points":[[1,1]]}'
 
 

@@ -98,7 +98,7 @@ class Spendings:
         self._waiting: dict[tuple[ReleaseRef, str], None] = {}
 
     def look(self) -> None:
-        """Write what moved since the last look. Raises NotTrusted, Unavailable; what was not written waits."""
+        """Write what moved since the last look. Raises Unavailable; what was not written waits."""
         watches = self._watches()
         for ref, watch in watches.items():
             self._waiting.update(dict.fromkeys((ref, name) for name in watch.learning()))
@@ -107,11 +107,12 @@ class Spendings:
             del self._waiting[ref, name]
 
     def _note(self, key: str, found: Learnt | None) -> None:
-        try:
+        before: Spending | None = None
+        revision = 0
+        with suppress(Missing, NotTrusted):  # one that is damaged is written anew: it decides nothing
             record = self._records.get(LEARNT, key)
-            before, revision = parse_spending(record), record.revision
-        except Missing:
-            before, revision = None, 0
+            revision = record.revision
+            before = parse_spending(record)
         if found is None:
             body = None
         elif before is None or _moved(before, found):
