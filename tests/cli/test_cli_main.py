@@ -227,7 +227,7 @@ def test_what_a_tool_would_cost_is_told_before_it_is_logged(cli, desk):
     shown = cli("show", "risk@1", code=0)
     assert "bounds over 1 tools and 0 accounts: a test" in shown.out
     none = cli("calibrate", "risk@1", "--everyone", "--since", "2026-01-01", "--until", "2026-01-02", "--dry-run", code=0)
-    assert "over 0 accounts, 0 recorded queries" in none.out
+    assert "over 0 accounts with 0 recorded queries" in none.out
 
 
 def test_the_way_of_a_release_and_of_a_key(cli, desk, subject, tmp_path):
