@@ -76,7 +76,10 @@ class RegistryVerbs(Acts):
         calibration = None
         if kind is not Format.SAFETENSORS:
             layer = inner_tensor(model, embedding) if embedding else ""
-            start = lambda data: OnnxRuntime(with_output(data, layer) if layer else bytes(data))  # noqa: E731
+
+            def start(data: memoryview) -> Runtime:
+                return OnnxRuntime(with_output(data, layer) if layer else bytes(data))
+
             calibration = self._calibration(reference, fitted, start, layer=layer)
         return self._publish(name, ModelFile(model, filename), calibration, fitted, (metadata, card), source)
 
@@ -99,7 +102,10 @@ class RegistryVerbs(Acts):
         upstreams = Upstreams(self.premises.settings.upstream, self.premises.directory)
         document = upstreams.discover(at, name)
         fitted: list[Profile] = []
-        start = lambda data: upstreams.open(parse_upstream(data))  # noqa: E731
+
+        def start(data: memoryview) -> Runtime:
+            return upstreams.open(parse_upstream(data))
+
         calibration = self._calibration(reference, fitted, start, batch=upstream.BATCH)
         file = ModelFile(document.encode(), "upstream.json")
         return self._publish(name, file, calibration, fitted, (metadata, card))
