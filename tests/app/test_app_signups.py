@@ -1,9 +1,9 @@
-"""Accounts of one issuer and one hour share a covariate; the records are not read for every question."""
+"""Accounts of one issuer and one hour share a covariate; no question waits for the records."""
 
 from modelkeep.access.accounts import ACCOUNT, Account
 from modelkeep.access.externals import EXTERNAL, External
 from modelkeep.adapters.records.memory import MemoryRecords
-from modelkeep.app.signups import EVERY, Signups
+from modelkeep.app.signups import Signups
 from modelkeep.core.ports import Change
 from modelkeep.core.values import to_json
 from modelkeep.workflows.covariates import is_case, network_covariate
@@ -22,19 +22,23 @@ def external(name, created):
 
 
 def test_accounts_of_one_issuer_and_hour_share_a_covariate():
-    records, now = MemoryRecords(), [0.0]
+    records = MemoryRecords()
     records.commit([own("ann", HOUR + 1), own("ben", 2 * HOUR - 1), own("cem", 2 * HOUR)])
     records.commit([external("dee@corp", HOUR + 5), external("eva@corp", HOUR + 9), external("fay@other", HOUR + 9)])
-    signups = Signups(records, lambda: now[0])
+    signups = Signups(records)
+    assert signups.of("sub_ann") == ()
+    signups.look()
     found = {name: signups.of(f"sub_{name}") for name in ("ann", "ben", "cem", "dee@corp", "eva@corp", "fay@other")}
     assert found["ann"] == found["ben"]
     assert found["dee@corp"] == found["eva@corp"]
     assert len(set(found.values())) == 4
     assert all(is_case(one) for (one,) in found.values())
     records.commit([own("gil", HOUR)])
-    assert signups.of("sub_gil") == (), "the records were read a moment ago"
-    now[0] += EVERY
+    records.commit([Change(ACCOUNT, "ann", None, records.get(ACCOUNT, "ann").revision)])
+    assert signups.of("sub_gil") == (), "nothing is read for a question"
+    signups.look()
     assert signups.of("sub_gil") == found["ann"]
+    assert signups.of("sub_ann") == found["ann"], "what it asked is still its cluster's"
     assert signups.of("sub_nobody") == ()
 
 

@@ -13,10 +13,11 @@ from modelkeep.adapters.links import LinkClient
 from modelkeep.app.auditfolders import audit_folder
 from modelkeep.app.caseverbs import Standing, accused_of
 from modelkeep.app.handover import hand_link
-from modelkeep.app.histories import guard_of, history_of, known_of
+from modelkeep.app.histories import guard_of, history_of, known_of, signups_of
 from modelkeep.app.keep import Keep
 from modelkeep.app.oversight import DRIFT, EXTRACTION
 from modelkeep.app.premises import Premises
+from modelkeep.app.signups import Signups
 from modelkeep.core.ports import Allowances
 from modelkeep.core.tallies import Series
 from modelkeep.errors import ModelkeepError
@@ -75,8 +76,9 @@ def keep_evidence(  # what a gateway has at hand
     report: Callable[[str], None],
 ) -> Held:
     """Evidence of this process, rebuilt from ``earlier`` logs; what other gateways of the keep record is taken in."""
-    evidence = own_evidence(here, lambda: earlier, keys, decisions, registry)
-    alarms = Alarms(here, evidence)
+    signups = signups_of(here)
+    evidence = own_evidence(here, lambda: earlier, keys, decisions, registry, signups)
+    alarms = Alarms(here, evidence, signups)
     own = {audit.current.instance}  # and those of later periods
 
     def ours() -> set[str]:
@@ -119,11 +121,16 @@ def share_evidence(  # what a worker has at hand
     )
 
 
-def own_evidence(
-    here: Premises, logs: Callable[[], Sequence[AuditFolder]], keys: SubjectKeys, decisions: Decisions, registry: Registry
+def own_evidence(  # what a process that keeps it has at hand
+    here: Premises,
+    logs: Callable[[], Sequence[AuditFolder]],
+    keys: SubjectKeys,
+    decisions: Decisions,
+    registry: Registry,
+    signups: Signups | None,
 ) -> OwnEvidence:
     """Evidence that this process keeps, rebuilt from ``logs``, by the settings."""
-    return OwnEvidence(history_of(here, logs, keys, decisions, registry), guard_of(here), known_of(here))
+    return OwnEvidence(history_of(here, logs, keys, decisions, registry), guard_of(here), known_of(signups))
 
 
 def siblings_of(here: Premises, evidence: OwnEvidence, ours: Callable[[], set[str]]) -> Siblings:
@@ -137,18 +144,20 @@ DRIFTED = "the evidence of many accounts on {ref} rises together: who does not s
 
 class Alarms:
     """Opens an incident for every account that reaches the alarm rung, and for every release whose population drifted; a case
-    for every cluster that is accused. Writes down what was learnt of budgets."""
+    for every cluster that is accused. Writes down what was learnt of budgets, and reads who signed up."""
 
-    def __init__(self, premises: Premises, evidence: OwnEvidence) -> None:
+    def __init__(self, premises: Premises, evidence: OwnEvidence, signups: Signups | None) -> None:
         self._keep = Keep(premises)
-        self._evidence = evidence
+        self._evidence, self._signups = evidence, signups
         self._told: set[tuple[str, str]] = set()
         self._drifted: set[str] = set()
         self._cases: dict[tuple[str, str], Standing] = {}
         self._spendings = Spendings(premises.records, premises.clock, evidence.by_release)
 
     def look(self) -> None:
-        """Open what is not open yet. Raises Unavailable."""
+        """Open what is not open yet. Raises Unavailable, NotTrusted."""
+        if self._signups is not None:
+            self._signups.look()
         now = {(str(ref), subject): watch for ref, watch in self._evidence.by_release().items() for subject in watch.alarmed()}
         for ref, subject in sorted(now.keys() - self._told):
             # No odds here: the same alarm, found again by a restarted gateway, must read the same.

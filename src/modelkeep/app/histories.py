@@ -35,8 +35,15 @@ def guard_of(here: Premises) -> Callable[[Profile], Guard]:
     return lambda profile: Guard(profile, alpha=extraction.alpha, cold=ColdFile(cold), in_memory=extraction.accounts_in_memory)
 
 
-def known_of(here: Premises) -> Callable[[str], tuple[str, ...]]:
-    """Covariates of an account that are not of its requests."""
+def signups_of(here: Premises) -> Signups | None:
+    """Who signed up by now, where that is a covariate. Raises Unavailable, NotTrusted."""
     if "signup" not in here.settings.extraction.clusters:
-        return lambda _subject: ()
-    return Signups(here.records, here.clock.monotonic).of
+        return None
+    signups = Signups(here.records)
+    signups.look()
+    return signups
+
+
+def known_of(signups: Signups | None) -> Callable[[str], tuple[str, ...]]:
+    """Covariates of an account that are not of its requests."""
+    return signups.of if signups is not None else lambda _subject: ()

@@ -16,6 +16,7 @@ from modelkeep.app.audits import recover_all
 from modelkeep.app.evidence import Alarms, Repeated, end_this_process, own_evidence, siblings_of
 from modelkeep.app.gateway import Handover, TrustFile, check_surplus, no_passphrase
 from modelkeep.app.handover import Opened, follow_ring
+from modelkeep.app.histories import signups_of
 from modelkeep.app.premises import Premises
 from modelkeep.app.processes import announce, find, withdraw
 from modelkeep.core.values import ReleaseRef
@@ -74,7 +75,8 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     registry = here.registry(here.openers())
     decisions = decisions_of(registry.view, here.trust)
     keys = SubjectKeys(here.records, here.ring_keys(AUDIT_SUBJECT), here.entropy, decisions.epochs())
-    evidence = own_evidence(here, lambda: audit_folders(here), keys, decisions, registry)
+    signups = signups_of(here)
+    evidence = own_evidence(here, lambda: audit_folders(here), keys, decisions, registry, signups)
 
     def profile_of(ref: ReleaseRef) -> Profile:
         profile = open_profile(registry, registry.book.release(ref))
@@ -113,7 +115,7 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the workers end first, then SIGTERM comes
     follow_ring(updates, take, report, link=server.add, ended=end_this_process)
-    alarms = Alarms(here, evidence)
+    alarms = Alarms(here, evidence, signups)
     threads = [
         Repeated("decisions", EVERY, lambda: _look(authority, owner, alarms, cautions), report),
         Repeated("evidence of other gateways", SIBLINGS_EVERY, siblings.look, report),

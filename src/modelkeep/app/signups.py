@@ -1,39 +1,41 @@
 """Where accounts come from and since when, by pseudonym, as a covariate of the extraction evidence."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.externals import EXTERNAL, parse_external
-from modelkeep.core.ports import Records
-from modelkeep.errors import ModelkeepError
+from modelkeep.core.ports import Record, Records
 from modelkeep.workflows.covariates import signup_covariate
-
-EVERY = 5.0
-"""Seconds between two looks at the records for somebody who is not known yet; until then it joins nobody."""
 
 
 class Signups:
-    """The sign-up covariate of every account. ``of`` is called by the threads that examine evidence."""
+    """The sign-up covariate of every account: ``look`` reads the records, ``of`` never does, since answers may wait for it."""
 
-    def __init__(self, records: Records, monotonic: Callable[[], float]) -> None:
-        self._records, self._monotonic = records, monotonic
+    def __init__(self, records: Records) -> None:
+        self._records = records
         self._known: dict[str, tuple[str, ...]] = {}
-        self._next = float("-inf")
+        self._revision: int | None = None
 
     def of(self, subject: str) -> tuple[str, ...]:
-        """The covariate of ``subject``; nothing while the records do not know it, or cannot be read."""
-        found = self._known.get(subject)
-        if found is None and self._monotonic() >= self._next:
-            self._look()
-            found = self._known.get(subject)
-        return found or ()
+        """The covariate of ``subject``; nothing while it is not known: it joins later."""
+        return self._known.get(subject, ())
 
-    def _look(self) -> None:
-        self._next = self._monotonic() + EVERY
-        try:
-            own = [(found.subject, "", found.created) for found in map(parse_account, self._records.scan(ACCOUNT))]
-            external = map(parse_external, self._records.scan(EXTERNAL))
-            own += [(found.subject, found.name.rpartition("@")[2], found.created) for found in external]
-        except ModelkeepError:  # the gateway says so elsewhere; who is not known joins later
-            return
-        self._known = {subject: (signup_covariate(issuer, created),) for subject, issuer, created in own}
+    def look(self) -> None:
+        """Take in who came since the last look. One thread at a time. Raises Unavailable, NotTrusted (a record is damaged)."""
+        revision = self._records.revision()  # first: what is committed while we read is read again by the next look
+        if self._revision is None:
+            self._take(record for kind in (ACCOUNT, EXTERNAL) for record in self._records.scan(kind))
+        elif revision > self._revision:
+            self._take(self._records.since(self._revision))
+        self._revision = revision
+
+    def _take(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.body is None:
+                continue
+            if record.kind == ACCOUNT:
+                own = parse_account(record)
+                self._known[own.subject] = (signup_covariate("", own.created),)
+            elif record.kind == EXTERNAL:
+                external = parse_external(record)
+                self._known[external.subject] = (signup_covariate(external.name.rpartition("@")[2], external.created),)

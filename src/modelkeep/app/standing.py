@@ -6,7 +6,7 @@ from functools import partial
 
 from modelkeep.app.accountresults import MoveRow, Standing
 from modelkeep.app.auditfolders import audit_folders
-from modelkeep.app.histories import guard_of, history_of, known_of
+from modelkeep.app.histories import guard_of, history_of, known_of, signups_of
 from modelkeep.app.premises import Premises
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.notes import encode_vkey
@@ -78,7 +78,7 @@ class Judge:
         """The verdict on ``subject`` as a gateway reaches it, which sees whether all others' evidence rises with its."""
         guard = guard_of(self._here)(profile)
         guard.agree(subject, terms)
-        Watch(guard, known=known_of(self._here)).replay(self._history.of(ref))
+        Watch(guard, known=known_of(signups_of(self._here))).replay(self._history.of(ref))
         self._as_of_now(guard)
         return guard.verdict(subject)
 
