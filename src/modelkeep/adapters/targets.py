@@ -76,7 +76,7 @@ _BY_CODE = {error.code: error for error in _tree(ModelkeepError) if error.__modu
 
 
 class HttpTarget:
-    """One release behind a gateway, asked over the Open Inference Protocol v2 with an API key.
+    """One release behind a gateway, asked over the Open Inference Protocol v2 with an API key ("" = none is sent).
 
     ``receipts`` keeps the audit record of every answer, oldest first. When the gateway asks to come back later (429, 503 with
     Retry-After), it waits up to ``patience`` seconds in all for one answer before it gives up.
@@ -93,7 +93,7 @@ class HttpTarget:
             base_url=url.rstrip("/"),
             verify=_trust(ca),
             timeout=timeout,
-            headers={"authorization": f"Bearer {key}"},
+            headers={"authorization": f"Bearer {key}"} if key else {},
             trust_env=False,
         )
         self._metadata: _Metadata | None = None

@@ -1,6 +1,7 @@
 """Verbs that look at the keep or after it: status, logs, integrity, incidents, review, trace, key families."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from modelkeep.access.accounts import ACCOUNT, set_disabled
 from modelkeep.access.externals import EXTERNAL, External, set_blocked
@@ -12,11 +13,11 @@ from modelkeep.app.receipts import prove_record
 from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
 from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.shelf import keep_shelf
-from modelkeep.app.suspects import trace_suspect
+from modelkeep.app.suspects import LONGEST_BEACON, Probing, Suspect, Traces, onnx_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.records import parse_record
-from modelkeep.core.values import ReleaseState, digest_of, to_json
+from modelkeep.core.values import ReleaseState, to_json
 from modelkeep.custody.releases import QUARANTINE
 from modelkeep.custody.trust import origin_of
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
@@ -26,6 +27,8 @@ from modelkeep.operations.incidents import Incident, IncidentState, open_inciden
 from modelkeep.operations.integrity import KIND, LATEST, IntegrityPass, examine
 from modelkeep.workflows.registry import kept_head
 from modelkeep.workflows.release_state import change_state
+from modelkeep.workflows.tracepage import PAGE, render
+from modelkeep.workflows.tracereport import make_report
 from modelkeep.workflows.verify import check_stored
 
 OUTCOMES = ("cleared", "confirmed", "deceived")
@@ -177,19 +180,56 @@ class OversightVerbs(Acts):
         return Reviewed(account, outcome, index)
 
     @verb("trace")
-    def trace(self, *, ref: str, suspect: bytes, probes: bytes, significance: float = 1e-3) -> Traced:
-        """Rank the accounts that ``suspect`` (ONNX) may have been trained through. Raises Invalid, Missing, NotTrusted."""
+    def trace(
+        self,
+        *,
+        ref: str,
+        suspect: bytes,
+        probes: bytes = b"",
+        beacon: bytes = b"",
+        significance: float = 1e-3,
+        report: bool = False,
+    ) -> Traced:
+        """Rank the accounts that ``suspect`` (ONNX) may have been trained through. Raises Invalid, Missing, NotTrusted.
+
+        ``probes``: an npz file of natural rows; else they are drawn by ``beacon``, a value that nobody knew when the suspect
+        was fixed, or by the suspect alone where there is none. ``report``: make the files that somebody else can run it by.
+        """
+        return self._trace(ref, lambda: onnx_suspect(suspect), _Asked(probes, beacon, significance, report))
+
+    def trace_by(
+        self,
+        *,
+        ref: str,
+        suspect: Suspect,
+        probes: bytes = b"",
+        beacon: bytes = b"",
+        significance: float = 1e-3,
+        report: bool = False,
+    ) -> Traced:
+        """``trace`` of a suspect that is not a file: whatever can be asked. Where the keep is, and not over a server."""
+        self.authorize("trace", {"ref": ref})
+        return self._trace(ref, lambda: suspect, _Asked(probes, beacon, significance, report))
+
+    def _trace(self, named: str, opened: Callable[[], Suspect], asked: "_Asked") -> Traced:
+        significance = asked.significance
         if not 0.0 < significance <= LEAST_SIGNIFICANT:
             raise Invalid(f"the significance of a trace is above 0 and at most {LEAST_SIGNIFICANT:g}")
-        asked, ref = self.ref(ref), str(self.ref(ref))
-        found = trace_suspect(self.premises, asked, suspect, load_rows(probes, "the probes"))
+        ref, probing = self.ref(named), asked.probing()
+        traces, suspect = Traces(self.premises, ref), opened()
+        done = traces.run(suspect, probing)
+        found = done.accusations(self.names())
         accused = [one for one in found if one.p <= significance]
+        claim = traces.claim(done, asked.probes, significance, self.actor.subject) if asked.report else None
         names = ", ".join(f"{one.account} (p = {one.p:.1e})" for one in accused)
         verdict = f"Traced to {names}." if accused else f"No account: none is significant at {significance:g} after Bonferroni."
         subjects = ",".join(one.subject for one in accused)
         said = {"verdict": "accused" if accused else "nobody", "accounts": subjects, "significance": f"{significance:g}"}
-        self.act("trace", ref, suspect=digest_of(suspect), **said)
-        return Traced(ref, verdict, significance, tuple(found))
+        self.act("trace", str(ref), suspect=suspect.digest, probes=probing.how, **said)
+        files = {} if claim is None else make_report(claim, self.premises.desk().signer)
+        if claim is not None:
+            files[PAGE] = render(claim, {one.subject: one.p for one in found}, self.premises.trust.origin)
+        return Traced(str(ref), verdict, significance, found, files)
 
     def raise_incident(self, kind: str, about: str, detail: str, *, again: bool = True) -> Incident:
         """Open an incident, unless one for the same cause is open.
@@ -227,6 +267,25 @@ class OversightVerbs(Acts):
 
     def _open_incidents(self) -> list[Incident]:
         return [found for found in self._incidents() if found.state is not IncidentState.RESOLVED]
+
+
+class _Asked(NamedTuple):
+    """The arguments of a trace; see the verb."""
+
+    probes: bytes
+    beacon: bytes
+    significance: float
+    report: bool
+
+    def probing(self) -> Probing:
+        """Where the probes come from. Raises Invalid."""
+        if self.probes and self.beacon:
+            raise Invalid("probes are handed in or drawn by a beacon: give one of them")
+        if len(self.beacon) > LONGEST_BEACON:
+            raise Invalid(f"a beacon has at most {LONGEST_BEACON:,} bytes")
+        if self.probes:
+            return Probing("data", load_rows(self.probes, "the probes"))
+        return Probing("beacon", beacon=self.beacon) if self.beacon else Probing("log")
 
 
 def _incident(found: Incident) -> IncidentRow:

@@ -468,12 +468,14 @@ class Accusation(Struct, frozen=True):
 
 
 class Traced(Struct, frozen=True):
-    """The outcome of a trace; ``verdict`` names the account, or says that there is none."""
+    """The outcome of a trace; ``verdict`` names the account, or says that there is none; ``report``: files by name, where one
+    was asked for."""
 
     ref: str
     verdict: str
     significance: float
     accounts: tuple[Accusation, ...]
+    report: dict[str, bytes] = {}
 
 
 class IncidentRow(Struct, frozen=True):

@@ -1,22 +1,28 @@
 """Tracing a suspect model: what every account asked, from the audit logs, against what the suspect has learnt."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.app.names import names_by_pseudonym
 from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.premises import Premises
+from modelkeep.app.receipts import prove_record
 from modelkeep.app.results import Accusation
 from modelkeep.app.upstreams import Upstreams
-from modelkeep.core.values import ReleaseRef
+from modelkeep.core.values import Digest, ReleaseRef, Resource, digest_bytes, digest_of
 from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK, WATERMARK
 from modelkeep.custody.scan import refusal, scan
 from modelkeep.custody.signing import interface_of
-from modelkeep.errors import Invalid, Missing, NotTrusted
+from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
+from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
-from modelkeep.extraction.trace import AccountTrail, trace
+from modelkeep.extraction.trace import AccountTrail, Heard, TraceResult, draw_probes, first_asked, hear, probe_seed, trace
 from modelkeep.formats.detect import Format
 from modelkeep.formats.safetensors import load
 from modelkeep.serving.bodies import SubjectKeys
@@ -25,66 +31,208 @@ from modelkeep.workflows import upstream
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
+from modelkeep.workflows.tracereport import Claim, Opened
 
 Rows = NDArray[np.float64]
 PREDICT = "predict"
+PROBES = ("data", "beacon", "log")
+DRAWN = 2_000
+"""Probes that are drawn where none are handed in."""
+LONGEST_BEACON = 4096
+DECIMALS = 4
+"""Of the answers that a gateway gives."""
 
 
-def trace_suspect(premises: Premises, ref: ReleaseRef, suspect: bytes, probes: Rows) -> list[Accusation]:
-    """Test every account that asked ``ref``, most suspicious first.
+@dataclass(frozen=True)
+class Suspect:
+    """What is traced. ``kind``: ``onnx``, ``address`` or ``function``; ``digest``: of the file, or of the address; ``ask``:
+    given a few rows of the width that it will be asked, rows (n, d) to probabilities (n, k)."""
 
-    The suspect is scanned before it is loaded, and run in memory. Raises Missing, Invalid, NotTrusted, Unavailable.
-    """
-    keyring = premises.keyring([MODEL_KEK, AUDIT_SUBJECT, WATERMARK])
-    registry = premises.registry(premises.openers())
-    evidence = registry.release(ref)
-    if evidence.profile_body is None or evidence.profile_digest is None:
-        raise Missing(f"{ref} has no extraction profile: its answers were not marked")
-    opened = registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE)
-    profile = Profile.from_arrays(load(opened.read_source()))
-    if probes.shape[1] != profile.n_features:
-        raise Invalid(f"the probes have {probes.shape[1]} values a row, and {ref} takes {profile.n_features}")
-    model = registry.open_body(evidence.body, evidence.model, MODEL).read_source()
-    upstreams = Upstreams(premises.settings.upstream, premises.directory)
-    batch = upstream.BATCH if evidence.format == Format.UPSTREAM.id else BATCH
-    victim = Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, probes, batch=batch)
-    verdict = scan(suspect, "suspect")
+    name: str
+    kind: str
+    digest: Digest
+    ask: Callable[[Rows], Callable[[Rows], Rows]]
+
+
+class Probing(NamedTuple):
+    """Where probes come from: ``rows`` that were handed in (how = ``data``), or drawn by a ``beacon``, or by the suspect alone
+    (``log``)."""
+
+    how: str
+    rows: Rows | None = None
+    beacon: bytes = b""
+
+    def said(self, given: bytes) -> str:
+        """What the report says of them. ``given``: the file with the rows."""
+        return str(digest_of(given)) if self.how == "data" else self.beacon.hex()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What an account asked a release, in order: ``x`` (n, d), ``served`` (n, k) as it left; ``first``: its first receipt."""
+
+    x: Rows
+    served: Rows
+    first: str
+
+
+def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
+    """An ONNX model, scanned before it is loaded, and run in memory. Raises Invalid, NotTrusted."""
+    verdict = scan(data, "suspect")
     reason = refusal(verdict, "suspect")
     if reason is None and verdict.format != Format.ONNX.id:
         raise Invalid(f"the suspect is {verdict.format}, and only an ONNX model can be asked here")
     if reason is not None:
         raise NotTrusted(f"the suspect is not run, because it is not clean: {reason.message}")
-    thief = Predictor(OnnxRuntime(suspect), interface_of(verdict), probes)
-    trails = [
-        AccountTrail(subject, account_key(keyring.secret(WATERMARK), subject, ref), x)
-        for subject, x in recorded_questions(premises, registry, ref).items()
-    ]
-    names = names_by_pseudonym(premises.records)
-    epsilon = premises.settings.extraction.epsilon
-    found = trace(thief.probabilities, victim.probabilities, trails, profile, probes=probes, epsilon=epsilon)
-    asked = {trail.subject: len(trail.x) for trail in trails}
-    return [
-        Accusation(names.get(r.subject, r.subject), r.subject, r.p_bonferroni, r.statistics, asked[r.subject]) for r in found
-    ]
+    interface = interface_of(verdict)
+    return Suspect(name, "onnx", digest_of(data), lambda rows: Predictor(OnnxRuntime(data), interface, rows).probabilities)
 
 
-def recorded_questions(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Rows]:
-    """Every account's recorded questions (n, d) to one release, in order; accounts whose key was erased are left out.
+class Traces:
+    """The trace of suspects of one release: opens what it needs once. Raises Missing, Invalid, NotTrusted, Unavailable."""
+
+    def __init__(self, premises: Premises, ref: ReleaseRef) -> None:
+        self._here, self._ref = premises, ref
+        self._keyring = premises.keyring([MODEL_KEK, AUDIT_SUBJECT, WATERMARK])
+        self._registry = premises.registry(premises.openers())
+        self._evidence = self._registry.release(ref)
+        self._profile = _profile(self._registry, self._evidence)
+
+    def run(self, suspect: Suspect, probing: Probing) -> "Trace":
+        """Test every account that asked the release."""
+        epsilon, probes = self._here.settings.extraction.epsilon, self._probes(suspect, probing)
+        victim, thief = self._victim(probes), suspect.ask(probes)
+        recorded = recorded_answers(self._here, self._registry, self._ref)
+        master = self._keyring.secret(WATERMARK)
+        trails = [
+            AccountTrail(subject, account_key(master, subject, self._ref), one.x, one.served)
+            for subject, one in recorded.items()
+        ]
+        heard = hear(thief, victim, probes)
+        found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=epsilon, decimals=DECIMALS)
+        return Trace(suspect, probing, heard, found, recorded)
+
+    def claim(self, done: "Trace", given: bytes, significance: float, actor: str) -> Claim:
+        """What a report of ``done`` claims. ``given``: the file with the probes, where they were handed in."""
+        accused = [one for one in done.found if one.p_bonferroni <= significance]
+        return Claim(
+            actor=actor,
+            at=self._here.clock.now_ns(),
+            release=str(self._ref),
+            model=Resource(self._evidence.filename, self._evidence.model),
+            suspect=Resource(done.suspect.name, done.suspect.digest),
+            kind=done.suspect.kind,
+            how=done.probing.how,
+            said=done.probing.said(given),
+            probes=done.probes,
+            cells=cells_of(self._profile),
+            epsilon=self._here.settings.extraction.epsilon,
+            decimals=DECIMALS,
+            accounts=len(done.found),
+            significance=significance,
+            least=min((one.p_bonferroni for one in done.found), default=1.0),
+            accused=tuple(self._open(one, done.recorded[one.subject]) for one in accused),
+        )
+
+    def _open(self, one: TraceResult, recorded: Recorded) -> Opened:
+        entry = self._registry.book.committed_at(one.subject, self._ref)
+        if entry is None or one.heard is None:
+            raise NotTrusted(f"the releases log does not commit to the key of {one.subject} for {self._ref}")
+        try:
+            first = prove_record(self._here, recorded.first)
+        except (Unavailable, Missing):
+            first = b""
+        return Opened(
+            subject=one.subject,
+            key=account_key(self._keyring.secret(WATERMARK), one.subject, self._ref),
+            entry=entry,
+            p=one.p_value,
+            corrected=one.p_bonferroni,
+            statistics=one.statistics,
+            heard=one.heard,
+            served=recorded.served[first_asked(recorded.x)],
+            proof=self._registry.prove(entry).encode(),
+            first=first,
+        )
+
+    def _probes(self, suspect: Suspect, probing: Probing) -> Rows:
+        rows = probing.rows
+        if rows is None:
+            seed = probe_seed(probing.beacon, digest_bytes(suspect.digest))
+            rows = draw_probes(self._profile, DRAWN, seed)
+        if rows.shape[1] != self._profile.n_features:
+            raise Invalid(f"the probes have {rows.shape[1]} values a row, and {self._ref} takes {self._profile.n_features}")
+        return rows
+
+    def _victim(self, probes: Rows) -> Callable[[Rows], Rows]:
+        evidence = self._evidence
+        model = self._registry.open_body(evidence.body, evidence.model, MODEL).read_source()
+        upstreams = Upstreams(self._here.settings.upstream, self._here.directory)
+        batch = upstream.BATCH if evidence.format == Format.UPSTREAM.id else BATCH
+        return Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, probes, batch=batch).probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A suspect that was tested: ``found``, smallest p first, and what it was computed from."""
+
+    suspect: Suspect
+    probing: Probing
+    probes: Heard
+    found: list[TraceResult]
+    recorded: dict[str, Recorded]
+
+    def accusations(self, names: Mapping[str, str]) -> tuple[Accusation, ...]:
+        """Every account with its p-value. ``names``: of accounts, by pseudonym."""
+        return tuple(
+            Accusation(
+                names.get(one.subject, one.subject),
+                one.subject,
+                one.p_bonferroni,
+                one.statistics,
+                len(self.recorded[one.subject].x),
+            )
+            for one in self.found
+        )
+
+
+def _profile(registry: Registry, evidence: ReleaseEvidence) -> Profile:
+    if evidence.profile_body is None or evidence.profile_digest is None:
+        raise Missing(f"{evidence.ref} has no extraction profile: its answers were not marked")
+    opened = registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE)
+    return Profile.from_arrays(load(opened.read_source()))
+
+
+def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Recorded]:
+    """What every account asked one release and was answered; accounts whose key was erased are left out.
 
     Needs the key family ``audit-subject``. Raises NotTrusted, Unavailable.
     """
     epochs = decisions_of(registry.view, premises.trust).epochs()
     keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)
-    asked: dict[str, list[Rows]] = {}
+    asked: dict[str, list[tuple[Rows, Rows]]] = {}
+    first: dict[str, tuple[int, str]] = {}
     for instance in premises.audit_instances():
         origin = premises.audit_origin(instance)
         vkey = encode_vkey(origin, premises.trust.audit_key)
-        for _, entry, sealed in read_bodies(premises.audit_files(instance), vkey, origin):
+        for index, entry, sealed in read_bodies(premises.audit_files(instance), vkey, origin):
             if entry.kind != PREDICT or entry.release != str(ref):
                 continue
             try:
                 body = keys.open(sealed, entry.subject, str(ref))
             except Missing:
                 continue
-            asked.setdefault(entry.subject, []).append(body.inputs())
-    return {subject: np.concatenate(parts) for subject, parts in asked.items()}
+            asked.setdefault(entry.subject, []).append((body.inputs(), body.served_probs()))
+            receipt = (entry.t, f"{instance}/{index}")
+            first[entry.subject] = min(first.get(entry.subject, receipt), receipt)
+    return {
+        subject: Recorded(
+            np.concatenate([x for x, _ in parts]), np.concatenate([served for _, served in parts]), first[subject][1]
+        )
+        for subject, parts in asked.items()
+    }
+
+
+def recorded_questions(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Rows]:
+    """Every account's recorded questions (n, d) to one release; as ``recorded_answers``."""
+    return {subject: one.x for subject, one in recorded_answers(premises, registry, ref).items()}

@@ -3,8 +3,9 @@
 import contextlib
 import datetime
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # a keep brings the whole house in, and sealed files need non
 P = ParamSpec("P")
 R = TypeVar("R")
 
+MOST_FILES, MOST_BYTES = 1000, 4 << 30
+"""Of a folder that is read whole."""
 DIRECTORY, SERVER, PASSPHRASE_FILE = "MODELKEEP_DIR", "MODELKEEP_SERVER", "MODELKEEP_PASSPHRASE_FILE"
 
 
@@ -189,9 +192,52 @@ def write_file(path: str, data: bytes, *, mode: int = 0o600) -> None:
         write(data)
 
 
+def check_new_folder(path: str) -> None:
+    """Raises Invalid (something is there already), Missing (there is no folder to make it in)."""
+    _check_free(Path(path))
+    if not Path(path).absolute().parent.is_dir():
+        raise Missing(f"cannot write {path}: there is no folder {Path(path).parent}")
+
+
+def write_folder(path: str, files: Mapping[str, bytes]) -> None:
+    """A folder that must not exist yet with ``files`` by name in it, whole or not at all.
+
+    Raises Invalid, Missing, Unavailable.
+    """
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        with _told(path):
+            _check_free(target)
+            fresh.mkdir(mode=0o700)
+            for name, data in files.items():
+                with os.fdopen(os.open(fresh / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            _check_free(target)
+            fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def read_folder(path: str) -> dict[str, bytes]:
+    """The files of a small folder by name. Raises Missing, Invalid (much more than a report has), Unavailable."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise Missing(f"there is no folder {path}")
+    try:
+        found = [one for one in sorted(folder.iterdir()) if one.is_file()]
+        if len(found) > MOST_FILES or sum(one.stat().st_size for one in found) > MOST_BYTES:
+            raise Invalid(f"{path} holds more than a report does: name the folder of one")
+        return {one.name: one.read_bytes() for one in found}
+    except OSError as cause:
+        raise Unavailable(f"cannot read {path}: {cause.strerror}") from cause
+
+
 def _check_free(target: Path) -> None:
     if target.exists():
-        raise Invalid(f"{target} exists: name another file or remove it first")
+        raise Invalid(f"{target} exists: name another or remove it first")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""attack and trace."""
+"""attack, trace and trace-check."""
 
 import importlib.util
 from contextlib import ExitStack
@@ -13,7 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.keep import Keep
-from modelkeep.cli.context import Context, read_file, read_secret_file
+from modelkeep.app.shelf import is_address
+from modelkeep.app.suspects import PROBES
+from modelkeep.app.tracing import check_trace, is_function, open_suspect
+from modelkeep.cli.context import Context, check_new_folder, read_file, read_folder, read_secret_file, write_folder
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing
 from modelkeep.extraction.attacks import (
@@ -29,10 +32,12 @@ from modelkeep.extraction.attacks import (
 )
 from modelkeep.workflows.attack import AttackReport, Exam, run_attack
 from modelkeep.workflows.sybil import Sybil
+from modelkeep.workflows.tracepage import PAGE
 
 if TYPE_CHECKING:
     from modelkeep.adapters.surrogates import MlpNumbers, MlpSurrogate, TreesNumbers, TreesSurrogate
     from modelkeep.adapters.targets import HttpTarget
+    from modelkeep.app.results import Traced
 
 _HELP = """Steal a model through a gateway, as a real client would, and report how good the copy is.
 
@@ -220,27 +225,114 @@ def _tell(report: AttackReport) -> str:
     )
 
 
-@click.command(epilog="Example: modelkeep trace suspect.onnx --model credit-risk@1 --probes fresh.npz")
+@click.command(epilog="Example: modelkeep trace suspect.onnx --model credit-risk@1 --beacon-file drawn.txt --report case-7")
 @click.argument("suspect", metavar="SUSPECT")
 @click.option("--model", "ref", required=True, metavar="NAME@VERSION", help="The release it may have been stolen from.")
 @click.option(
-    "--probes", required=True, help="npz file: natural rows (array 'x') to ask the suspect; best drawn after it was fixed."
+    "--probe",
+    type=click.Choice(PROBES),
+    default=None,
+    help="What the suspect is asked beside what accounts asked: --probes (data), rows drawn by --beacon-file (beacon), or "
+    "by the suspect's digest (log).  [default: what is given, else log]",
 )
+@click.option("--probes", default="", help="npz file: natural rows (array 'x'), best chosen by the other side.")
+@click.option("--beacon-file", default="", help="File with a value that nobody knew when the suspect was fixed.")
+@click.option("--key-file", default="", help="File with an API key, for a suspect at an address.")
+@click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address.")
 @click.option(
     "--significance", type=click.FloatRange(1e-12, 0.1), default=1e-3, show_default=True, help="Accuse below this corrected p."
 )
+@click.option("--report", default="", metavar="FOLDER", help="New folder for a report that somebody else can run again.")
 @click.pass_obj
-def trace(ctx: Context, suspect: str, ref: str, probes: str, significance: float) -> None:
-    """Rank the accounts that a suspect model (ONNX) may have been trained through, with a p-value each.
+def trace(ctx: Context, /, **given: Any) -> None:
+    """Rank the accounts that a suspect model may have been trained through, with a p-value each.
 
-    The p-values hold for any suspect made without knowledge of the keys. Draw the probes after the suspect is fixed.
+    SUSPECT is an ONNX file; an address that speaks the Open Inference Protocol, https://HOST/v2/models/NAME/versions/N; or a
+    Python function FILE.py:NAME from rows to probabilities, called in a process of its own. The p-values hold for any suspect
+    made without knowledge of the keys. Draw the probes after the suspect is fixed.
     """
+    asked = _Traced(**given)
+    probes, beacon = asked.probing()
     with ctx.out.busy("Asking the suspect and comparing every account's mark"):
-        found = ctx.call(Keep.trace, ref=ref, suspect=read_file(suspect), probes=read_file(probes), significance=significance)
+        found = asked.run(ctx, probes, beacon)
+    if asked.report:
+        write_folder(asked.report, found.report)
     rows = [(a.account, f"{a.p:.2e}", a.queries) for a in found.accounts]
-    ctx.out.table(found, ("ACCOUNT", "P (BONFERRONI)", "QUERIES LOGGED"), rows, empty="No account has asked this release.")
+    told = msgspec.structs.replace(found, report={})
+    ctx.out.table(told, ("ACCOUNT", "P (BONFERRONI)", "QUERIES LOGGED"), rows, empty="No account has asked this release.")
     if not ctx.out.json:
         ctx.out.console.print(found.verdict, markup=False)
+        if asked.report:
+            ctx.out.console.print(f"The report is in {asked.report}: read {PAGE}, check it with 'trace-check'.", markup=False)
 
 
-COMMANDS = (attack, trace)
+@dataclass(frozen=True)
+class _Traced:
+    """The arguments of ``trace``, by the names of its options."""
+
+    suspect: str
+    ref: str
+    probe: str | None
+    probes: str
+    beacon_file: str
+    key_file: str
+    ca: str
+    significance: float
+    report: str
+
+    def probing(self) -> tuple[bytes, bytes]:
+        """The probes' file and the beacon, of which one may be there. Raises Invalid, Missing."""
+        how = self.probe or ("data" if self.probes else "beacon" if self.beacon_file else "log")
+        if bool(self.probes) != (how == "data") or bool(self.beacon_file) != (how == "beacon"):
+            raise Invalid("--probe data goes with --probes, --probe beacon with --beacon-file, and --probe log with neither")
+        if self.report:
+            check_new_folder(self.report)
+        if how == "log":
+            return b"", b""
+        found = read_file(self.probes or self.beacon_file)
+        if not found:
+            raise Invalid(f"{self.probes or self.beacon_file} is empty")
+        return (found, b"") if how == "data" else (b"", found)
+
+    def run(self, ctx: Context, probes: bytes, beacon: bytes) -> "Traced":
+        """Trace a file on the keep or its server, anything else where the keep is. Raises Invalid, Missing, NotTrusted."""
+        how: dict[str, Any] = {
+            "probes": probes,
+            "beacon": beacon,
+            "significance": self.significance,
+            "report": bool(self.report),
+        }
+        if (self.key_file or self.ca) and not is_address(self.suspect):
+            raise Invalid("--key-file and --ca are for a suspect at an address")
+        if is_address(self.suspect) or is_function(self.suspect):
+            keep = ctx.local("trace of an address or a function")
+            with ExitStack() as stack:
+                key = read_secret_file(self.key_file).decode(errors="replace") if self.key_file else ""
+                suspect = open_suspect(self.suspect, stack, key=key, ca=self.ca)
+                return keep.trace_by(ref=self.ref, suspect=suspect, **how)
+        return ctx.call(Keep.trace, ref=self.ref, suspect=read_file(self.suspect), **how)
+
+
+@click.command("trace-check", epilog="Example: modelkeep trace-check case-7 --trust trust.toml --suspect suspect.onnx")
+@click.argument("folder", metavar="FOLDER")
+@click.option("--trust", required=True, help="trust.toml of the keep: its public keys.")
+@click.option("--suspect", default="", help="Ask the suspect again: ONNX file, address or FILE.py:NAME.")
+@click.option("--key-file", default="", help="File with an API key, for a suspect at an address.")
+@click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address.")
+@click.pass_obj
+def trace_check(ctx: Context, folder: str, trust: str, suspect: str, key_file: str, ca: str) -> None:
+    """Run the report of a trace again, with the keep's public keys and nothing else of it.
+
+    Signatures, commitments, their proofs and their order, the marks on recorded answers and every p-value are computed anew.
+    """
+    with ExitStack() as stack, ctx.out.busy("Computing the report again"):
+        key = read_secret_file(key_file).decode(errors="replace") if key_file else ""
+        asked = open_suspect(suspect, stack, key=key, ca=ca) if suspect else None
+        found = check_trace(read_folder(folder), read_file(trust), asked)
+    ctx.out.table(found, ("CHECKED", "SEEN"), [(one.what, one.seen) for one in found.found], empty="Nothing.")
+    if not ctx.out.json:
+        for one in found.caveats:
+            ctx.out.console.print(f"Not proven here: {one}", markup=False)
+
+
+COMMANDS = (attack, trace, trace_check)

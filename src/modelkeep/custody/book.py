@@ -95,7 +95,7 @@ class EvidenceBook:
         self._sealings: dict[Digest, tuple[Found, Sealing]] = {}
         self._profiles: dict[Digest, tuple[Found, Profile]] = {}
         self._audits: dict[str, AuditCheckpoint] = {}
-        self._commitments: dict[tuple[str, ReleaseRef], str] = {}
+        self._commitments: dict[tuple[str, ReleaseRef], tuple[str, int]] = {}
         self._marked: set[ReleaseRef] = set()
         self._calibrations: dict[ReleaseRef, tuple[tuple[int, Calibration], ...]] = {}
         self._seen: set[Digest] = set()
@@ -195,7 +195,13 @@ class EvidenceBook:
 
     def commitment(self, subject: str, ref: ReleaseRef) -> str | None:
         """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""
-        return self._commitments.get((subject, ref))
+        found = self._commitments.get((subject, ref))
+        return None if found is None else found[0]
+
+    def committed_at(self, subject: str, ref: ReleaseRef) -> int | None:
+        """Index of the log entry that commits to the watermark key of ``subject`` for ``ref``; None when there is none."""
+        found = self._commitments.get((subject, ref))
+        return None if found is None else found[1]
 
     def calibrations(self, ref: ReleaseRef) -> tuple[tuple[int, Calibration], ...]:
         """Every calibration of a release with its log index, oldest first; the last one is in force."""
@@ -449,7 +455,7 @@ class EvidenceBook:
         if said.entries:
             self._marked.add(known.ref)
         for entry in said.entries:
-            self._commitments.setdefault((entry.subject, known.ref), entry.commitment)
+            self._commitments.setdefault((entry.subject, known.ref), (entry.commitment, found.index))
 
     def _fold_calibration(self, found: Found, statement: Statement) -> None:
         said = predicate_of(statement, Calibration)

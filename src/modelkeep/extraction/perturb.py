@@ -44,8 +44,9 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Cells:
-    """Nearest-centre search as one product: cell = argmax((x - mean) @ slope + offset)."""
+class Cells:
+    """Nearest-centre search as one product: cell = argmax((x - mean) @ slope + offset). ``mean``: (d,); ``slope``: (d, cells);
+    ``offset``: (cells,). It is all of a profile that a mark needs, and no secret."""
 
     mean: NDArray[np.float32]
     slope: NDArray[np.float32]
@@ -62,11 +63,12 @@ class _Cells:
 
 
 @lru_cache(maxsize=64)
-def _cells(profile: Profile) -> _Cells:
+def cells_of(profile: Profile) -> Cells:
+    """The cells of a profile's trace code."""
     embedding = profile.embedding
     slope = (embedding.basis / embedding.scale[:, None]) @ profile.cells.T
     offset = -0.5 * (profile.cells**2).sum(axis=1)
-    return _Cells(embedding.mean.astype(np.float32), slope.astype(np.float32), offset.astype(np.float32))
+    return Cells(embedding.mean.astype(np.float32), slope.astype(np.float32), offset.astype(np.float32))
 
 
 class Marker:
@@ -77,13 +79,13 @@ class Marker:
     Invalid (key length, epsilon outside 0 ... 0.5).
     """
 
-    def __init__(self, key: bytes, profile: Profile, epsilon: float = 0.05, decimals: int = 4) -> None:
+    def __init__(self, key: bytes, cells: Profile | Cells, epsilon: float = 0.05, decimals: int = 4) -> None:
         if len(key) != 32 or not 0.0 <= epsilon <= 0.5:
             raise Invalid(f"a marker needs a 32-byte key and epsilon in 0 ... 0.5, not {len(key)} bytes and {epsilon}")
         self._fine = hkdf(key, salt=b"", info=b"modelkeep/trace-fine/1")
         self._smooth = hkdf(key, salt=b"", info=b"modelkeep/trace-smooth/1")
         self.falsity = hkdf(key, salt=b"", info=b"modelkeep/deceive/1")
-        self._cells = _cells(profile)
+        self._cells = cells if isinstance(cells, Cells) else cells_of(cells)
         self._room = epsilon / 2.0
         self._unit = 10.0**-decimals
         self._table: dict[tuple[int, int], int] = {}

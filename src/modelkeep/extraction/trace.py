@@ -8,6 +8,7 @@ Markov's inequality p = 1 / e is a p-value. Source: Vovk and Wang 2021, "E-value
 applications", section 2.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid
 from modelkeep.extraction.evidence import fingerprints
-from modelkeep.extraction.perturb import Code, Marker
+from modelkeep.extraction.perturb import Cells, Code, Marker
 from modelkeep.extraction.profile import Profile
 
 Floats = NDArray[np.float64]
@@ -36,9 +37,19 @@ SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """Inputs ``x`` (n, d), what the model answers to them without a mark, ``clean`` (n, k), and what the suspect does, ``read``
+    (n, k)."""
+
+    x: Floats
+    clean: Floats
+    read: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AccountTrail:
     """What one account asked: ``x`` (n, d) in order, ``key`` its 32-byte account key; ``served``: the answers it got (n, k),
-    kept for the case file and not needed by the test.
+    kept for the report and not needed by the test.
     """
 
     subject: str
@@ -51,13 +62,21 @@ class AccountTrail:
 class TraceResult:
     """``p_value``: chance of evidence this strong for a suspect independent of the account's key; ``p_bonferroni``: times the
     number of accounts, at most 1; ``statistics``: log10 of the e-values, by kind, and how many questions and cells they rest
-    on.
+    on; ``heard``: the distinct questions, and both models' answers, None of an account that asked nothing.
     """
 
     subject: str
     p_value: float
     p_bonferroni: float
     statistics: dict[str, float]
+    heard: Heard | None = None
+
+
+def probe_seed(beacon: bytes, suspect: bytes) -> int:
+    """The seed of probes for a suspect with the SHA-256 ``suspect`` (32 bytes) by a value that nobody could know when the
+    suspect was fixed: SHA-256 over a domain tag, the beacon's SHA-256 and the suspect's."""
+    said = b"modelkeep/probes/1" + hashlib.sha256(beacon).digest() + suspect
+    return int.from_bytes(hashlib.sha256(said).digest(), "big")
 
 
 def draw_probes(profile: Profile, count: int, seed: int) -> Floats:
@@ -75,46 +94,76 @@ def draw_probes(profile: Profile, count: int, seed: int) -> Floats:
     return np.clip(rows, profile.embedding.low, profile.embedding.high).astype(np.float32).astype(np.float64)
 
 
+class Reading:
+    """How a suspect is read: functions fitted on answers to probes, without any key, and the scores of the probes."""
+
+    def __init__(self, probes: Heard, epsilon: float) -> None:
+        """``epsilon``: as served. Raises Invalid (answers of another shape, fewer than two classes)."""
+        clean, read = probes.clean, probes.read
+        if clean.shape != read.shape or clean.ndim != 2 or clean.shape[1] < 2:
+            raise Invalid(
+                f"the suspect answers {read.shape} and the model {clean.shape}: both must give the same two or more classes"
+            )
+        self._probes, self._epsilon = probes, epsilon
+        self._readers = {name: _fit_reader(name, clean, read, epsilon) for name in TRANSFORMS}
+        self._scores = {name: reader.scores(clean, read) for name, reader in self._readers.items()}
+
+    def __len__(self) -> int:
+        """How many probes."""
+        return len(self._probes.x)
+
+    def weigh(
+        self, key: bytes, cells: Profile | Cells, asked: Heard | None, decimals: int = 4
+    ) -> tuple[float, dict[str, float]]:
+        """The p-value for one account key, and log10 of its e-values by kind.
+
+        ``asked``: the account's distinct questions, None = read the probes alone; ``decimals``: as served.
+        """
+        marker = Marker(key, cells, self._epsilon, decimals)
+        code = marker.code(self._probes.x, self._probes.clean)
+        smooth = [_smooth_evidence(code, scores) for scores in self._scores.values()]
+        fine = [0.0 for _ in self._readers]
+        if asked is not None:
+            code = marker.code(asked.x, asked.clean)
+            fine = [_fine_evidence(code, reader.scores(asked.clean, asked.read)) for reader in self._readers.values()]
+        total = _log_mean(np.array([*fine, *smooth, *(f + s for f in fine for s in smooth)]))
+        p = max(min(1.0, math.exp(-max(total, 0.0))) if total < 690 else SMALLEST, SMALLEST)
+        statistics = {"questions": float(0 if asked is None else len(asked.x)), "probes": float(len(self._probes.x))}
+        statistics |= {f"fine-{name}": value / math.log(10) for name, value in zip(self._readers, fine, strict=True)}
+        statistics |= {f"smooth-{name}": value / math.log(10) for name, value in zip(self._readers, smooth, strict=True)}
+        return p, statistics
+
+
+def hear(suspect: Predict, victim: Predict, x: Floats) -> Heard:
+    """What both answer to ``x`` (n, d). Raises Invalid (answers that are not finite (rows, classes))."""
+    return Heard(x, _answers(victim, x), _answers(suspect, x))
+
+
 def trace(
     suspect: Predict,
     victim: Predict,
     accounts: Sequence[AccountTrail],
     profile: Profile,
     *,
-    probes: Floats,
+    probes: Floats | Heard,
     epsilon: float = 0.05,
+    decimals: int = 4,
 ) -> list[TraceResult]:
     """Test every account, smallest p-value first.
 
     ``suspect``, ``victim``: (b, d) to probabilities (b, k), the victim's without mark; ``probes``: (m, d), not chosen with
-    any key; ``epsilon``: as served. Raises Invalid (a model without classes, answers of another shape, an account twice).
+    any key, or what both answered to them; ``epsilon``, ``decimals``: as served. Raises Invalid (a model without classes,
+    answers of another shape, an account twice).
     """
     if len({trail.subject for trail in accounts}) != len(accounts):
         raise Invalid("an account appears twice in the trace: join its questions first")
-    clean, read = _answers(victim, probes), _answers(suspect, probes)
-    if clean.shape != read.shape or clean.shape[1] < 2:
-        raise Invalid(
-            f"the suspect answers {read.shape} and the model {clean.shape}: both must give the same two or more classes"
-        )
-    readers = {name: _fit_reader(name, clean, read, epsilon) for name in TRANSFORMS}
-    probe_scores = {name: reader.scores(clean, read) for name, reader in readers.items()}
-    results = []
+    heard = probes if isinstance(probes, Heard) else hear(suspect, victim, probes)
+    reading, results = Reading(heard, epsilon), []
     for trail in accounts:
-        marker = Marker(trail.key, profile, epsilon)
-        smooth = [_smooth_evidence(marker.code(probes, clean), scores) for scores in probe_scores.values()]
-        x = _distinct(trail.x)
-        fine = [0.0 for _ in readers]
-        if len(x):
-            asked, copied = _answers(victim, x), _answers(suspect, x)
-            code = marker.code(x, asked)
-            fine = [_fine_evidence(code, reader.scores(asked, copied)) for reader in readers.values()]
-        logs = [*fine, *smooth, *(f + s for f in fine for s in smooth)]
-        total = _log_mean(np.array(logs))
-        p = max(min(1.0, math.exp(-max(total, 0.0))) if total < 690 else SMALLEST, SMALLEST)
-        statistics = {"questions": float(len(x)), "probes": float(len(probes))}
-        statistics |= {f"fine-{name}": value / math.log(10) for name, value in zip(readers, fine, strict=True)}
-        statistics |= {f"smooth-{name}": value / math.log(10) for name, value in zip(readers, smooth, strict=True)}
-        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics))
+        x = trail.x[first_asked(trail.x)]
+        asked = hear(suspect, victim, x) if len(x) else None
+        p, statistics = reading.weigh(trail.key, profile, asked, decimals)
+        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics, asked))
     return sorted(results, key=lambda result: (result.p_value, result.subject))
 
 
@@ -125,12 +174,13 @@ def _answers(model: Predict, x: Floats) -> Floats:
     return np.clip(out, 0.0, 1.0)
 
 
-def _distinct(x: Floats) -> Floats:
-    """Rows with exact repeats (as the marker sees them) left out, first occurrences in order."""
+def first_asked(x: Floats) -> Ints:
+    """Where each distinct row (as the marker sees it) of ``x`` (n, d) stands first, ascending."""
     if len(x) == 0:
-        return x
+        return np.empty(0, dtype=np.int64)
     _, first = np.unique(fingerprints(x), return_index=True)
-    return x[np.sort(first)]
+    out: Ints = np.sort(first)
+    return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,115 @@
+"""The page of a trace report: what was found, how it was computed, what it does not prove. It asks nothing of a network."""
+
+import datetime
+import math
+from collections.abc import Mapping
+from html import escape
+
+from modelkeep.workflows.tracereport import CAVEATS, Claim, Opened
+
+PAGE = "report.html"
+_SHOWN = 40
+"""Accounts in the plot: those with the smallest p-values."""
+_STYLE = """
+:root { --paper: #fbfaf7; --card: #fff; --ink: #1d2228; --soft: #5d6670; --rule: #e3e1da; --accent: #b4431c;
+  --bare: #9aa2aa; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171a; --card: #1b1f23; --ink: #e8e6e1; --soft: #a8afb6; --rule: #2d3237; --accent: #f08a5d;
+  --bare: #78818a; } }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.5rem 4rem; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .6rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; }
+p, li { max-width: 46rem; }
+.soft, figcaption, dt { color: var(--soft); } code, pre { font: .86rem/1.5 ui-monospace, monospace; }
+pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; }
+dl { display: grid; grid-template-columns: 11rem 1fr; gap: .3rem 1rem; } dd { margin: 0; overflow-wrap: anywhere; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: .8rem; }
+svg { display: block; width: 100%; height: auto; } svg text { font: 11px ui-monospace, monospace; fill: var(--soft); }
+.bar { fill: var(--bare); } .accused .bar { fill: var(--accent); } .accused text { fill: var(--ink); }
+.line { stroke: var(--accent); stroke-dasharray: 4 3; }
+"""
+
+
+_IDEA = """<p>Each answer of the model carried a small mark by a secret key of the account that it was given to. The log
+committed to that key before the first answer. A model that learnt from an account's answers learnt its mark, too; one that did
+not agrees with the mark no more than chance has it, and the p-value says how rarely chance would agree this well.</p>"""
+_METHOD = """<h2>How p is computed</h2>
+<p>For a suspect made without the key, the symbols a<sub>i</sub> that the key places on distinct questions are uniform and
+independent. M<sub>i</sub>[a] is how much more of class a the suspect answers to question i than a fit on its answers to the
+probes expects, clipped to ±1; no key is in it. For every λ,</p>
+<pre>e(λ) = Π<sub>i</sub> exp(λ M<sub>i</sub>[a<sub>i</sub>]) / mean<sub>a</sub> exp(λ M<sub>i</sub>[a])</pre>
+<p>has mean 1. So has the mean over a fixed grid of λ, three ways to read an answer, the fresh symbols of the questions, the
+shared symbols of the probes and both together; by Markov's inequality p = 1 / e. It is multiplied by the number of
+accounts.</p>
+<h2>Run it again</h2><p>With this folder and the keep's public <code>trust.toml</code>, and no database:</p>
+<pre>modelkeep trace-check FOLDER --trust trust.toml --suspect suspect.onnx</pre>"""
+
+
+def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
+    """One page of HTML, UTF-8. ``p_values``: corrected, of every account, by pseudonym; ``origin``: the keep's name."""
+    accused = claim.accused
+    names = ", ".join(one.subject for one in accused)
+    title = f"The suspect was taught by answers to {names}" if accused else "The suspect is traced to no account"
+    when = datetime.datetime.fromtimestamp(claim.at / 1e9, datetime.UTC).strftime("%d %B %Y, %H:%M UTC")
+    probes = {"data": "rows that were handed in", "beacon": "drawn by a beacon", "log": "drawn by the suspect's digest"}
+    facts = {
+        "Suspect": f"{claim.suspect.name} ({claim.kind}), {claim.suspect.digest}",
+        "Model": f"{claim.release}, {claim.model.digest}",
+        "Keep": origin,
+        "Accounts tested": f"{claim.accounts:,}",
+        "Probes": f"{len(claim.probes.x):,}, {probes[claim.how]}" + (f" ({claim.said})" if claim.said else ""),
+        "Mark": f"at most {claim.epsilon:g} in L1, {claim.decimals} decimals",
+        "Accused at": f"p ≤ {claim.significance:g} after Bonferroni",
+    }
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+    parts = [
+        f"{head}<style>{_STYLE}</style></head><body><main>",
+        f'<p class="soft">modelkeep trace report, {when}</p><h1>{escape(title)}</h1>{_IDEA}<dl>',
+        *(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()),
+        "</dl><h2>Every account</h2>",
+        _plot(p_values, {one.subject for one in accused}, claim.significance),
+        *(_account(one) for one in accused),
+        _METHOD,
+        "<h2>What this does not prove</h2><ul>",
+        *(f"<li>{escape(one)}</li>" for one in CAVEATS),
+        "</ul></main></body></html>\n",
+    ]
+    return "\n".join(parts).encode()
+
+
+def _account(one: Opened) -> str:
+    fine = max(value for name, value in one.statistics.items() if name.startswith("fine-"))
+    smooth = max(value for name, value in one.statistics.items() if name.startswith("smooth-"))
+    return (
+        f"<h2>{escape(one.subject)}</h2><p>p = {one.p:.2g}, {one.corrected:.2g} after Bonferroni, from {len(one.heard.x):,} "
+        f"distinct questions. Its fresh symbols alone are worth e = 10<sup>{fine:.1f}</sup>, the shared ones, read on the "
+        f"probes, 10<sup>{smooth:.1f}</sup>. Entry {one.entry:,} of the releases log commits to its key, which this report "
+        "opens, and no other.</p>"
+    )
+
+
+def _plot(p_values: Mapping[str, float], accused: set[str], significance: float) -> str:
+    """One bar an account at -log10 of its corrected p; the line is where an accusation begins."""
+    shown = sorted(p_values.items(), key=lambda item: (item[1], item[0]))[:_SHOWN]
+    row, left, width, foot = 16, 190, 720, 26
+    line = -math.log10(significance)
+    strengths = [(name, max(0.0, -math.log10(max(p, 1e-300)))) for name, p in shown]
+    most = max([2 * line, *(value for _, value in strengths)]) * 1.02
+    height = row * len(shown) + foot
+
+    def at(value: float) -> float:
+        return left + max(value, 0.0) / most * (width - left - 60)
+
+    parts = [f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="Evidence against every account">']
+    for number, (name, value) in enumerate(strengths):
+        y = number * row
+        marked, label = (' class="accused"', name[:24]) if name in accused else ("", "another account")
+        parts.append(
+            f'<g{marked}><text x="{left - 8}" y="{y + 11}" text-anchor="end">{escape(label)}</text>'
+            f'<rect class="bar" x="{left}" y="{y + 3}" width="{max(at(value) - left, 0.5):.1f}" height="10"/>'
+            f'<text x="{at(value) + 5:.1f}" y="{y + 12}">{value:.1f}</text></g>'
+        )
+    parts.append(f'<line class="line" x1="{at(line):.1f}" x2="{at(line):.1f}" y1="0" y2="{height - foot + 4}"/>')
+    parts.append(f'<text x="{at(line) + 5:.1f}" y="{height - 8}">accused from here on: {line:g}</text></svg>')
+    more = f" The {_SHOWN} with the smallest of {len(p_values):,}." if len(p_values) > _SHOWN else ""
+    return "".join(parts) + f"<figcaption>-log10 of p, corrected.{more}</figcaption></figure>"

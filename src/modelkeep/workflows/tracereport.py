@@ -1,0 +1,356 @@
+"""A trace that somebody else can run again: what is claimed, signed, and the numbers that it was computed from.
+
+A report is a set of files. ``statement.json`` signs the digests of all others. ``probes.safetensors`` has the probes, both
+models' answers to them and the cells of the code; for each accused account there are its distinct questions and the answers,
+the proof that the releases log commits to its key, and the proof of its first recorded answer. The key of nobody else is told.
+What a report cannot prove stands in it in words (``CAVEATS``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.core.values import Digest, Resource, digest_of
+from modelkeep.crypto.dsse import parse_envelope
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.crypto.signatures import StatementSigner
+from modelkeep.custody.signatories import Signatories
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.extraction.ladder import DEFAULT, respond
+from modelkeep.extraction.perturb import Cells, Marker, commitment
+from modelkeep.extraction.trace import Heard, Predict, Reading, first_asked
+from modelkeep.formats.safetensors import dump, load
+from modelkeep.ledger.predicates import Predicate, TraceCommitments
+from modelkeep.ledger.proofs import check_proof, origin_of
+from modelkeep.ledger.statements import check_statement, encode_statement, make_statement, predicate_of, sign_statement
+from modelkeep.serving.journal import decode_entry
+
+Floats = NDArray[np.float64]
+
+STATEMENT, PLAIN, PROBES = "statement.json", "report.json", "probes.safetensors"
+CAVEATS = (
+    "The clean answers are what the owner says that the model answers without a mark. An expert who is shown the model (its "
+    "digest is in the log) asks it the questions and the probes again.",
+    "That these are all questions of the account is the owner's word, too: 'modelkeep log verify' checks the audit logs that "
+    "they come from, and how many records each account has in them.",
+    "Times are those of the keep's clock. Witnesses' cosignatures under the log's checkpoints say more where there are some.",
+    "Whoever had the account's key, its owner or who stole the owner's master key, can make a suspect that is traced to it.",
+)
+"""What a reader must know who was told a p-value."""
+
+
+class Probed(msgspec.Struct, frozen=True):
+    """Where the probes come from: ``how`` is ``data`` (rows that were handed in), ``beacon`` (drawn by ``said``, which nobody
+    knew when the suspect was fixed) or ``log`` (drawn by the suspect's digest alone); ``said``: the rows' digest or the beacon
+    as hex; ``count``."""
+
+    how: str
+    said: str
+    count: int
+
+
+class Accused(msgspec.Struct, frozen=True):
+    """An account whose p-value is significant. ``key``: its opened key for this release, hex; ``entry``: index in the releases
+    log of the statement that commits to it; ``p``: of its own test, ``corrected``: by Bonferroni; ``carried``: recorded answers
+    that are the clean answer with this key's mark, to the last decimal; ``statistics``: log10 e-values; the rest: file names.
+    """
+
+    subject: str
+    commitment: str
+    key: str
+    entry: int
+    p: float
+    corrected: float
+    questions: int
+    carried: int
+    statistics: dict[str, float]
+    numbers: str
+    proof: str
+    first: str
+
+
+class TraceReport(Predicate, frozen=True, kw_only=True):
+    """A suspect was tested against the accounts of a release. Subjects: the suspect, then the model file.
+
+    ``kind``: how the suspect was asked, ``onnx``, ``address`` or ``function``; ``epsilon``, ``decimals``: of the mark;
+    ``accounts``: tested, which corrects p; ``least``: the smallest corrected p of all; ``files``: digests of all other files.
+    """
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:trace-report:v1"
+    release: str
+    kind: str
+    probes: Probed
+    epsilon: float
+    decimals: int
+    accounts: int
+    significance: float
+    least: float
+    accused: tuple[Accused, ...]
+    files: dict[str, Digest]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opened:
+    """All that is shown of one accused account. ``served``: answers (n, k) as they left to the distinct questions in ``heard``;
+    ``proof``: tlog-proof of log entry ``entry``, which commits to the key; ``first``: tlog-proof of the first audit record, b""
+    where no checkpoint covers it."""
+
+    subject: str
+    key: bytes
+    entry: int
+    p: float
+    corrected: float
+    statistics: dict[str, float]
+    heard: Heard
+    served: Floats
+    proof: bytes
+    first: bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Claim:
+    """A trace as the owner has it; fields as in ``TraceReport``."""
+
+    actor: str
+    at: int
+    release: str
+    model: Resource
+    suspect: Resource
+    kind: str
+    how: str
+    said: str
+    probes: Heard
+    cells: Cells
+    epsilon: float
+    decimals: int
+    accounts: int
+    significance: float
+    least: float
+    accused: tuple[Opened, ...]
+
+
+def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
+    """The files of a report by name, all but a page to read. Raises TooLarge (too many accused for a statement)."""
+    cells = claim.cells
+    shown = {"mean": cells.mean, "slope": cells.slope, "offset": cells.offset}
+    files = {PROBES: dump(_heard(claim.probes) | shown)}
+    accused = []
+    for number, one in enumerate(claim.accused, 1):
+        numbers, proof, first = (f"account-{number}.{end}" for end in ("safetensors", "tlog-proof", "first.tlog-proof"))
+        files[numbers] = dump(_heard(one.heard) | {"served": one.served})
+        files[proof] = one.proof
+        if one.first:
+            files[first] = one.first
+        accused.append(
+            Accused(
+                subject=one.subject,
+                commitment=commitment(one.key).hex(),
+                key=one.key.hex(),
+                entry=one.entry,
+                p=one.p,
+                corrected=one.corrected,
+                questions=len(one.heard.x),
+                carried=carried(Marker(one.key, cells, claim.epsilon, claim.decimals), one.heard, one.served, claim.decimals),
+                statistics=one.statistics,
+                numbers=numbers,
+                proof=proof,
+                first=first if one.first else "",
+            )
+        )
+    said = TraceReport(
+        actor=claim.actor,
+        at=claim.at,
+        release=claim.release,
+        kind=claim.kind,
+        probes=Probed(claim.how, claim.said, len(claim.probes.x)),
+        epsilon=claim.epsilon,
+        decimals=claim.decimals,
+        accounts=claim.accounts,
+        significance=claim.significance,
+        least=claim.least,
+        accused=tuple(accused),
+        files={name: digest_of(data) for name, data in files.items()},
+    )
+    statement = make_statement(said, claim.suspect, claim.model)
+    return {**files, PLAIN: encode_statement(statement), STATEMENT: sign_statement(statement, signer)}
+
+
+def carried(marker: Marker, heard: Heard, served: Floats, decimals: int) -> int:
+    """How many of the answers ``served`` (n, k) are the clean answer with this mark and the usual rounding; others were given
+    at another rung of the ladder."""
+    if not len(served):
+        return 0
+    expected = respond(DEFAULT.steps[0], marker.apply(heard.x, heard.clean), decimals)
+    return int((np.abs(served - expected).max(axis=1) < 0.5 * 10.0**-decimals).sum())
+
+
+def _heard(heard: Heard) -> dict[str, NDArray[Any]]:
+    return {
+        "x": np.ascontiguousarray(heard.x),
+        "clean": np.ascontiguousarray(heard.clean),
+        "read": np.ascontiguousarray(heard.read),
+    }
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One thing that was checked: ``what``, and what was seen."""
+
+    what: str
+    seen: str
+
+
+class ReportChecked(msgspec.Struct, frozen=True):
+    """A report that holds. ``p``: corrected, as computed here, by account; ``found``: everything that was checked; ``caveats``:
+    what the report does not prove."""
+
+    release: str
+    suspect: str
+    p: dict[str, float]
+    found: tuple[Found, ...]
+    caveats: tuple[str, ...]
+
+
+class _Shown(NamedTuple):
+    heard: Heard
+    more: dict[str, NDArray[Any]]
+
+
+def check_report(
+    files: Mapping[str, bytes], root: TrustRoot, suspect: Predict | None = None, suspect_digest: Digest | None = None
+) -> ReportChecked:
+    """Compute a report again, with the public keys of a keep and nothing else of it.
+
+    ``suspect``: (b, d) to (b, k), to be asked again, None = its answers are taken from the report; ``suspect_digest``: of its
+    file. Raises NotTrusted (what does not hold), Invalid (a file is missing or no such file).
+    """
+    signatories = Signatories(root)
+    statement, identity = check_statement(parse_envelope(_file(files, STATEMENT)), signatories.identities)
+    said = predicate_of(statement, TraceReport)
+    for name, digest in said.files.items():
+        if digest_of(_file(files, name)) != digest:
+            raise NotTrusted(f"{name} of the report is not the file that was signed")
+    if _file(files, PLAIN) != encode_statement(statement):
+        raise NotTrusted(f"{PLAIN} does not say what {STATEMENT} signs")
+    found = [Found("signature", f"{identity.name} signed the report and the digests of its {len(said.files)} files")]
+    about = statement.subject[0]
+    if suspect_digest is not None and suspect_digest != about.digest:
+        raise NotTrusted(f"the suspect is {suspect_digest}, and the report is about {about.digest}")
+    probes = _shown(files, PROBES)
+    try:
+        cells = Cells(*(np.asarray(probes.more[name], dtype=np.float32) for name in ("mean", "slope", "offset")))
+    except KeyError as cause:
+        raise Invalid(f"{PROBES} of the report lacks {cause}") from cause
+    reading = Reading(probes.heard, said.epsilon)
+    p = {}
+    for one in said.accused:
+        marker = Marker(_key(one), cells, said.epsilon, said.decimals)
+        found += _committed(files, one, said, root, signatories)
+        shown = _shown(files, one.numbers)
+        p[one.subject], seen = _computed(reading, marker, cells, one, said, shown)
+        found += seen
+    if suspect is not None:
+        for name in (PROBES, *(one.numbers for one in said.accused)):
+            found.append(_asked_again(suspect, _shown(files, name).heard, name))
+    least = min(p.values(), default=said.least)
+    if not said.accused:
+        found.append(Found("verdict", f"nobody: the smallest corrected p-value of {said.accounts} accounts is {least:.2g}"))
+    return ReportChecked(said.release, str(about.digest), p, tuple(found), CAVEATS)
+
+
+def rows_of(files: Mapping[str, bytes]) -> Floats:
+    """The probes (m, d) of a report, not checked. Raises Invalid."""
+    return _shown(files, PROBES).heard.x
+
+
+def _committed(
+    files: Mapping[str, bytes], one: Accused, said: TraceReport, root: TrustRoot, signatories: Signatories
+) -> list[Found]:
+    """The log committed to the opened key, and did so before the account's first recorded answer. Raises NotTrusted."""
+    if commitment(_key(one)).hex() != one.commitment:
+        raise NotTrusted(f"the opened key of {one.subject} is not the one that {one.commitment[:16]} commits to")
+    proof, _ = check_proof(_file(files, one.proof), root.releases_log, root.releases_origin)
+    if proof.index != one.entry:
+        raise NotTrusted(f"{one.proof} proves entry {proof.index} of the log, and the report names {one.entry}")
+    statement, _ = signatories.check(parse_envelope(proof.entry), proof.index)
+    known = predicate_of(statement, TraceCommitments)
+    if known.release != said.release or (one.subject, one.commitment) not in {(e.subject, e.commitment) for e in known.entries}:
+        raise NotTrusted(f"entry {one.entry} of the log does not commit to this key of {one.subject} for {said.release}")
+    found = [Found("commitment", f"entry {one.entry} of the releases log commits to the key of {one.subject}")]
+    if not one.first:
+        return [*found, Found("order", f"not shown: no proof of the first recorded answer of {one.subject}")]
+    data = _file(files, one.first)
+    origin = origin_of(data)
+    if not origin.startswith(f"{root.origin}/audit/"):
+        raise NotTrusted(f"{one.first} is of the log {origin[:80]!r}, which is no audit log of this keep")
+    first, _ = check_proof(data, encode_vkey(origin, root.audit_key), origin)
+    record = decode_entry(first.entry, first.index)
+    if (record.subject, record.release) != (one.subject, said.release):
+        raise NotTrusted(f"{one.first} proves a record that is none of {one.subject} on {said.release}")
+    if record.t < known.at:
+        raise NotTrusted(f"{one.subject} was answered before the log committed to its key")
+    return [*found, Found("order", f"it was committed to {(record.t - known.at) / 1e9:,.0f} s before its first answer")]
+
+
+def _computed(
+    reading: Reading, marker: Marker, cells: Cells, one: Accused, said: TraceReport, shown: _Shown
+) -> tuple[float, list[Found]]:
+    """The corrected p-value, from the numbers. Raises NotTrusted: it is larger than claimed, or not significant."""
+    if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
+        raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
+    alone, _ = reading.weigh(_key(one), cells, shown.heard if one.questions else None, said.decimals)
+    corrected = min(1.0, alone * said.accounts)
+    if corrected > said.significance or alone > one.p * 1.05:  # a cell may fall to its neighbour on another processor
+        raise NotTrusted(f"the p-value of {one.subject} is {alone:.2g} when it is computed again, and {one.p:.2g} is claimed")
+    served = np.asarray(shown.more.get("served", np.empty((0, 0))), dtype=np.float64)
+    marks = carried(marker, shown.heard, served, said.decimals) if served.shape == shown.heard.clean.shape else 0
+    if marks < one.carried:
+        raise NotTrusted(f"{marks} recorded answers to {one.subject} carry the key's mark, and {one.carried} are claimed")
+    words = f"p = {alone:.2g}, {corrected:.2g} after Bonferroni over {said.accounts} accounts, from {one.questions} questions"
+    return corrected, [
+        Found("p-value", f"{one.subject}: {words} and {len(reading)} probes"),
+        Found(
+            "mark", f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal"
+        ),
+    ]
+
+
+def _asked_again(suspect: Predict, heard: Heard, name: str) -> Found:
+    now = np.asarray(suspect(heard.x), dtype=np.float64)
+    if now.shape != heard.read.shape or not np.isfinite(now).all() or np.abs(now - heard.read).max(initial=0.0) > 1e-4:
+        raise NotTrusted(f"the suspect does not answer as {name} of the report says")
+    return Found("suspect", f"asked again, it answers the {len(now)} rows of {name} as the report says")
+
+
+def _key(one: Accused) -> bytes:
+    try:
+        key = bytes.fromhex(one.key)
+    except ValueError as cause:
+        raise NotTrusted(f"the opened key of {one.subject} is not hex") from cause
+    if len(key) != 32:
+        raise NotTrusted(f"the opened key of {one.subject} has {len(key)} bytes, not 32")
+    return key
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    try:
+        return files[name]
+    except KeyError:
+        raise Invalid(f"the report has no {name}") from None
+
+
+def _shown(files: Mapping[str, bytes], name: str) -> _Shown:
+    arrays = load(_file(files, name))
+    try:
+        x, clean, read = (np.asarray(arrays.pop(part), dtype=np.float64) for part in ("x", "clean", "read"))
+    except KeyError as cause:
+        raise Invalid(f"{name} of the report lacks {cause}") from cause
+    if x.ndim != 2 or clean.ndim != 2 or clean.shape != read.shape or len(x) != len(clean):
+        raise Invalid(f"the arrays of {name} of the report do not fit together")
+    if not all(np.isfinite(part).all() for part in (x, clean, read)):
+        raise Invalid(f"{name} of the report holds numbers that are not finite")
+    return _Shown(Heard(x, clean, read), arrays)

@@ -1,0 +1,304 @@
+"""A copy is traced to the account that paid for it, and the report is run again without the keep, whole and spoilt."""
+
+import contextlib
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+from html.parser import HTMLParser
+
+import msgspec
+import numpy as np
+import pytest
+from commandline import Cli
+from gateway_support import PASSPHRASE, live, make_keep, question, train
+from skl2onnx import to_onnx
+from sklearn.ensemble import ExtraTreesClassifier
+
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.adapters.surrogates import harden
+from modelkeep.app.tracing import check_trace
+from modelkeep.core.values import ReleaseRef, digest_of
+from modelkeep.crypto.dsse import parse_envelope
+from modelkeep.custody.keys import WATERMARK
+from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.extraction.perturb import commitment
+from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.trace import draw_probes, probe_seed
+from modelkeep.formats.safetensors import dump, load
+from modelkeep.ledger.statements import encode_statement, make_statement, parse_statement, predicate_of, sign_statement
+from modelkeep.workflows.marks import account_key
+from modelkeep.workflows.registry import PROFILE
+from modelkeep.workflows.tracereport import TraceReport
+
+INFER = "/v2/models/iris/infer"
+
+
+def ask(client, rows):
+    answer = client.post(INFER, content=question(rows))
+    assert answer.status_code == 200, answer.text
+    probs = next(one for one in answer.json()["outputs"] if one["name"] == "probabilities")
+    return np.array(probs["data"]).reshape(probs["shape"])
+
+
+@pytest.fixture(scope="module")
+def stolen(tmp_path_factory):
+    """The command line on a keep whose model alice copied and bob asked too; its folder; the copy, file and surrogate."""
+    folder = tmp_path_factory.mktemp("stolen")
+    trained = train()
+    keep = make_keep(folder / "keep", trained)
+    keep.user_add(name="bob", roles=("analyst",))
+    thief = keep.key_issue(account="alice", quota=10_000).token
+    honest = keep.key_issue(account="bob", quota=10_000).token
+    rng = np.random.default_rng(3)
+    rows = (trained.fresh[rng.integers(300, size=1200)] + rng.normal(size=(1200, 6)) * 0.4).astype(np.float32)
+    with live(keep) as gateway:
+        with gateway.client(thief) as client:
+            answers = np.concatenate([ask(client, rows[at : at + 50]) for at in range(0, 1000, 50)])
+        with gateway.client(honest) as client:
+            ask(client, rows[1000:1040])
+        assert gateway.errors == []
+    weighted, classes, weights = harden(answers)
+    copy = ExtraTreesClassifier(20, min_samples_leaf=2, random_state=1).fit(rows[weighted], classes, sample_weight=weights)
+    proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
+    (folder / "copy.onnx").write_bytes(proto.SerializeToString())
+    (folder / "beacon").write_bytes(b"the value of round 4,242,424")
+    np.savez(folder / "probes.npz", x=trained.fresh)
+    (folder / "pass").write_bytes(PASSPHRASE)
+    cli = Cli(folder / "keep", folder / "pass")
+    return cli, folder, keep
+
+
+@pytest.fixture(scope="module")
+def report(stolen):
+    cli, folder, _ = stolen
+    ran = cli("trace", str(folder / "copy.onnx"), "--model", "iris@1", "--beacon-file", str(folder / "beacon"),
+              "--report", str(folder / "case"), "--json", code=0)  # fmt: skip
+    return ran.json, folder / "case"
+
+
+def check(stolen, folder, *more, code=None):
+    return stolen[0]("trace-check", str(folder), "--trust", str(stolen[1] / "keep" / "trust.toml"), *more, code=code)
+
+
+def test_the_thief_is_named_and_nobody_else(report):
+    found, _ = report
+    assert [one["account"] for one in found["accounts"]] == ["alice", "bob"]
+    assert found["accounts"][0]["p"] < 1e-9 < 0.05 < found["accounts"][1]["p"]
+    assert found["report"] == {}
+
+
+def test_the_report_holds_without_the_keep(stolen, report, tmp_path):
+    shutil.copytree(report[1], tmp_path / "elsewhere")
+    ran = check(stolen, tmp_path / "elsewhere", "--suspect", str(stolen[1] / "copy.onnx"), "--json", code=0)
+    seen = {one["what"]: one["seen"] for one in ran.json["found"]}
+    assert set(seen) == {"signature", "commitment", "order", "p-value", "mark", "suspect"}
+    assert 500 < int(seen["mark"].split(" of ")[0]) <= 1000, "some were given at other rungs of the ladder"
+    assert "before its first answer" in seen["order"]
+    (p,) = ran.json["p"].values()
+    assert p == pytest.approx(report[0]["accounts"][0]["p"], rel=1e-6)
+    assert "Not proven here" in check(stolen, tmp_path / "elsewhere", code=0).out
+
+
+def test_it_opens_the_key_of_the_accused_and_of_nobody_else(stolen, report):
+    _, folder, keep = stolen
+    statement = json.loads((report[1] / "report.json").read_bytes())
+    (accused,) = statement["predicate"]["accused"]
+    everything = b"".join(path.read_bytes() for path in report[1].iterdir())
+    master, ref = keep.premises.keyring([WATERMARK]).secret(WATERMARK), ReleaseRef.parse("iris@1")
+    thief, other = (account_key(master, one["subject"], ref).hex() for one in report[0]["accounts"])
+    assert accused["key"] == thief and other.encode() not in everything and master.hex().encode() not in everything
+    assert report[0]["accounts"][1]["subject"] not in (report[1] / "report.html").read_text()
+    assert statement["predicate"]["probes"]["said"] == b"the value of round 4,242,424".hex()
+    assert "sha256:" + statement["subject"][0]["digest"]["sha256"] == digest_of((folder / "copy.onnx").read_bytes())
+
+
+def test_probes_of_a_beacon_are_drawn_by_it_and_by_the_suspect(stolen, report):
+    assert probe_seed(b"abc", bytes(32)) == int(
+        hashlib.sha256(b"modelkeep/probes/1" + hashlib.sha256(b"abc").digest() + bytes(32)).hexdigest(), 16
+    )
+    assert len({probe_seed(b"abc", bytes(32)), probe_seed(b"abd", bytes(32)), probe_seed(b"abc", bytes(31) + b"\1")}) == 3
+    _, folder, keep = stolen
+    registry = keep.premises.registry(keep.premises.openers())
+    evidence = registry.release(ReleaseRef.parse("iris@1"))
+    profile = Profile.from_arrays(
+        load(registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE).read_source())
+    )
+    seed = probe_seed((folder / "beacon").read_bytes(), hashlib.sha256((folder / "copy.onnx").read_bytes()).digest())
+    assert np.array_equal(load((report[1] / "probes.safetensors").read_bytes())["x"], draw_probes(profile, 2000, seed))
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.open = [], []
+
+    def handle_starttag(self, tag, attributes):
+        assert not {"src", "href", "onload"} & {name for name, _ in attributes}
+        self.tags.append(tag)
+
+
+def test_the_page_asks_nothing_of_the_network(report):
+    text = (report[1] / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert "script" not in page.tags and "svg" in page.tags and "url(" not in text
+    assert "trace-check FOLDER" in text
+
+
+def test_what_was_changed_is_found(stolen, report, tmp_path):
+    statement = json.loads((report[1] / "statement.json").read_bytes())
+    numbers = {name: array.copy() for name, array in load((report[1] / "account-1.safetensors").read_bytes()).items()}
+    numbers["read"] = numbers["clean"]
+    plain = json.loads((report[1] / "report.json").read_bytes())
+    plain["predicate"]["significance"] = 0.05
+    for file, data, word in (
+        ("statement.json", msgspec.json.encode({**statement, "signatures": statement["signatures"][:1]}), "signature"),
+        ("account-1.safetensors", dump(numbers), "not the file that was signed"),
+        ("report.json", msgspec.json.encode(plain), "does not say what"),
+        ("account-1.tlog-proof", (report[1] / "account-1.first.tlog-proof").read_bytes(), "not the file"),
+        ("probes.safetensors", None, "has no probes.safetensors"),
+    ):
+        case = tmp_path / file / "case"
+        shutil.copytree(report[1], case)
+        (case / file).unlink() if data is None else (case / file).write_bytes(data)
+        ran = check(stolen, case)
+        assert ran.code in (1, 2), ran
+        assert word in ran.line()
+    ran = check(stolen, report[1], "--suspect", str(stolen[1] / "probes.npz"))
+    assert ran.code != 0 and ran.line()
+
+
+def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
+    """The keep's own signer signs a report whose numbers, key, proof or order do not hold."""
+    _, folder, keep = stolen
+    files = {path.name: path.read_bytes() for path in report[1].iterdir()}
+    trust = (folder / "keep" / "trust.toml").read_bytes()
+    statement = parse_statement(parse_envelope(files["statement.json"]).unverified_payload())
+    said = predicate_of(statement, TraceReport)
+    signer = keep.premises.desk().signer
+
+    def signed(accused=None, numbers=None, **changed):
+        now = dict(files)
+        if numbers is not None:
+            now["account-1.safetensors"] = dump(numbers)
+        one = msgspec.structs.replace(said.accused[0], **(accused or {}))
+        digests = {name: digest_of(now[name]) for name in said.files}
+        made = make_statement(msgspec.structs.replace(said, accused=(one,), files=digests, **changed), *statement.subject)
+        return {**now, "report.json": encode_statement(made), "statement.json": sign_statement(made, signer)}
+
+    assert check_trace(signed(), trust).p
+    arrays = {name: array.copy() for name, array in load(files["account-1.safetensors"]).items()}
+    other = bytes(31) + b"\1"
+    with pytest.raises(NotTrusted, match="not the one that"):
+        check_trace(signed({"key": other.hex()}), trust)
+    with pytest.raises(NotTrusted, match="does not commit"):
+        check_trace(signed({"key": other.hex(), "commitment": commitment(other).hex()}), trust)
+    with pytest.raises(NotTrusted, match="proves entry"):
+        check_trace(signed({"entry": said.accused[0].entry + 1}), trust)
+    with pytest.raises(NotTrusted, match="computed again"):
+        check_trace(signed(numbers={**arrays, "read": arrays["clean"]}), trust)
+    with pytest.raises(NotTrusted, match="recorded answers"):
+        check_trace(signed(numbers={**arrays, "served": arrays["clean"]}), trust)
+    with pytest.raises(NotTrusted, match="not 1000 distinct"):
+        check_trace(signed(numbers={**arrays, "x": np.repeat(arrays["x"][:1], 1000, axis=0)}), trust)
+    with pytest.raises(NotTrusted, match="for iris@2"):
+        check_trace(signed(release="iris@2"), trust)
+    with pytest.raises(NotTrusted, match="which is no audit log"):
+        check_trace(signed({"first": said.accused[0].proof}), trust)
+    with pytest.raises(Invalid, match="fit together"):
+        check_trace(signed(numbers={**arrays, "clean": arrays["clean"][:-1]}), trust)
+
+
+def test_a_function_and_an_address_are_traced_too(stolen, report, tmp_path):
+    cli, folder, _ = stolen
+    code = tmp_path / "adapter.py"
+    code.write_text(
+        "import os, onnxruntime\nassert not [name for name in os.environ if name.startswith('MODELKEEP_')]\n"
+        f"session = onnxruntime.InferenceSession({str(folder / 'copy.onnx')!r})\nprint('loaded')\n"
+        "def predict(rows):\n"
+        "    return session.run(['probabilities'], {session.get_inputs()[0].name: rows.astype('float32')})[0]\n"
+        "def broken(rows):\n    raise RuntimeError('no such thing')\n"
+    )
+    probes = ("--probes", str(folder / "probes.npz"))
+    found = cli("trace", f"{code}:predict", "--model", "iris@1", *probes, "--json", code=0).json
+    assert found["accounts"][0]["account"] == "alice" and found["accounts"][0]["p"] < 1e-6
+    assert "no such thing" in cli("trace", f"{code}:broken", "--model", "iris@1", *probes, code=2).line()
+    with speaking(OnnxRuntime((folder / "copy.onnx").read_bytes())) as server:
+        address = f"http://127.0.0.1:{server.server_port}/v2/models/iris/versions/3"
+        case = tmp_path / "case"
+        soft = cli("trace", address, "--model", "iris@1", "--report", str(case), "--json", code=0).json
+        check(stolen, case, "--suspect", address, code=0)
+        server.labels = True
+        assert "does not answer as" in check(stolen, case, "--suspect", address).line()
+        hard = cli("trace", address, "--model", "iris@1", "--json", code=0).json
+    assert soft["accounts"][0]["account"] == "alice" and soft["accounts"][0]["p"] < 1e-9
+    assert hard["accounts"][0]["p"] > 1e-3, "labels carry no mark"
+
+
+@contextlib.contextmanager
+def speaking(model):
+    """A server with ``model``."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.model, server.labels, server.daemon_threads = model, False, True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Another server that speaks the Open Inference Protocol; ``server.labels``: it tells labels alone."""
+
+    OUTPUTS = (
+        {"name": "label", "datatype": "INT64", "shape": [-1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
+    )
+
+    def do_GET(self):
+        inputs = [{"name": "X", "datatype": "FP32", "shape": [-1, 6]}]
+        self.say({"name": "iris", "inputs": inputs, "outputs": self.OUTPUTS})
+
+    def do_POST(self):
+        (tensor,) = json.loads(self.rfile.read(int(self.headers["content-length"])))["inputs"]
+        rows = np.array(tensor["data"], np.float32).reshape(tensor["shape"])
+        found = self.server.model.run({"X": rows})
+        told = [(one, found[one["name"]]) for one in (self.OUTPUTS[:1] if self.server.labels else self.OUTPUTS)]
+        self.say({"outputs": [{**one, "shape": list(array.shape), "data": array.ravel().tolist()} for one, array in told]})
+
+    def say(self, what):
+        body = json.dumps(what).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_bad_arguments_are_one_line(stolen, tmp_path):
+    cli, folder, _ = stolen
+    copy = str(folder / "copy.onnx")
+    (tmp_path / "empty").write_bytes(b"")
+    for arguments, word in (
+        ((copy, "--probe", "data"), "--probe data goes with --probes"),
+        ((copy, "--probe", "log", "--beacon-file", str(folder / "beacon")), "goes with"),
+        ((copy, "--beacon-file", str(tmp_path / "empty")), "is empty"),
+        ((copy, "--key-file", str(folder / "pass")), "for a suspect at an address"),
+        ((copy, "--report", str(folder)), "exists"),
+        ((copy, "--report", str(tmp_path / "no" / "case")), "there is no folder"),
+        (("https://models.example/here",), "is no model's address"),
+        (("nothing.py:predict",), "cannot read nothing.py"),
+        ((str(folder / "probes.npz"),), "suspect"),
+    ):
+        ran = cli("trace", *arguments, "--model", "iris@1")
+        assert ran.code in (1, 2, 3), ran
+        assert word in ran.line()
+    assert "no folder" in check((cli, folder), tmp_path / "away").line()
+    (tmp_path / "other").mkdir()
+    assert "has no statement.json" in check((cli, folder), tmp_path / "other").line()
