@@ -6,6 +6,7 @@ import pytest
 from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
 from modelkeep.errors import Invalid
 from modelkeep.extraction import trace as t
+from modelkeep.extraction.deceive import deceived
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Code, Marker
 from modelkeep.extraction.trace import AccountTrail, draw_probes, trace
@@ -57,7 +58,7 @@ def test_p_values_of_an_independent_model_are_uniform_or_larger(name, request):
     honest = MlpSurrogate((32,), updates=600)
     x = case.unseen[:250]
     honest.fit(x, case.predict(x))
-    trails = [AccountTrail(str(i), key, x[:60]) for i, key in enumerate(_keys(400, seed=5))]
+    trails = [AccountTrail(str(i), key, x[:60], 0.3 * (i % 2), x[:60]) for i, key in enumerate(_keys(400, seed=5))]
     p = np.array(
         [r.p_value for r in trace(honest.predict, case.predict, trails, case.profile, probes=draw_probes(case.profile, 300, 2))]
     )
@@ -82,6 +83,33 @@ def test_the_smooth_e_value_averages_to_one_exactly():
         smooth = np.array(per_cell)[cell]
         values.append(np.exp(t._smooth_evidence(Code(smooth, smooth, cell, np.zeros(8, int), np.ones(8)), scores)))
     assert np.mean(values) == pytest.approx(1.0)
+
+
+def test_the_e_value_of_false_answers_averages_to_one_exactly():
+    """Over all keys of six regions, whatever the suspect tells there."""
+    scores, share = np.random.default_rng(3).uniform(0, 4, size=6), 0.3
+    values = [
+        np.exp(t._log_false(scores, np.array(false), share)) * np.prod(np.where(false, share, 1 - share))
+        for false in product((False, True), repeat=6)
+    ]
+    assert np.sum(values) == pytest.approx(1.0)
+    assert t._log_false(scores, np.ones(6, bool), 1.0) == pytest.approx(0.0, abs=1e-6), "no news when all is false"
+
+
+def test_labels_that_were_false_after_a_review_are_traced(digits):
+    """A copy that saw nothing but the top class, of an account that was answered falsely in a share of the regions."""
+    keys, x, share = _keys(25), digits.unseen[:600], 0.3
+    marker = Marker(keys[4], digits.profile)
+    answers = deceived(marker, x, marker.apply(x, digits.predict(x)), share)
+    labels = np.eye(answers.shape[1])[answers.argmax(axis=1)]
+    copy = TreesSurrogate()
+    copy.fit(x, labels)
+    trails = [AccountTrail(f"u{i}", key, x, share, x) for i, key in enumerate(keys)]
+    found = trace(lambda rows: np.eye(10)[copy.predict(rows).argmax(axis=1)], digits.predict, trails, digits.profile,
+                  probes=digits.unseen[600:])  # fmt: skip
+    assert found[0].subject == "u4" and found[0].p_bonferroni < 1e-6
+    assert found[1].p_bonferroni > 0.05
+    assert found[0].statistics["false"] > 6
 
 
 def test_an_account_without_questions_is_judged_by_probes_alone(digits):

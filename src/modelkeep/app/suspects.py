@@ -20,6 +20,7 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK, WATERMARK
 from modelkeep.custody.scan import refusal, scan
 from modelkeep.custody.signing import interface_of
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
+from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.trace import AccountTrail, Heard, TraceResult, draw_probes, first_asked, hear, probe_seed, trace
@@ -34,7 +35,7 @@ from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.tracereport import Claim, Opened
 
 Rows = NDArray[np.float64]
-PREDICT = "predict"
+PREDICT, DECEIVED = "predict", "deceived"
 PROBES = ("data", "beacon", "log")
 DRAWN = 2_000
 """Probes that are drawn where none are handed in."""
@@ -69,11 +70,14 @@ class Probing(NamedTuple):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What an account asked a release, in order: ``x`` (n, d), ``served`` (n, k) as it left; ``first``: its first receipt."""
+    """What an account asked a release, in order: ``x`` (n, d), ``served`` (n, k) as it left; ``first``: its first receipt;
+    ``deceived``: the rows (m, d) that were answered falsely in a ``share`` of the regions, the last time that it was so."""
 
     x: Rows
     served: Rows
     first: str
+    share: float
+    deceived: Rows
 
 
 def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
@@ -105,7 +109,7 @@ class Traces:
         recorded = recorded_answers(self._here, self._registry, self._ref)
         master = self._keyring.secret(WATERMARK)
         trails = [
-            AccountTrail(subject, account_key(master, subject, self._ref), one.x, one.served)
+            AccountTrail(subject, account_key(master, subject, self._ref), one.x, one.share, one.deceived)
             for subject, one in recorded.items()
         ]
         heard = hear(thief, victim, probes)
@@ -150,6 +154,7 @@ class Traces:
             corrected=one.p_bonferroni,
             statistics=one.statistics,
             heard=one.heard,
+            lied=one.lied,
             served=recorded.served[first_asked(recorded.x)],
             proof=self._registry.prove(entry).encode(),
             first=first,
@@ -210,8 +215,8 @@ def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) ->
     """
     epochs = decisions_of(registry.view, premises.trust).epochs()
     keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)
-    asked: dict[str, list[tuple[Rows, Rows]]] = {}
-    first: dict[str, tuple[int, str]] = {}
+    ladders = premises.ladder.history(registry.book)
+    found: dict[str, _Parts] = {}
     for instance in premises.audit_instances():
         origin = premises.audit_origin(instance)
         vkey = encode_vkey(origin, premises.trust.audit_key)
@@ -222,15 +227,24 @@ def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) ->
                 body = keys.open(sealed, entry.subject, str(ref))
             except Missing:
                 continue
-            asked.setdefault(entry.subject, []).append((body.inputs(), body.served_probs()))
-            receipt = (entry.t, f"{instance}/{index}")
-            first[entry.subject] = min(first.get(entry.subject, receipt), receipt)
-    return {
-        subject: Recorded(
-            np.concatenate([x for x, _ in parts]), np.concatenate([served for _, served in parts]), first[subject][1]
-        )
-        for subject, parts in asked.items()
-    }
+            share = 0.0
+            if entry.outcome == DECEIVED:
+                share = [ruled.ladder for ruled in ladders if ruled.at <= entry.t][-1].steps[Rung.SANCTION].deceive
+            found.setdefault(entry.subject, []).append(
+                (entry.t, f"{instance}/{index}", body.inputs(), body.served_probs(), share)
+            )
+    return {subject: _joined(parts) for subject, parts in found.items()}
+
+
+_Parts = list[tuple[int, str, Rows, Rows, float]]
+"""Time, receipt, questions, answers and the share of false regions of each record."""
+
+
+def _joined(parts: _Parts) -> Recorded:
+    x, served = (np.concatenate([part[at] for part in parts]) for at in (2, 3))
+    share = max(parts, key=lambda part: (part[4] > 0.0, part[0]))[4]
+    false = [part[2] for part in parts if share and part[4] == share]
+    return Recorded(x, served, min(parts)[1], share, np.concatenate(false) if false else x[:0])
 
 
 def recorded_questions(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Rows]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid
+from modelkeep.extraction.deceive import is_false
 from modelkeep.extraction.evidence import fingerprints
 from modelkeep.extraction.perturb import Cells, Code, Marker
 from modelkeep.extraction.profile import Profile
@@ -48,21 +49,31 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AccountTrail:
-    """What one account asked: ``x`` (n, d) in order, ``key`` its 32-byte account key; ``served``: the answers it got (n, k),
-    kept for the report and not needed by the test.
+    """What one account asked: ``x`` (n, d) in order, ``key`` its 32-byte account key; ``deceived``: of these the rows that it
+    asked while a review had it answered falsely in a ``share`` of the regions, 0 = it never was.
     """
 
     subject: str
     key: bytes
     x: Floats
-    served: Floats | None = None
+    share: float = 0.0
+    deceived: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lied:
+    """What an account asked while it was answered falsely in a ``share`` of the regions, in order."""
+
+    share: float
+    heard: Heard
 
 
 @dataclass(frozen=True, slots=True)
 class TraceResult:
     """``p_value``: chance of evidence this strong for a suspect independent of the account's key; ``p_bonferroni``: times the
     number of accounts, at most 1; ``statistics``: log10 of the e-values, by kind, and how many questions and cells they rest
-    on; ``heard``: the distinct questions, and both models' answers, None of an account that asked nothing.
+    on; ``heard``: the distinct questions, and both models' answers, None of an account that asked nothing; ``lied``: those of a
+    deceived one.
     """
 
     subject: str
@@ -70,6 +81,7 @@ class TraceResult:
     p_bonferroni: float
     statistics: dict[str, float]
     heard: Heard | None = None
+    lied: Lied | None = None
 
 
 def probe_seed(beacon: bytes, suspect: bytes) -> int:
@@ -113,11 +125,12 @@ class Reading:
         return len(self._probes.x)
 
     def weigh(
-        self, key: bytes, cells: Profile | Cells, asked: Heard | None, decimals: int = 4
+        self, key: bytes, cells: Profile | Cells, asked: Heard | None, *, lied: Lied | None = None, decimals: int = 4
     ) -> tuple[float, dict[str, float]]:
         """The p-value for one account key, and log10 of its e-values by kind.
 
-        ``asked``: the account's distinct questions, None = read the probes alone; ``decimals``: as served.
+        ``asked``: the account's distinct questions, None = read the probes alone; ``lied``: what it asked while it was
+        deceived; ``decimals``: as served.
         """
         marker = Marker(key, cells, self._epsilon, decimals)
         code = marker.code(self._probes.x, self._probes.clean)
@@ -126,12 +139,15 @@ class Reading:
         if asked is not None:
             code = marker.code(asked.x, asked.clean)
             fine = [_fine_evidence(code, reader.scores(asked.clean, asked.read)) for reader in self._readers.values()]
-        total = _log_mean(np.array([*fine, *smooth, *(f + s for f in fine for s in smooth)]))
+        total, false = _log_mean(np.array([*fine, *smooth, *(f + s for f in fine for s in smooth)])), 0.0
+        if lied is not None:
+            false = _false_evidence(marker, lied, self._probes)
+            total = _log_mean(np.array([total, false]))
         p = max(min(1.0, math.exp(-max(total, 0.0))) if total < 690 else SMALLEST, SMALLEST)
         statistics = {"questions": float(0 if asked is None else len(asked.x)), "probes": float(len(self._probes.x))}
         statistics |= {f"fine-{name}": value / math.log(10) for name, value in zip(self._readers, fine, strict=True)}
         statistics |= {f"smooth-{name}": value / math.log(10) for name, value in zip(self._readers, smooth, strict=True)}
-        return p, statistics
+        return p, statistics | ({"false": false / math.log(10)} if lied is not None else {})
 
 
 def hear(suspect: Predict, victim: Predict, x: Floats) -> Heard:
@@ -162,8 +178,11 @@ def trace(
     for trail in accounts:
         x = trail.x[first_asked(trail.x)]
         asked = hear(suspect, victim, x) if len(x) else None
-        p, statistics = reading.weigh(trail.key, profile, asked, decimals)
-        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics, asked))
+        lied = None
+        if trail.share and trail.deceived is not None and len(trail.deceived):
+            lied = Lied(trail.share, hear(suspect, victim, trail.deceived[first_asked(trail.deceived)]))
+        p, statistics = reading.weigh(trail.key, profile, asked, lied=lied, decimals=decimals)
+        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics, asked, lied))
     return sorted(results, key=lambda result: (result.p_value, result.subject))
 
 
@@ -250,6 +269,43 @@ def _smooth_evidence(code: Code, scores: Floats) -> float:
     sums = np.zeros((len(first), scores.shape[1]))
     np.add.at(sums, group, weighted)
     return _log_e(sums / np.sqrt(counts)[:, None], code.smooth[first])
+
+
+def _false_evidence(marker: Marker, lied: Lied, probes: Heard) -> float:
+    """Log e-value of false answers, which labels alone show.
+
+    For a suspect independent of the key each region (cell, top class) is false with the probability ``share``, whatever it
+    answers there: on the first question that the account asked there, for only later ones may depend on what was answered, and
+    on the probes. Mean of the e-values of the first, of the second, and of both.
+    """
+    first, there = _told_instead(marker, lied.heard), _told_instead(marker, probes)
+    regions = sorted(first.keys() | there.keys())
+    false = np.array([is_false(marker.falsity, cell, top, lied.share) for cell, top in regions])
+    asked = np.array([first[region][0] if region in first else 0.0 for region in regions])
+    probed = np.array([np.sum(there[region]) / np.sqrt(len(there[region])) if region in there else 0.0 for region in regions])
+    return _log_mean(np.array([_log_false(scores, false, lied.share) for scores in (asked, probed, asked + probed)]))
+
+
+def _told_instead(marker: Marker, heard: Heard) -> dict[tuple[int, int], list[float]]:
+    """Whether the suspect tells the second class in place of the top, 1 or 0, for the rows of each region, in order."""
+    rows = np.arange(len(heard.x))
+    told: dict[tuple[int, int], list[float]] = {}
+    cell, top = marker.cells_of(heard.x), heard.clean.argmax(axis=1)
+    rest = np.array(heard.clean)
+    rest[rows, top] = -1.0
+    hits = (heard.read.argmax(axis=1) == rest.argmax(axis=1)).astype(np.float64)
+    for region, hit in zip(zip(cell.tolist(), top.tolist(), strict=True), hits.tolist(), strict=True):
+        told.setdefault(region, []).append(hit)
+    return told
+
+
+def _log_false(scores: Floats, false: NDArray[np.bool_], share: float) -> float:
+    """Log of the mean over ``GRID`` of prod exp(l S F) / (1 - share + share exp(l S)). ``scores``, ``false``: (regions,)."""
+    share, logs = min(share, 1.0 - 1e-12), []
+    for rate in GRID:
+        tilted = rate * scores
+        logs.append(float((tilted * false - np.logaddexp(math.log1p(-share), math.log(share) + tilted)).sum()))
+    return _log_mean(np.array(logs))
 
 
 def _log_e(scores: Floats, symbols: Ints) -> float:

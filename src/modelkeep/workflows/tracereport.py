@@ -23,7 +23,7 @@ from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Cells, Marker, commitment
-from modelkeep.extraction.trace import Heard, Predict, Reading, first_asked
+from modelkeep.extraction.trace import Heard, Lied, Predict, Reading, first_asked
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.predicates import Predicate, TraceCommitments
 from modelkeep.ledger.proofs import check_proof, origin_of
@@ -57,7 +57,8 @@ class Probed(msgspec.Struct, frozen=True):
 class Accused(msgspec.Struct, frozen=True):
     """An account whose p-value is significant. ``key``: its opened key for this release, hex; ``entry``: index in the releases
     log of the statement that commits to it; ``p``: of its own test, ``corrected``: by Bonferroni; ``carried``: recorded answers
-    that are the clean answer with this key's mark, to the last decimal; ``statistics``: log10 e-values; the rest: file names.
+    that are the clean answer with this key's mark, to the last decimal; ``share``: of the regions in which it was answered
+    falsely after a review, 0 = it was not; ``statistics``: log10 e-values; the rest: file names.
     """
 
     subject: str
@@ -72,6 +73,7 @@ class Accused(msgspec.Struct, frozen=True):
     numbers: str
     proof: str
     first: str
+    share: float = 0.0
 
 
 class TraceReport(Predicate, frozen=True, kw_only=True):
@@ -107,6 +109,7 @@ class Opened:
     corrected: float
     statistics: dict[str, float]
     heard: Heard
+    lied: Lied | None
     served: Floats
     proof: bytes
     first: bytes
@@ -142,7 +145,8 @@ def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
     accused = []
     for number, one in enumerate(claim.accused, 1):
         numbers, proof, first = (f"account-{number}.{end}" for end in ("safetensors", "tlog-proof", "first.tlog-proof"))
-        files[numbers] = dump(_heard(one.heard) | {"served": one.served})
+        lied = {} if one.lied is None else {f"lied.{part}": array for part, array in _heard(one.lied.heard).items()}
+        files[numbers] = dump(_heard(one.heard) | lied | {"served": one.served})
         files[proof] = one.proof
         if one.first:
             files[first] = one.first
@@ -160,6 +164,7 @@ def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
                 numbers=numbers,
                 proof=proof,
                 first=first if one.first else "",
+                share=0.0 if one.lied is None else one.lied.share,
             )
         )
     said = TraceReport(
@@ -302,7 +307,8 @@ def _computed(
     """The corrected p-value, from the numbers. Raises NotTrusted: it is larger than claimed, or not significant."""
     if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
         raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
-    alone, _ = reading.weigh(_key(one), cells, shown.heard if one.questions else None, said.decimals)
+    lied = Lied(one.share, _arrays(shown.more, "lied.", one.numbers)) if one.share else None
+    alone, _ = reading.weigh(_key(one), cells, shown.heard if one.questions else None, lied=lied, decimals=said.decimals)
     corrected = min(1.0, alone * said.accounts)
     if corrected > said.significance or alone > one.p * 1.05:  # a cell may fall to its neighbour on another processor
         raise NotTrusted(f"the p-value of {one.subject} is {alone:.2g} when it is computed again, and {one.p:.2g} is claimed")
@@ -345,12 +351,16 @@ def _file(files: Mapping[str, bytes], name: str) -> bytes:
 
 def _shown(files: Mapping[str, bytes], name: str) -> _Shown:
     arrays = load(_file(files, name))
+    return _Shown(_arrays(arrays, "", name), arrays)
+
+
+def _arrays(arrays: Mapping[str, NDArray[Any]], prefix: str, name: str) -> Heard:
     try:
-        x, clean, read = (np.asarray(arrays.pop(part), dtype=np.float64) for part in ("x", "clean", "read"))
+        x, clean, read = (np.asarray(arrays[prefix + part], dtype=np.float64) for part in ("x", "clean", "read"))
     except KeyError as cause:
         raise Invalid(f"{name} of the report lacks {cause}") from cause
     if x.ndim != 2 or clean.ndim != 2 or clean.shape != read.shape or len(x) != len(clean):
         raise Invalid(f"the arrays of {name} of the report do not fit together")
     if not all(np.isfinite(part).all() for part in (x, clean, read)):
         raise Invalid(f"{name} of the report holds numbers that are not finite")
-    return _Shown(Heard(x, clean, read), arrays)
+    return Heard(x, clean, read)
