@@ -22,6 +22,13 @@ VERSION = {"type": "string", "examples": ["1"], "pattern": "^([1-9][0-9]{0,8}|[a
 RECORD = {"description": "Where the durable audit record is: instance/index.", "schema": {"type": "string"}, "required": True}
 AGAIN = {"description": "Seconds to wait before asking again.", "schema": {"type": "integer", "minimum": 1}, "required": True}
 WHO = {"description": "How to present a credential.", "schema": {"type": "string"}, "required": True}
+PUZZLE = {"description": "What is to be solved before this is answered (docs/formats/puzzle.md).", "schema": {"type": "string"}}
+SOLUTION = {
+    "name": "modelkeep-solution",
+    "in": "header",
+    "description": "Challenge and nonce that solve a puzzle which was set before (docs/formats/puzzle.md).",
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{80}$"},
+}
 EXAMPLE = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 6], "data": [0.5, -1, 0.25, 2, 0, -0.125]}]}
 ALWAYS = (400, 405, 408, 413, 417, 431, 501, 503, 505)
 """What any request may be answered with: what broke the protocol, or came while nothing can be answered."""
@@ -95,7 +102,8 @@ def _json_response() -> type[msgspec.Struct]:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    headers = {401: {"www-authenticate": WHO}, 429: {"retry-after": AGAIN}, 503: {"retry-after": AGAIN}}.get(status, {})
+    said = {"www-authenticate": WHO}, {"modelkeep-puzzle": PUZZLE}, {"retry-after": AGAIN}, {"retry-after": AGAIN}
+    headers = dict(zip((401, 403, 429, 503), said, strict=True)).get(status, {})
     schema = {"$ref": "#/components/schemas/Problem"}
     shown = {"description": problem.TITLE[status], "content": {"application/problem+json": {"schema": schema}}}
     return {**shown, "headers": headers} if headers else shown
@@ -173,6 +181,7 @@ def _model_paths() -> dict[str, Any]:
                 "post": {
                     "operationId": f"{verb}{suffix}",
                     "summary": words,
+                    "parameters": [SOLUTION],
                     "requestBody": {
                         "required": True,
                         "content": {

@@ -58,6 +58,22 @@ class ReviewRequired(Denied):
     code = "review-required"
 
 
+class WorkRequired(Denied):
+    """Who you are is known; this question is answered for a proof of work (docs/formats/puzzle.md).
+
+    ``challenge``: what the puzzle is made from; ``hashes``: that solving it takes on average; ``seconds``: how long it is good;
+    ``factor``: the second factor that does instead, None = none does.
+    """
+
+    code = "work-required"
+
+    def __init__(
+        self, message: str, challenge: bytes = b"", hashes: int = 0, seconds: int = 0, factor: StepUpRequired | None = None
+    ) -> None:
+        super().__init__(message)
+        self.challenge, self.hashes, self.seconds, self.factor = challenge, hashes, seconds, factor
+
+
 class NotTrusted(Refused):
     """A signature, digest, proof or container does not hold."""
 

@@ -1,4 +1,6 @@
+import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -55,10 +57,24 @@ def test_the_shipped_ladder_says_what_the_alarm_does_in_both_ways():
         "confidences are multiples of 1/4, at 0.1 of the usual rate",
         "answers are labels only, at 0.1 of the usual rate",
     ]
-    challenge = parse_ladder(
-        SHIPPED.replace("# [ch", "[ch").replace("# odds", "odds").replace("# bud", "bud").replace("# st", "st")
-    )
-    assert challenge.rung(700.0, 0.0, alarmed=False) is Rung.CHALLENGE and challenge.steps[Rung.CHALLENGE].step_up
+    assert not any(step.step_up or step.work for step in (*STEPS, *LABEL_ONLY.steps))
+    challenge = parse_ladder(re.sub(r"^# (?=\[ch|odds|bud|step-up|work)", "", SHIPPED, flags=re.MULTILINE))
+    step = challenge.steps[Rung.CHALLENGE]
+    assert challenge.rung(700.0, 0.0, alarmed=False) is Rung.CHALLENGE
+    assert (step.step_up, step.work, step.asks_factor) == (True, 20, False)
+    price = "at 0.1 of the usual rate, for 1,048,576 hashes of work a row or a recent second factor"
+    assert step.told == f"answers are labels only, {price}" and step.tells(confidences=False) == f"answers come {price}"
+
+
+def test_what_is_told_of_work():
+    ladder = parse_ladder("[mark]\nwork = 8\n[coarse]\nodds = 30\nrate = 0.5\nwork = 26\n" + ALARM)
+    assert [step.told for step in ladder.steps[:2]] == [
+        "confidences have 6 decimals, for 256 hashes of work a row",
+        "confidences have 6 decimals, at 0.5 of the usual rate, for 67,108,864 hashes of work a row",
+    ]
+    assert ladder.steps[Rung.MARK].tells(confidences=False) == "answers come for 256 hashes of work a row"
+    assert STEPS[Rung.COARSE].tells(confidences=False) == ""
+    assert "work" not in ladder.steps[Rung.ALARM].told and ladder.steps[Rung.CHALLENGE].work == 26
 
 
 ROWS = st.fixed_dictionaries(
@@ -68,6 +84,7 @@ ROWS = st.fixed_dictionaries(
         "budget": st.floats(0.01, 100.0),
         "rate": st.floats(0.001, 1.0),
         "step-up": st.booleans(),
+        "work": st.sampled_from([0, 8, 20]),
         "answer": st.sampled_from(["confidences", "label-only"]),
     },
 )
@@ -137,9 +154,16 @@ def test_more_evidence_or_a_greater_share_never_gets_more(text, points):
     assume(ladder is not None)
     low, high = (tuple(f(pair) for pair in zip(*points, strict=True)) for f in (min, max))
     less, more = (ladder.steps[ladder.rung(*each, alarmed=False)] for each in (low, high))
-    assert more.grain <= less.grain and more.rate <= less.rate and more.step_up >= less.step_up
+    assert more.grain <= less.grain and more.rate <= less.rate and paid(more) <= paid(less)
     alarm = ladder.steps[Rung.ALARM]
-    assert alarm.refuse or (alarm.grain == 0 and alarm.rate <= more.rate and alarm.step_up >= more.step_up)
+    assert alarm.refuse or (alarm.grain == 0 and alarm.rate <= more.rate and paid(alarm) <= paid(more))
+
+
+def paid(step):
+    """What an account may bring (a second factor or none, work of so many bits) and gets its answer for."""
+    brought = itertools.product((False, True), (0, 8, 20))
+    asks = step.step_up or step.work > 0
+    return {(factor, bits) for factor, bits in brought if not asks or (step.step_up and factor) or bits >= step.work > 0}
 
 
 LABELS = "[labels]\nodds = 500\nanswer = 'label-only'\n"
@@ -190,6 +214,17 @@ def test_more_evidence_or_a_greater_share_never_leads_lower_while_the_population
         ("[coarse]\nodds = 30\nanswer = 'label-only'\n[labels]\nodds = 40\nlevels = 2" + ALARM, "coarser upwards"),
         ("[coarse]\nodds = 30\nrate = 0.1\n[labels]\nodds = 40\nrate = 0.2" + ALARM, "higher rate"),
         ("[coarse]\nodds = 30\nstep-up = true\n[labels]\nodds = 40\nstep-up = false" + ALARM, "second factor"),
+        ("[coarse]\nodds = 30\nstep-up = true\n[labels]\nodds = 40\nwork = 20" + ALARM, "below it does not: give that"),
+        ("[coarse]\nodds = 30\nwork = 20\n[labels]\nodds = 40\nwork = 19" + ALARM, "below it does not: give that"),
+        ("[coarse]\nodds = 30\nwork = 20\n[labels]\nodds = 40\nwork = 0" + ALARM, "asks for no work"),
+        ("[coarse]\nodds = 30\nwork = 20\n[labels]\nodds = 40\nstep-up = true" + ALARM, "let both, or neither"),
+        ("[coarse]\nodds = 30\nwork = 20\n[labels]\nodds = 40\nwork = 0\nstep-up = true" + ALARM, "let both, or neither"),
+        ("[coarse]\nodds = 30\nwork = 7" + ALARM, "costs nothing"),
+        ("[coarse]\nodds = 30\nwork = 27" + ALARM, "no ladder"),
+        ("[coarse]\nodds = 30\nwork = -1" + ALARM, "no ladder"),
+        ("[coarse]\nodds = 30\nwork = 20.5" + ALARM, "no ladder"),
+        ("[coarse]\nodds = 30\nwork = true" + ALARM, "no ladder"),
+        ("[sanction]\ndeceive = 0.3\nwork = 20" + ALARM, "which share"),
         ("[coarse]\nodds = 30\ndecimals = 2\nlevels = 4" + ALARM, "one of them"),
         ("[coarse]\nodds = nan" + ALARM, "no ladder"),
         ("[coarse]\nodds = inf" + ALARM, "no ladder"),
@@ -205,6 +240,22 @@ def test_more_evidence_or_a_greater_share_never_leads_lower_while_the_population
 def test_what_is_refused(text, why):
     with pytest.raises(Invalid, match=why):
         parse_ladder(text)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
+        ("step-up = true\nwork = 20", ""),
+        ("step-up = true\nwork = 20", "work = 22"),
+        ("step-up = true\nwork = 20", "work = 0"),
+        ("step-up = true\nwork = 20", "step-up = false"),
+        ("work = 20", "work = 20"),
+        ("", "work = 8\nstep-up = true"),
+    ],
+)
+def test_a_rung_may_ask_for_more_than_the_one_below(lower, upper):
+    ladder = parse_ladder(f"[coarse]\nodds = 30\n{lower}\n[labels]\nodds = 40\n{upper}" + ALARM)
+    assert paid(ladder.steps[Rung.LABELS]) <= paid(ladder.steps[Rung.COARSE])
 
 
 def test_without_a_last_rung_a_sanctioned_account_is_refused():

@@ -192,6 +192,7 @@ FORMATS = {
     "modelkeep/ledger/tiles.py": "log.md",
     "modelkeep/serving/journal.py": "audit.md",
     "modelkeep/custody/oms.py": "oms.md",
+    "modelkeep/crypto/puzzle.py": "puzzle.md",
 }
 
 

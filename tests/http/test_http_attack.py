@@ -1,14 +1,17 @@
 """``modelkeep attack`` from the command line to a real gateway over TLS, and what its report says."""
 
+import msgspec
 import numpy as np
 import pytest
 from commandline import Cli
 from gateway_support import live, make_keep, train
 
 from modelkeep.adapters.targets import HttpTarget, OnnxTarget
+from modelkeep.cli.redteam import _tell
 from modelkeep.core.values import ReleaseRef, Role, digest_of
 from modelkeep.extraction.attacks import ATTACKS, parts
 from modelkeep.extraction.profile import fit_profile
+from modelkeep.workflows.attack import AttackReport
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 
@@ -113,6 +116,18 @@ def test_a_disguised_thief_with_three_accounts(attack, desk, tmp_path):
     assert all(hidden[:6])
     assert sum(hidden) == 66 - 18
     assert loot["probs"].shape == (66, 3)
+
+
+def test_a_thief_who_is_asked_for_work_pays_it_and_reports_what_it_took(attack, keep):
+    keep.policy_set(kind="ladder", text=b"[mark]\nwork = 8\n[alarm]\nanswer = 'refuse'\n")
+    try:
+        report = attack("in-distribution", "--budget", "6", "--batch", "2", keys=("alice", "carol")).json
+    finally:
+        keep.policy_set(kind="ladder", profile="default")
+    assert (report["queries"], report["stopped"]) == (6, "budget") and 6 <= report["hashes"] < 6 * 256 * 20
+    assert f"Proof of work: {report['hashes']:,} hashes\n" in _tell(msgspec.convert(report, AttackReport))
+    free = attack("in-distribution", "--budget", "2").json
+    assert free["hashes"] == 0 and "Proof of work" not in _tell(msgspec.convert(free, AttackReport))
 
 
 def test_a_thief_who_looks_at_labels_only(attack, tmp_path):

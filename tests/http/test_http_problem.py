@@ -5,6 +5,7 @@ import json
 import pytest
 
 from modelkeep import errors
+from modelkeep.http.inference import failure
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import STATUS, bad_request, problem, status_of
 from modelkeep.http.protocol import BadRequest
@@ -61,6 +62,19 @@ def test_a_step_up_is_asked_for_as_rfc_9470_says():
         b'acr_values="urn:x-modelkeep:acr:mfa", max_age="900"'
     )
     assert found[b"link"] == b'<https://keep.acme.eu/step-up>; rel="authenticate"'
+
+
+def test_a_puzzle_is_told_and_the_second_factor_that_does_instead():
+    """Over gRPC, too."""
+    error = errors.WorkRequired("work", bytes(range(32)), 768, 60)
+    puzzle = (b"modelkeep-puzzle", b'"%s";hashes=768;seconds=60' % bytes(range(32)).hex().encode())
+    assert problem(error).headers == (puzzle,)
+    assert failure(error).trailers == ((b"modelkeep-code", b"work-required"), puzzle)
+    factor = errors.StepUpRequired("again", 900)
+    either = errors.WorkRequired("work", bytes(range(32)), 768, 60, factor)
+    assert problem(either).headers == (puzzle, *problem(factor).headers)
+    assert failure(factor).trailers[1:] == problem(factor).headers, "RFC 9470 holds there, too"
+    assert failure(either).trailers[1:] == problem(either).headers
 
 
 def test_the_metrics_text():

@@ -57,9 +57,17 @@ class StepUp:
         if (self._off and not asked) or (grant.kind in MACHINES and not self._terms.keys):
             return True
         terms = self._terms
-        if (asked or (terms.rung and rung >= terms.rung)) and grant.mfa_at + terms.seconds <= self._time.now():
-            raise self._required(_RISKY, grant)
+        if (asked or (terms.rung and rung >= terms.rung)) and not self.recent(grant):
+            raise self.required(grant)
         return not terms.requests or self._quotas.take_held(quota_id(grant), terms.requests, rows)
+
+    def recent(self, grant: Grant) -> bool:
+        """Whether the last second factor is as recent as the risk asks for."""
+        return self._time.now() < grant.mfa_at + self._terms.seconds
+
+    def required(self, grant: Grant) -> StepUpRequired:
+        """What says that the risk asks for a second factor."""
+        return self._required(_RISKY, grant)
 
     def take(self, grant: Grant, rows: int = 1) -> None:
         """Count ``rows``, after ``held`` said that no lease in hand has so many; the risk is not looked at again.

@@ -3,9 +3,11 @@
 Both answer ``predict(x) -> probs`` with the error tree of modelkeep, so that an attack cannot tell which it is asking.
 """
 
+import re
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,12 +20,18 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented
 
 from modelkeep.core.values import ReleaseRef
-from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Unavailable
+from modelkeep.crypto.puzzle import CHALLENGE_BYTES, solve
+from modelkeep.errors import Invalid, ModelkeepError, OverBudget, Unavailable, WorkRequired
 
 Array = NDArray[np.float64]
 
 RECEIPT_HEADER = "modelkeep-record"
 """Response header that names the audit record of an answer: ``<instance>/<index>``."""
+
+PUZZLE_HEADER, SOLUTION_HEADER = "modelkeep-puzzle", "modelkeep-solution"
+MOST_HASHES = 1 << 28
+"""A puzzle of more is left unsolved: one core needs longer for it than it is good for."""
+_PUZZLE = re.compile(rf'"([0-9a-f]{{{2 * CHALLENGE_BYTES}}})";hashes=([1-9][0-9]{{0,18}});seconds=([1-9][0-9]{{0,8}})')
 
 _FLOATS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 
@@ -75,11 +83,29 @@ def _tree(root: type[ModelkeepError]) -> Iterator[type[ModelkeepError]]:
 _BY_CODE = {error.code: error for error in _tree(ModelkeepError) if error.__module__ == ModelkeepError.__module__}
 
 
+@dataclass(frozen=True)
+class _Puzzle:
+    """What a gateway set. ``end``: the monotonic second until which it is good."""
+
+    challenge: bytes
+    hashes: int
+    end: float
+
+    @classmethod
+    def read(cls, answer: httpx.Response) -> Self | None:
+        """The puzzle that came with a refusal; None without one, or with one that nobody here solves."""
+        found = _PUZZLE.fullmatch(answer.headers.get(PUZZLE_HEADER, ""))
+        if found is None or int(found[2]) > MOST_HASHES:
+            return None
+        return cls(bytes.fromhex(found[1]), int(found[2]), time.monotonic() + int(found[3]))
+
+
 class HttpTarget:
     """One release behind a gateway, asked over the Open Inference Protocol v2 with an API key ("" = none is sent).
 
     ``receipts`` keeps the audit record of every answer, oldest first. When the gateway asks to come back later (429, 503 with
-    Retry-After), it waits up to ``patience`` seconds in all for one answer before it gives up.
+    Retry-After), it waits up to ``patience`` seconds in all for one answer before it gives up. A puzzle that the gateway sets
+    is solved, for every question until it is over (docs/formats/puzzle.md): ``hashes`` counts what that took.
     """
 
     def __init__(
@@ -87,6 +113,8 @@ class HttpTarget:
     ) -> None:
         """Does not connect yet. Raises Invalid (``ca`` is not a readable certificate file)."""
         self.receipts: list[str] = []
+        self.hashes = 0
+        self._puzzle: _Puzzle | None = None
         self._patience = patience
         self._path = f"/v2/models/{model.name}/versions/{model.version}"
         self._http = httpx.Client(
@@ -165,19 +193,33 @@ class HttpTarget:
         return msgspec.json.encode({"inputs": [one], **({"parameters": parameters} if parameters else {})})
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
-        left = self._patience
+        left, paid, headers = self._patience, False, self._headers(body)
         while True:
             try:
-                answer = self._http.request(method, path, content=body, headers={"content-type": "application/json"})
+                answer = self._http.request(method, path, content=body, headers=headers)
             except httpx.HTTPError as cause:
                 raise Unavailable(f"no answer from {self._http.base_url}: {cause}") from cause
             if answer.is_success:
                 return answer
             refusal, wait = _refusal(answer), _seconds(answer.headers.get("retry-after", ""))
+            if isinstance(refusal, WorkRequired) and not paid and (puzzle := _Puzzle.read(answer)) is not None:
+                self._puzzle, paid = puzzle, True
+                headers = self._headers(body)
+                continue
             if wait is None or wait > left:
                 raise refusal
             time.sleep(wait)
             left -= max(wait, 0.01)
+
+    def _headers(self, body: bytes | None) -> dict[str, str]:
+        """Headers of a request, with the solution of the puzzle at hand, if there is one that is still good."""
+        plain = {"content-type": "application/json"}
+        puzzle = self._puzzle
+        if body is None or puzzle is None or time.monotonic() >= puzzle.end:
+            return plain
+        nonce = solve(puzzle.challenge, body, puzzle.hashes, 20 * puzzle.hashes)
+        self.hashes += int.from_bytes(nonce) + 1
+        return plain | {SOLUTION_HEADER: (puzzle.challenge + nonce).hex()}
 
 
 class Explained:

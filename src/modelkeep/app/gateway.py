@@ -20,6 +20,7 @@ from modelkeep.access.quotas import Quotas
 from modelkeep.access.rates import Override, Rates
 from modelkeep.access.stepup import StepUp, StepUpTerms
 from modelkeep.access.uses import Uses
+from modelkeep.access.work import Work
 from modelkeep.adapters.certificates import CertificateFiles, Certificates, CertificateWatch
 from modelkeep.adapters.tls import Identity
 from modelkeep.app.auditfolders import audit_folders
@@ -100,6 +101,7 @@ def open_gateway(
     recorder = Recorder(audit, clock)
     access, visitors = _directory(here, keyring, report)
     quotas = Quotas(here.records, clock.monotonic)
+    step_up = StepUp(step_up_terms(settings.access), quotas, clock)
     uses = Uses(here.records, clock)
     held = (
         keep_evidence(here, audit, keys, decisions, registry, earlier, report)
@@ -119,7 +121,8 @@ def open_gateway(
         ),
         quotas=quotas,
         policy=here.access_in_force.engine,
-        step_up=StepUp(step_up_terms(settings.access), quotas, clock),
+        step_up=step_up,
+        work=Work(hkdf(keyring.secret(WATERMARK), salt=b"", info=b"modelkeep/work-key/1"), step_up, clock),
         uses=uses,
     )
     extraction = settings.extraction
@@ -132,7 +135,6 @@ def open_gateway(
         terms=Terms(epsilon=extraction.epsilon, contact=extraction.contact),
         networks=_networks(keyring) if "network" in extraction.clusters else None,
     )
-    asking = ExplainTerms(samples=settings.explain.samples, max_rows=settings.explain.max_rows)
     start = Upstreams(settings.upstream, directory, report).runtime
     runtimes = traces.runtime(start) if traces else start
     loader = Loader(partial(open_release, registry), runtimes, clock, held.evidence, ranges=_ranges(settings.validation))
@@ -188,7 +190,13 @@ def open_gateway(
         listen=listen,
         gateway=gateway,
         explainer=Explainer(
-            doors, keys, recorder, lambda: gateway.admitted, clock=clock, terms=asking, ladder=lambda: gateway.ladder
+            doors,
+            keys,
+            recorder,
+            lambda: gateway.admitted,
+            clock=clock,
+            terms=ExplainTerms(samples=settings.explain.samples, max_rows=settings.explain.max_rows),
+            ladder=lambda: gateway.ladder,
         ),
         follower=follower,
         loader=loader,

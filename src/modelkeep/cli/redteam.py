@@ -195,7 +195,8 @@ def attack(ctx: Context, /, **given: Any) -> None:
     if asked.save:
         np.savez(asked.save, x=loot.x, probs=loot.probs)
     words = (*guise.words(), *(("answers recovered",) if asked.recover else ()))
-    report = msgspec.structs.replace(report, guise=words, accounts=tuple(accounts.answered))
+    spent = sum(one.hashes for one in clients)
+    report = msgspec.structs.replace(report, guise=words, accounts=tuple(accounts.answered), hashes=spent)
     ctx.out.show(report, _tell(report))
 
 
@@ -217,9 +218,10 @@ def _tell(report: AttackReport) -> str:
     curve = "\n".join(f"  {point.queries:>6} queries   fidelity {point.fidelity:.3f}" for point in report.curve)
     disguised = f"Disguise: {', '.join(report.guise)}; {report.own} queries were the attack's own\n" if report.guise else ""
     shared = f"Queries of each account: {', '.join(map(str, report.accounts))}\n" if len(report.accounts) > 1 else ""
+    work = f"Proof of work: {report.hashes:,} hashes\n" if report.hashes else ""
     measure = " (R²)" if report.measure == "R²" else ""
     return (
-        f"{report.strategy}: {report.queries} of {report.budget} queries answered; {report.reason}\n{disguised}{shared}"
+        f"{report.strategy}: {report.queries} of {report.budget} queries answered; {report.reason}\n{disguised}{shared}{work}"
         f"Fidelity on {report.measured_on}{measure} (a constant answer has {report.majority:.3f}):\n"
         f"{curve or '  too few answers for a copy'}"
     )

@@ -44,7 +44,8 @@ class Step:
     ``odds``: evidence (M + R) / 2 from which it holds; ``spent``: share of the information budget from which it holds (infinity
     = it never leads here). The alarm holds from 1 / alpha, the last rung by a review. ``grain``: confidences are multiples of
     1 / grain, 0 = only the label is told; ``rate``: factor on the account's rate limits; ``step_up``: a recent second factor
-    is asked for; ``refuse``: nothing is answered; ``deceive``: share of the questions whose answer is false.
+    is asked for; ``work``: each row is answered for 2^work hashes, 0 = for none (with ``step_up``, either does); ``refuse``:
+    nothing is answered; ``deceive``: share of the questions whose answer is false.
     """
 
     odds: float
@@ -54,11 +55,15 @@ class Step:
     step_up: bool = False
     refuse: bool = False
     deceive: float = 0.0
+    work: int = 0
 
     told: str = field(init=False)
     """What an API user is told about the answers here; made once, for it goes with answers."""
+    asks_factor: bool = field(init=False)
+    """Whether nothing but a recent second factor does."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "asks_factor", self.step_up and not self.work)
         object.__setattr__(self, "told", self._words())
 
     def _words(self) -> str:
@@ -71,13 +76,20 @@ class Step:
             answers = f"confidences have {decimals} decimals"
         else:
             answers = f"confidences are multiples of 1/{self.grain}"
-        return answers if self.rate == 1.0 or self.refuse else f"{answers}, at {self.rate:g} of the usual rate"
+        return answers if self.refuse else ", ".join((answers, *self._price()))
+
+    def _price(self) -> tuple[str, ...]:
+        """What an answer takes here that it does not take usually."""
+        rate = () if self.rate == 1.0 else (f"at {self.rate:g} of the usual rate",)
+        instead = " or a recent second factor" if self.step_up else ""
+        return (*rate, f"for {1 << self.work:,} hashes of work a row{instead}") if self.work else rate
 
     def tells(self, *, confidences: bool) -> str:
-        """``told``, or of a model without confidences what is left of it: the rate. "" when the answers are as usual."""
+        """``told``, or of a model without confidences what is left of it: the price. "" when the answers are as usual."""
         if confidences or self.refuse:
             return self.told
-        return "" if self.rate == 1.0 else f"answers come at {self.rate:g} of the usual rate"
+        price = ", ".join(self._price())
+        return price and f"answers come {price}"
 
 
 class Ladder(NamedTuple):
@@ -121,6 +133,8 @@ _Unit = Annotated[float, Meta(gt=0.0, le=1.0)]
 _Decimals = Annotated[int, Meta(ge=1, le=6)]
 _Levels = Annotated[int, Meta(ge=2, le=1000)]
 _Share = Annotated[float, Meta(gt=0.0, le=1e6)]
+_Bits = Annotated[int, Meta(ge=0, le=26)]
+_LEAST_BITS = 8
 _KEEP = msgspec.UNSET
 
 
@@ -134,6 +148,7 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keba
     answer: Literal["confidences", "label-only", "refuse"] | msgspec.UnsetType = _KEEP
     rate: _Unit | msgspec.UnsetType = _KEEP
     step_up: bool | msgspec.UnsetType = _KEEP
+    work: _Bits | msgspec.UnsetType = _KEEP
     deceive: _Unit | msgspec.UnsetType = _KEEP
 
 
@@ -189,7 +204,8 @@ answer = "label-only"
 # [challenge]       # one more rung before the alarm
 # odds = 700
 # budget = 4.0
-# step-up = true    # a recent second factor is asked for
+# step-up = true    # a recent second factor is asked for,
+# work = 20         # or 2^20 hashes for each row, about a second of one core: machines have no person at hand
 
 [alarm]             # from odds of 1 / extraction.alpha on, until a person has looked at the account
 answer = "refuse"   # or "label-only"; while this ladder, which ships, holds, the setting extraction.on_alarm decides
@@ -230,7 +246,8 @@ def parse_ladder(text: str) -> Ladder:
 
 def _absent(rung: Rung, below: Step) -> Step:
     """A rung that the table leaves out: never reached; without a last rung a sanctioned account is refused."""
-    return Step(math.inf, math.inf, below.grain, below.rate, below.step_up, below.refuse or rung is Rung.SANCTION)
+    refuse = below.refuse or rung is Rung.SANCTION
+    return Step(math.inf, math.inf, below.grain, below.rate, below.step_up, refuse, work=below.work)
 
 
 def _read(rung: Rung, row: _Row, below: Step) -> Step:
@@ -250,6 +267,8 @@ def _read(rung: Rung, row: _Row, below: Step) -> Step:
         raise Invalid(f"[{rung.text}] deceives: that is only for [sanction], after a review that says so")
     if "levels" in said and "decimals" in said:
         raise Invalid(f"[{rung.text}] has decimals and levels: give one of them")
+    if 0 < said.get("work", 0) < _LEAST_BITS:
+        raise Invalid(f"[{rung.text}] asks for work that costs nothing: 'work' is 0 (none) or {_LEAST_BITS} to 26 bits")
     grain = below.grain
     if answer in ("refuse", "label-only"):
         grain = 0
@@ -267,6 +286,7 @@ def _read(rung: Rung, row: _Row, below: Step) -> Step:
         rate=said.get("rate", below.rate),
         step_up=said.get("step_up", below.step_up),
         refuse=answer == "refuse",
+        work=said.get("work", below.work),
     )
 
 
@@ -291,8 +311,20 @@ def _check_tightens(rung: Rung, step: Step, below: Step) -> None:
         raise Invalid(f"[{rung.text}] tells more than the rung below it: confidences only become coarser upwards")
     if step.rate > below.rate:
         raise Invalid(f"[{rung.text}] has a higher rate than the rung below it")
-    if below.step_up and not step.step_up:
-        raise Invalid(f"[{rung.text}] asks for no second factor, and the rung below it does")
+    _check_asks(rung, step, below)
+
+
+def _check_asks(rung: Rung, step: Step, below: Step) -> None:
+    """Raises Invalid when what would not do on the rung below does here: a factor, work, less work, or neither."""
+    if not (below.step_up or below.work):
+        return
+    if not (step.step_up or step.work):
+        asked = "second factor" if below.step_up else "work"
+        raise Invalid(f"[{rung.text}] asks for no {asked}, and the rung below it does")
+    if step.work and (not below.work or step.work < below.work):
+        raise Invalid(f"[{rung.text}] takes work that the rung below it does not: give that as much, or this none ('work = 0')")
+    if step.step_up and not below.step_up:
+        raise Invalid(f"[{rung.text}] takes a second factor for work, and the rung below it does not: let both, or neither")
 
 
 DEFAULT = parse_ladder(SHIPPED)

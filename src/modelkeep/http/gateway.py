@@ -24,6 +24,7 @@ from modelkeep.http.credential import presented
 from modelkeep.http.metrics import Metrics, text
 from modelkeep.http.problem import problem
 from modelkeep.http.protocol import Request, Response
+from modelkeep.http.work import solution
 from modelkeep.serving.oip import server_metadata
 from modelkeep.serving.rest import JSON, RestForm
 from modelkeep.workflows.doors import Answer, Call
@@ -160,7 +161,8 @@ class App:
                 raise Invalid("send the body as it is: no content-encoding is taken here")
             json_size = headers.get(JSON_SIZE)
             form = JSON if json_size is None else RestForm(json_size)
-            call = Call(route.model, route.version, presented(request), request.body, form, self._gateway.agent(headers))
+            agent = self._gateway.agent(headers)
+            call = Call(route.model, route.version, presented(request), request.body, form, agent, solution(headers))
             return _answered(await self._gateway.predict(call))
         except ModelkeepError as error:
             outcome = error.code
@@ -177,7 +179,8 @@ class App:
             if b"content-encoding" in headers or JSON_SIZE in headers:
                 raise Invalid("send plain JSON: an explanation takes neither a content-encoding nor binary tensors")
             agent = self._gateway.agent(headers)
-            call = Call(route.model, route.version, presented(request), request.body, agent=agent)
+            solved = solution(headers)
+            call = Call(route.model, route.version, presented(request), request.body, agent=agent, solution=solved)
             return _answered(await self._explainer.explain(call))
         except ModelkeepError as error:
             outcome = error.code

@@ -47,7 +47,7 @@ _PREFIX = 5
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])\Z")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _GRPC = b"application/grpc"
-_ONCE = frozenset({b"authorization", b"content-type", b"dpop", b"host"})
+_ONCE = frozenset({b"authorization", b"content-type", b"dpop", b"host", b"modelkeep-solution"})
 
 
 class GrpcCall(NamedTuple):
@@ -80,6 +80,7 @@ def refusal(status: int, code: str, detail: str) -> GrpcReply:
     return GrpcReply(status, None, detail, ((b"modelkeep-code", code.encode()),))
 
 
+_TWICE = "the metadata has a credential or a solution twice, or too many entries"
 _CROWDED = refusal(UNAVAILABLE, "unavailable", "too many messages are being read at once: ask again in a moment")
 
 
@@ -261,7 +262,7 @@ class GrpcConnection(asyncio.Protocol):
         if headers[b":method"] != b"POST" or not (kind == _GRPC or kind[:17] in (b"application/grpc+", b"application/grpc;")):
             self._respond(stream, [(b":status", b"415")])
         elif twice or len(headers) > self._bounds.max_headers:
-            self._answer(stream, refusal(INVALID, "invalid", "the metadata has a credential twice, or too many entries"))
+            self._answer(stream, refusal(INVALID, "invalid", _TWICE))
         elif self._server.buffered > self._bounds.max_buffered:
             self._answer(stream, _CROWDED)
         elif headers.get(b"grpc-encoding", b"identity") != b"identity":

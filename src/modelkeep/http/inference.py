@@ -17,6 +17,7 @@ from modelkeep.http.grpc import OK, UNIMPLEMENTED, GrpcCall, GrpcReply, refusal
 from modelkeep.http.metrics import Metrics
 from modelkeep.http.problem import challenge
 from modelkeep.http.protocol import Request
+from modelkeep.http.work import solution
 from modelkeep.serving.grpc import (
     GRPC,
     encode_flag,
@@ -61,7 +62,7 @@ def failure(error: ModelkeepError) -> GrpcReply:
     if isinstance(error, errors.OverBudget):
         wait = b"%d" % max(1, round(min(error.retry_after, 86_400.0) * 1000))
         return said._replace(trailers=(*said.trailers, (b"grpc-retry-pushback-ms", wait)))
-    if isinstance(error, errors.Unauthenticated):
+    if isinstance(error, errors.Unauthenticated | errors.WorkRequired):
         return said._replace(trailers=(*said.trailers, *challenge(error)))
     return said
 
@@ -123,7 +124,8 @@ class Inference:
         outcome, model = "ok", ""
         try:
             model, version = _address(*read_names(call.message))
-            asked = Call(model, version, _who(call), call.message, GRPC, self._gateway.agent(call.headers))
+            agent = self._gateway.agent(call.headers)
+            asked = Call(model, version, _who(call), call.message, GRPC, agent, solution(call.headers))
             answer = await self._gateway.predict(asked)
             notice = ((NOTICE_HEADER, answer.notice.encode("ascii")),) if answer.notice else ()
             return GrpcReply(OK, answer.body, trailers=((RECORD_HEADER, answer.record.encode()), *notice))

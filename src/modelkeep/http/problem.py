@@ -13,12 +13,14 @@ from modelkeep.access.dpop import INVALID, NONCE
 from modelkeep.access.sessions import MULTI_FACTOR
 from modelkeep.crypto.jose import ALGORITHMS
 from modelkeep.http.protocol import BadRequest, Response
+from modelkeep.http.work import puzzle
 
 STATUS: dict[type[errors.ModelkeepError], int] = {
     errors.Unauthenticated: 401,
     errors.StepUpRequired: 401,
     errors.Denied: 403,
     errors.ReviewRequired: 403,
+    errors.WorkRequired: 403,
     errors.Refused: 403,
     errors.NotTrusted: 423,
     errors.Quarantined: 423,
@@ -80,18 +82,20 @@ def problem(error: errors.ModelkeepError) -> Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if isinstance(error, errors.OverBudget):
         return _over(error, status)
-    if isinstance(error, errors.StepUpRequired):
-        headers = _step_up(error)
-    elif status == 401:
+    if isinstance(error, errors.Unauthenticated | errors.WorkRequired):
         headers = challenge(error)
     elif status == 503:
         headers = ((b"retry-after", b"1"),)
     return _answer(status, error.code, str(error), headers)
 
 
-def challenge(error: errors.ModelkeepError) -> tuple[tuple[bytes, bytes], ...]:
-    """How to authenticate: RFC 6750, section 3; RFC 9449, sections 7.1, 8 and 9."""
-    fault, nonce = (error.fault, error.nonce) if isinstance(error, errors.Unauthenticated) else ("", "")
+def challenge(error: errors.Unauthenticated | errors.WorkRequired) -> tuple[tuple[bytes, bytes], ...]:
+    """What to solve, or how to authenticate: RFC 6750, section 3; RFC 9449, sections 7.1, 8 and 9; RFC 9470, section 3."""
+    if isinstance(error, errors.WorkRequired):  # any answer may say which credentials would help: RFC 9110, section 11.6.1
+        return (*puzzle(error), *(() if error.factor is None else _step_up(error.factor)))
+    if isinstance(error, errors.StepUpRequired):
+        return _step_up(error)
+    fault, nonce = error.fault, error.nonce
     if fault in (INVALID, NONCE):
         algorithms = " ".join(ALGORITHMS)
         challenge = (b"www-authenticate", f'DPoP realm="modelkeep", error="{fault}", algs="{algorithms}"'.encode())

@@ -511,5 +511,6 @@ _ONCE = frozenset(
         b"expect",
         b"dpop",
         b"inference-header-content-length",
+        b"modelkeep-solution",
     }
 )

@@ -77,7 +77,8 @@ class AttackReport(msgspec.Struct, frozen=True):
     ``accounts``: rows answered to each account; ``stopped``: stable code of the error that ended it, "budget" (all was spent)
     or "exhausted" (the plan had nothing more to ask); ``measured_on``: "held-out rows" or "held-out answers"; ``majority``:
     fidelity of the constant copy; ``fidelity``: of the copy trained on everything, or of the constant one when that is too
-    little; ``measure``: what fidelity is, "agreement" of top classes or "R²" of numbers.
+    little; ``measure``: what fidelity is, "agreement" of top classes or "R²" of numbers; ``hashes``: spent on the gateway's
+    puzzles.
     """
 
     strategy: str
@@ -93,6 +94,7 @@ class AttackReport(msgspec.Struct, frozen=True):
     guise: tuple[str, ...] = ()
     accounts: tuple[int, ...] = ()
     measure: str = "agreement"
+    hashes: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from modelkeep.access.quotas import Quotas
 from modelkeep.access.stepup import StepUp
 from modelkeep.access.uses import Uses
 from modelkeep.access.view import Grant
+from modelkeep.access.work import Solution, Work
 from modelkeep.core.ports import Clock
 from modelkeep.errors import ModelkeepError, NotTrusted, Unavailable
 from modelkeep.policy.engine import Engine
@@ -33,7 +34,8 @@ OURS = (Unavailable, NotTrusted)
 
 class Call(msgspec.Struct, frozen=True, gc=False):
     """One question to a model. ``version``: a number, an alias, or None for the newest that is served; ``form``: how ``body``
-    is written, and how its answer will be; ``agent``: the User-Agent, where somebody looks out for it."""
+    is written, and how its answer will be; ``agent``: the User-Agent, where somebody looks out for it; ``solution``: of a
+    puzzle that was set before, None = none came."""
 
     model: str
     version: int | str | None
@@ -41,6 +43,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     form: Form = JSON
     agent: bytes = b""
+    solution: Solution | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -56,14 +59,15 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Doors(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is let in: the directory, the limits, quotas per credential, the access policy, when a second factor is asked for,
-    who is noted to have come, and from where."""
+    """Who is let in: the directory, the limits, quotas per credential, the access policy, when a second factor is asked for or
+    work, who is noted to have come, and from where."""
 
     directory: Directory
     limits: Limits
     quotas: Quotas
     policy: Engine
     step_up: StepUp
+    work: Work
     uses: Uses
     sightings: Sightings = msgspec.field(default_factory=Sightings)
 

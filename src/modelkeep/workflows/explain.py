@@ -1,10 +1,10 @@
 """One explanation, from bytes to bytes: why did the model answer this row like that?
 
-credential → requests → policy → admission → validation → ladder → cost → step-up → quota → model, many rows → rounding →
-record → budget → answer. It takes the steps of a prediction, and like it leaves only after its record is durable. But it says
-more than an answer does, so it costs more: a row's count of numbers, and one, in rows of the limits, of the quota and of what
-a second factor is good for, and in natural questions of the extraction budget. It is no evidence against anybody. Nothing in
-it is marked; it is told in few digits.
+credential → requests → policy → admission → validation → ladder → work → cost → step-up → quota → model, many rows →
+rounding → record → budget → answer. It takes the steps of a prediction, and like it leaves only after its record is durable.
+But it says more than an answer does, so it costs more: a row's count of numbers, and one, in rows of the limits, of the quota,
+of work and of what a second factor is good for, and in natural questions of the extraction budget. It is no evidence against
+anybody. Nothing in it is marked; it is told in few digits.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from modelkeep.access.authorize import authorize
 from modelkeep.access.charges import Charges
 from modelkeep.access.view import Grant
+from modelkeep.access.work import Question
 from modelkeep.core.ports import Clock
 from modelkeep.crypto.wrap import Sealer
 from modelkeep.errors import Invalid, Missing, OverBudget, ReviewRequired, Unavailable
@@ -70,6 +71,7 @@ class Explainer:
         ladder: Callable[[], Ladder] = lambda: DEFAULT,
     ) -> None:
         self._limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
+        self._work = doors.work
         self._entrance = Entrance(doors, recorder, admitted, self._answer, clock=clock)
         self._keys, self._recorder, self._admitted = keys, recorder, admitted
         self._monotonic, self._ladder = clock.monotonic, ladder
@@ -105,9 +107,12 @@ class Explainer:
             _check_rung(rung)
             step = self._ladder().steps[rung]
             rows = int(price(x.size))
+            if step.work:
+                question = Question(EXPLAIN, served.text, call.body, rows, call.solution)
+                self._work.check(grant, question, step.work, or_factor=step.step_up)
             cost = rows * limits.row_cost(served.ref.name, served.row_seconds)
             counted = (*counted, *await limits.take(principal, served.ref.name, cost, step.rate))
-            if not self._charges.held(grant, rung, rows, step.step_up):
+            if not self._charges.held(grant, rung, rows, step.asks_factor):
                 await _in_thread(lambda: self._charges.take(grant, rows))
             try:
                 pool = self._pool if served.remote is None else self._remote

@@ -1,8 +1,8 @@
 """One prediction, from bytes to bytes: the gateway's hot path.
 
-credential → requests → policy → admission → validation → ladder → cost → evidence → step-up → quota → model → watermark →
-record → answer. Each step returns or raises; an answer exists only once its audit record is durable, and so does a refusal of
-somebody who is known.
+credential → requests → policy → admission → validation → ladder → work → cost → evidence → step-up → quota → model →
+watermark → record → answer. Each step returns or raises; an answer exists only once its audit record is durable, and so does a
+refusal of somebody who is known.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from modelkeep.access.charges import Charges
 from modelkeep.access.networks import Networks
 from modelkeep.access.presented import Presented
 from modelkeep.access.view import Grant
+from modelkeep.access.work import Question
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.errors import NotTrusted, OverBudget, ReviewRequired, Unavailable
@@ -109,6 +110,7 @@ class Gateway:
     ) -> None:
         """``networks``: names the network of each request in its record; None = none is recorded."""
         self.limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
+        self._work = doors.work
         self._entrance = Entrance(doors, recorder, lambda: self.admitted, self._answer, clock=clock)
         self._keys, self._marks, self._recorder = keys, marks, recorder
         self._monotonic = clock.monotonic
@@ -120,10 +122,10 @@ class Gateway:
     def predict(self, call: Call) -> Coroutine[Any, Any, Answer]:
         """Answer one request, once it is awaited.
 
-        Raises Unauthenticated, Denied, ReviewRequired, OverBudget, Invalid, TooLarge, Missing, NotAdmitted, Quarantined,
-        NotTrusted, Unavailable. A refusal of somebody who is known has a durable record too (all but Unavailable; of those
-        over a limit, one a second). An answer that fails because of us costs no rows; any other refusal that comes after they
-        were charged does.
+        Raises Unauthenticated, Denied, ReviewRequired, WorkRequired, OverBudget, Invalid, TooLarge, Missing, NotAdmitted,
+        Quarantined, NotTrusted, Unavailable. A refusal of somebody who is known has a durable record too (all but Unavailable;
+        of those over a limit, one a second). An answer that fails because of us costs no rows; any other refusal that comes
+        after they were charged does.
         """
         return self._entrance.ask(call)
 
@@ -138,15 +140,15 @@ class Gateway:
         checked = served.inputs.check(request)
         x = served.inputs.matrix(checked)
         outcome = "ok" if served.usual is None or served.usual.check(checked, x) else "unusual"
-        rung, step = self._stand(served, subject)
         rows, watch, network = checked.rows, served.watch, self._network(call.presented.address)
+        rung, step = self._stand(served, grant, call, rows)
         cost = rows * self.limits.row_cost(served.ref.name, served.row_seconds)
         counted = (*counted, *await self.limits.take(principal, served.ref.name, cost, step.rate))
         if watch is not None:
             watch.reserve(subject, rows)  # before rows are charged: who must wait for the evidence has spent none
         charged, written = False, None
         try:
-            if not self._charges.held(grant, rung, rows, step.step_up):  # the records may wait for a disk or a lock
+            if not self._charges.held(grant, rung, rows, step.asks_factor):  # the records may wait for a disk or a lock
                 await _in_thread(lambda: self._charges.take(grant, rows))
             charged = True
             sealer = self._keys.sealer(subject, served.text)
@@ -182,13 +184,19 @@ class Gateway:
         notice = self._notice(served, subject, rung, step) if rung else ""
         return Answer(reply.body, written.receipt, reply.json_size, self.limits.tightest(counted), notice)
 
-    def _stand(self, served: Served, subject: str) -> tuple[Rung, Step]:
-        """The ladder's rung in force for this account, and what it means. Raises ReviewRequired: it gets no answer."""
-        rung = Rung.MARK if served.watch is None else served.watch.rung(subject)
+    def _stand(self, served: Served, grant: Grant, call: Call, rows: int) -> tuple[Rung, Step]:
+        """The ladder's rung in force for this account, and what it means.
+
+        Raises ReviewRequired (it gets no answer), WorkRequired (it gets this one for work that it has not done).
+        """
+        rung = Rung.MARK if served.watch is None else served.watch.rung(grant.principal.subject)
         step = self.ladder.steps[rung]
         # Without probabilities there is no label that could stand alone, and none that could be false.
         if rung >= Rung.ALARM and (step.refuse or served.outputs.probabilities is None):
             raise self._waits(rung)
+        if step.work:
+            asked = Question("predict", served.text, call.body, rows, call.solution)
+            self._work.check(grant, asked, step.work, or_factor=step.step_up)
         return rung, step
 
     def _notice(self, served: Served, subject: str, rung: Rung, step: Step) -> str:
