@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gateway_support import PASSPHRASE, live, make_keep, question, records, train
-from grpc_support import Peer, message
+from grpc_support import HEAD, Peer, message
 
 from modelkeep.adapters.targets import HttpTarget
 from modelkeep.app.keep import Keep
@@ -150,6 +150,11 @@ def test_over_grpc(gateway, keep, keys, documented):
         assert status == 0 and said["modelkeep-record"]
         status, said = call(**{"modelkeep-solution": "0" * 81})
         assert (status, said["modelkeep-code"]) == (3, "invalid")
+        number, who = peer.h2.get_next_available_stream_id(), ("authorization", f"Bearer {keys['alice']}")
+        fields = dict(HEAD) | {":path": "/inference.GRPCInferenceService/ModelInfer"}
+        peer.h2.send_headers(number, [*fields.items(), who, *[("modelkeep-solution", solved)] * 2])
+        peer.send(number, message(asked))
+        assert peer.status(number) == 3, "one that stands twice"
 
 
 def test_the_red_team_pays_the_price_and_counts_it(keep, gateway, keys, trained):
