@@ -57,6 +57,7 @@ EXIT = {
     errors.ModelkeepError: 1, errors.Refused: 1, errors.Unauthenticated: 1, errors.StepUpRequired: 1, errors.Denied: 1,
     errors.ReviewRequired: 1, errors.NotTrusted: 1, errors.NotAdmitted: 1, errors.Quarantined: 1, errors.Conflict: 1,
     errors.Invalid: 2, errors.TooLarge: 2, errors.Missing: 2, errors.OverBudget: 3, errors.Unavailable: 3, errors.Sealed: 3,
+    errors.WorkRequired: 1,
 }  # fmt: skip
 
 
