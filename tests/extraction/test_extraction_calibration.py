@@ -143,7 +143,7 @@ def test_the_price_is_what_a_simulation_costs():
         stakes[0] = 1.0
         for t in range(10 * told):
             event = rng.random() < 0.5
-            if eprocess.settle(stakes, bets.factors(np.array([False, event])), t) >= 1e3:
+            if eprocess.settle([stakes], bets.factors(np.array([[False, event]])), [t])[0] >= 1e3:
                 found.append(t + 1)
                 break
     assert len(found) == 60 and 0.5 * told < np.mean(found) <= 1.2 * told

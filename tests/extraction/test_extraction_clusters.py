@@ -148,11 +148,11 @@ def _pools(**options):
 
 def _ask(pools, covariate, subject, rng, event=True):
     name = rng.integers(1, 2**62, size=1, dtype=np.uint64)
-    return pools.take(covariate, [subject], _asked(name, 50 * rng.normal(size=(1, 32)), np.array([[event]])))
+    return covariate in pools.take({covariate: _asked([subject], name, 50 * rng.normal(size=(1, 32)), np.array([[event]]))})
 
 
-def _asked(names, own, events):
-    return Asked(names, own, events, np.ones((len(names), budget.DIMENSIONS), dtype=np.float32), np.ones(len(names)))
+def _asked(subjects, names, own, events):
+    return Asked(subjects, names, own, events, np.ones((len(names), budget.DIMENSIONS), dtype=np.float32), np.ones(len(names)))
 
 
 def test_a_query_counts_once_whoever_of_the_cluster_asks_it():
@@ -161,9 +161,9 @@ def test_a_query_counts_once_whoever_of_the_cluster_asks_it():
         pools.join(subject, ["x"])
     names, own = np.array([3, 3, 5], dtype=np.uint64), 50 * rng.normal(size=(3, 32))
     own[2] = own[0] + 0.01  # another row within measurement noise
-    pools.take("x", list("abc"), _asked(names, own, np.ones((3, 1), dtype=bool)))
+    pools.take({"x": _asked(list("abc"), names, own, np.ones((3, 1), dtype=bool))})
     assert pools.show("x").effective == 1
-    pools.take("x", ["b"], _asked(names[:1], 50 * rng.normal(size=(1, 32)), np.ones((1, 1), dtype=bool)))
+    pools.take({"x": _asked(["b"], names[:1], 50 * rng.normal(size=(1, 32)), np.ones((1, 1), dtype=bool))})
     assert pools.show("x").effective == 1
 
 
@@ -187,7 +187,7 @@ def test_under_the_null_clusters_are_accused_no_more_often_than_said():
                 pools.join(f"{subject}{number}", [f"c{number}"])
             own, names = 50 * rng.normal(size=(150, 32)), rng.integers(1, 2**62, size=150, dtype=np.uint64)
             who = [f"{'ab'[i % 2]}{number}" for i in range(150)]
-            pools.take(f"c{number}", who, _asked(names, own, rng.random((150, 1)) < 0.1))
+            pools.take({f"c{number}": _asked(who, names, own, rng.random((150, 1)) < 0.1)})
         accused += bool(pools.all_accused())
     assert accused / worlds <= 0.2
 

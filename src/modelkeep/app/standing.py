@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import msgspec
+
 from modelkeep.app.accountresults import MoveRow, Standing
 from modelkeep.app.auditfolders import audit_folders
 from modelkeep.app.histories import guard_of, history_of, known_of, signups_of
@@ -66,7 +68,7 @@ class Judge:
             watch.take(event)
         close()
         self._as_of_now(guard)
-        found = replace(guard.verdict(subject), cases=cases)
+        found = msgspec.structs.replace(guard.verdict(subject), cases=cases)
         if not found.queries and not found.budget.equivalent:
             return None
         drifting = self._ladder.rung(math.exp(found.log_m), found.budget.share, alarmed=False, drifting=True)

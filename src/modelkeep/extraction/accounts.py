@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from modelkeep.core.ports import Cold
 from modelkeep.errors import NotTrusted, Unavailable
@@ -14,7 +15,8 @@ REMEMBERED = 1024
 """Fingerprints of an account's last distinct queries, for exact repeats."""
 FAR = 1000.0
 """Coordinate of an empty place in an account's memory."""
-
+WIDE = 512
+"""Accounts whose last places are held ready to be compared with, 16 KB each, as float32: numpy is slow to widen numbers."""
 
 _SCALARS = 11
 
@@ -52,6 +54,10 @@ class Account:
         self.spent = self.charged = 0.0
         self.value = 0.5
         self.stakes[0] = 1.0
+
+    def remembers(self, name: np.uint64) -> bool:
+        """Whether the query called ``name`` is one of its last distinct ones."""
+        return bool(np.count_nonzero(self.names == name))
 
     def restart(self) -> None:
         """Fresh stakes after a review."""
@@ -116,6 +122,7 @@ class Accounts:
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
         self._subjects: dict[str, None] = {}
+        self._wide: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
     def __iter__(self) -> Iterator[str]:
         """Every subject seen, in the order of first queries."""
@@ -150,6 +157,25 @@ class Accounts:
         account.period = period
         return account
 
+    def places(self, subject: str) -> NDArray[np.float32]:
+        """Places (128, 32) of the last queries of an account in memory, ready to be compared with."""
+        found = self._wide.get(subject)
+        if found is None:
+            found = self._wide[subject] = self._hot[subject].own.astype(np.float32)
+            if len(self._wide) > WIDE:
+                self._wide.popitem(last=False)
+        self._wide.move_to_end(subject)
+        return found
+
+    def remember(self, subject: str, name: np.uint64, place: NDArray[np.float32]) -> None:
+        """An account in memory asked something new: the query called ``name``, at ``place`` (32,)."""
+        account = self._hot[subject]
+        account.names[account.effective % REMEMBERED] = name
+        at = account.effective % null.OWN
+        account.own[at] = place
+        self.places(subject)[at] = account.own[at]
+        account.effective += 1
+
     def rebet(self, bets: int) -> None:
         """Give every account fresh stakes for so many bets. Raises Unavailable, NotTrusted."""
         self._bets = bets
@@ -165,6 +191,7 @@ class Accounts:
         """
         self._subjects.pop(subject, None)
         self._hot.pop(subject, None)
+        self._wide.pop(subject, None)
         slot = self._slots.pop(subject, None)
         if slot is not None and self._cold is not None:
             self._free.append(slot)  # first: a slot that is neither free nor in use would move the count of slots
@@ -181,6 +208,7 @@ class Accounts:
                 self._free.append(slot)
                 return
             del self._hot[subject]
+            self._wide.pop(subject, None)
             self._slots[subject] = slot
 
 

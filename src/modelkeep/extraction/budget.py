@@ -10,11 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid
 from modelkeep.extraction.features import Embedding
+from modelkeep.extraction.turns import turns
 
 Floats = NDArray[np.float64]
 
@@ -22,8 +24,7 @@ DIMENSIONS = 24
 CURVE = (5, 10, 20, 40, 80, 160, 320, 640, 1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(msgspec.Struct, frozen=True):
     """``spent``: nats; ``equivalent``: natural questions that teach as much, those charged included; ``limit``: natural
     questions allowed a period; ``share`` = equivalent / limit; ``fidelity``: agreement with the model that a simple surrogate
     reaches with that many, of a model that answers with numbers R²."""
@@ -62,6 +63,24 @@ def spend(inverse: NDArray[np.floating], phi: NDArray[np.floating], w: float) ->
     gain = w * float(moved.dot(phi))
     inverse -= np.multiply.outer(moved, moved * moved.dtype.type(w / (1.0 + gain)))
     return 0.5 * math.log1p(gain)
+
+
+def spend_each(inverses: Sequence[NDArray[np.float32]], phi: NDArray[np.float32], w: Floats) -> list[float]:
+    """``spend`` for questions of several accounts, in the order of each. ``inverses`` (n,): A^-1 of whoever asked, one and the
+    same array for all questions of one account; ``phi``: (n, 24); ``w``: (n,). Nats of each question."""
+    nats = [0.0] * len(inverses)
+    for turn in turns([id(one) for one in inverses]):
+        if len(turn) == 1:  # quicker alone
+            nats[turn[0]] = spend(inverses[turn[0]], phi[turn[0]], float(w[turn[0]]))
+            continue
+        asked, weight = phi[turn], w[turn]
+        moved = np.matmul(np.array([inverses[i] for i in turn]), asked[:, :, None])[:, :, 0]
+        gain = weight * np.vecdot(moved, asked)
+        less = moved[:, :, None] * (moved * (weight / (1.0 + gain)).astype(np.float32)[:, None])[:, None, :]
+        for i, change, one in zip(turn, less, gain.tolist(), strict=True):
+            np.subtract(inverses[i], change, out=inverses[i])
+            nats[i] = 0.5 * math.log1p(one)
+    return nats
 
 
 class Together:

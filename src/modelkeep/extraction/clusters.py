@@ -17,7 +17,7 @@ accuses nobody either. Who divides a set of questions among many accounts learns
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,9 +71,10 @@ class Cluster:
 
 
 class Asked(NamedTuple):
-    """Queries of members, in their order. ``names``: (b,); ``own``: places (b, 32); ``events``: score events (b, score
-    streams), bool; ``phi`` (b, 24) and ``w`` (b,): as the budget has them."""
+    """Queries of members ``subjects`` (b,) of one cluster, in their order. ``names``: (b,); ``own``: places (b, 32);
+    ``events``: score events (b, score streams), bool; ``phi`` (b, 24) and ``w`` (b,): as the budget has them."""
 
+    subjects: Sequence[str]
     names: NDArray[np.uint64]
     own: Floats
     events: NDArray[np.bool_]
@@ -130,6 +131,16 @@ class _Pool:
     def wipe(self) -> None:
         self.names[:], self.own[:] = 0, FAR
         self.learnt.renew()
+
+
+class _Told(NamedTuple):
+    """What is evidence of what was asked of a pool: score ``events`` (n, streams), and how ``near`` (n,) it was to the last."""
+
+    covariate: str
+    pool: _Pool
+    subjects: Sequence[str]
+    events: NDArray[np.bool_]
+    near: list[float]
 
 
 class Clusters:
@@ -191,56 +202,70 @@ class Clusters:
 
     def of(self, subject: str) -> tuple[str, ...]:
         """The clusters that ``subject`` shares with somebody."""
-        return tuple(one for one in self._of.get(subject, ()) if one in self._pools)
+        mine = self._of.get(subject)
+        return () if not mine else tuple(one for one in mine if one in self._pools)
 
     def accused(self, subject: str) -> tuple[str, ...]:
         """Those of them that are accused."""
         mine = self._of.get(subject)
         return () if not mine else tuple(one for one in mine if one in self._pools and self._pools[one].accused_at)
 
-    def take(self, covariate: str, subjects: Sequence[str], asked: Asked) -> bool:
-        """Bet on queries of members ``subjects`` (b,), and charge them; whether that accuses the cluster."""
-        pool = self._pools[covariate]
-        self._pools.move_to_end(covariate)
-        new, fresh, nearest = self._fresh(pool, subjects, asked)
-        if new:
-            pool.learnt.spend(asked.phi[new], asked.w[new])
-        if not fresh:
-            return False
+    def take(self, asked: Mapping[str, Asked]) -> list[str]:
+        """Bet on queries of members, by cluster, and charge them; which clusters that accuses."""
+        told: list[_Told] = []
+        for covariate, mine in asked.items():
+            self._pools.move_to_end(covariate)
+            pool = self._pools[covariate]
+            new, fresh, near = self._fresh(pool, mine)
+            if new:
+                pool.learnt.spend(mine.phi[new], mine.w[new])
+            if fresh:
+                told.append(_Told(covariate, pool, [mine.subjects[i] for i in fresh], mine.events[fresh], near))
+        if not told:
+            return []
+        scored, nearest = np.concatenate([one.events for one in told]), np.concatenate([one.near for one in told])
+        factors = self._bets.factors(evidence.with_own(scored, nearest, self._steps, self._beside))
+        pools = [one.pool for one in told for _ in one.near]
+        values = eprocess.settle([pool.stakes for pool in pools], factors, [pool.since for pool in pools])
+        shares = np.split(values, np.cumsum([len(one.near) for one in told[:-1]]))
+        return [one.covariate for one, share in zip(told, shares, strict=True) if self._count(one, share.tolist())]
+
+    def _count(self, told: _Told, values: list[float]) -> bool:
+        """Note queries after each of which the evidence is one of ``values``; whether that accuses the cluster."""
+        pool = told.pool
         threshold, was = self._threshold(pool), pool.accused_at
-        found = evidence.with_own(asked.events[fresh], np.array(nearest), self._steps, self._beside)
-        for i, factors in zip(fresh, self._bets.factors(found), strict=True):
-            pool.value = eprocess.settle(pool.stakes, factors, pool.since)
+        for subject, value in zip(told.subjects, values, strict=True):
+            pool.value = value
             pool.effective += 1
             pool.since += 1
-            pool.told[subjects[i]] = pool.told.get(subjects[i], 0) + 1
-            if not pool.accused_at and pool.since >= MIN_EFFECTIVE and pool.value >= threshold and pool.acts_as_one:
+            pool.told[subject] = pool.told.get(subject, 0) + 1
+            if not pool.accused_at and pool.since >= MIN_EFFECTIVE and value >= threshold and pool.acts_as_one:
                 pool.accused_at = pool.effective
         return bool(pool.accused_at) and not was
 
-    def _fresh(self, pool: _Pool, subjects: Sequence[str], asked: Asked) -> tuple[list[int], list[int], list[float]]:
+    def _fresh(self, pool: _Pool, asked: Asked) -> tuple[list[int], list[int], list[float]]:
         """Which queries nobody in the pool has asked, which of them are not within noise of its last ones either and so are
         evidence, and how near each of these is to them. They are remembered."""
-        known, names = np.isin(asked.names, pool.names).tolist(), asked.names.tolist()
-        apart = _distances(asked.own, np.concatenate([pool.own.astype(np.float64), asked.own]))
+        known, names = (asked.names[:, None] == pool.names).any(axis=1).tolist(), asked.names.tolist()
+        apart = _distances(asked.own, np.concatenate([pool.own, asked.own]))
         count, seen = len(pool.own), set[int]()
-        holder = np.arange(count)  # which column of ``apart`` each place of the ring holds
+        last, others = apart[:, :count], apart[:, count:]  # from the last ones, and from each other
         new: list[int] = []
         fresh: list[int] = []
         near: list[float] = []
-        for i, subject in enumerate(subjects):
+        for i, subject in enumerate(asked.subjects):
             member = pool.members[subject]
             member[0] += 1
             if known[i] or names[i] in seen:
                 continue
             new.append(i)
-            nearest = float(apart[i].take(holder).min())
+            nearest = float(last[i].min())
             if nearest <= self._near:
                 continue
             seen.add(names[i])
             member[1] += 1
             at = pool.effective + len(fresh)
-            holder[at % count] = count + i
+            last[:, at % count] = others[:, i]
             pool.own[at % count], pool.names[at % REMEMBERED] = asked.own[i], names[i]
             fresh.append(i)
             near.append(nearest)

@@ -57,8 +57,8 @@ def find_drift(standings: Mapping[str, Standing], group_of: Callable[[str], str]
         grouped.setdefault(group_of(subject), []).append(one)
     if len(grouped) < LEAST:
         return None
-    values = np.array([math.fsum(one.value for one in group) / len(group) for group in grouped.values()])
-    queries = np.array([sum(one.queries for one in group) / len(group) for group in grouped.values()])
+    values = np.array([math.fsum([one.value for one in group]) / len(group) for group in grouped.values()])
+    queries = np.array([sum([one.queries for one in group]) / len(group) for group in grouped.values()])
     risen = values >= RISEN
     count = int(risen.sum())
     p = tail(len(grouped), count, 1.0 / RISEN)

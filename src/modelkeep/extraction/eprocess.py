@@ -11,10 +11,13 @@ summable weights so that the lifetime error is bounded).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from modelkeep.extraction.turns import turns
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -85,19 +88,37 @@ def step(kept: Floats, restarted: Floats, factors: Floats, t: Ints | int) -> tup
     return forward, again
 
 
-def settle(stakes: Floats, factors: Floats, t: int) -> float:
-    """``step`` for one account in place, and its ``evidence`` then. ``stakes``: (2, c), kept and restarted."""
-    bets = len(factors)
-    if not bets:
-        return 1.0
+def settle(stakes: Sequence[Floats], factors: Floats, t: Sequence[int]) -> Floats:
+    """Queries of several accounts, in the order of each: ``step`` for all of them in place, and the ``evidence`` after each.
+
+    ``stakes`` (n,): kept and restarted of whoever asked, (2, c), one and the same array for all queries of one account;
+    ``factors``: (n, c); ``t`` (n,): queries of that account counted before the first of these. Shape (n,).
+    """
+    count, bets = factors.shape
+    if not count or not bets:
+        return np.ones(count)
+    taken = turns([id(one) for one in stakes])
+    order = [i for turn in taken for i in turn]
+    held, after, end = np.array([stakes[i] for i in taken[0]]), np.empty((count, 2, bets)), 0
+    factors = factors[order, None]
+    weights = np.array([[_restart_weight(t[i] + number)] for number, turn in enumerate(taken) for i in turn])
+    for turn in taken:
+        begin, end = end, end + len(turn)
+        now = held[: len(turn)]
+        now[:, 1] += weights[begin:end]
+        now *= factors[begin:end]
+        np.minimum(now, CEILING, out=now)
+        after[begin:end] = now
+    for i, now in zip(taken[0], held, strict=True):
+        stakes[i][:] = now
+    out = np.empty(count)
+    out[order] = after.reshape(count, -1).sum(axis=1) * (0.5 / bets)
+    return out
+
+
+def _restart_weight(t: int) -> float:
     n = t + 2.0
-    stakes[1] += 1.0 / (2.2 * n * math.log(n) ** 2)
-    stakes *= factors
-    total = float(np.add.reduce(stakes, axis=None))
-    if total > CEILING:  # else no stake is
-        np.minimum(stakes, CEILING, out=stakes)
-        total = float(np.add.reduce(stakes, axis=None))
-    return total * (0.5 / bets)
+    return 1.0 / (2.2 * n * math.log(n) ** 2)
 
 
 def evidence(kept: Floats, restarted: Floats) -> Floats:

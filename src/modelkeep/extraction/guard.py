@@ -3,21 +3,19 @@
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.core.ports import Cold
 from modelkeep.errors import Invalid
-from modelkeep.extraction import budget, eprocess, evidence, null, places
-from modelkeep.extraction.accounts import REMEMBERED, Account, Accounts, Held
+from modelkeep.extraction import budget, eprocess, evidence
+from modelkeep.extraction.accounts import Account, Accounts, Held
 from modelkeep.extraction.clusters import Asked, Cluster, Clusters
 from modelkeep.extraction.drift import MOST, Drift, Standing, find_drift
+from modelkeep.extraction.examine import Batch, Examiner, Ready
 from modelkeep.extraction.ladder import DEFAULT, Ladder, Rung
-from modelkeep.extraction.places import Places
 from modelkeep.extraction.profile import Hidden, Profile, with_kappa
 from modelkeep.extraction.shared import Learnt, Shared, SharedBudgets
 from modelkeep.extraction.verdicts import Terms, Verdict, Verdicts, odds_text
@@ -32,24 +30,6 @@ SLICE = 64
 """Queries that are examined at once: larger products wake the threads of BLAS, which costs more than it saves."""
 IN_MEMORY = 32_768
 """Accounts of one release whose state stays in memory, where there is another place for the coldest."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Queries:
-    """Queries made ready: places (b, 32), score events (b, streams), phi (b, 24) and w (b)."""
-
-    own: NDArray[np.float32]
-    events: NDArray[np.bool_]
-    phi: NDArray[np.float32]
-    w: list[float]
-
-
-class _Batch(NamedTuple):
-    """A batch of queries: x (b, d), the model's answers (b, k), coordinates of the inner layer (b, r)."""
-
-    x: Floats
-    probs: Floats | None
-    hidden: Hidden
 
 
 class Guard:
@@ -77,8 +57,8 @@ class Guard:
             raise Invalid(f"the guard needs alpha in (0, 0.1] and a positive budget, not {alpha} and {budget_limit}")
         self._profile, self._alpha = profile, alpha
         self._bets = eprocess.make_bets(profile.kappa)
-        self._places = Places(profile.embedding)
         self._accounts = Accounts(len(self._bets.stream), cold, in_memory, eprocess.most_bets(len(profile.kappa)))
+        self._examiner = Examiner(profile, self._accounts, SLICE)
         self._clusters = Clusters(self._bets, profile.near, profile.step_limits, alpha=alpha, beside=profile.beside)
         lent = ladder._replace(questions=limit)
         self._shared = SharedBudgets(self._clusters, profile.curve, lent)
@@ -168,68 +148,62 @@ class Guard:
         for at in range(0, len(x), SLICE):
             end = at + SLICE
             shared = () if covariates is None else covariates[at:end]
-            batch = _Batch(
-                np.asarray(x[at:end], np.float64),
+            rows = np.asarray(x[at:end], np.float64)
+            batch = Batch(
+                evidence.fingerprints(rows),
+                rows,
                 None if probs is None else probs[at:end],
                 None if hidden is None else hidden[at:end],
             )
             self._observe(subjects[at:end], batch, shared)
 
-    def _observe(self, subjects: Sequence[str], batch: _Batch, covariates: Sequence[Sequence[str]] = ()) -> None:
-        names = evidence.fingerprints(batch.x)
+    def _observe(self, subjects: Sequence[str], batch: Batch, covariates: Sequence[Sequence[str]] = ()) -> None:
+        names = batch.names
         with self._lock:
-            fresh = [i for i, subject in enumerate(subjects) if not self._repeats(subject, names[i])]
-            queries = self._prepare(batch, fresh)
-            at = dict(zip(fresh, range(len(fresh)), strict=True))
-            accounts = [self._account(subject) for subject in subjects]
-            asked = self._take(subjects, accounts, names, batch, queries, at)
+            known = {subject: self._known(subject) for subject in dict.fromkeys(subjects)}
+            fresh = [i for i, one in enumerate(subjects) if (had := known[one]) is None or not had.remembers(names[i])]
+            ready = self._examiner.prepare(batch, fresh)
+            accounts = {subject: had or self._account(subject) for subject, had in known.items()}
+            found = self._examiner.take(subjects, accounts, batch, ready)
+            who = [accounts[subjects[i]] for i in found.told]
+            values = eprocess.settle([one.stakes for one in who], self._bets.factors(found.events), [one.since for one in who])
+            after, asked = dict(zip(found.told, values.tolist(), strict=True)), set(found.asked)
             shared: dict[str, list[int]] = {}  # which queries count in which clusters, each from when its account has joined
-            for i, (subject, account) in enumerate(zip(subjects, accounts, strict=True)):
+            for i, subject in enumerate(subjects):
+                account = accounts[subject]
                 self._clusters.join(subject, covariates[i] if covariates else ())
                 for cluster in self._clusters.of(subject):
                     shared.setdefault(cluster, []).append(i)
                 account.queries += 1
-                if i not in asked:
-                    continue
-                factors = asked[i]
-                if factors is not None:
-                    account.value = eprocess.settle(account.stakes, factors, account.since)
+                if i in after:
+                    account.value = after[i]
                     account.since += 1
-                self._stand(subject, account)
-            self._pool(shared, subjects, names, queries, at)
-            for subject in dict.fromkeys(subjects):
-                self._hold(subject)
+                if i in asked:
+                    self._stand(subject, account)
+            self._pool(shared, subjects, batch, ready)
+            for subject, account in accounts.items():
+                self._verdicts.put(subject, self._judge(subject, account))
             self._accounts.settle()
 
-    def _pool(
-        self,
-        shared: dict[str, list[int]],
-        subjects: Sequence[str],
-        names: NDArray[np.uint64],
-        queries: _Queries,
-        at: dict[int, int],
-    ) -> None:
-        """Let clusters bet on what their members asked anew; ``at``: where a query of the batch is among those made ready."""
+    def _pool(self, shared: Mapping[str, list[int]], subjects: Sequence[str], batch: Batch, ready: Ready) -> None:
+        """Let clusters bet on what their members asked anew; ``shared``: places in the batch, by cluster."""
+        anew: dict[str, Asked] = {}
+        queries = ready.queries
         for cluster, asked in shared.items():
-            fresh = [i for i in asked if i in at and self._clusters.holds(cluster, subjects[i])]
-            rows = [at[i] for i in fresh]
-            if not rows:
-                continue
-            own, w = queries.own[rows].astype(np.float64), np.array([queries.w[row] for row in rows])
-            anew = Asked(names[fresh], own, queries.events[rows], queries.phi[rows], w)
-            if self._clusters.take(cluster, [subjects[i] for i in fresh], anew):
-                self._reconsider(cluster)
-            self._touched |= self._verdicts.weigh(cluster)
+            fresh = [i for i in asked if i in ready.rows and self._clusters.holds(cluster, subjects[i])]
+            if fresh:
+                rows, who = [ready.rows[i] for i in fresh], [subjects[i] for i in fresh]
+                own = queries.own[rows].astype(np.float64)
+                anew[cluster] = Asked(who, batch.names[fresh], own, queries.events[rows], queries.phi[rows], queries.w[rows])
+        for cluster in self._clusters.take(anew):
+            self._reconsider(cluster)
+        self._touched |= self._verdicts.weigh(*anew)
 
     def _reconsider(self, cluster: str) -> None:
         """Bring the verdicts on all members up to date: the cluster was accused, or cleared."""
         for subject in self._clusters.members(cluster):
             self._hold(subject)
             self._touched.add(subject)
-
-    def _repeats(self, subject: str, name: np.uint64) -> bool:
-        account = self._accounts.get(subject)
-        return account is not None and bool((account.names == name).any())
 
     def _hold(self, subject: str) -> None:
         """Bring the verdict on ``subject`` up to date."""
@@ -341,80 +315,6 @@ class Guard:
             hidden is None or hidden.shape != (len(x), layer.directions) or not np.isfinite(hidden).all()
         ):
             raise Invalid(f"evidence needs {layer.directions} finite coordinates of the inner layer per query")
-
-    def _prepare(self, batch: _Batch, chosen: list[int]) -> _Queries:
-        """The rows ``chosen`` of a batch, made ready."""
-        profile, x, probs = self._profile, batch.x[chosen], batch.probs
-        answers = None if probs is None or probs.shape[1] < 2 else np.asarray(probs, dtype=np.float64)[chosen]
-        hidden = None if profile.layer is None or batch.hidden is None else batch.hidden[chosen]
-        if not chosen:
-            nothing = np.empty((0, places.DIMENSIONS), dtype=np.float32)
-            return _Queries(nothing, np.empty((0, 0), dtype=np.bool_), nothing, [])
-        scores = profile.scores(x, answers, hidden)
-        projected = profile.embedding.project(x)[1]
-        found = self._places.of(x)
-        own = np.zeros((len(x), places.DIMENSIONS), dtype=np.float32)
-        own[:, : found.shape[1]] = found
-        return _Queries(
-            own=own,
-            events=(scores[:, :, None] > profile.limits).reshape(len(x), -1),
-            phi=budget.spend_features(profile.embedding, projected).astype(np.float32),
-            w=budget.weight_of(answers, len(x)).tolist(),
-        )
-
-    def _take(
-        self,
-        subjects: Sequence[str],
-        accounts: Sequence[Account],
-        names: NDArray[np.uint64],
-        batch: _Batch,
-        queries: _Queries,
-        at: dict[int, int],
-    ) -> dict[int, Floats | None]:
-        """Charge every query that is no exact repeat, and compare it with its account's last ones; the factors of its bets, or
-        None for a near repeat.
-
-        ``at``: where a query that was none at the beginning of the batch is among ``queries``.
-        """
-        wide: dict[str, NDArray[np.float32]] = {}  # each account's own places, as wide as what they are compared with
-        taken: dict[str, set[np.uint64]] = {}
-        asked: dict[int, Floats | None] = {}
-        told: list[int] = []
-        scored: list[NDArray[np.bool_]] = []
-        apart: list[float] = []
-        for i, (subject, account) in enumerate(zip(subjects, accounts, strict=True)):
-            name, mine = names[i], taken.get(subject, ())
-            if name in mine or (i not in at and (not mine or (account.names == name).any())):
-                continue
-            made, j = (queries, at[i]) if i in at else (self._prepare(batch, [i]), 0)  # pushed out by others of this batch
-            if subject not in wide:
-                wide[subject] = account.own.astype(np.float32)
-            account.spent += budget.spend(account.inverse, made.phi[j], made.w[j])
-            asked[i] = None
-            nearest = self._nearest(account, wide[subject], made.own[j])
-            if nearest > self._profile.near:
-                account.names[account.effective % REMEMBERED] = name
-                account.effective += 1
-                taken.setdefault(subject, set()).add(name)
-                told.append(i)
-                scored.append(made.events[j])
-                apart.append(nearest)
-        if told:
-            events = evidence.with_own(np.stack(scored), np.array(apart), self._profile.step_limits, self._profile.beside)
-            asked.update(zip(told, self._bets.factors(events), strict=True))
-        return asked
-
-    def _nearest(self, account: Account, own: NDArray[np.float32], place: NDArray[np.float32]) -> float:
-        """Distance of ``place`` (32,) to the nearest of the account's ``own`` last ones (128, 32), where it is kept if it is no
-        near repeat.
-        """
-        apart = own - place
-        nearest = math.sqrt(float(np.einsum("ij,ij->i", apart, apart).min()))
-        if nearest > self._profile.near:
-            at = account.effective % null.OWN
-            account.own[at] = place
-            own[at] = account.own[at]
-        return nearest
 
     def _stand(self, subject: str, account: Account) -> None:
         """Note where the account stands among the others, and accuse it when its evidence says so and it is not theirs, too."""

@@ -7,15 +7,20 @@ and coarsens, and accuses nobody.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
 
 from modelkeep.extraction import budget
 from modelkeep.extraction.budget import Budget, Floats
 from modelkeep.extraction.clusters import Clusters
 from modelkeep.extraction.ladder import Ladder, Rung
 
+QUOTED = 64
+"""Budgets of clusters that are kept as they were quoted last."""
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+
+class Shared(msgspec.Struct, frozen=True):
     """What the ``accounts`` (how many) of the cluster ``id`` have learnt together in this period."""
 
     id: str
@@ -42,6 +47,7 @@ class SharedBudgets:
         self._clusters, self._curve, self.ladder = clusters, curve, ladder
         self._factors: dict[str, float] = {}  # of accounts and of clusters, those above 1
         self._rungs: dict[str, Rung] = {}
+        self._quoted = lru_cache(maxsize=QUOTED)(self._quote)  # every member of a cluster is shown the same
 
     def renew(self) -> None:
         """A new budget period."""
@@ -70,8 +76,10 @@ class SharedBudgets:
             return None
         more = sum(factor - 1.0 for name, factor in self._factors.items() if self._clusters.holds(cluster, name))
         limit = lent.questions * (lent.cluster * self._factors.get(cluster, 1.0) + more)
-        spent, charged = self._clusters.learnt(cluster)
-        return Shared(cluster, members, budget.quote(spent, self._curve, limit, charged))
+        return self._quoted(cluster, members, limit, *self._clusters.learnt(cluster))
+
+    def _quote(self, cluster: str, accounts: int, limit: float, spent: float, charged: float) -> Shared:
+        return Shared(cluster, accounts, budget.quote(spent, self._curve, limit, charged))
 
     def of(self, subject: str) -> Shared | None:
         """The budget of the cluster of ``subject`` of which the largest share is spent; None: none holds this account."""

@@ -1,9 +1,11 @@
 """The verdict in force on every account of one release: what is held about it, by the ladder and the terms of now."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from modelkeep.extraction import budget
@@ -14,8 +16,7 @@ from modelkeep.extraction.shared import Learnt, Shared, SharedBudgets
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What is held about one account now.
 
     ``rung``: its place on the ladder; ``log_m``: natural log of the evidence (M + R) / 2; ``odds``: the same in words;
@@ -121,7 +122,8 @@ class Verdicts:
         terms = self._terms.get(subject, USUAL)
         limit = self.ladder.questions * terms.budget * (self.ladder.case if found.cases else 1.0)
         spent = replace(found.budget, limit=limit, share=found.budget.equivalent / limit)
-        found = replace(found, budget=spent, shared=self._shared.of(subject))
+        shared = self._shared.of(subject)
+        found = replace(found, budget=spent, shared=shared)
         rung = Rung.SANCTION if terms.sanctioned else self._rung(found)
         before = self.of(subject)
         if rung is not before.rung:
