@@ -24,7 +24,7 @@ DIMENSIONS = 24
 CURVE = (5, 10, 20, 40, 80, 160, 320, 640, 1000)
 
 
-class Budget(msgspec.Struct, frozen=True):
+class Budget(msgspec.Struct, frozen=True, gc=False):
     """``spent``: nats; ``equivalent``: natural questions that teach as much, those charged included; ``limit``: natural
     questions allowed a period; ``share`` = equivalent / limit; ``fidelity``: agreement with the model that a simple surrogate
     reaches with that many, of a model that answers with numbers R²."""

@@ -16,6 +16,7 @@ What its members asked together since each joined is also charged to one budget 
 accuses nobody either. Who divides a set of questions among many accounts learns as much as one budget of the cluster allows.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,12 +161,16 @@ class Clusters:
     def __len__(self) -> int:
         return len(self._pools)
 
-    def join(self, subject: str, covariates: Iterable[str]) -> None:
-        """``subject`` was seen with ``covariates``: from now on its queries count in their clusters, those before never."""
+    def join(self, subject: str, covariates: Iterable[str]) -> tuple[str, ...]:
+        """``subject`` was seen with ``covariates``: from now on its queries count in their clusters, those before never.
+
+        Returns the clusters ``of`` it.
+        """
         mine = self._of.get(subject, ())
         for covariate in covariates:
             if covariate not in mine and len(mine) < JOINS and self._enter(subject, covariate):
                 mine = self._of[subject] = (*mine, covariate)
+        return self.of(subject)
 
     def _enter(self, subject: str, covariate: str) -> bool:
         pool = self._pools.get(covariate)
@@ -226,15 +231,13 @@ class Clusters:
         scored, nearest = np.concatenate([one.events for one in told]), np.concatenate([one.near for one in told])
         factors = self._bets.factors(evidence.with_own(scored, nearest, self._steps, self._beside))
         pools = [one.pool for one in told for _ in one.near]
-        values = eprocess.settle([pool.stakes for pool in pools], factors, [pool.since for pool in pools])
-        shares = np.split(values, np.cumsum([len(one.near) for one in told[:-1]]))
-        return [one.covariate for one, share in zip(told, shares, strict=True) if self._count(one, share.tolist())]
+        values = iter(eprocess.settle([pool.stakes for pool in pools], factors, [pool.since for pool in pools]).tolist())
+        return [one.covariate for one in told if self._count(one.pool, [(subject, next(values)) for subject in one.subjects])]
 
-    def _count(self, told: _Told, values: list[float]) -> bool:
-        """Note queries after each of which the evidence is one of ``values``; whether that accuses the cluster."""
-        pool = told.pool
+    def _count(self, pool: _Pool, told: Sequence[tuple[str, float]]) -> bool:
+        """Note queries of members, and the evidence after each of them; whether that accuses the cluster."""
         threshold, was = self._threshold(pool), pool.accused_at
-        for subject, value in zip(told.subjects, values, strict=True):
+        for subject, value in told:
             pool.value = value
             pool.effective += 1
             pool.since += 1
@@ -247,9 +250,9 @@ class Clusters:
         """Which queries nobody in the pool has asked, which of them are not within noise of its last ones either and so are
         evidence, and how near each of these is to them. They are remembered."""
         known, names = (asked.names[:, None] == pool.names).any(axis=1).tolist(), asked.names.tolist()
-        apart = _distances(asked.own, np.concatenate([pool.own, asked.own]))
         count, seen = len(pool.own), set[int]()
-        last, others = apart[:, :count], apart[:, count:]  # from the last ones, and from each other
+        square = _square_distances(asked.own, np.concatenate([pool.own, asked.own]))
+        last, others = square[:, :count], square[:, count:]  # from the last ones, and from each other
         new: list[int] = []
         fresh: list[int] = []
         near: list[float] = []
@@ -259,7 +262,7 @@ class Clusters:
             if known[i] or names[i] in seen:
                 continue
             new.append(i)
-            nearest = float(last[i].min())
+            nearest = math.sqrt(max(float(last[i].min()), 0.0))
             if nearest <= self._near:
                 continue
             seen.add(names[i])
@@ -362,8 +365,8 @@ class Clusters:
         return sorted((one for one in shown if one is not None), key=lambda one: one.number)
 
 
-def _distances(points: Floats, others: Floats) -> Floats:
-    """Euclidean distances (a, b) between rows of ``points`` (a, d) and ``others`` (b, d)."""
-    square = (points * points).sum(axis=1)[:, None] + (others * others).sum(axis=1) - 2.0 * (points @ others.T)
-    out: Floats = np.sqrt(np.maximum(square, 0.0))
+def _square_distances(points: Floats, others: Floats) -> Floats:
+    """Squared Euclidean distances (a, b) between rows of ``points`` (a, d) and ``others`` (b, d), but for rounding."""
+    out: Floats = (points * points).sum(axis=1)[:, None] + (others * others).sum(axis=1)
+    out -= 2.0 * (points @ others.T)
     return out

@@ -13,6 +13,7 @@ summable weights so that the lifetime error is bounded).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,14 +100,14 @@ def settle(stakes: Sequence[Floats], factors: Floats, t: Sequence[int]) -> Float
         return np.ones(count)
     taken = turns([id(one) for one in stakes])
     order = [i for turn in taken for i in turn]
-    held, after, end = np.array([stakes[i] for i in taken[0]]), np.empty((count, 2, bets)), 0
-    factors = factors[order, None]
-    weights = np.array([[_restart_weight(t[i] + number)] for number, turn in enumerate(taken) for i in turn])
+    held, after = np.array([stakes[i] for i in taken[0]]), np.empty((count, 2, bets))
+    times, added, end = factors[order, None], np.zeros((count, 2, 1)), 0
+    added[:, 1, 0] = [_restart_weight(t[i] + number) for number, turn in enumerate(taken) for i in turn]
     for turn in taken:
         begin, end = end, end + len(turn)
         now = held[: len(turn)]
-        now[:, 1] += weights[begin:end]
-        now *= factors[begin:end]
+        now += added[begin:end]
+        now *= times[begin:end]
         np.minimum(now, CEILING, out=now)
         after[begin:end] = now
     for i, now in zip(taken[0], held, strict=True):
@@ -116,6 +117,7 @@ def settle(stakes: Sequence[Floats], factors: Floats, t: Sequence[int]) -> Float
     return out
 
 
+@lru_cache(maxsize=4096)
 def _restart_weight(t: int) -> float:
     n = t + 2.0
     return 1.0 / (2.2 * n * math.log(n) ** 2)

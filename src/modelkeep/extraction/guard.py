@@ -171,8 +171,7 @@ class Guard:
             shared: dict[str, list[int]] = {}  # which queries count in which clusters, each from when its account has joined
             for i, subject in enumerate(subjects):
                 account = accounts[subject]
-                self._clusters.join(subject, covariates[i] if covariates else ())
-                for cluster in self._clusters.of(subject):
+                for cluster in self._clusters.join(subject, covariates[i] if covariates else ()):
                     shared.setdefault(cluster, []).append(i)
                 account.queries += 1
                 if i in after:

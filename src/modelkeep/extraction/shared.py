@@ -74,7 +74,7 @@ class SharedBudgets:
         members = self._clusters.size(cluster)
         if not members or lent.cluster == float("inf"):
             return None
-        more = sum(factor - 1.0 for name, factor in self._factors.items() if self._clusters.holds(cluster, name))
+        more = sum([factor - 1.0 for name, factor in self._factors.items() if self._clusters.holds(cluster, name)])
         limit = lent.questions * (lent.cluster * self._factors.get(cluster, 1.0) + more)
         return self._quoted(cluster, members, limit, *self._clusters.learnt(cluster))
 
@@ -83,10 +83,12 @@ class SharedBudgets:
 
     def of(self, subject: str) -> Shared | None:
         """The budget of the cluster of ``subject`` of which the largest share is spent; None: none holds this account."""
-        if subject in self._factors:
-            return None
-        found = [shared for cluster in self._clusters.of(subject) if (shared := self.show(cluster)) is not None]
-        return max(found, key=lambda one: one.budget.share, default=None)
+        most = None
+        for cluster in () if subject in self._factors else self._clusters.of(subject):
+            shared = self.show(cluster)
+            if shared is not None and (most is None or shared.budget.share > most.budget.share):
+                most = shared
+        return most
 
     def moved(self, clusters: Iterable[str]) -> list[str]:
         """Those of ``clusters`` whose budget leads to another rung than when this was asked last."""

@@ -44,7 +44,7 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def spent(self) -> float:
         """The larger of the shares that are spent, of its own budget and of the one that it shares."""
-        return self.budget.share if self.shared is None else max(self.budget.share, self.shared.budget.share)
+        return _larger(self.budget, self.shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,13 @@ class Verdicts:
         limit = self.ladder.questions * terms.budget * (self.ladder.case if found.cases else 1.0)
         spent = replace(found.budget, limit=limit, share=found.budget.equivalent / limit)
         shared = self._shared.of(subject)
-        found = replace(found, budget=spent, shared=shared)
-        rung = Rung.SANCTION if terms.sanctioned else self._rung(found)
+        rung = Rung.SANCTION if terms.sanctioned else self._rung(found, _larger(spent, shared))
         before = self.of(subject)
         if rung is not before.rung:
             self._moved[subject] = self._learning[subject] = None
-        elif max(spent.share, before.budget.share) >= TOLD:
+        elif spent.share >= TOLD or before.budget.share >= TOLD:
             self._learning[subject] = None
-        self._held[subject] = replace(found, rung=rung)
+        self._held[subject] = replace(found, rung=rung, budget=spent, shared=shared)
         _note(self._alarmed, subject, rung is Rung.ALARM)
         _note(self._withheld, subject, found.withheld)
 
@@ -143,9 +142,9 @@ class Verdicts:
         self.changed(*(shared.id for shared in told if shared.budget.share >= TOLD))
         return found
 
-    def _rung(self, found: Verdict) -> Rung:
+    def _rung(self, found: Verdict, spent: float) -> Rung:
         evidence = 0.0 if found.uncovered else math.exp(found.log_m)
-        return self.ladder.rung(evidence, found.spent, alarmed=bool(found.alarmed_at), drifting=found.drifting)
+        return self.ladder.rung(evidence, spent, alarmed=bool(found.alarmed_at), drifting=found.drifting)
 
     def adopt(self, ladder: Ladder) -> None:
         """Judge everybody by another ladder from now on. A period of another length begins at once."""
@@ -189,6 +188,10 @@ class Verdicts:
     def _nothing(self) -> Verdict:
         spent = budget.quote(0.0, self._curve, self.ladder.questions)
         return Verdict(Rung.MARK, math.log(0.5), odds_text(0.5), spent, 0, 0, True, None)
+
+
+def _larger(own: Budget, shared: Shared | None) -> float:
+    return own.share if shared is None else max(own.share, shared.budget.share)
 
 
 def _note(among: dict[str, None], subject: str, there: bool) -> None:
