@@ -262,7 +262,7 @@ class Clusters:
             if known[i] or names[i] in seen:
                 continue
             new.append(i)
-            nearest = math.sqrt(max(float(last[i].min()), 0.0))
+            nearest = math.sqrt(max(float(np.minimum.reduce(last[i])), 0.0))
             if nearest <= self._near:
                 continue
             seen.add(names[i])

@@ -10,6 +10,7 @@ a thief must hold a quarter of all groups that asked lately, and lets most of th
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ def find_drift(standings: Mapping[str, Standing], group_of: Callable[[str], str]
     return Drift(len(grouped), count, p, float(np.median(growth)))
 
 
+@lru_cache(maxsize=64)
 def tail(n: int, k: int, chance: float) -> float:
     """P(Binomial(n, ``chance``) >= k)."""
     if k <= 0:

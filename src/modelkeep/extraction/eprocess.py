@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,18 +101,18 @@ def settle(stakes: Sequence[Floats], factors: Floats, t: Sequence[int]) -> Float
         return np.ones(count)
     taken = turns([id(one) for one in stakes])
     order = [i for turn in taken for i in turn]
-    held, after = np.array([stakes[i] for i in taken[0]]), np.empty((count, 2, bets))
-    times, added, end = factors[order, None], np.zeros((count, 2, 1)), 0
-    added[:, 1, 0] = [_restart_weight(t[i] + number) for number, turn in enumerate(taken) for i in turn]
-    for turn in taken:
-        begin, end = end, end + len(turn)
-        now = held[: len(turn)]
-        now += added[begin:end]
-        now *= times[begin:end]
-        np.minimum(now, CEILING, out=now)
-        after[begin:end] = now
-    for i, now in zip(taken[0], held, strict=True):
-        stakes[i][:] = now
+    times, added, after = factors[order, None].repeat(2, axis=1), np.zeros((count, 2, bets)), np.empty((count, 2, bets))
+    added[:, 1] = [[_restart_weight(t[i] + number)] for number, turn in enumerate(taken) for i in turn]
+    now, end = np.array([stakes[i] for i in taken[0]]), 0
+    for size, run in groupby(taken, len):
+        begin, end, now = end, end + size * len(list(run)), now[:size]
+        parts = (part[begin:end].reshape(-1, size, 2, bets) for part in (added, times, after))
+        for more, factor, here in zip(*parts, strict=True):
+            now = np.add(now, more, out=here)
+            now *= factor
+            np.minimum(now, CEILING, out=now)
+    for i, mine in zip(order, after, strict=True):  # the last of each account is what stays
+        stakes[i][:] = mine
     out = np.empty(count)
     out[order] = after.reshape(count, -1).sum(axis=1) * (0.5 / bets)
     return out

@@ -136,4 +136,5 @@ class Examiner:
         apart = self._apart[: len(turn)]
         for i, out in zip(turn, apart, strict=True):
             np.subtract(self._accounts.places(subjects[i]), own[rows[i]], out=out)
-        return [math.sqrt(square) for square in np.einsum("aij,aij->ai", apart, apart).min(axis=1).tolist()]
+        square = np.minimum.reduce(np.einsum("aij,aij->ai", apart, apart), axis=1)
+        return [math.sqrt(one) for one in square.tolist()]
