@@ -251,7 +251,7 @@ class Clusters:
         evidence, and how near each of these is to them. They are remembered."""
         known, names = (asked.names[:, None] == pool.names).any(axis=1).tolist(), asked.names.tolist()
         count, seen = len(pool.own), set[int]()
-        square = _square_distances(asked.own, np.concatenate([pool.own, asked.own]))
+        square = _square_distances(pool.own, asked.own)
         last, others = square[:, :count], square[:, count:]  # from the last ones, and from each other
         new: list[int] = []
         fresh: list[int] = []
@@ -365,8 +365,11 @@ class Clusters:
         return sorted((one for one in shown if one is not None), key=lambda one: one.number)
 
 
-def _square_distances(points: Floats, others: Floats) -> Floats:
-    """Squared Euclidean distances (a, b) between rows of ``points`` (a, d) and ``others`` (b, d), but for rounding."""
-    out: Floats = (points * points).sum(axis=1)[:, None] + (others * others).sum(axis=1)
-    out -= 2.0 * (points @ others.T)
+def _square_distances(last: NDArray[np.float32], own: Floats) -> Floats:
+    """Squared distances, but for rounding, of each place of ``own`` (b, d) from the ``last`` ones (n, d), then from each of
+    ``own``: (b, n + b)."""
+    both = np.concatenate([last, own])
+    length = (both * both).sum(axis=1)
+    out: Floats = length[len(last) :, None] + length
+    out -= 2.0 * (own @ both.T)
     return out
