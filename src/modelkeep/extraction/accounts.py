@@ -16,7 +16,7 @@ REMEMBERED = 1024
 FAR = 1000.0
 """Coordinate of an empty place in an account's memory."""
 WIDE = 512
-"""Accounts whose last places are held ready to be compared with, 16 KB each, as float32: numpy is slow to widen numbers."""
+"""Accounts whose last places are held ready to be compared with, as float32, 16 KB each: widening them costs as much again."""
 
 _SCALARS = 11
 
