@@ -27,10 +27,10 @@ def deep(digits):
 
 def test_a_layer_is_one_more_stream_and_leaves_all_else_as_it_is(digits, deep):
     plain, more = digits.profile, deep
-    assert more.streams == ("synthetic", "far", "margin", "synthetic+far", "layer", "trees", "step", "beside")
+    assert more.streams == ("synthetic", "far", "margin", "synthetic+far", "layer", "pictures", "trees", "step", "beside")
     one, other = plain.to_arrays(), more.to_arrays()
     for name in one:
-        if name.split(".")[0] in {"embedding", "discriminator", "trees"} or name in {
+        if name.split(".")[0] in {"embedding", "discriminator", "picture", "trees"} or name in {
             "step_limits",
             "cells",
             "curve",
@@ -38,10 +38,10 @@ def test_a_layer_is_one_more_stream_and_leaves_all_else_as_it_is(digits, deep):
         }:
             assert np.array_equal(one[name], other[name]), name
     kept = np.array([i for i, name in enumerate(more.streams) if name != "layer"])
-    assert np.array_equal(plain.kappa.reshape(7, -1), more.kappa.reshape(8, -1)[kept])
+    assert np.array_equal(plain.kappa.reshape(8, -1), more.kappa.reshape(9, -1)[kept])
     x, probs = digits.unseen[:50], digits.predict(digits.unseen[:50])
     seen = more.layer.project(hidden_of(digits).of(x))
-    assert np.array_equal(more.scores(x, probs, seen)[:, kept[:5]], plain.scores(x, probs))
+    assert np.array_equal(more.scores(x, probs, seen)[:, kept[:6]], plain.scores(x, probs))
 
 
 def test_upside_down_pictures_are_strange_to_the_layer(digits, deep):

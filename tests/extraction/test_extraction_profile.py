@@ -7,6 +7,9 @@ from modelkeep.extraction.evidence import SCORES
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.profile import MIN_CALIBRATION, Profile, fit_profile
 
+SEEN = (*SCORES[:4], "pictures", SCORES[4])
+"""The scores of the profile of digits."""
+
 
 def test_round_trip_through_plain_arrays(digits):
     arrays = digits.profile.to_arrays()
@@ -34,14 +37,14 @@ def test_training_rows_leave_the_whole_reference_for_calibration(tumour):
 def test_held_out_rows_trip_each_level_about_as_often_as_it_says(digits):
     x = digits.unseen
     events = (digits.profile.scores(x, digits.predict(x))[:, :, None] > digits.profile.limits).mean(axis=0)
-    for s in range(len(SCORES)):
+    for s in range(len(SEEN)):
         for t, tau in enumerate(digits.profile.taus):
             assert events[s, t] <= tau + 4 * np.sqrt(tau / 270) + 4 * np.sqrt(tau / len(x))
 
 
 def test_honest_accounts_keep_below_the_bounds_and_a_line_search_goes_beyond_those_beside_its_own(digits):
     profile = digits.profile
-    assert profile.streams == (*SCORES, "step", "beside")
+    assert profile.streams == (*SEEN, "step", "beside")
     rng = np.random.default_rng(3)
     x = digits.unseen[rng.permutation(len(digits.unseen))]
     honest = new_events(profile, x, digits.predict(x)).mean(axis=0)
@@ -95,6 +98,7 @@ def test_training_rows_of_another_width_are_refused(tumour):
         lambda a: a.update(counts=np.array([], dtype=np.int64)),
         lambda a: a.pop("discriminator.3"),
         lambda a: a.pop("trees.limits"),
+        lambda a: a.update(counts=np.array([5, *a["counts"][1:]])),
         lambda a: a.update({"trees.columns": a["trees.columns"] + 1000}),
         lambda a: a.update({"trees.columns": a["trees.columns"] - 1000}),
         lambda a: a.update({"trees.leaves": a["trees.leaves"][:, :5]}),
@@ -108,8 +112,40 @@ def test_damaged_arrays_are_refused(tumour, spoil):
         Profile.from_arrays(arrays)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda a: a.pop("picture.centre"),
+        lambda a: a.pop("picture.discriminator.5"),
+        lambda a: a.update({"picture.layout": np.array([8, 8, 3, 0])}),
+        lambda a: a.update({"picture.layout": np.array([16, 4, 1, 0])}),
+        lambda a: a.update({"picture.range": np.array([1.0, 1.0])}),
+        lambda a: a.update({"picture.centre": a["picture.centre"][1:]}),
+        lambda a: a.update({"picture.discriminator.0": a["picture.discriminator.0"][:, 1:]}),
+        lambda a: a.update(counts=np.array([4, *a["counts"][1:]])),
+    ],
+)
+def test_damaged_arrays_of_pictures_are_refused(digits, spoil):
+    arrays = digits.profile.to_arrays()
+    spoil(arrays)
+    with pytest.raises(Invalid):
+        Profile.from_arrays(arrays)
+
+
+def of_version_4(arrays):
+    """The arrays as they were before pictures had a network of their own."""
+    taus = len(arrays["taus"])
+    found = {name: array for name, array in arrays.items() if not name.startswith("picture.")}
+    found |= {name: np.delete(arrays[name], 3, axis=1) for name in ("class_shift", "class_scale")}
+    found |= {name: np.delete(arrays[name], 4, axis=0) for name in ("reference", "limits")}
+    found["kappa"] = np.delete(arrays["kappa"], range(4 * taus, 5 * taus))
+    found["counts"] = np.array([4, *arrays["counts"][1:]])
+    return found
+
+
 def of_version_3(arrays):
     """The arrays as they were before the trees' events counted once more beside own questions."""
+    arrays = of_version_4(arrays)
     found = arrays | {"scalars": arrays["scalars"][:2], "kappa": arrays["kappa"][: -len(arrays["taus"])]}
     return found | {"counts": np.array([3, *arrays["counts"][1:]])}
 
@@ -127,8 +163,12 @@ def of_version_2(arrays):
 
 @pytest.mark.parametrize(
     ("older", "streams"),
-    [(of_version_2, (*SCORES[:4], "step")), (of_version_3, (*SCORES, "step"))],
-    ids=["without trees", "nothing beside"],
+    [
+        (of_version_2, (*SCORES[:4], "step")),
+        (of_version_3, (*SCORES, "step")),
+        (of_version_4, (*SCORES, "step", "beside")),
+    ],
+    ids=["without trees", "nothing beside", "no pictures"],
 )
 def test_a_profile_of_an_earlier_version_is_read_and_watches(digits, older, streams):
     arrays = older(digits.profile.to_arrays())
@@ -137,7 +177,8 @@ def test_a_profile_of_an_earlier_version_is_read_and_watches(digits, older, stre
     again = profile.to_arrays()
     assert again.keys() == arrays.keys() and all(np.array_equal(again[name], array) for name, array in arrays.items())
     x, probs = digits.unseen[:50], digits.predict(digits.unseen[:50])
-    assert np.array_equal(profile.scores(x, probs), digits.profile.scores(x, probs)[:, : len(streams) - 1])
+    kept = [SEEN.index(name) for name in streams if name in SEEN]
+    assert np.array_equal(profile.scores(x, probs), digits.profile.scores(x, probs)[:, kept])
     guard = Guard(profile)
     rows = np.random.default_rng(0).uniform(0, 16, size=(60, 64))
     guard.observe("thief", rows, digits.predict(rows))

@@ -151,7 +151,8 @@ class RegistryVerbs(Acts):
             alpha = self.premises.settings.extraction.alpha
             inner = predictor.inner(layer) if layer else None
             ask, tell = predictor.as_function(), predictor.as_numbers()
-            fitted.append(fit_profile(rows, ask, seed=seed, alpha=alpha, numbers=tell, inner=inner))
+            shape = interface.inputs[0].shape[1:]
+            fitted.append(fit_profile(rows, ask, seed=seed, alpha=alpha, numbers=tell, inner=inner, shape=shape))
             return {**fitted[0].to_arrays(), **learn_reference(rows, seed)}
 
         return Calibration(fit, len(rows), digest)

@@ -22,6 +22,11 @@ class Discriminator:
 
     weights: tuple[Floats, ...]
 
+    @property
+    def inputs(self) -> int:
+        """Features that it takes of a row."""
+        return int(self.weights[0].shape[1])
+
     def suspicion(self, features: Floats) -> Floats:
         """Mean log odds that each row of ``features`` (b, f) is synthetic, shape (b,)."""
         w1, b1, w2, b2, w3, b3 = self.weights

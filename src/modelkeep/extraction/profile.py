@@ -11,7 +11,9 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, evidence, null, synthetic
 from modelkeep.extraction.discriminator import Discriminator, fit_discriminator
 from modelkeep.extraction.features import Embedding, fit_embedding, margin
+from modelkeep.extraction.forgeries import forgeries
 from modelkeep.extraction.layer import Inner, Layer, fit_layer
+from modelkeep.extraction.pictures import MEASURES, PictureJudge, find_picture, fit_picture_judge
 from modelkeep.extraction.places import Places
 from modelkeep.extraction.trees import DEPTH, Trees, fit_trees
 
@@ -36,7 +38,8 @@ class Profile:
     ``taus``: (t,); ``limits``: (scores, t) thresholds; ``step_limits``: (t,); ``near``: radius of a near repeat; ``beside``:
     distance within which the trees' events count once more, 0 in a profile of before that; ``kappa``: bounds (streams,), see
     ``streams``; ``cells``: (64, r) centres of the trace code; ``curve``: (3, points) of the budget; ``counts``: (features,
-    classes, training rows, calibration rows); ``layer``: the inner layer that is looked at, too, None where none is.
+    classes, training rows, calibration rows); ``layer``: the inner layer that is looked at, too, None where none is;
+    ``pictures``: what judges pictures, None where rows are a table's and in a profile of before that.
     """
 
     embedding: Embedding
@@ -56,6 +59,7 @@ class Profile:
     counts: tuple[int, int, int, int]
     alpha: float
     layer: Layer | None = None
+    pictures: PictureJudge | None = None
 
     @property
     def n_features(self) -> int:
@@ -72,6 +76,7 @@ class Profile:
         """What is bet on, each at every one of ``taus``."""
         *scores, trees = evidence.SCORES
         scores += ["layer"] if self.layer is not None else []
+        scores += ["pictures"] if self.pictures is not None else []
         scores += [trees] if self.trees is not None else []
         return (*scores, "step", "beside") if self.beside else (*scores, "step")
 
@@ -102,7 +107,7 @@ class Profile:
 
     @property
     def _judges(self) -> "Judges":
-        return Judges(self.embedding, self.layer, self.discriminator, self.trees)
+        return Judges(self.embedding, self.layer, self.pictures, self.discriminator, self.trees)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """The profile as named arrays (float64 and int64), for a safetensors file."""
@@ -114,6 +119,8 @@ class Profile:
             out |= {f"trees.{f.name}": getattr(self.trees, f.name) for f in fields(Trees)}
         if self.layer is not None:
             out |= self.layer.to_arrays()
+        if self.pictures is not None:
+            out |= self.pictures.to_arrays()
         out |= {name: getattr(self, name) for name in _PLAIN}
         out["scalars"] = np.array([self.near, self.alpha, *([self.beside] if self.beside else [])])
         out["counts"] = np.array((self._version, *self.counts), dtype=np.int64)
@@ -123,14 +130,16 @@ class Profile:
     def _version(self) -> int:
         if self.trees is None:
             return 2
-        return VERSION if self.beside else 3
+        if not self.beside:
+            return 3
+        return 4 if self.pictures is None else VERSION
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Profile":
         """Rebuild from ``to_arrays``. Raises Invalid (missing, misshapen or not finite)."""
         try:
             counts = [int(v) for v in arrays["counts"]]
-            if counts[0] not in {2, 3, VERSION} or len(counts) != 5:
+            if counts[0] not in {2, 3, 4, VERSION} or len(counts) != 5:
                 raise Invalid(
                     f"extraction profile version {counts[0]} is none that this modelkeep reads: publish the model again"
                 )
@@ -143,16 +152,17 @@ class Profile:
                 trees=None if counts[0] == 2 else _trees(got),
                 **{name: got[name] for name in _PLAIN},
                 near=float(got["scalars"][0]),
-                beside=float(got["scalars"][2]) if counts[0] == VERSION else 0.0,
+                beside=float(got["scalars"][2]) if counts[0] >= 4 else 0.0,
                 alpha=float(got["scalars"][1]),
                 layer=Layer.from_arrays(got),
+                pictures=PictureJudge.from_arrays(got),
                 counts=(counts[1], counts[2], counts[3], counts[4]),
             )
         except (KeyError, IndexError, TypeError, ValueError) as cause:
             raise Invalid("the extraction profile lacks an array that it needs: publish the model again") from cause
         bets_on = len(profile.streams) * len(profile.taus)
         fits = profile.embedding.basis.shape[0] == profile.n_features and len(profile.kappa) == bets_on
-        if not fits or not _in_range(profile) or profile._version != counts[0]:
+        if not fits or not _in_range(profile) or not _sees(profile) or profile._version != counts[0]:
             raise Invalid("the extraction profile's arrays do not fit together: publish the model again")
         return profile
 
@@ -175,7 +185,15 @@ def _in_range(profile: Profile) -> bool:
     return bool((profile.trees.columns >= 0).all() and (profile.trees.columns < width).all())
 
 
-VERSION = 4
+def _sees(profile: Profile) -> bool:
+    """Whether what judges pictures takes rows as wide as these."""
+    if profile.pictures is None:
+        return True
+    features = len(profile.embedding.centre) + MEASURES
+    return profile.pictures.picture.pixels == profile.n_features and profile.pictures.discriminator.inputs == features
+
+
+VERSION = 5
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
 
 
@@ -206,25 +224,28 @@ class Judges(NamedTuple):
 
     embedding: Embedding
     layer: Layer | None
+    pictures: PictureJudge | None
     discriminator: Discriminator
     trees: Trees | None
 
     def raw_scores(self, x: Floats, probs: Floats | None, hidden: Hidden) -> Floats:
-        """Scores before class standardisation: synthetic, far, small margin and, where there are those, of the inner layer and
-        of the trees. Shape (b, 3 to 5)."""
+        """Scores before class standardisation: synthetic, far, small margin and, where there are those, of the inner layer, of
+        pictures and of the trees. Shape (b, 3 to 6)."""
         features = self.embedding.features(x, probs)
         far = features[:, -5] + features[:, -10]
         scores = [self.discriminator.suspicion(features), far, -features[:, -1]]
         if self.layer is not None and hidden is not None:
             scores.append(self.layer.strangeness(hidden))
+        if self.pictures is not None:
+            scores.append(self.pictures.suspicion(x, features))
         if self.trees is not None:
             scores.append(self.trees.suspicion(tree_rows(x, probs, features)))
         return np.stack(scores, axis=1)
 
 
 def standard_scores(raw: Floats, probs: Floats | None, shift: Floats, scale: Floats) -> Floats:
-    """The scores within the predicted class, in the order of ``Profile.streams``. ``raw``: (b, 3 to 5); ``shift``,
-    ``scale``: (classes or 1, 3 to 5)."""
+    """The scores within the predicted class, in the order of ``Profile.streams``. ``raw``: (b, 3 to 6); ``shift``,
+    ``scale``: (classes or 1, 3 to 6)."""
     classes = _classes(probs, len(raw), len(shift))
     within = (raw - shift[classes]) / scale[classes]
     return np.concatenate([within[:, :3], within[:, :1] + within[:, 1:2], within[:, 3:]], axis=1)
@@ -246,6 +267,7 @@ def fit_profile(
     train_rows: Floats | None = None,
     numbers: Predict | None = None,
     inner: Inner | None = None,
+    shape: Sequence[int] = (),
 ) -> Profile:
     """Fit the evidence, its null, the budget and the trace cells on benign rows.
 
@@ -253,8 +275,9 @@ def fit_profile(
     probabilities (b, k), or None for a model without classes. ``train_rows``: (m, d), the training rows if at hand: then all
     of ``x`` calibrates; else a random half of ``x`` teaches the discriminator and the other half calibrates. ``numbers``:
     (b, d) to (b, m), what a model without classes answers; only the budget's fidelity is measured on them. ``inner``: an inner
-    layer of the model to look at, too. Deterministic in ``seed``. Raises Invalid: too few rows (the message says how many are
-    needed), wrong shapes, numbers that are not finite.
+    layer of the model to look at, too. ``shape``: of each row as the model takes it, such as (channels, height, width); it
+    helps to see whether rows are pictures. Deterministic in ``seed``. Raises Invalid: too few rows (the message says how many
+    are needed), wrong shapes, numbers that are not finite.
     """
     rng = np.random.default_rng(seed)
     teach, calibrate = _split(x, train_rows, rng)
@@ -264,7 +287,8 @@ def fit_profile(
     layer = None if inner is None else fit_layer(inner, teach, np.random.default_rng([seed, 1]))
     look = _looking(inner, layer)
     columns = synthetic.study_columns(teach, embedding.scale)
-    judges = Judges(embedding, layer, *_fit_judges(embedding, columns, teach, answer, rng))
+    pictures = _fit_pictures(embedding, columns, teach, answer, shape, np.random.default_rng([seed, 2]))
+    judges = Judges(embedding, layer, pictures, *_fit_judges(embedding, columns, teach, answer, rng))
     shift, scale = _class_moments(judges.raw_scores(teach, teach_probs, look(teach)), teach_probs)
 
     def score(rows: Floats, probs: Floats | None) -> Floats:
@@ -304,6 +328,7 @@ def fit_profile(
         counts=(x.shape[1], classes, len(teach), len(calibrate)),
         alpha=alpha,
         layer=layer,
+        pictures=pictures,
     )
 
 
@@ -357,13 +382,35 @@ def _fit_judges(
     rng: np.random.Generator,
 ) -> tuple[Discriminator, Trees]:
     most = rows[:6000]
-    amounts = synthetic.JITTER * 10.0 ** rng.uniform(-2.0, 0.0, size=(len(most), 1))
-    near_real = (most, synthetic.jittered(most, columns, amounts, rng), synthetic.rounded(most, columns))
+    near_real = _near_real(most, columns, rng)
     fake = synthetic.thieves(most, columns, int(np.clip(8 * len(most), 4000, 16000)), rng)
     real, made = [_shown(embedding, rows, answer) for rows in near_real], _shown(embedding, fake, answer)
     judge = fit_discriminator(np.concatenate([features for features, _ in real]), made[0], rng)
     trees = fit_trees(np.concatenate([columns for _, columns in real]), made[1], rng)
     return judge, trees
+
+
+def _near_real(rows: Floats, columns: synthetic.Columns, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """Real rows as they are, measured again and rounded: all of them are real."""
+    amounts = synthetic.JITTER * 10.0 ** rng.uniform(-2.0, 0.0, size=(len(rows), 1))
+    return rows, synthetic.jittered(rows, columns, amounts, rng), synthetic.rounded(rows, columns)
+
+
+def _fit_pictures(
+    embedding: Embedding,
+    columns: synthetic.Columns,
+    rows: Floats,
+    answer: Callable[[Floats], Floats | None],
+    shape: Sequence[int],
+    rng: np.random.Generator,
+) -> PictureJudge | None:
+    picture = find_picture(rows, shape)
+    if picture is None:
+        return None
+    most = rows[:12_000]
+    made = forgeries(most, picture, int(np.clip(8 * len(most), 8000, 24_000)), rng)
+    real = _near_real(most, columns, rng)
+    return fit_picture_judge(picture, real, made, lambda some: embedding.features(some, answer(some)), rng)
 
 
 def _shown(embedding: Embedding, rows: Floats, answer: Callable[[Floats], Floats | None]) -> tuple[Floats, Floats]:
