@@ -134,13 +134,10 @@ class PictureJudge:
         height, width, channels, last = (int(v) for v in arrays["picture.layout"])
         low, high = (float(v) for v in arrays["picture.range"])
         weights = tuple(arrays[f"picture.discriminator.{i}"] for i in range(6))
-        found = cls(
-            Picture(height, width, channels, bool(last), low, high),
-            arrays["picture.centre"],
-            arrays["picture.width"],
-            Discriminator(weights),
-        )
-        if not low < high or min(height, width) < SMALLEST or channels < 1 or len(found.centre) != MEASURES:
+        picture = Picture(height, width, channels, bool(last), low, high)
+        found = cls(picture, arrays["picture.centre"], arrays["picture.width"], Discriminator(weights))
+        measured = found.centre.shape == found.width.shape == (MEASURES,) and (found.width > 0.0).all()
+        if not low < high or min(height, width) < SMALLEST or channels < 1 or not measured or weights[0].ndim != 3:
             raise ValueError("picture")
         return found
 
