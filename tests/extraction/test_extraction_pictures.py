@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_sample_images
 
-from modelkeep.extraction.forgeries import blurred, clouds, forgeries, in_another_order, patched, shifted, strokes, zoomed
+from modelkeep.extraction.forgeries import (
+    blurred,
+    clouds,
+    forgeries,
+    in_another_order,
+    nudged,
+    patched,
+    shifted,
+    strokes,
+    zoomed,
+)
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.pictures import GRID, MEASURES, Picture, find_picture
 from modelkeep.extraction.profile import fit_profile
@@ -119,6 +129,14 @@ def test_what_is_moved_keeps_its_pixels():
         assert (made != planes).any(axis=(1, 2, 3)).mean() > 0.9
     corner = in_another_order(planes, 3, rng)[:, :, 15:, 15:]
     assert np.array_equal(corner, planes[:, :, 15:, 15:])  # three pieces of five leave a pixel
+
+
+def test_pictures_cut_a_pixel_aside_are_no_forgeries():
+    planes = np.arange(28.0 * 56.0).reshape(1, 1, 28, 56).repeat(200, axis=0)
+    made = nudged(planes, np.random.default_rng(8))
+    by = {one[0, 14, 28] - planes[0, 0, 14, 28] for one in made}
+    assert by == {56.0 * down + right for down in (-1, 0, 1) for right in (-2, -1, 0, 1, 2)}
+    assert np.array_equal(nudged(planes[:, :, :16, :16], np.random.default_rng(8)), planes[:, :, :16, :16])
 
 
 def test_a_patch_comes_from_the_other_picture():

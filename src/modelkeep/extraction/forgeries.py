@@ -74,10 +74,19 @@ def patched(planes: Floats, others: Floats, rng: np.random.Generator) -> Floats:
 
 
 def shifted(planes: Floats, rng: np.random.Generator) -> Floats:
-    """Each picture moved round by up to a quarter of its sides."""
-    n, _, height, width = planes.shape
+    """Each picture moved round by an eighth to a quarter of each side."""
+    moved = []
+    for edge in planes.shape[2:]:
+        by = rng.integers(max(1, edge // 8), edge // 4 + 1, size=(len(planes), 1)) * rng.choice((-1, 1), size=(len(planes), 1))
+        moved.append((np.arange(edge) + by) % edge)
+    return _taken(planes, *moved)
+
+
+def nudged(planes: Floats, rng: np.random.Generator) -> Floats:
+    """Each picture moved by up to one in 28 of each side, its edge drawn out: cut a little otherwise, and no forgery."""
+    n = (len(planes), 1)
     row, column = (
-        (np.arange(edge) + rng.integers(-(edge // 4), edge // 4 + 1, size=(n, 1))) % edge for edge in (height, width)
+        np.clip(np.arange(edge) + rng.integers(-(edge // 28), edge // 28 + 1, size=n), 0, edge - 1) for edge in planes.shape[2:]
     )
     return _taken(planes, row, column)
 

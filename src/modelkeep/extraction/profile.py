@@ -11,7 +11,7 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import budget, evidence, null, synthetic
 from modelkeep.extraction.discriminator import Discriminator, fit_discriminator
 from modelkeep.extraction.features import Embedding, fit_embedding, margin
-from modelkeep.extraction.forgeries import forgeries
+from modelkeep.extraction.forgeries import forgeries, nudged
 from modelkeep.extraction.layer import Inner, Layer, fit_layer
 from modelkeep.extraction.pictures import MEASURES, PictureJudge, find_picture, fit_picture_judge
 from modelkeep.extraction.places import Places
@@ -409,7 +409,7 @@ def _fit_pictures(
         return None
     most = rows[:12_000]
     made = forgeries(most, picture, int(np.clip(8 * len(most), 8000, 24_000)), rng)
-    real = _near_real(most, columns, rng)
+    real = (*_near_real(most, columns, rng), picture.rows(nudged(picture.planes(most), rng)))
     return fit_picture_judge(picture, real, made, lambda some: embedding.features(some, answer(some)), rng)
 
 
