@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -214,6 +215,22 @@ def test_a_port_that_is_taken_is_one_clear_line(shaken):
         )  # fmt: skip
         assert done.returncode in (1, 3) and "Traceback" not in done.stderr, done.stderr
         assert "cannot listen" in done.stderr.strip().splitlines()[-1] and not done.stdout
+
+
+def test_a_thread_that_dies_while_the_gateway_starts_ends_it(template, desk, tmp_path):
+    """The thread that takes changed keys starts before all is open; it meets a message that carries nothing."""
+    cli = Cli(copy_keep(template, tmp_path / "keep"), desk / "pass")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.setswitchinterval(1e-6)  # so that it dies at once")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.send(b"?")
+        done = subprocess.run(
+            [sys.executable, "-m", "modelkeep", "serve", "--updates-fd", str(theirs.fileno())],
+            env=House(cli, tmp_path, PYTHONPATH=str(tmp_path)).environment, pass_fds=[theirs.fileno()],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 3 and not done.stdout
+    assert "thread keys died of IndexError in " in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.fixture

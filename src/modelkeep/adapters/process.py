@@ -39,14 +39,28 @@ def no_core_dumps() -> None:
 def harden() -> None:
     """No core dumps, no ptrace by processes of the same user (Linux only), and as many open files as this user may have.
 
-    The last because connections are files: whoever opens many must not keep the logs from being written. And a thread that dies
-    on an error nobody foresaw takes the process with it: a server without one of its watchers must be started anew.
+    The last because connections are files: whoever opens many must not keep the logs from being written. And as
+    ``end_with_threads`` says.
     """
-    threading.excepthook = _end
+    end_with_threads()
     no_core_dumps()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     no_tracing()
+
+
+def end_with_threads() -> None:
+    """From now on a thread that dies on an error nobody foresaw takes this process with it.
+
+    A server without one of its watchers must be started anew: call this before the first of them is started.
+    """
+    threading.excepthook = _end
+
+
+def died(what: str, failure: BaseException) -> str:
+    """That ``what`` died of ``failure``, and where, without the values that a traceback could quote."""
+    places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(failure.__traceback__)[-3:]]
+    return f"{what} died of {type(failure).__name__} in {' > '.join(places)}"
 
 
 def no_tracing() -> None:
@@ -67,12 +81,11 @@ def end_with(parent: int) -> None:
 
 
 def _end(failure: threading.ExceptHookArgs) -> None:
-    """Say which thread died of what, without the values that a traceback could quote, and leave at once."""
-    if failure.exc_type is SystemExit:
+    """Say which thread died of what, and leave at once."""
+    if failure.exc_value is None or failure.exc_type is SystemExit:
         return
     thread = failure.thread.name if failure.thread else "unknown"
-    places = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(failure.exc_traceback)[-3:]]
-    sys.stderr.write(f"modelkeep: error: thread {thread} died of {failure.exc_type.__name__} in {' > '.join(places)}\n")
+    sys.stderr.write(f"modelkeep: error: {died(f'thread {thread}', failure.exc_value)}\n")
     sys.stderr.flush()
     os._exit(EXIT_UNAVAILABLE)
 

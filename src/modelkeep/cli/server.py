@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelkeep.adapters.logs import Log, standard_error, take_over_logging
-from modelkeep.adapters.process import end_with, harden, read_pipe
+from modelkeep.adapters.process import end_with, end_with_threads, harden, read_pipe
 from modelkeep.adapters.systemd import Notifier
 from modelkeep.adapters.tls import Identity
 from modelkeep.app.control import open_control
@@ -171,6 +171,7 @@ def control(ctx: Context, sealed: bool, keys_fd: int, parent: int) -> None:
     switch = None if keys_fd >= 0 else enter(ctx, "control", systemd, log, by_hand=sealed, lock=lambda: None)
     if keys_fd < 0 and switch is None:
         return
+    end_with_threads()
     service = open_control(ctx.directory, _opened(ctx, FAMILIES, keys_fd), log.report)
     if switch is not None:
         switch.check = service.keep.premises.check_unlocked
@@ -236,6 +237,7 @@ def serve(  # noqa: PLR0913, PLR0917  # its options
         run_owner(ctx.directory, opened, log.report, updates_fd)
     elif alone:
         traces = _traces(settings.trace)
+        end_with_threads()
         service = open_gateway(ctx.directory, opened, only, log.report, updates_fd, worker, auto=tls == "auto", traces=traces)
         harden()
         shown = "" if settings.gateway.certificate and tls != "auto" else f"  (clients trust {ctx.directory / CA_FILE})"

@@ -9,14 +9,16 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import uvloop
 
 import modelkeep
 from modelkeep.adapters import ownprocess
+from modelkeep.adapters.process import died
 from modelkeep.errors import Conflict, ModelkeepError, Unavailable
 from modelkeep.http.gateway import App
 from modelkeep.http.metrics import Metrics
@@ -53,7 +55,8 @@ def run_gateway(
     handler, such as an access log.
 
     Raises Conflict (the address is taken), before serving whatever keeps the log or the records from being read, and
-    Unavailable, after draining, when the audit log failed for good: the process that is started next begins another.
+    Unavailable, after draining, when the audit log failed for good or a part of the server died: the process that is started
+    next begins another.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # the collector need not look at what was imported again and again
@@ -293,13 +296,8 @@ async def _handing_over(service: Service) -> AsyncIterator[None]:
             await asyncio.get_running_loop().run_in_executor(None, once)
             await asyncio.sleep(service.handover_seconds)
 
-    task = asyncio.create_task(forever())
-    try:
+    async with beside("the handing over of audit checkpoints", forever()):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 @asynccontextmanager
@@ -312,29 +310,49 @@ async def _tallying(service: Service, metrics: Metrics) -> AsyncIterator[None]:
             with contextlib.suppress(Unavailable):
                 await asyncio.get_running_loop().run_in_executor(None, service.tally, metrics.series())
 
-    task = asyncio.create_task(forever()) if service.tallied is not None else None
+    if service.tallied is None:
+        yield
+        return
+    async with beside("the sharing of counts", forever()):
+        yield
+
+
+@asynccontextmanager
+async def beside(what: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do ``work``, which never ends, beside what is done within. Raises Unavailable when it died of an error nobody foresaw:
+    what is done within is cut off then, for a server without one of its parts must be started anew."""
+    within, task, inside = asyncio.current_task(), asyncio.create_task(work), True
+    assert within is not None
+
+    def ended(_task: asyncio.Task[None]) -> None:
+        if inside:
+            within.cancel()
+
+    task.add_done_callback(ended)
     try:
         yield
     finally:
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        inside = False
+        if task.done():
+            within.uncancel()
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            failure = task.exception()
+            raise Unavailable(died(what, failure) if failure else f"{what} has ended") from failure
 
 
 @asynccontextmanager
 async def listening(server: Listener) -> AsyncIterator[tuple[str, int]]:
-    """Let ``server`` answer within; on leaving, drain. Yields host and port. Raises Conflict, Unavailable (cannot listen)."""
+    """Let ``server`` answer within; on leaving, drain. Yields host and port. Raises Conflict, and Unavailable:
+    it cannot listen, or takes no connection any more."""
     listen = server.bounds
     bound = socket.socket(fileno=listen.descriptor) if listen.descriptor >= 0 else bind(listen.host, listen.port)
-    accepting = asyncio.create_task(_accept(bound, server))
     server.start()
     try:
-        yield listen.host, bound.getsockname()[1]
+        async with beside("the taking of connections", _accept(bound, server)):
+            yield listen.host, bound.getsockname()[1]
     finally:
-        accepting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await accepting
         bound.close()
         await server.drain(listen.drain_seconds)
 
