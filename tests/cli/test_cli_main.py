@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, exit codes, --json, and one clear line when something is refused."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from modelkeep import errors
@@ -217,7 +219,9 @@ def test_verbs_that_look_print_text_and_json(cli, arguments):
 def test_what_a_tool_would_cost_is_told_before_it_is_logged(cli, desk):
     size = len(cli("log", "show", "--json", code=0).json)
     told = cli("calibrate", "risk@1", "--tool", str(desk / "ref.npz"), "--dry-run", code=0)
-    assert "nothing was logged" in told.out and "found within 500" in told.out and "synthetic+far" in told.out
+    rows = len(np.load(desk / "ref.npz")["x"])
+    assert told.out.startswith(f"risk@1: calibrated over the tool {desk / 'ref.npz'} ({rows} rows) (nothing was logged)\n")
+    assert "found within 500" in told.out and "synthetic+far" in told.out
     assert len(cli("log", "show", "--json", code=0).json) == size
     done = cli("calibrate", "risk@1", "--tool", str(desk / "ref.npz"), "--reason", "a test", "--json", code=0).json
     assert (
@@ -225,6 +229,7 @@ def test_what_a_tool_would_cost_is_told_before_it_is_logged(cli, desk):
         and [row["score"] for row in done["scores"]][-3:] == ["trees", "step", "beside"]
         and len(done["costs"]) == 5
     )
+    assert done["tools"] == [{"digest": f"sha256:{hashlib.sha256((desk / 'ref.npz').read_bytes()).hexdigest()}", "rows": rows}]
     shown = cli("show", "risk@1", code=0)
     assert "bounds over 1 tools and 0 accounts: a test" in shown.out
     none = cli("calibrate", "risk@1", "--everyone", "--since", "2026-01-01", "--until", "2026-01-02", "--dry-run", code=0)

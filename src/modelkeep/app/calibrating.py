@@ -126,7 +126,7 @@ class CalibrationVerbs(OversightVerbs):
                 if (found.kind, found.about) == (DRIFT, str(asked)):
                     self._resolve(found.id, f"calibrated by log entry {index}")
             self.premises.settle_lease()
-        return self._calibrated(asked, index, before, with_kappa(profile, kappa), fitted, counted, left_out)
+        return self._calibrated(asked, index, before, with_kappa(profile, kappa), fitted, counted, left_out, declared)
 
     def _check(self, tools: Sequence[bytes], accounts: Sequence[str], everyone: bool, afresh: bool, reason: str) -> None:
         if not (tools or accounts or everyone or afresh):
@@ -208,6 +208,7 @@ class CalibrationVerbs(OversightVerbs):
         fitted: Fitted,
         rows: int,
         left_out: Sequence[str],
+        tools: Sequence[DeclaredTool],
     ) -> CalibrationDone:
         names, alpha = self.names(), self.premises.settings.extraction.alpha
         # Both as a statement says them, so that what did not change reads so.
@@ -215,6 +216,7 @@ class CalibrationVerbs(OversightVerbs):
         return CalibrationDone(
             ref=str(ref),
             log_index=index,
+            tools=tuple(tools),
             accounts=fitted.accounts,
             rows=rows,
             smallest=smallest_stretch(before),

@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from modelkeep.ledger.predicates import DeclaredTool
+
 
 class CostRow(Struct, frozen=True):
     """``share`` of an account's distinct questions is beyond every honest row: how many of them are expected until it is
@@ -21,13 +23,14 @@ class ScoreRow(Struct, frozen=True):
 
 
 class CalibrationDone(Struct, frozen=True):
-    """A calibration. ``log_index``: -1 when nothing was logged; ``accounts``: real ones over whose ``rows`` it was fitted;
-    ``short``: with too few distinct queries (``smallest`` are needed); ``left_out``: accused, or confirmed as thieves;
-    ``widest``: who set how many of the bounds; ``smallest_share``: of far-out questions that is found within 500 queries,
-    before and after."""
+    """A calibration. ``log_index``: -1 when nothing was logged; ``tools``: declared ones whose rows it was fitted over, in the
+    order in which they were given; ``accounts``: real ones over whose ``rows`` it was fitted; ``short``: with too few distinct
+    queries (``smallest`` are needed); ``left_out``: accused, or confirmed as thieves; ``widest``: who set how many of the
+    bounds; ``smallest_share``: of far-out questions that is found within 500 queries, before and after."""
 
     ref: str
     log_index: int
+    tools: tuple[DeclaredTool, ...]
     accounts: int
     rows: int
     smallest: int

@@ -52,16 +52,20 @@ def calibrate(  # noqa: PLR0913, PLR0917  # click hands over one argument an opt
             dry_run=dry_run,
             reason=reason,
         )
-    ctx.out.show(done, _tell(done))
+    ctx.out.show(done, _tell(done, tools))
 
 
 def _nanoseconds(day: datetime.datetime | None) -> int:
     return 0 if day is None else int(day.replace(tzinfo=datetime.UTC).timestamp()) * 1_000_000_000
 
 
-def _tell(done: CalibrationDone) -> str:
+def _tell(done: CalibrationDone, files: tuple[str, ...]) -> str:
+    """``files``: of the tools, as they were named."""
     logged = "nothing was logged" if done.log_index < 0 else f"log entry {done.log_index}"
-    lines = [f"{done.ref}: calibrated over {_count(done.accounts, 'account')} with {done.rows:,} recorded queries ({logged})"]
+    over = [f"the tool {file} ({_count(tool.rows, 'row')})" for file, tool in zip(files, done.tools, strict=True)]
+    if done.accounts or done.short or done.left_out or not over:
+        over.append(f"{_count(done.accounts, 'account')} with {done.rows:,} recorded queries")
+    lines = [f"{done.ref}: calibrated over {', '.join(over)} ({logged})"]
     if done.short:
         lines.append(f"Too few distinct queries ({done.smallest} are needed): {', '.join(done.short)}")
     if done.left_out:
