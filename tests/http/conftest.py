@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from gateway_support import Trained, train
 from http_support import QUICK, Running
 
 
@@ -12,3 +13,9 @@ def server() -> Iterator[Running]:
     running = Running(**QUICK)
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def trained() -> Trained:
+    """A small three-class model."""
+    return train()

@@ -3,31 +3,37 @@
 import asyncio
 import ssl
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import httpx
 import msgspec
 import numpy as np
+from commandline import copy_keep
 
+from modelkeep.access.presented import Presented
 from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.gateway import open_gateway
 from modelkeep.app.handover import decode, encode, open_for
 from modelkeep.app.keep import Keep
-from modelkeep.core.values import Role, digest_of
+from modelkeep.core.values import ReleaseRef, Role, digest_of
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES
 from modelkeep.extraction.profile import fit_profile
 from modelkeep.http.serve import serving
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.workflows.predict import Answer, Call
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.service import Service
 
 PASSPHRASE = b"a passphrase of several words"
+IRIS = ReleaseRef("iris", 1)
 
 
 class Trained(NamedTuple):
@@ -52,13 +58,28 @@ def train(features: int = 6) -> Trained:
     return Trained(proto.SerializeToString(), rows[:300], rows[300:])
 
 
-def make_keep(directory: Path, trained: Trained, names: tuple[str, ...] = ("iris",)) -> Keep:
-    """A keep with promoted models and an analyst called alice."""
+def make_keep(
+    directory: Path, trained: Trained, names: tuple[str, ...] = ("iris",), accounts: tuple[str, ...] = ("alice",)
+) -> Keep:
+    """A keep with promoted models, analysts called ``accounts``, and a data scientist called eve."""
+    known = trained.onnx, trained.reference.tobytes(), names, accounts
+    if known not in _MADE:
+        _MADE[known] = TemporaryDirectory(prefix="mk-keep-")
+        _make(Path(_MADE[known].name) / "keep", trained, names, accounts)
+    return Keep.open(copy_keep(Path(_MADE[known].name) / "keep", directory), PASSPHRASE)
+
+
+_MADE: dict[tuple[bytes, bytes, tuple[str, ...], tuple[str, ...]], TemporaryDirectory[str]] = {}
+"""Keeps that this process made and copies: making one takes seconds."""
+
+
+def _make(directory: Path, trained: Trained, names: tuple[str, ...], accounts: tuple[str, ...]) -> None:
     Keep.init(directory, PASSPHRASE)
     with (directory / "modelkeep.toml").open("a") as file:
         file.write("[gateway]\nport = 0\n[limits]\nrate = 100000.0\nburst = 100000\naddress_rate = 0\ncost_rate = 0\n")
     keep = Keep.open(directory, PASSPHRASE)
-    keep.user_add(name="alice", roles=(Role.ANALYST,))
+    for name in accounts:
+        keep.user_add(name=name, roles=(Role.ANALYST,))
     keep.user_add(name="eve", roles=(Role.DATA_SCIENTIST,))
     rows = trained.reference.astype(np.float64)
     profile = fit_profile(rows, lambda x: OnnxRuntime(trained.onnx).run({"X": x.astype(np.float32)})["probabilities"], seed=1)
@@ -67,7 +88,7 @@ def make_keep(directory: Path, trained: Trained, names: tuple[str, ...] = ("iris
     for name in names:
         found = publish(keep.premises.desk(), ModelFile(trained.onnx, "m.onnx"), name, actor="test", calibration=calibration)
         keep.promote(ref=str(found.ref))
-    return keep
+    keep.premises.records.close()
 
 
 def make_service(keep: Keep, **listen) -> Service:
@@ -131,6 +152,26 @@ def live(keep: Keep, **listen):
         yield running
     finally:
         running.stop()
+
+
+def soon(what, seconds=15.0):
+    """Wait until ``what`` gives something; that."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+def watch_of(running: Live):
+    """The evidence of a gateway on iris@1."""
+    return running.service.loader.by_release()[IRIS]
+
+
+def predict(running: Live, token: str, address: str, rows: np.ndarray) -> Answer:
+    """Ask iris without a socket, as if from ``address``. Raises what refuses."""
+    call = Call("iris", None, Presented(token, address), question(rows))
+    return asyncio.run_coroutine_threadsafe(running.service.gateway.predict(call), running._loop).result(20)
 
 
 def question(rows: np.ndarray, name: str = "X", **more) -> bytes:

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.core.values import digest_of
@@ -13,11 +13,6 @@ from modelkeep.extraction.profile import fit_profile
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 
 CHAMPION = "/v2/models/iris/versions/champion"
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")

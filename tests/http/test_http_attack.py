@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 from commandline import Cli
-from gateway_support import live, make_keep, train
+from gateway_support import live, make_keep
 
 from modelkeep.adapters.targets import HttpTarget, OnnxTarget
 from modelkeep.cli.redteam import _tell
@@ -16,11 +16,6 @@ from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 
 ACCOUNTS = ("alice", "carol", "dave", "frank", "grace")
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import threading
 
 import msgspec
 import pytest
-from gateway_support import Live, make_keep, make_service, train
+from gateway_support import Live, make_keep, make_service
 from http_support import echo
 
 from modelkeep.errors import Unavailable
@@ -76,7 +76,7 @@ def test_a_server_that_takes_no_connection_any_more_ends():
         asyncio.run(main())
 
 
-def test_a_gateway_whose_handing_over_dies_ends_and_still_signs_its_last_checkpoint(tmp_path):
+def test_a_gateway_whose_handing_over_dies_ends_and_still_signs_its_last_checkpoint(tmp_path, trained):
     notes, dead = [], threading.Event()
 
     def hand_over(note):
@@ -85,7 +85,7 @@ def test_a_gateway_whose_handing_over_dies_ends_and_still_signs_its_last_checkpo
             dead.set()
             raise ZeroDivisionError
 
-    service = make_service(make_keep(tmp_path / "keep", train()))
+    service = make_service(make_keep(tmp_path / "keep", trained))
     running = Live(msgspec.structs.replace(service, handover=hand_over), tmp_path / "keep")
     running._thread.join(60)
     assert not running._thread.is_alive() and dead.is_set()

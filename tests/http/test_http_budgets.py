@@ -1,48 +1,36 @@
 """The budget that accounts of one network share, in a running gateway and after a restart; what people are told of budgets."""
 
-import asyncio
 import json
 import re
-import time
 
 import msgspec
 import pytest
 from click.testing import CliRunner
-from gateway_support import PASSPHRASE, live, make_keep, question, train
+from gateway_support import PASSPHRASE, live, make_keep, predict, soon, watch_of
 
-from modelkeep.access.presented import Presented
 from modelkeep.app import evidence
 from modelkeep.app.accountresults import AccountExplained, AccountRow
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import Status
 from modelkeep.cli.main import cli
 from modelkeep.core.ports import Change
-from modelkeep.core.values import Principal, ReleaseRef, Role
+from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Denied, Missing, NotTrusted
 from modelkeep.extraction.ladder import SHIPPED, Rung
 from modelkeep.workflows.covariates import is_case
-from modelkeep.workflows.predict import Call
 from modelkeep.workflows.spendings import LEARNT, spendings
 
-IRIS = ReleaseRef("iris", 1)
 ACCOUNTS = 10
 OFFICE = "192.0.2.{}"
 SMALL = SHIPPED.replace("questions = 1000", "questions = 10").replace("cluster = 5 ", "cluster = 3 ")
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return train()
-
-
 @pytest.fixture
 def keep(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(evidence, "EVERY", 0.1)
-    keep = make_keep(tmp_path / "keep", trained)
+    keep = make_keep(tmp_path / "keep", trained, accounts=("alice", *(f"sybil-{i}" for i in range(ACCOUNTS))))
     with (tmp_path / "keep" / "modelkeep.toml").open("a") as file:
         file.write('[extraction]\nclusters = ["network"]\n')  # all accounts of a test sign up in one hour, or in two
-    for i in range(ACCOUNTS):
-        keep.user_add(name=f"sybil-{i}", roles=("analyst",))
     keep.policy_set(kind="ladder", text=SMALL.encode())
     return Keep.open(tmp_path / "keep", PASSPHRASE)
 
@@ -52,23 +40,6 @@ def tokens(keep):
     return [keep.key_issue(account=f"sybil-{i}", quota=100_000).token for i in range(ACCOUNTS)]
 
 
-def soon(what, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return found
-
-
-def ask(running, token, address, rows):
-    call = Call("iris", None, Presented(token, address), question(rows))
-    return asyncio.run_coroutine_threadsafe(running.service.gateway.predict(call), running._loop).result(20)
-
-
-def watch_of(running):
-    return running.service.loader.by_release()[IRIS]
-
-
 def verdicts(running, keep):
     soon(lambda: not watch_of(running).rows_behind())
     return [watch_of(running).verdict(row.subject) for row in keep.user_list() if row.name.startswith("sybil")]
@@ -76,7 +47,7 @@ def verdicts(running, keep):
 
 def divide(running, tokens, rows):
     """A natural set of questions, dealt round."""
-    return [ask(running, tokens[i % ACCOUNTS], OFFICE.format(i % ACCOUNTS + 1), rows[i : i + 1]) for i in range(len(rows))]
+    return [predict(running, tokens[i % ACCOUNTS], OFFICE.format(i % ACCOUNTS + 1), rows[i : i + 1]) for i in range(len(rows))]
 
 
 def run(keep, kind, *words):
@@ -97,7 +68,7 @@ def test_accounts_of_one_network_that_divide_a_natural_set_are_held_as_one_and_a
         notices = [answer.notice for answer in divide(running, tokens, trained.fresh[:80])]
         found = verdicts(running, keep)
         learnt = watch_of(running).learnt(found[0].shared.id).budget.equivalent
-        told = ask(running, tokens[0], OFFICE.format(1), trained.fresh[0:1]).notice
+        told = predict(running, tokens[0], OFFICE.format(1), trained.fresh[0:1]).notice
     assert {one.rung for one in found} == {found[0].rung} and found[0].rung in (Rung.QUANTISED, Rung.LABELS)
     assert all(one.budget.share < 1.0 and one.alarmed_at is None and not one.cases for one in found)
     shared = found[0].shared
@@ -118,7 +89,7 @@ def test_budgets_are_quoted_in_natural_questions_fidelity_and_days_in_words_and_
     names = {row.name: row.subject for row in keep.user_list() if row.name.startswith("sybil")}
     with live(keep) as running:
         divide(running, tokens, trained.fresh[:80])
-        ask(running, tokens[0], "198.51.100.7", trained.fresh[80:100])  # one account more than its own budget
+        predict(running, tokens[0], "198.51.100.7", trained.fresh[80:100])  # one account more than its own budget
         verdict = verdicts(running, keep)[0]
         cluster = verdict.shared.id
         soon(lambda: {one.name for one in spendings(keep.premises.records)} >= {cluster, *names.values()})

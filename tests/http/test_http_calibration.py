@@ -1,36 +1,16 @@
 """Calibration on a whole gateway: a declared tool is taken up without a restart, and still known after one."""
 
-import asyncio
-import time
-
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, strangers, train
+from gateway_support import IRIS, live, make_keep, predict, soon, strangers, watch_of
 
-from modelkeep.access.presented import Presented
-from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Conflict, Invalid, Missing, Refused
 from modelkeep.extraction.ladder import Rung
-from modelkeep.workflows.predict import Call
-
-IRIS = ReleaseRef("iris", 1)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture
 def keep(tmp_path, trained):
     return make_keep(tmp_path / "keep", trained)
-
-
-def soon(what, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def tool(rows):
@@ -47,13 +27,12 @@ def ask(running, token, rows, most=8, place=1):
     """Ask until the gateway refuses, from the network ``place``; how many rows were answered."""
     done = 0
     for at in range(0, len(rows), most):
-        call = Call("iris", None, Presented(token, f"198.18.{place}.7"), question(rows[at : at + most]))
         try:
-            asyncio.run_coroutine_threadsafe(running.service.gateway.predict(call), running._loop).result(20)
+            predict(running, token, f"198.18.{place}.7", rows[at : at + most])
         except Refused:
             return done
         done += len(rows[at : at + most])
-    soon(lambda: running.service.loader.by_release()[IRIS].rows_behind() == 0)
+    soon(lambda: watch_of(running).rows_behind() == 0)
     return done
 
 
@@ -65,7 +44,7 @@ def test_a_declared_tool_is_taken_up_without_a_restart(keep, trained, tmp_path):
     dry = keep.calibrate(ref="iris@1", tools=(npz(tmp_path, tool(trained.reference)),), dry_run=True)
     assert dry.log_index == -1 and keep.premises.registry().refresh().size == before
     with live(keep) as running:
-        watch = running.service.loader.by_release()[IRIS]
+        watch = watch_of(running)
         ask(running, token, tool(trained.fresh[:40]))
         told = watch.verdict(subject).log_m
         done = keep.calibrate(ref="iris@1", tools=(npz(tmp_path, tool(trained.reference)),), reason="the scoring sheet")
@@ -76,7 +55,7 @@ def test_a_declared_tool_is_taken_up_without_a_restart(keep, trained, tmp_path):
         now = watch.verdict(subject)
         assert now.rung is Rung.MARK and now.log_m < told
     with live(keep) as again:
-        verdict = again.service.loader.by_release()[IRIS].verdict(subject)
+        verdict = watch_of(again).verdict(subject)
         assert verdict.log_m == pytest.approx(now.log_m) and verdict.effective == now.effective
     keep.calibrate(ref="iris@1", afresh=True)
     book = keep.premises.registry().refresh()
@@ -98,7 +77,7 @@ def test_the_recorded_questions_of_accounts_calibrate_but_not_those_of_thieves(k
             if ask(running, token["thief"], rng.uniform(-8, 8, (16, 6)).astype(np.float32), place=5) == 0:
                 break
         soon(lambda: any("alarm" in row.detail and "modelkeep account list" in row.detail for row in keep.incidents()))
-        assert running.service.loader.by_release()[IRIS].cases() == [], "they share nothing"
+        assert watch_of(running).cases() == [], "they share nothing"
     keep.review(account="convict", outcome="confirmed", reason="a test")
     everyone = keep.calibrate(ref="iris@1", everyone=True, dry_run=True)
     assert everyone.left_out == ("convict", "thief") and everyone.short == ("few",) and everyone.accounts == 2
@@ -135,7 +114,7 @@ def test_when_everybody_s_evidence_rises_the_house_asks_for_a_calibration(keep, 
     subjects = {row.name: row.subject for row in keep.user_list()}
     rng = np.random.default_rng(8)
     with live(keep) as running:
-        watch = running.service.loader.by_release()[IRIS]
+        watch = watch_of(running)
         for _ in range(12):
             for place, token in enumerate(tokens):
                 ask(running, token, rng.uniform(-8, 8, (1, 6)).astype(np.float32), place=place)

@@ -1,6 +1,5 @@
 """A thief who deals his questions over many accounts becomes a case, in a running gateway and after a restart."""
 
-import asyncio
 import json
 import time
 
@@ -8,41 +7,31 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gateway_support import PASSPHRASE, live, make_keep, question, records, train
+from gateway_support import PASSPHRASE, live, make_keep, predict, records, soon, watch_of
 
-from modelkeep.access.presented import Presented
 from modelkeep.app import evidence
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import CaseFile
 from modelkeep.app.verbs import call, table
 from modelkeep.cli.main import cli
-from modelkeep.core.values import Principal, ReleaseRef, Role
+from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.extraction.ladder import DEFAULT, SHIPPED, Rung
 from modelkeep.operations.cases import Accused, CaseMember
 from modelkeep.workflows.moves import open_move
-from modelkeep.workflows.predict import Call
 from modelkeep.workflows.spendings import spendings
 
-IRIS = ReleaseRef("iris", 1)
 ACCOUNTS = 8
 OFFICE, ELSEWHERE = "192.0.2.{}", "198.51.100.7"
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture
 def keep(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(evidence, "EVERY", 0.1)
-    keep = make_keep(tmp_path / "keep", trained)
+    thieves = tuple(f"thief-{i}" for i in range(ACCOUNTS))
+    make_keep(tmp_path / "keep", trained, accounts=("alice", *thieves, "bob"))
     with (tmp_path / "keep" / "modelkeep.toml").open("a") as file:
         file.write('[extraction]\nclusters = ["network"]\n')  # all accounts of a test sign up in one hour, or in two
-    for i in range(ACCOUNTS):
-        keep.user_add(name=f"thief-{i}", roles=("analyst",))
-    keep.user_add(name="bob", roles=("analyst",))
     return Keep.open(tmp_path / "keep", PASSPHRASE)
 
 
@@ -51,29 +40,12 @@ def tokens(keep):
     return [keep.key_issue(account=f"thief-{i}", quota=100_000).token for i in range(ACCOUNTS)]
 
 
-def soon(what, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return found
-
-
-def ask(running, token, address, rows):
-    call = Call("iris", None, Presented(token, address), question(rows))
-    return asyncio.run_coroutine_threadsafe(running.service.gateway.predict(call), running._loop).result(20)
-
-
-def watch_of(running):
-    return running.service.loader.by_release()[IRIS]
-
-
 def steal(running, keep, tokens):
     """Deal questions round until the accounts are a case; the names of those that asked, and their pseudonyms."""
     rng = np.random.default_rng(8)
     for n in range(10 * ACCOUNTS):
         rows = rng.uniform(-8, 8, (1, 6)).astype(np.float32)
-        ask(running, tokens[n % ACCOUNTS], OFFICE.format(n % ACCOUNTS + 1), rows)
+        predict(running, tokens[n % ACCOUNTS], OFFICE.format(n % ACCOUNTS + 1), rows)
         soon(lambda: not watch_of(running).rows_behind())
         if watch_of(running).cases():
             return [row.subject for row in keep.user_list() if row.name.startswith("thief")]
@@ -94,8 +66,8 @@ def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained
     bob = keep.key_issue(account="bob", quota=100).token
     names = {row.name: row.subject for row in keep.user_list()}
     with live(keep) as running:
-        ask(running, alice, OFFICE.format(99), trained.fresh[:3])
-        ask(running, bob, ELSEWHERE, trained.fresh[:3])
+        predict(running, alice, OFFICE.format(99), trained.fresh[:3])
+        predict(running, bob, ELSEWHERE, trained.fresh[:3])
         subjects = steal(running, keep, tokens)
         soon(keep.cases)
         found = watch_of(running)
@@ -104,7 +76,7 @@ def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained
         limits = {name: found.verdict(subject).budget.limit for name, subject in names.items()}
         assert limits["thief-0"] == limits["alice"] == DEFAULT.case * DEFAULT.questions
         assert limits["bob"] == DEFAULT.questions
-        ask(running, alice, OFFICE.format(99), trained.fresh[3:4])  # nobody is suspended
+        predict(running, alice, OFFICE.format(99), trained.fresh[3:4])  # nobody is suspended
     [row] = keep.cases()
     assert (row.state, row.accounts, row.releases) == ("open", ACCOUNTS + 1, ("iris@1",))
     shown = [one for one in keep.incidents() if row.id in one.id]
@@ -137,7 +109,7 @@ def test_a_rung_that_a_case_leads_to_is_on_record_is_explained_and_is_left_with_
         return [(move.before, move.after, move.limit, move.odds, entry.outcome) for entry, move in told]
 
     with live(keep) as running:
-        ask(running, alice, OFFICE.format(99), trained.fresh[:24])
+        predict(running, alice, OFFICE.format(99), trained.fresh[:24])
         soon(lambda: not watch_of(running).rows_behind())
         learnt = watch_of(running).verdict(subject).budget
         assert learnt.limit == 60 and 0.25 < learnt.share < 0.8 and watch_of(running).rung(subject) is Rung.MARK
@@ -211,13 +183,13 @@ def test_the_file_of_a_case_says_what_was_found_and_who_may_see_it(keep, trained
 def test_accounts_that_go_round_two_gateways_are_one(keep, trained, tokens):
     rng = np.random.default_rng(2)
     with live(keep) as one, live(keep) as two:
-        ask(one, tokens[0], OFFICE.format(0), trained.fresh[:1])
-        ask(two, tokens[1], OFFICE.format(1), trained.fresh[1:2])
+        predict(one, tokens[0], OFFICE.format(0), trained.fresh[:1])
+        predict(two, tokens[1], OFFICE.format(1), trained.fresh[1:2])
         watches = [watch_of(one), watch_of(two)]
         subjects = [row.subject for row in keep.user_list()]
         for n in range(12 * ACCOUNTS):
             rows = rng.uniform(-8, 8, (1, 6)).astype(np.float32)
-            ask((one, two)[n % 2], tokens[n % ACCOUNTS], OFFICE.format(n % ACCOUNTS), rows)
+            predict((one, two)[n % 2], tokens[n % ACCOUNTS], OFFICE.format(n % ACCOUNTS), rows)
             if n % ACCOUNTS == ACCOUNTS - 1:  # else a gateway that is behind learns of them all at once, and of one's too many
                 soon(lambda n=n: [sum(w.verdict(each).queries for each in subjects) for w in watches] == [n + 3, n + 3])
             if all(watch.cases() for watch in watches):
@@ -234,7 +206,7 @@ def test_accounts_that_ask_the_same_are_found_in_the_log(keep, trained, tokens):
     with live(keep) as running:
         for i, token in enumerate(tokens):
             rows = trained.fresh[:60] if i < 3 else trained.fresh[60 + 40 * (i - 3) : 100 + 40 * (i - 3)]
-            ask(running, token, OFFICE.format(i), rng.permutation(rows))
+            predict(running, token, OFFICE.format(i), rng.permutation(rows))
     found = keep.alike(ref="iris@1")
     assert set(found[0].accounts) == {"thief-0", "thief-1", "thief-2"}
     assert found[0].similarity > 0.8 > 0.4 > found[0].usual

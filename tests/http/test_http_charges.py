@@ -1,18 +1,12 @@
 """What a request was charged and then got no answer for because of us is put back."""
 
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question, watch_of
 
 from modelkeep.access.credentials import key_id_of
-from modelkeep.core.values import ReleaseRef
 from modelkeep.workflows.watch import ROWS_BEHIND
 
 INFER, EXPLAIN = "/v2/models/iris/infer", "/v2/models/iris/explain"
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,7 @@ def test_what_was_not_recorded_costs_no_rows(keep, token, trained, step_up):
 def test_who_must_wait_for_the_evidence_has_spent_nothing(keep, token, trained, step_up):
     subject = next(row.subject for row in keep.user_list() if row.name == "alice")
     with live(keep) as running, running.client(token) as client:
-        watch = running.service.loader.by_release()[ReleaseRef("iris", 1)]
+        watch = watch_of(running)
         watch.reserve(subject, ROWS_BEHIND)
         for _ in range(5):
             refused = client.post(INFER, content=question(trained.fresh[:9]))

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from commandline import Cli
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.core.values import ReleaseRef, Role
@@ -19,11 +19,6 @@ from modelkeep.serving.bodies import SubjectKeys, open_body
 from modelkeep.workflows.follow import open_profile
 
 INFER, REF = "/v2/models/deep/infer", ReleaseRef("deep", 1)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")

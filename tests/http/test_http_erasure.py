@@ -1,11 +1,9 @@
 """Erasing a person while a gateway serves: the key is out of memory and off the disk, and every proof still verifies."""
 
-import time
-
 import httpx
 import pytest
 from commandline import PASSPHRASE, copy_keep
-from gateway_support import live, make_keep, question, recorded, train
+from gateway_support import live, make_keep, question, recorded, soon
 
 from modelkeep.access.accounts import parse_account
 from modelkeep.access.directory import Directory
@@ -26,11 +24,6 @@ from modelkeep.workflows.moves import RUNG
 INFER = "/v2/models/iris/infer"
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return train()
-
-
 @pytest.fixture
 def served(tmp_path, trained):
     return make_keep(tmp_path / "keep", trained)
@@ -39,13 +32,6 @@ def served(tmp_path, trained):
 @pytest.fixture
 def keep(tmp_path, template):
     return Keep.open(copy_keep(template, tmp_path / "keep"), PASSPHRASE.encode())
-
-
-def soon(what, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def ask(running, key, rows, times=3):

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question, watch_of
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.core.values import ReleaseRef, digest_of
+from modelkeep.core.values import digest_of
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT
 from modelkeep.extraction.ladder import Rung
@@ -25,12 +25,6 @@ from modelkeep.workflows.reference import background_of, learn_reference
 from modelkeep.workflows.watch import explained
 
 EXPLAIN, INFER = "/v2/models/iris/explain", "/v2/models/iris/infer"
-IRIS = ReleaseRef("iris", 1)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 def regression(trained) -> tuple[bytes, np.ndarray, float]:
@@ -193,7 +187,7 @@ def test_who_may_ask_and_what_cannot_be_explained(gateway, keep, accounts, train
 
 def test_the_budget_pays_and_nobody_is_accused(gateway, accounts, trained):
     token, subject = accounts["dave"]
-    watch = gateway.service.loader.by_release()[IRIS]
+    watch = watch_of(gateway)
     ask(gateway, token, trained.fresh[0])
     assert watch.verdict(subject).budget.equivalent == 7
     ask(gateway, token, trained.fresh[0], target=9)  # refused, and so not charged
@@ -234,11 +228,11 @@ def test_a_restart_forgives_no_charge(keep, accounts, trained):
         for row in trained.fresh[:5]:
             assert ask(running, token, row).status_code == 200
             assert ask(running, token, row, INFER).status_code == 200
-        watch = running.service.loader.by_release()[IRIS]
+        watch = watch_of(running)
         time.sleep(0.2)
         was = watch.verdict(subject)
     with live(keep) as running:
-        now = running.service.loader.by_release()[IRIS].verdict(subject)
+        now = watch_of(running).verdict(subject)
     assert now == was and was.queries == 5 and was.budget.equivalent > 35
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.upstreams import UpstreamPlace
@@ -57,11 +57,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 import pytest
 from body_fuzz import damaged
-from gateway_support import live, make_keep, train
+from gateway_support import live, make_keep
 from http_fuzz import Fuzz
 
 from modelkeep.crypto.notes import encode_vkey
@@ -17,11 +17,6 @@ def test_damaged_streams_break_no_promise():
     fuzz = Fuzz(1)
     fuzz.run(2500)
     assert fuzz.requests > 1000 and fuzz.refusals > 500 and fuzz.agreed > 0.8 * fuzz.requests
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")

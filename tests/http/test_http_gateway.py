@@ -10,12 +10,12 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import Live, live, make_keep, make_service, question, train
+from gateway_support import Live, live, make_keep, make_service, question, watch_of
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.keep import Keep
 from modelkeep.app.offline import Access, verify_source
-from modelkeep.core.values import ReleaseRef, Role
+from modelkeep.core.values import Role
 from modelkeep.crypto.notes import encode_vkey, open_checkpoint
 from modelkeep.custody.keys import AUDIT_SUBJECT
 from modelkeep.errors import Denied, NotTrusted, Quarantined, Unauthenticated, Unavailable
@@ -25,12 +25,6 @@ from modelkeep.serving.bodies import SubjectKeys, open_body
 from modelkeep.workflows.acts import log_audit_checkpoint
 
 INFER = "/v2/models/iris/infer"
-IRIS = ReleaseRef("iris", 1)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +280,7 @@ def test_evidence_rebuilt_at_restart_is_the_evidence_that_was(keep, trained):
     key = keep.key_issue(account="judged", quota=100_000).token
     rng = np.random.default_rng(8)
     with live(keep) as running, running.client(key) as client:
-        watch = running.service.loader.by_release()[IRIS]
+        watch = watch_of(running)
 
         def ask(rows):
             answer = client.post(INFER, content=question(rows.astype(np.float32)))
@@ -304,7 +298,7 @@ def test_evidence_rebuilt_at_restart_is_the_evidence_that_was(keep, trained):
         was = guard_state(watch, subject)
         assert was["reviews"] == 2
     with live(keep) as running:
-        assert guard_state(running.service.loader.by_release()[IRIS], subject) == was
+        assert guard_state(watch_of(running), subject) == was
 
 
 def guard_state(watch, subject) -> dict:

@@ -1,29 +1,18 @@
 """Calibrations, cases, reviews, false alarms, ladders and a deception together: what a restarted gateway and `account explain`
 find in the record is what the gateway held that was there."""
 
-import asyncio
 import re
-import time
 
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, strangers, train
+from gateway_support import live, make_keep, predict, soon, strangers, watch_of
 
-from modelkeep.access.presented import Presented
 from modelkeep.app import evidence
-from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Refused
 from modelkeep.extraction.ladder import SHIPPED, Rung
-from modelkeep.workflows.predict import Call
 
-IRIS = ReleaseRef("iris", 1)
 GANG = tuple(f"gang-{i}" for i in range(6))
 LONE = ("tool", "ada", "dan", "honest")
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture
@@ -32,23 +21,11 @@ def keep(tmp_path, trained, monkeypatch):
     return make_keep(tmp_path / "keep", trained)
 
 
-def soon(what, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def watch_of(running):
-    return running.service.loader.by_release()[IRIS]
-
-
 def ask(running, token, rows, place):
     """Ask one row after the other until the gateway refuses; whether it did."""
     for row in rows:
-        call = Call("iris", None, Presented(token, f"198.18.{place}.7"), question(row))
         try:
-            asyncio.run_coroutine_threadsafe(running.service.gateway.predict(call), running._loop).result(20)
+            predict(running, token, f"198.18.{place}.7", row)
         except Refused:
             return True
         soon(lambda: not watch_of(running).rows_behind())

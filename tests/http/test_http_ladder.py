@@ -8,7 +8,7 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, records, train
+from gateway_support import live, make_keep, question, records, soon
 
 from modelkeep.access.totp import code_of, step_at
 from modelkeep.adapters.clock import SystemClock
@@ -25,11 +25,6 @@ from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.watch import Agreed, Today
 
 INFER = "/v2/models/iris/infer"
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture
@@ -174,28 +169,31 @@ def test_a_match_of_threat_intelligence_lends_less_is_shown_and_accuses_nobody(k
     with live(keep) as running, running.client(key) as client:
         (watch,) = running.service.loader.watches()
 
-        def limit():
-            """The budget, once what was seen so far is in it."""
-            time.sleep(2.6)
-            watch.work()
-            return watch.verdict(subject).budget.limit
+        def lent(limit, why=""):
+            """The budget becomes ``limit``, and the account's row says so."""
+
+            def found():
+                watch.work()
+                return watch.verdict(subject).budget.limit == limit and [row.account for row in keep.account_list()]
+
+            return soon(lambda: found() == (["alice"] if why else []))
 
         ask(client, rows)
-        assert limit() == 1000 and keep.account_list() == ()
+        assert lent(1000)
         for source, data in files.items():
             taken = keep.intel_indicate(data=data, source=source)
             assert taken.in_force == data.count(b"\n") - 1
             client.headers["user-agent"] = "thief/1.0" if source == "misp" else "other"
             ask(client, rows + np.float32(0.0))
-            assert limit() == 500, source
+            assert lent(500, source)
             (row,) = keep.account_list()
             assert (row.account, row.release, row.rung) == ("alice", "", "mark") and f"({source}, line" in row.cautions[0]
             assert keep.intel_forget(source=source).in_force == 0
-            assert limit() == 1000 and keep.account_list() == (), "reversible"
+            assert lent(1000), "reversible"
         keep.intel_indicate(data=files["own"], source="own")
         for row in trained.fresh[:60]:
             assert client.post(INFER, content=question(row)).status_code == 200
-        assert limit() == 500
+        assert lent(500, "own")
         verdict = watch.verdict(subject)
         assert verdict.rung < Rung.ALARM and verdict.alarmed_at is None and verdict.odds == "none"
     explained = keep.account_explain(account="alice")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from gateway_support import Live, make_keep, make_service, question, train
+from gateway_support import Live, make_keep, make_service, question
 
 from modelkeep.access.presented import Presented
 from modelkeep.app.keep import Keep
@@ -16,11 +16,6 @@ from modelkeep.errors import Invalid
 from modelkeep.workflows.doors import Call
 
 INFER = "/v2/models/iris/infer"
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import jwt
 import pytest
-from gateway_support import PASSPHRASE, Live, make_keep, make_service, question, train
+from gateway_support import PASSPHRASE, Live, make_keep, make_service, question
 from grpc_support import Peer, message
 from identity import ec_key, public_jwk
 
@@ -58,11 +58,6 @@ def issuer():
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from commandline import Cli
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question
 
 from modelkeep.app.keep import Keep
 from modelkeep.cli.standing import _standing
@@ -31,11 +31,6 @@ def packed(rows: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.savez(file, x=rows)
     return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture(scope="module")

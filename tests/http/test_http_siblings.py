@@ -4,36 +4,18 @@ import time
 
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, train
+from gateway_support import live, make_keep, question, soon, watch_of
 
 from modelkeep.app import evidence
-from modelkeep.core.values import ReleaseRef
 from modelkeep.workflows import siblings
 
 INFER = "/v2/models/iris/infer"
-IRIS = ReleaseRef("iris", 1)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 @pytest.fixture
 def keep(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(evidence, "EVERY", 0.1)
     return make_keep(tmp_path / "keep", trained)
-
-
-def soon(what, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def watch_of(running):
-    return running.service.loader.by_release()[IRIS]
 
 
 def test_what_one_gateway_recorded_is_evidence_at_the_other(keep, trained):

@@ -8,7 +8,7 @@ import jwt
 import numpy as np
 import pytest
 from control_support import PASSWORD, Admin
-from gateway_support import PASSPHRASE, live, make_keep, question, train
+from gateway_support import PASSPHRASE, live, make_keep, question
 
 from modelkeep.access.totp import code_of, step_at
 from modelkeep.app.keep import Keep
@@ -19,11 +19,6 @@ from modelkeep.http.oauth import STEP_UP, TOKEN
 INFER = "/v2/models/iris/infer"
 ALLOWED = 9
 NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def trained():
-    return train()
 
 
 def with_access(folder, trained, text):
