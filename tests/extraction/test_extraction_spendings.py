@@ -38,8 +38,8 @@ def house(digits):
 class House:
     """A watch, what is stored of it, and somebody who asks."""
 
-    def __init__(self, case):
-        self.case, self.clock, self.records = case, Tick(), MemoryRecords()
+    def __init__(self, case, records=None):
+        self.case, self.clock, self.records = case, Tick(), records or MemoryRecords()
         self.watch, self.asked = Watch(Guard(case.profile, ladder=LENT)), 0
         self.spendings = Spendings(self.records, self.clock, lambda: {REF: self.watch})
         self.watch.take(Today(30))
@@ -107,6 +107,37 @@ def test_a_larger_budget_is_written_at_once_and_who_is_forgotten_is_gone(house):
     house.spendings.look()
     assert "a" not in house.stored()
     assert (house.stored()[NETWORK].accounts, house.stored()[NETWORK].learnt) == (("b",), 0.0)
+
+
+def test_gateways_whose_clocks_differ_put_no_record_back(digits):
+    """Where a period begins, each wrote its own over the other's, in turn, for as long as the clocks differ."""
+    ahead = House(digits)
+    behind = House(digits, ahead.records)
+    for one, day in ((ahead, 40), (behind, 39)):
+        one.watch.take(Today(day))
+        one.clock.wall = day * DAY + 5
+    behind.ask(40, "a", "b")
+    assert behind.stored()["a"].begins == 30
+    ahead.ask(40, "a", "b")
+    told = ahead.stored()["a"]
+    assert told.begins == 40
+    behind.ask(40, "a", "b")
+    assert ahead.stored()["a"] == told
+    behind.watch.take(Today(40))
+    behind.clock.wall = 40 * DAY
+    behind.ask(4, "a", "b")  # it saw less of the period: not what was asked where the clock was ahead
+    assert behind.watch.learnt("a").budget.equivalent < told.learnt / 2.0
+    assert ahead.stored()["a"] == told
+    behind.ask(70, "a", "b")
+    assert ahead.stored()["a"].learnt > told.learnt and ahead.stored()["a"].begins == 40
+    behind.watch.take(LENT._replace(days=7))
+    behind.clock.wall = 44 * DAY
+    behind.watch.take(Today(44))
+    behind.ask(20, "a", "b")
+    assert ahead.stored()["a"].begins == 42
+    behind.watch.take(LENT._replace(days=30))
+    behind.ask(60, "a", "b")
+    assert ahead.stored()["a"].begins == 30, "a longer period may have begun earlier"
 
 
 def test_a_damaged_record_is_written_anew(house):

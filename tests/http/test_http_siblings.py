@@ -1,13 +1,18 @@
 """Two gateways on one keep: each judges an account by what it asked at both."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, soon, watch_of
+from gateway_support import Live, live, make_keep, make_service, predict, question, soon, watch_of
 
+from modelkeep.adapters.clock import SystemClock
 from modelkeep.app import evidence
+from modelkeep.app.premises import Premises
+from modelkeep.extraction.ladder import SHIPPED
 from modelkeep.workflows import siblings
+from modelkeep.workflows.watch import day_of
 
 INFER = "/v2/models/iris/infer"
 
@@ -68,3 +73,50 @@ def test_while_the_log_of_another_gateway_cannot_be_read_nothing_is_answered(kee
         checkpoint.with_name("aside").rename(checkpoint)
         checkpoint.chmod(0o600)
         soon(lambda: client.post(INFER, content=question(trained.fresh[:1])).status_code == 200)
+
+
+class Moved(SystemClock):
+    """A clock that is set by hand, and goes on."""
+
+    def __init__(self, at):
+        self.set(at)
+
+    def set(self, at):
+        self.ahead = at - super().now_ns()
+
+    def now_ns(self):
+        return super().now_ns() + self.ahead
+
+
+def test_gateways_whose_clocks_differ_lend_one_budget_a_period(keep, trained, monkeypatch):
+    """What was asked where the period had begun was charged to the old one elsewhere, and forgotten with it."""
+    keep.policy_set(kind="ladder", text=SHIPPED.replace("days = 30 ", "days = 1 ").encode())
+    token = keep.key_issue(account="alice", quota=100_000).token
+    subject = next(row.subject for row in keep.user_list() if row.name == "alice")
+    minute = 60_000_000_000
+    midnight = (day_of(keep.premises.clock.now_ns()) + 1) * 86_400_000_000_000
+    usual = Premises.open
+    clocks = [Moved(midnight - 10 * minute), Moved(midnight + 10 * minute)]
+    services = []
+    for clock in clocks:
+        with monkeypatch.context() as patch:
+            patch.setattr(Premises, "open", lambda *given, clock=clock: replace(usual(*given), clock=clock))
+            services.append(make_service(keep))
+    slow, fast = (Live(service, keep.premises.directory) for service in services)
+    try:
+        budgets = lambda: [watch_of(one).learnt(subject) for one in (slow, fast)]  # noqa: E731
+        predict(slow, token, "192.0.2.1", trained.fresh[:20])
+        soon(lambda: watch_of(fast).verdict(subject).queries == 20)
+        predict(fast, token, "192.0.2.1", trained.fresh[20:40])
+        soon(lambda: watch_of(slow).verdict(subject).queries == 40)
+        assert [one.begins for one in budgets()] == [day_of(midnight)] * 2
+        asked = budgets()[0].budget.equivalent
+        assert 0.0 < asked < budgets()[1].budget.equivalent
+        predict(slow, token, "192.0.2.1", trained.fresh[40:60])
+        soon(lambda: watch_of(fast).verdict(subject).queries == 60)
+        clocks[0].set(midnight + minute)
+        soon(lambda: slow.service.gateway.renews == fast.service.gateway.renews)
+        assert budgets()[0].budget.equivalent > asked, "its own midnight forgets nothing of the new period"
+    finally:
+        slow.stop()
+        fast.stop()

@@ -138,11 +138,12 @@ class History:
 
     def later(
         self, ref: ReleaseRef, taken: Mapping[str, int], logs: Sequence[AuditFolder] | None = None
-    ) -> Iterator[Observation | Position]:
-        """What the logs (all, or these) hold of one release beyond the first ``taken`` records of each instance, log by log;
-        after each log how many of its records are taken now. Raises NotTrusted, Missing, Unavailable.
+    ) -> Iterator[Observation | Today | Position]:
+        """What the logs (all, or these) hold of one release beyond the first ``taken`` records of each instance, log by log,
+        and the days on which it was given; after each log how many of its records are taken now. Raises NotTrusted, Missing,
+        Unavailable.
         """
-        text = str(ref)
+        text, day = str(ref), 0
         for log in self._logs() if logs is None else logs:
             first = taken.get(log.instance, 0)
             size = log.size()
@@ -151,8 +152,12 @@ class History:
             for index, entry, sealed in read_bodies(log.files, log.vkey, log.origin, first):
                 ours = entry.kind in TOLD and entry.release == text
                 told = self._open(log.instance, index, entry, sealed) if ours else None
-                if told is not None:
-                    yield told
+                if told is None:
+                    continue
+                if day_of(entry.t) > day:
+                    day = day_of(entry.t)
+                    yield Today(day)
+                yield told
             yield Position(log.instance, size)
 
     def sizes(self) -> dict[str, int]:
@@ -349,11 +354,21 @@ class OwnEvidence:
         with self._lock:
             taken = dict(self._taken[ref])
         for told in self._history.later(ref, taken, logs):
-            if isinstance(told, Observation):
-                self.offer(ref, told)
-                continue
-            with self._lock:
-                self._taken[ref][told.instance] = max(told.size, self._taken[ref].get(told.instance, 0))
+            match told:
+                case Observation():
+                    self.offer(ref, told)
+                case Today():
+                    self._follow(ref, told)
+                case Position():
+                    with self._lock:
+                        self._taken[ref][told.instance] = max(told.size, self._taken[ref].get(told.instance, 0))
+
+    def _follow(self, ref: ReleaseRef, today: Today) -> None:
+        """Begin a day that another gateway was the first to see: else what is asked there in a new budget period would be
+        charged to the old one here, and forgotten with it. No clock is believed that is a day or more ahead."""
+        with self._deciding:
+            if self._today.day < today.day <= self._today.day + 1:
+                self._watches[ref].take(today)
 
 
 def _noting(told: Iterator[Event], taken: dict[str, int]) -> Iterator[Event]:

@@ -1,8 +1,9 @@
 """What accounts and clusters have learnt of their information budgets, as stored records: for lists and forecasts that would
 else need every recorded question.
 
-Whoever keeps evidence writes them, off the hot path, when a number moved by a tenth. Several gateways see the same and write
-the same, so whose write stands does not matter.
+Whoever keeps evidence writes them, off the hot path, when a number moved by a tenth. Several gateways see the same a moment
+later, and their clocks differ, so that a record only ever rises within its period, and none is put back into the period before:
+whose write stands does not matter.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -108,15 +109,15 @@ class Spendings:
 
     def _note(self, key: str, found: Learnt | None) -> None:
         before: Spending | None = None
-        revision = 0
+        revision, now = 0, self._clock.now_ns()
         with suppress(Missing, NotTrusted):  # one that is damaged is written anew: it decides nothing
             record = self._records.get(LEARNT, key)
             revision = record.revision
             before = parse_spending(record)
         if found is None:
             body = None
-        elif before is None or _moved(before, found):
-            body = to_json(_spending(before, found, self._clock.now_ns()))
+        elif before is None or _moved(before, found, day_of(now)):
+            body = to_json(_spending(before, found, now))
         else:
             return
         if revision or body is not None:
@@ -126,14 +127,19 @@ class Spendings:
                 return
 
 
-def _moved(before: Spending, found: Learnt) -> bool:
+def _moved(before: Spending, found: Learnt, today: int) -> bool:
     spent = found.budget
+    if found.begins < before.begins and before.begins == today + 1:
+        return False  # another gateway's clock is ahead, and the next period has begun there
     if (before.begins, before.limit, before.measure) != (found.begins, spent.limit, found.measure):
         return True
-    if (before.learnt < before.limit <= spent.equivalent) or len(before.accounts) < len(found.accounts):
-        return True
-    # Another gateway may be a moment ahead; half of it is gone only when something was erased.
-    return not before.learnt / 2.0 <= spent.equivalent < before.learnt * GROWN
+    erased = not set(before.accounts) <= set(found.accounts)  # or this gateway has not seen one of them yet
+    return (
+        before.learnt < before.limit <= spent.equivalent
+        or len(before.accounts) < len(found.accounts)
+        or spent.equivalent >= before.learnt * GROWN
+        or (erased and spent.equivalent < before.learnt / 2.0)
+    )
 
 
 def _spending(before: Spending | None, found: Learnt, now: int) -> Spending:

@@ -367,6 +367,7 @@ class Watch:
                 with self._lock:
                     self._examine_waiting()
                     self._guard.begin(decision.day)
+                    self._changed.update(self._guard.subjects())
             case Ladder():
                 self._guard.adopt(decision)
         with self._lock:
