@@ -6,6 +6,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy comes in: sev
 
 import functools
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def cli(template, desk, tmp_path) -> Cli:
 def bare(desk, tmp_path) -> Cli:
     """The command line where there is no keep."""
     return Cli(tmp_path / "nothing", desk / "pass")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 6 MiB. Only root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m,mode=0700", "tmpfs", str(place)], check=False, capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("only root may mount a small file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from commandline import Cli, copy_keep
+from disks import fill
 from e2e_house import (
     INFER,
     RECEIPT,
@@ -231,32 +232,6 @@ def test_a_thread_that_dies_while_the_gateway_starts_ends_it(template, desk, tmp
         )  # fmt: skip
     assert done.returncode == 3 and not done.stdout
     assert "thread keys died of IndexError in " in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 6 MiB. Only root may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m,mode=0700", "tmpfs", str(place)], check=False, capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("only root may mount a small file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(place, name="ballast"):
-    """Leave no byte; the file that does it."""
-    ballast = place / name
-    with ballast.open("wb", buffering=0) as stream:
-        try:
-            while True:
-                stream.write(bytes(4096))
-        except OSError:
-            pass
-    return ballast
 
 
 def test_a_full_disk(template, desk, subject, small_disk, tmp_path):

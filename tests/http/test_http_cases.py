@@ -1,7 +1,11 @@
 """A thief who deals his questions over many accounts becomes a case, in a running gateway and after a restart."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -52,6 +56,36 @@ def steal(running, keep, tokens):
     raise AssertionError("never found")
 
 
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path[:0] = {path!r}
+from gateway_support import PASSPHRASE, live
+from test_http_cases import steal
+from modelkeep.adapters.records.sqlite import SqliteRecords
+from modelkeep.app.keep import Keep
+usual = SqliteRecords.commit
+def commit(self, changes):
+    if {kind!r} in [change.kind for change in changes]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return usual(self, changes)
+SqliteRecords.commit = commit
+keep = Keep.open(Path({folder!r}), PASSPHRASE)
+with live(keep) as running:
+    if {tokens!r}:
+        steal(running, keep, {tokens!r})
+    time.sleep(60)
+"""
+
+
+def killed_before(kind, keep, tokens=()):
+    """Run a gateway, which the ``tokens`` steal from, until it is killed before it writes a record of ``kind``."""
+    here = Path(__file__).parent
+    program = KILLED.format(path=[str(here), str(here.parent)], kind=kind, folder=str(keep.premises.directory), tokens=tokens)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 def run(keep, *words):
     folder = keep.premises.directory
     (folder / "p").write_bytes(PASSPHRASE)
@@ -96,6 +130,20 @@ def test_accounts_of_one_network_that_steal_together_become_a_case(keep, trained
     assert [one.state for one in keep.cases()] == ["cleared"]
     with pytest.raises(Conflict):
         keep.case_review(case_id=row.id, outcome="confirmed", reason="again")
+
+
+def test_a_gateway_that_is_killed_before_it_has_written_a_case_loses_none_and_opens_none_twice(keep, tokens):
+    killed_before("case", keep, tokens)
+    assert keep.cases() == keep.incidents() == ()
+    killed_before("incident", keep)  # the one that is started next finds it in what is recorded
+    [row] = keep.cases()
+    assert (row.state, row.accounts) == ("open", ACCOUNTS) and keep.incidents() == ()
+    for _ in range(2):
+        with live(keep) as running:
+            [cluster] = watch_of(running).cases()
+            soon(keep.incidents)
+        assert (cluster.id, keep.cases()) == (row.id, (row,))
+        assert [row.id in one.id for one in keep.incidents()] == [True]
 
 
 def test_a_rung_that_a_case_leads_to_is_on_record_is_explained_and_is_left_with_the_review(keep, trained, tokens):
