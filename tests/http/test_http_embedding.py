@@ -39,6 +39,30 @@ def packed(rows: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def crowd() -> bytes:
+    """A classifier of which two inner tensors depend on the rows that are asked together: ``likeness``, of each row to each,
+    by its shape (rows, rows) too, and ``apart``, how far each is from their mean, by its values alone."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Transpose", ["X"], ["turned"]),
+        helper.make_node("MatMul", ["X", "turned"], ["likeness"]),
+        helper.make_node("ReduceMean", ["X"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["X", "mean"], ["apart"]),
+        helper.make_node("MatMul", ["X", "w"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+    ]
+    w = numpy_helper.from_array(np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32), "w")
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 6])]
+    outputs = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3]),
+    ]
+    graph = helper.make_graph(nodes, "crowd", inputs, outputs, [w])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
 @pytest.fixture(scope="module")
 def keep(tmp_path_factory, trained, network):
     keep = make_keep(tmp_path_factory.mktemp("keeps") / "keep", trained)
@@ -155,6 +179,8 @@ def test_profiles_with_a_layer_are_read_as_they_were_written(profile):
     [
         ("network", "no such tensor", "no node of the graph makes a tensor called 'no such tensor'"),
         ("network", "label", "does not hold floating numbers for each row"),
+        ("crowd", "likeness", "the inner tensor 'likeness' holds other numbers for a row that is asked alone"),
+        ("crowd", "apart", "the inner tensor 'apart' holds other numbers for a row that is asked alone"),
         ("linear", "auto", "no Gemm or MatMul behind another node"),
         ("weights", "auto", "only an ONNX model has a graph with inner layers"),
     ],
@@ -162,7 +188,7 @@ def test_profiles_with_a_layer_are_read_as_they_were_written(profile):
 def test_what_has_no_such_layer_is_refused(keep, trained, network, model, embedding, why):
     from safetensors.numpy import save
 
-    data = {"network": network, "linear": trained.onnx, "weights": save({"w": np.zeros(3)})}[model]
+    data = {"network": network, "crowd": crowd(), "linear": trained.onnx, "weights": save({"w": np.zeros(3)})}[model]
     with pytest.raises(Invalid, match=why):
         keep.publish(name="other", filename="m", model=data, reference=packed(trained.reference), embedding=embedding)
 

@@ -14,6 +14,10 @@ Rows = NDArray[np.float64]
 BATCH = 512
 MOST_NUMBERS = 64
 """Numbers of an answer that a copy is measured on: models that answer with a picture have very many."""
+_FEW = 3
+_MIXED = "the inner tensor {tensor!r} holds other numbers for a row that is asked alone than for one among others: name another"
+_MIXED_SHARE = 0.05
+"""Of the largest number: kernels differ by batch in the last digits, and a scale that is fitted to the batch by a percent."""
 _DTYPES = {
     "FP16": np.float16,
     "FP32": np.float32,
@@ -40,7 +44,7 @@ class Predictor:
         """
         if len(interface.inputs) != 1 or interface.inputs[0].datatype not in _DTYPES:
             raise Invalid("extraction evidence needs a model with one numeric input: join its inputs into one tensor")
-        self._runtime, self._batch, self._sample = runtime, batch, sample[:1]
+        self._runtime, self._batch, self._sample = runtime, batch, sample[:_FEW]
         self._input = interface.inputs[0]
         self._tail = tuple(self._input.shape[1:])
         self._plan: OutputPlan = plan_outputs(interface, self._runtime.run({self._input.name: self._tensor(sample[:1])}))
@@ -78,7 +82,8 @@ class Predictor:
     def inner(self, tensor: str) -> Inner:
         """An inner tensor that the runtime gives as an output, as a function of rows (n, d): values (n, w) when it is called.
 
-        Raises Invalid (the function too): it holds no floating numbers, or not as many for each row.
+        Raises Invalid (the function too): it holds no floating numbers, or not as many for each row, or others when a row is
+        asked with others.
         """
 
         def values(rows: Rows) -> Rows:
@@ -92,16 +97,20 @@ class Predictor:
                         f"{found.dtype} and shape {found.shape} for {len(some)} rows"
                     )
                 parts.append(found.reshape(len(some), -1).astype(np.float64))
+            if len({part.shape[1] for part in parts}) > 1:
+                raise Invalid(_MIXED.format(tensor=tensor[:80]))
             return np.concatenate(parts)
 
-        values(np.repeat(self._sample, 2, axis=0))
+        together, alone = values(self._sample), [values(row[None]) for row in self._sample]
+        if any(one.shape[1] != together.shape[1] for one in alone) or not _alike(together, np.concatenate(alone)):
+            raise Invalid(_MIXED.format(tensor=tensor[:80]))
         return Inner(tensor, values)
 
     def as_numbers(self) -> Callable[[Rows], Rows] | None:
         """``numbers``, or None when the model classifies or does not give floating numbers for each of several rows."""
         if self.classifies:
             return None
-        two = np.repeat(self._sample, 2, axis=0)
+        two = np.repeat(self._sample[:1], 2, axis=0)
         try:
             return self.numbers if self._numbers(two).shape[1] else None
         except (Invalid, Unavailable):  # it takes one row at a time
@@ -127,3 +136,8 @@ class Predictor:
         if not np.isfinite(cast.astype(np.float64)).all():
             raise Invalid(f"the rows hold values beyond the range of {self._input.datatype}, which the model takes")
         return cast
+
+
+def _alike(one: Rows, other: Rows) -> bool:
+    largest = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+    return np.allclose(one, other, rtol=0.0, atol=_MIXED_SHARE * largest, equal_nan=True)
