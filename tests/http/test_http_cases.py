@@ -18,10 +18,11 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.results import CaseFile
 from modelkeep.app.verbs import call, table
 from modelkeep.cli.main import cli
+from modelkeep.core.ports import Change
 from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
 from modelkeep.extraction.ladder import DEFAULT, SHIPPED, Rung
-from modelkeep.operations.cases import Accused, CaseMember
+from modelkeep.operations.cases import KIND, Accused, CaseMember
 from modelkeep.workflows.moves import open_move
 from modelkeep.workflows.spendings import spendings
 
@@ -294,3 +295,20 @@ def test_a_case_keeps_the_odds_it_rests_on_when_a_calibration_restarts_the_evide
     keep.open_case(case_id, Accused("iris@1", "1 : 70,000", 8400.0, 40, 33, after))  # another accusation
     [release] = keep.case(case_id=case_id).releases
     assert (release.odds, release.needed) == ("1 : 70,000", 8400.0)
+
+
+@pytest.mark.parametrize("outcome", ["cleared", "confirmed"])
+def test_a_case_that_the_database_alone_says_is_closed_is_opened_by_the_next_gateway(keep, outcome):
+    names = {row.name: row.subject for row in keep.user_list()}
+    members = tuple(CaseMember(names[f"thief-{i}"], 9, 9, "none", alarmed=False) for i in range(2))
+    case_id, found = "net-0123456789abcdef", Accused("iris@1", "1 : 9,000", 2100.0, 18, 8, members)
+    keep.open_case(case_id, found)
+    record = keep.premises.records.get(KIND, case_id)
+    closed = record.body.replace(b'"open"', f'"{outcome}"'.encode())
+    keep.premises.records.commit([Change(KIND, case_id, closed, record.revision)])
+    assert keep.cases()[0].state == outcome
+    keep.open_case(case_id, found)
+    assert keep.cases()[0].state == "open"
+    keep.case_review(case_id=case_id, outcome=outcome, reason="somebody looked at it")
+    keep.open_case(case_id, found)
+    assert keep.cases()[0].state == outcome

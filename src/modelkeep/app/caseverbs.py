@@ -140,13 +140,20 @@ class CaseVerbs(OversightVerbs):
             try:
                 existing = self.record(cases.KIND, case_id)
             except Missing:
-                existing = None
-            return cases.accuse(existing, case_id, found, at=at)
+                return cases.accuse(None, case_id, found, at=at)
+            return cases.accuse(existing, case_id, found, at=at, reviewed=self._reviewed(parse_case(existing)))
 
         try:
             return self.change(decide)
         except Conflict:
             return self.change(decide)  # another gateway opened it at this moment
+
+    def _reviewed(self, case: Case) -> bool:
+        """Whether the log has the review that a case says it had: whoever writes the database could close it, too."""
+        if case.state is CaseState.OPEN:
+            return True
+        decisions = self.premises.decisions()
+        return bool(decisions.cleared_at(case.id)) if case.state is CaseState.CLEARED else case.id in decisions.confirmed()
 
     def _case(self, case_id: str) -> Case:
         try:

@@ -68,8 +68,11 @@ def parse_case(record: Record) -> Case:
     return parse_record(record, Case, f"case {record.key[:64]!r}")
 
 
-def accuse(existing: Record | None, case_id: str, found: Accused, *, at: int) -> tuple[Case, Sequence[Change]]:
-    """Note what was ``found`` on a release. A case that was cleared opens again on an accusation that it does not hold yet."""
+def accuse(
+    existing: Record | None, case_id: str, found: Accused, *, at: int, reviewed: bool = True
+) -> tuple[Case, Sequence[Change]]:
+    """Note what was ``found`` on a release. A case that was cleared opens again on an accusation that it does not hold yet,
+    and one that nobody ``reviewed`` as it says on any."""
     before = None if existing is None or existing.body is None else parse_case(existing)
     if before is None:
         case = Case(case_id, CaseState.OPEN, at, at, (found,))
@@ -77,7 +80,7 @@ def accuse(existing: Record | None, case_id: str, found: Accused, *, at: int) ->
         same = [one for one in before.accused if one.release == found.release]
         others = [one for one in before.accused if one.release != found.release]
         known = bool(same) and same[0].accused_at == found.accused_at
-        again = before.state is CaseState.CLEARED and not known
+        again = not reviewed or (before.state is CaseState.CLEARED and not known)
         if known and found.needed > same[0].needed:
             found = _with_odds_of(same[0], found)
         accused = tuple(sorted([*others, found], key=lambda one: one.release))
