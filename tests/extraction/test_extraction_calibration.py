@@ -171,7 +171,7 @@ def test_bounds_of_another_profile_are_refused(digits, kappa):
 def test_a_calibration_begins_a_new_test_and_leaves_alarms_to_their_review(digits, tmp_path, cold):
     guard = Guard(digits.profile, cold=ColdFile(tmp_path) if cold else None, in_memory=1)
     rng = np.random.default_rng(5)
-    noise, odd = rng.uniform(0, 16, (30, 64)), TOOLS["two levels"](digits.unseen[:20])
+    noise, odd = rng.uniform(0, 16, (30, 64)), TOOLS["two levels"](digits.unseen[:10])
     guard.observe("thief", noise, digits.predict(noise))
     guard.observe("tool", odd, digits.predict(odd))
     before = guard.verdict("tool")
@@ -180,7 +180,7 @@ def test_a_calibration_begins_a_new_test_and_leaves_alarms_to_their_review(digit
     wide = over_tool(digits.profile, sample, digits.predict(sample), seed=1)
     guard.recalibrate(wide)
     after = guard.verdict("tool")
-    assert after.log_m == math.log(0.5) and after.uncovered and after.queries == 20 and after.budget == before.budget
+    assert after.log_m == math.log(0.5) and after.uncovered and after.queries == 10 and after.budget == before.budget
     assert guard.verdict("thief").rung is Rung.ALARM and guard.alarmed() == ["thief"]
     guard.clear("thief")
     more = TOOLS["two levels"](digits.unseen[20:150])
@@ -200,6 +200,7 @@ def test_each_calibration_asks_for_more_evidence_so_that_all_of_them_keep_the_pr
         for _ in range(9 * len(at)):
             guard.recalibrate(digits.profile.kappa)
         x = np.random.default_rng(1).uniform(0, 16, (200, 64)) * 0.5 + 0.5 * digits.unseen[:200]
+        x[::2] = digits.unseen[200:400:2]
         guard.observe("a", x, digits.predict(x))
         at.append(guard.verdict("a").alarmed_at)
     assert at[0] < at[1] < at[2]

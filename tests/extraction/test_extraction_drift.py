@@ -59,9 +59,9 @@ def moved(x):
     return np.roll(x.reshape(-1, 8, 8), 1, 2).reshape(-1, 64)
 
 
-def run(case, guard, drifting, people=30, turns=70, thief_at=45, covariates=None):
+def run(case, guard, drifting, people=30, turns=70, thief_at=45, covariates=None, seed=1):
     """People ask by turns; those below ``drifting`` send moved pictures; a thief comes in between."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     order = [rng.permutation(len(case.unseen)) for _ in range(people)]
     x = np.stack([np.stack([moved(r[None])[0] if i < drifting else r for r in case.unseen[o[:turns]]])
                   for i, o in enumerate(order)])  # fmt: skip
@@ -93,7 +93,7 @@ def test_while_the_population_drifts_more_evidence_never_leads_lower_and_never_o
             seen.setdefault(subject, []).append(guard.verdict(subject))
 
     guard.observe_many = watched
-    run(digits, guard, drifting=30)
+    run(digits, guard, drifting=30, seed=2)
     drifting = {subject: [one for one in verdicts if one.drifting] for subject, verdicts in seen.items()}
     for verdicts in drifting.values():
         rungs = [one.rung for one in sorted(verdicts, key=lambda one: one.log_m)]

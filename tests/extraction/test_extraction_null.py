@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from modelkeep.extraction import null, synthetic
 
@@ -84,3 +85,42 @@ def test_snapped_rows_hold_only_values_that_were_seen():
     snapped = columns.snap(rng.normal(size=(50, 2)) * 3)
     assert set(snapped[:, 0]) <= {0.0, 1.0, 2.0}
     assert len(set(snapped[:, 1])) == 50
+
+
+def test_whole_numbers_are_snapped_to_whole_numbers():
+    rng = np.random.default_rng(7)
+    rows = np.column_stack([rng.integers(10_000, size=400), rng.normal(size=400)]).astype(float)
+    columns = synthetic.study_columns(rows, rows.std(axis=0))
+    assert columns.whole.tolist() == [True, False]
+    snapped = columns.snap(np.array([[17.4, 0.25], [-3.6, 9.0]]))
+    assert snapped.tolist() == [[17.0, 0.25], [-4.0, 9.0]]
+
+
+def test_a_copula_keeps_columns_and_rank_correlations_and_nothing_else():
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(3000, 1))
+    rows = np.concatenate([x, np.exp(x + 0.5 * rng.normal(size=x.shape)), rng.integers(4, size=x.shape), np.abs(x)], axis=1)
+    made = synthetic.copula(rows, 3000, rng)
+    for j in range(4):
+        assert set(made[:, j]) <= set(rows[:, j])
+        assert np.quantile(made[:, j], [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(rows[:, j], [0.1, 0.5, 0.9]), abs=0.1)
+    ranks = [np.argsort(np.argsort(table[:, :2], axis=0), axis=0) for table in (rows, made)]
+    assert np.corrcoef(ranks[1].T)[0, 1] == pytest.approx(np.corrcoef(ranks[0].T)[0, 1], abs=0.05)
+    # the last column is the absolute value of the first: no rank correlation tells
+    assert np.abs(np.abs(made[:, 0]) - made[:, 3]).mean() > 0.5
+
+
+def test_bisections_close_in_on_the_border():
+    rng = np.random.default_rng(9)
+    rows = rng.uniform(-1, 1, size=(500, 3))
+    made = synthetic.bisected(rows, 400, lambda x: (x[:, 0] > 0.3).astype(np.int64), rng).reshape(10, 40, 3)
+    gaps = np.abs(made[:, :, 0] - 0.3).max(axis=1)
+    assert all(gaps[i] <= 2.0 / 2 ** (i + 1) for i in range(10))
+    assert (np.abs(made[0, :, 0]) < 1).all() and len(np.unique(made.reshape(-1, 3), axis=0)) == 400
+
+
+@pytest.mark.parametrize("tops", [None, lambda x: np.zeros(len(x), dtype=np.int64)], ids=["no classes", "one class"])
+def test_without_a_border_rows_are_between_two_others(tops):
+    rows = np.random.default_rng(1).normal(size=(50, 3))
+    made = synthetic.bisected(rows, 200, tops, np.random.default_rng(2))
+    assert (made >= rows.min(axis=0)).all() and (made <= rows.max(axis=0)).all() and len(made)

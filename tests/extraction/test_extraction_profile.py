@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from modelkeep.errors import Invalid
+from modelkeep.extraction import synthetic
 from modelkeep.extraction.calibration import new_events
 from modelkeep.extraction.evidence import SCORES
 from modelkeep.extraction.guard import Guard
-from modelkeep.extraction.profile import MIN_CALIBRATION, Profile, fit_profile
+from modelkeep.extraction.profile import MIN_CALIBRATION, Grid, Profile, fit_profile
 
 SEEN = (*SCORES[:4], "pictures", SCORES[4])
 """The scores of the profile of digits."""
@@ -36,10 +39,51 @@ def test_training_rows_leave_the_whole_reference_for_calibration(tumour):
 
 def test_held_out_rows_trip_each_level_about_as_often_as_it_says(digits):
     x = digits.unseen
-    events = (digits.profile.scores(x, digits.predict(x))[:, :, None] > digits.profile.limits).mean(axis=0)
+    events = digits.profile.events(x, digits.predict(x)).mean(axis=0).reshape(len(SEEN), -1)
     for s in range(len(SEEN)):
         for t, tau in enumerate(digits.profile.taus):
             assert events[s, t] <= tau + 4 * np.sqrt(tau / 270) + 4 * np.sqrt(tau / len(x))
+
+
+@pytest.mark.parametrize("change", ["as they are", "jittered", "slightly jittered", "rounded"])
+def test_calibration_rows_trip_each_level_at_most_as_often_as_it_says(digits, change):
+    # with training rows given, all of the reference calibrates
+    profile = fit_profile(digits.reference, digits.predict, seed=4, train_rows=digits.train)
+    rows, rng = np.unique(digits.reference, axis=0), np.random.default_rng(5)
+    columns = synthetic.study_columns(digits.train, profile.embedding.scale)
+    rows = {
+        "as they are": lambda: rows,
+        "jittered": lambda: synthetic.jittered(rows, columns, synthetic.JITTER, rng),
+        "slightly jittered": lambda: synthetic.jittered(rows, columns, 0.1 * synthetic.JITTER, rng),
+        "rounded": lambda: synthetic.rounded(rows, columns),
+    }[change]()
+    assert profile.grid.left(rows).mean() == (0.0 if change == "as they are" else 1.0)
+    events = profile.events(rows, digits.predict(rows)).mean(axis=0).reshape(len(SEEN), -1)
+    sure = 0.0 if change in {"as they are", "rounded"} else 3.0  # another draw of the noise than publish had
+    assert (events <= profile.taus + sure * np.sqrt(profile.taus / len(rows))).all()
+
+
+def test_a_row_off_the_grid_is_judged_by_the_limits_of_honest_ones_that_are():
+    grid = Grid(whole=np.array([1.0, 0.0]), limits=np.array([[5.0, 6.0]]))
+    rows = np.array([[3.0, 0.5], [3.5, 0.5], [-2.0, 1.0], [3.0000001, 7.0]])
+    assert grid.left(rows).tolist() == [False, True, False, True]
+    events = grid.events(rows, np.full((4, 1), 5.5), np.array([[1.0, 9.0]]))
+    assert events[:, 0].tolist() == [[True, False], [True, False], [True, False], [True, False]]
+    events = grid.events(rows, np.full((4, 1), 4.0), np.array([[1.0, 2.0]]))
+    assert events[:, 0].tolist() == [[True, True], [False, False], [True, True], [False, False]]
+
+
+@pytest.mark.parametrize("handling", ["jittered", "slightly jittered", "rounded"])
+def test_rows_that_a_thief_handles_as_honest_people_may_are_no_less_odd(digits, handling):
+    rng, rows = np.random.default_rng(8), digits.unseen
+    made = np.stack([rng.permutation(column) for column in rows.T], axis=1)
+    columns = synthetic.study_columns(rows, digits.profile.embedding.scale)
+    amounts = {"jittered": synthetic.JITTER, "slightly jittered": 0.1 * synthetic.JITTER}
+    asked = (
+        synthetic.rounded(made, columns) if handling == "rounded" else synthetic.jittered(made, columns, amounts[handling], rng)
+    )
+    trees = SEEN.index("trees") * len(digits.profile.taus)
+    assert digits.profile.events(asked, digits.predict(asked))[:, trees].mean() > 0.6
 
 
 def test_honest_accounts_keep_below_the_bounds_and_a_line_search_goes_beyond_those_beside_its_own(digits):
@@ -98,6 +142,13 @@ def test_training_rows_of_another_width_are_refused(tumour):
         lambda a: a.update(counts=np.array([], dtype=np.int64)),
         lambda a: a.pop("discriminator.3"),
         lambda a: a.pop("trees.limits"),
+        lambda a: a.pop("grid.whole"),
+        lambda a: a.update({"grid.whole": a["grid.whole"][:5]}),
+        lambda a: a.update({"grid.limits": a["grid.limits"][:, :1]}),
+        lambda a: a.pop("surroundings.least"),
+        lambda a: a.update({"surroundings.mean": a["surroundings.mean"][:5]}),
+        lambda a: a.update({"surroundings.spread": a["surroundings.spread"][:, :0]}),
+        lambda a: a.update({"surroundings.least": a["surroundings.least"] * 0}),
         lambda a: a.update({"trees.columns": a["trees.columns"] + 1000}),
         lambda a: a.update({"trees.columns": a["trees.columns"] - 1000}),
         lambda a: a.update({"trees.leaves": a["trees.leaves"][:, :5]}),
@@ -134,9 +185,9 @@ def test_damaged_arrays_of_pictures_are_refused(digits, spoil):
 
 
 def of_version_4(arrays):
-    """The arrays as they were before pictures had a network of their own."""
+    """The arrays as they were before pictures had a network of their own, and rows off the grid thresholds of theirs."""
     taus = len(arrays["taus"])
-    found = {name: array for name, array in arrays.items() if not name.startswith("picture.")}
+    found = {name: array for name, array in arrays.items() if name.split(".")[0] not in {"picture", "grid", "surroundings"}}
     found |= {name: np.delete(arrays[name], 3, axis=1) for name in ("class_shift", "class_scale")}
     found |= {name: np.delete(arrays[name], 4, axis=0) for name in ("reference", "limits")}
     found["kappa"] = np.delete(arrays["kappa"], range(4 * taus, 5 * taus))
@@ -169,7 +220,7 @@ def of_version_2(arrays):
         (of_version_3, (*SCORES, "step")),
         (of_version_4, (*SCORES, "step", "beside")),
     ],
-    ids=["without trees", "nothing beside", "no pictures"],
+    ids=["without trees", "nothing beside", "neither pictures nor a grid"],
 )
 def test_a_profile_of_an_earlier_version_is_read_and_watches(digits, older, streams):
     arrays = older(digits.profile.to_arrays())
@@ -179,7 +230,8 @@ def test_a_profile_of_an_earlier_version_is_read_and_watches(digits, older, stre
     assert again.keys() == arrays.keys() and all(np.array_equal(again[name], array) for name, array in arrays.items())
     x, probs = digits.unseen[:50], digits.predict(digits.unseen[:50])
     kept = [SEEN.index(name) for name in streams if name in SEEN]
-    assert np.array_equal(profile.scores(x, probs), digits.profile.scores(x, probs)[:, kept])
+    plain = replace(digits.profile, surroundings=None)
+    assert np.array_equal(profile.scores(x, probs), plain.scores(x, probs)[:, kept])
     guard = Guard(profile)
     rows = np.random.default_rng(0).uniform(0, 16, size=(60, 64))
     guard.observe("thief", rows, digits.predict(rows))

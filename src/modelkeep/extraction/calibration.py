@@ -184,8 +184,7 @@ def _stretched(events: Bools, size: int) -> Floats:
 
 
 def _score_events(profile: Profile, x: Floats, probs: Floats | None, hidden: Hidden) -> Bools:
-    events: Bools = (profile.scores(x, probs, hidden)[:, :, None] > profile.limits).reshape(len(x), -1)
-    return events
+    return profile.events(x, probs, hidden)
 
 
 def _mixed_steps(profile: Profile, rows: Floats, weights: Floats, events: Floats) -> Floats:

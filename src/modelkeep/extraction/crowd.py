@@ -33,11 +33,10 @@ class Asked:
     def of(cls, profile: Profile, x: Floats, probs: Floats | None, hidden: Hidden = None) -> "Asked":
         """Rows ``x`` (n, d) with the model's own answers ``probs`` (n, k), and coordinates ``hidden`` (n, r) of an inner layer
         where the profile looks at one, as the guard would see them."""
-        scores = profile.scores(x, probs, hidden)
         found = Places(profile.embedding).of(x)
         own = np.zeros((len(x), places.DIMENSIONS), dtype=np.float32)
         own[:, : found.shape[1]] = found
-        return cls(fingerprints(x), own, (scores[:, :, None] > profile.limits).reshape(len(x), -1))
+        return cls(fingerprints(x), own, profile.events(x, probs, hidden))
 
 
 class Crowd:

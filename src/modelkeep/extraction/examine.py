@@ -86,14 +86,13 @@ class Examiner:
         if not chosen:
             own, phi = np.empty((0, places.DIMENSIONS), np.float32), np.empty((0, budget.DIMENSIONS), np.float32)
             return Queries(own, np.empty((0, profile.limits.size), np.bool_), phi, np.empty(0))
-        scores = profile.scores(x, answers, hidden)
         projected = profile.embedding.project(x)[1]
         found = self._places.of(x)
         own = np.zeros((len(x), places.DIMENSIONS), dtype=np.float32)
         own[:, : found.shape[1]] = found
         return Queries(
             own=own,
-            events=(scores[:, :, None] > profile.limits).reshape(len(x), -1),
+            events=profile.events(x, answers, hidden),
             phi=budget.spend_features(profile.embedding, projected).astype(np.float32),
             w=budget.weight_of(answers, len(x)),
         )

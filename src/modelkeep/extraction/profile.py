@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from modelkeep.extraction.forgeries import forgeries, nudged
 from modelkeep.extraction.layer import Inner, Layer, fit_layer
 from modelkeep.extraction.pictures import MEASURES, PictureJudge, find_picture, fit_picture_judge
 from modelkeep.extraction.places import Places
+from modelkeep.extraction.surroundings import Surroundings, fit_surroundings
 from modelkeep.extraction.trees import DEPTH, Trees, fit_trees
 
 Floats = NDArray[np.float64]
@@ -27,6 +29,31 @@ MIN_CALIBRATION = 80
 CELLS = 64
 MAX_CALIBRATION = 4000
 MAX_PAIRS = 1200
+SHOWN, HELD_OUT = 6000, 4000
+"""Rows that the network and the trees learn from, at most; with as many to learn from as the second, some are held out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Rows as tables hold them, and the others. ``whole``: (d,), 1 where all real rows hold whole numbers; ``limits``: (scores,
+    t) thresholds of rows that hold another number there, as honest ones do once they were jittered or rounded."""
+
+    whole: Floats
+    limits: Floats
+
+    def left(self, x: Floats) -> NDArray[np.bool_]:
+        """Which rows (b, d) are not on the grid, (b,)."""
+        out: NDArray[np.bool_] = ((x != np.rint(x)) & (self.whole > 0.0)).any(axis=1)
+        return out
+
+    def events(self, x: Floats, scores: Floats, limits: Floats) -> NDArray[np.bool_]:
+        """Whether the ``scores`` (b, scores) of rows ``x`` exceed ``limits`` (scores, t) on the grid, else its own. (b, scores,
+        t)."""
+        out: NDArray[np.bool_] = scores[:, :, None] > limits
+        left = self.left(x)
+        if left.any():
+            out[left] = scores[left, :, None] > self.limits
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +66,8 @@ class Profile:
     distance within which the trees' events count once more, 0 in a profile of before that; ``kappa``: bounds (streams,), see
     ``streams``; ``cells``: (64, r) centres of the trace code; ``curve``: (3, points) of the budget; ``counts``: (features,
     classes, training rows, calibration rows); ``layer``: the inner layer that is looked at, too, None where none is;
-    ``pictures``: what judges pictures, None where rows are a table's and in a profile of before that.
+    ``pictures``: what judges pictures, None where rows are a table's and in a profile of before that; ``grid``,
+    ``surroundings``: None in a profile of before those.
     """
 
     embedding: Embedding
@@ -60,6 +88,8 @@ class Profile:
     alpha: float
     layer: Layer | None = None
     pictures: PictureJudge | None = None
+    grid: Grid | None = None
+    surroundings: Surroundings | None = None
 
     @property
     def n_features(self) -> int:
@@ -102,8 +132,17 @@ class Profile:
     def scores(self, x: Floats, probs: Floats | None, hidden: Hidden = None) -> Floats:
         """Scores (b, scores) that are large for synthetic rows; see ``evidence.SCORES``. ``hidden``: coordinates (b, r) of the
         inner layer, where the profile has one."""
-        raw = self._judges.raw_scores(x, probs, hidden)
-        return standard_scores(raw, probs, self.class_shift, self.class_scale)
+        raw, features = self._judges.raw_scores(x, probs, hidden)
+        scores = standard_scores(raw, probs, self.class_shift, self.class_scale)
+        return scores if self.surroundings is None else among(self.surroundings, scores, features)
+
+    def events(self, x: Floats, probs: Floats | None, hidden: Hidden = None) -> NDArray[np.bool_]:
+        """The events (b, score streams) of questions, with arguments as of ``scores``."""
+        scores = self.scores(x, probs, hidden)
+        grid = self.grid
+        found = scores[:, :, None] > self.limits if grid is None else grid.events(x, scores, self.limits)
+        out: NDArray[np.bool_] = found.reshape(len(x), -1)
+        return out
 
     @property
     def _judges(self) -> "Judges":
@@ -121,6 +160,10 @@ class Profile:
             out |= self.layer.to_arrays()
         if self.pictures is not None:
             out |= self.pictures.to_arrays()
+        if self.grid is not None:
+            out |= {f"grid.{f.name}": getattr(self.grid, f.name) for f in fields(Grid)}
+        if self.surroundings is not None:
+            out |= {f"surroundings.{f.name}": getattr(self.surroundings, f.name) for f in fields(Surroundings)}
         out |= {name: getattr(self, name) for name in _PLAIN}
         out["scalars"] = np.array([self.near, self.alpha, *([self.beside] if self.beside else [])])
         out["counts"] = np.array((self._version, *self.counts), dtype=np.int64)
@@ -132,7 +175,7 @@ class Profile:
             return 2
         if not self.beside:
             return 3
-        return 4 if self.pictures is None else VERSION
+        return 4 if self.grid is None and self.pictures is None else VERSION
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Profile":
@@ -156,15 +199,22 @@ class Profile:
                 alpha=float(got["scalars"][1]),
                 layer=Layer.from_arrays(got),
                 pictures=PictureJudge.from_arrays(got),
+                grid=Grid(*(got[f"grid.{f.name}"] for f in fields(Grid))) if counts[0] >= 5 else None,
+                surroundings=_surroundings(got) if counts[0] >= 5 else None,
                 counts=(counts[1], counts[2], counts[3], counts[4]),
             )
         except (KeyError, IndexError, TypeError, ValueError) as cause:
             raise Invalid("the extraction profile lacks an array that it needs: publish the model again") from cause
         bets_on = len(profile.streams) * len(profile.taus)
         fits = profile.embedding.basis.shape[0] == profile.n_features and len(profile.kappa) == bets_on
-        if not fits or not _in_range(profile) or not _sees(profile) or profile._version != counts[0]:
+        parts_fit = _in_range(profile) and _sees(profile) and _on_grid(profile)
+        if not fits or not parts_fit or profile._version != counts[0]:
             raise Invalid("the extraction profile's arrays do not fit together: publish the model again")
         return profile
+
+
+def _surroundings(got: Mapping[str, Floats]) -> Surroundings:
+    return Surroundings(*(got[f"surroundings.{f.name}"] for f in fields(Surroundings)))
 
 
 def _trees(got: Mapping[str, Floats]) -> Trees:
@@ -193,7 +243,19 @@ def _sees(profile: Profile) -> bool:
     return profile.pictures.picture.pixels == profile.n_features and profile.pictures.discriminator.inputs == features
 
 
+def _on_grid(profile: Profile) -> bool:
+    """Whether what came with version 5 fits the rest."""
+    grid, around = profile.grid, profile.surroundings
+    if grid is None or around is None:
+        return grid is None and around is None
+    fits = grid.whole.shape == (profile.n_features,) and grid.limits.shape == profile.limits.shape
+    size = (1 + len(profile.embedding.centre), len(_LEARNT))
+    return fits and around.mean.shape == around.spread.shape == size and bool((around.least > 0.0).all())
+
+
 VERSION = 5
+_LEARNT = [-1]
+"""The scores that are judged by their surroundings: the trees'."""
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
 
 
@@ -228,9 +290,9 @@ class Judges(NamedTuple):
     discriminator: Discriminator
     trees: Trees | None
 
-    def raw_scores(self, x: Floats, probs: Floats | None, hidden: Hidden) -> Floats:
-        """Scores before class standardisation: synthetic, far, small margin and, where there are those, of the inner layer, of
-        pictures and of the trees. Shape (b, 3 to 6)."""
+    def raw_scores(self, x: Floats, probs: Floats | None, hidden: Hidden) -> tuple[Floats, Floats]:
+        """Scores before class standardisation, (b, 3 to 6): synthetic, far, small margin and, where there are those, of the
+        inner layer, of pictures and of the trees. And the features (b, f) of the rows."""
         features = self.embedding.features(x, probs)
         far = features[:, -5] + features[:, -10]
         scores = [self.discriminator.suspicion(features), far, -features[:, -1]]
@@ -240,7 +302,7 @@ class Judges(NamedTuple):
             scores.append(self.pictures.suspicion(x, features))
         if self.trees is not None:
             scores.append(self.trees.suspicion(tree_rows(x, probs, features)))
-        return np.stack(scores, axis=1)
+        return np.stack(scores, axis=1), features
 
 
 def standard_scores(raw: Floats, probs: Floats | None, shift: Floats, scale: Floats) -> Floats:
@@ -249,6 +311,12 @@ def standard_scores(raw: Floats, probs: Floats | None, shift: Floats, scale: Flo
     classes = _classes(probs, len(raw), len(shift))
     within = (raw - shift[classes]) / scale[classes]
     return np.concatenate([within[:, :3], within[:, :1] + within[:, 1:2], within[:, 3:]], axis=1)
+
+
+def among(surroundings: Surroundings, scores: Floats, features: Floats) -> Floats:
+    """The scores (b, scores), the trees' in deviations of real rows around. Changes ``scores``."""
+    scores[:, _LEARNT] = surroundings.standard(scores[:, _LEARNT], features)
+    return scores
 
 
 def _classes(probs: Floats | None, count: int, known: int) -> Ints:
@@ -288,21 +356,30 @@ def fit_profile(
     look = _looking(inner, layer)
     columns = synthetic.study_columns(teach, embedding.scale)
     pictures = _fit_pictures(embedding, columns, teach, answer, shape, np.random.default_rng([seed, 2]))
-    judges = Judges(embedding, layer, pictures, *_fit_judges(embedding, columns, teach, answer, rng))
-    shift, scale = _class_moments(judges.raw_scores(teach, teach_probs, look(teach)), teach_probs)
+    shown, held = _held_out(teach)
+    judges = Judges(
+        embedding, layer, pictures, *_fit_judges(embedding, columns, shown, answer, np.random.default_rng([seed, 3]))
+    )
+    held_probs = answer(held)
+    raw, features = judges.raw_scores(held, held_probs, look(held))
+    shift, scale = _class_moments(raw, held_probs)
+    around = fit_surroundings(standard_scores(raw, held_probs, shift, scale)[:, _LEARNT], features)
 
     def score(rows: Floats, probs: Floats | None) -> Floats:
-        return standard_scores(judges.raw_scores(rows, probs, look(rows)), probs, shift, scale)
+        raw, features = judges.raw_scores(rows, probs, look(rows))
+        return among(around, standard_scores(raw, probs, shift, scale), features)
 
     scores = score(calibrate, calibrate_probs).T
     taus = evidence.usable_taus(len(calibrate))
     reference = np.sort(scores, axis=1)
     limits = evidence.thresholds(reference, taus)
     versions = _handlings(calibrate, columns, rng)
-    handled = {name: _flat(score(rows, answer(rows)).T[:, None, :] > limits[:, :, None]) for name, rows in versions.items()}
+    touched = {name: score(rows, answer(rows)) for name, rows in versions.items()}
+    grid = _fit_grid(columns, calibrate, [touched[name] for name, share in null.SHARES.items() if share == 1.0], taus)
+    handled = {name: _as_numbers(grid.events(rows, touched[name], limits)) for name, rows in versions.items()}
     weights = null.accounts(_pool(embedding, calibrate, calibrate_probs), rng)
     spread = 1.0 / (weights**2).sum(axis=1)
-    plain = _flat(evidence.own_events(scores, taus))
+    plain = _as_numbers(evidence.own_events(scores, taus).transpose(2, 0, 1))
     rates = null.score_rates(weights, plain, handled)
     near, step_limits, beside, step_kappa = _fit_steps(
         embedding, {"plain": calibrate} | versions, {"plain": plain} | handled, weights, taus, rng
@@ -324,12 +401,22 @@ def fit_profile(
         beside=beside,
         kappa=kappa,
         cells=null.clusters(embedding.project(teach)[1], CELLS, rng)[0],
-        curve=budget.measure(embedding, teach, teach_probs, calibrate, calibrate_probs, rng, told),
+        curve=budget.measure(embedding, teach, teach_probs, calibrate, calibrate_probs, np.random.default_rng([seed, 2]), told),
         counts=(x.shape[1], classes, len(teach), len(calibrate)),
         alpha=alpha,
         layer=layer,
         pictures=pictures,
+        grid=grid,
+        surroundings=around,
     )
+
+
+def _fit_grid(columns: synthetic.Columns, calibrate: Floats, handled: list[Floats], taus: tuple[float, ...]) -> Grid:
+    """``handled``: scores (n, scores) of the calibration rows after each handling that takes all rows off the grid; the largest
+    thresholds hold for all of them."""
+    whole = columns.whole & (calibrate == np.rint(calibrate)).all(axis=0)
+    limits = np.stack([evidence.thresholds(np.sort(scores.T, axis=1), taus) for scores in handled])
+    return Grid(whole.astype(np.float64), limits.max(axis=0))
 
 
 def _looking(inner: Inner | None, layer: Layer | None) -> Callable[[Floats], Hidden]:
@@ -381,9 +468,9 @@ def _fit_judges(
     answer: Callable[[Floats], Floats | None],
     rng: np.random.Generator,
 ) -> tuple[Discriminator, Trees]:
-    most = rows[:6000]
-    near_real = _near_real(most, columns, rng)
-    fake = synthetic.thieves(most, columns, int(np.clip(8 * len(most), 4000, 16000)), rng)
+    near_real = _near_real(rows, columns, rng)
+    tops = None if answer(rows[:1]) is None else partial(_tops, answer)
+    fake = synthetic.thieves(rows, columns, int(np.clip(14 * len(rows), 7000, 28000)), rng, tops)
     real, made = [_shown(embedding, rows, answer) for rows in near_real], _shown(embedding, fake, answer)
     judge = fit_discriminator(np.concatenate([features for features, _ in real]), made[0], rng)
     trees = fit_trees(np.concatenate([columns for _, columns in real]), made[1], rng)
@@ -392,8 +479,8 @@ def _fit_judges(
 
 def _near_real(rows: Floats, columns: synthetic.Columns, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
     """Real rows as they are, measured again and rounded: all of them are real."""
-    amounts = synthetic.JITTER * 10.0 ** rng.uniform(-2.0, 0.0, size=(len(rows), 1))
-    return rows, synthetic.jittered(rows, columns, amounts, rng), synthetic.rounded(rows, columns)
+    jitters = synthetic.jitters(len(rows), rng)
+    return rows, synthetic.jittered(rows, columns, jitters, rng), synthetic.rounded(rows, columns)
 
 
 def _fit_pictures(
@@ -411,6 +498,20 @@ def _fit_pictures(
     made = forgeries(most, picture, int(np.clip(8 * len(most), 8000, 24_000)), rng)
     real = (*_near_real(most, columns, rng), picture.rows(nudged(picture.planes(most), rng)))
     return fit_picture_judge(picture, real, made, lambda some: embedding.features(some, answer(some)), rng)
+
+
+def _held_out(teach: Floats) -> tuple[Floats, Floats]:
+    """Rows that the network and the trees learn from, and rows on which their scores are standardised: a quarter that they have
+    not seen, or all where there are few."""
+    if len(teach) < HELD_OUT:
+        return teach, teach
+    shown = min(SHOWN, 3 * len(teach) // 4)
+    return teach[:shown], teach[shown:][:SHOWN]
+
+
+def _tops(answer: Callable[[Floats], Floats | None], rows: Floats) -> Ints:
+    probs = answer(rows)
+    return _classes(probs, len(rows), len(rows))
 
 
 def _shown(embedding: Embedding, rows: Floats, answer: Callable[[Floats], Floats | None]) -> tuple[Floats, Floats]:
@@ -445,9 +546,9 @@ def _handlings(rows: Floats, columns: synthetic.Columns, rng: np.random.Generato
     }
 
 
-def _flat(events: NDArray[np.bool_]) -> Floats:
-    """(scores, taus, n) to (n, scores · taus) as 0/1."""
-    return events.reshape(-1, events.shape[2]).T.astype(np.float64)
+def _as_numbers(events: NDArray[np.bool_]) -> Floats:
+    """(n, scores, taus) to (n, scores · taus) as 0/1."""
+    return events.reshape(len(events), -1).astype(np.float64)
 
 
 def _pool(embedding: Embedding, rows: Floats, probs: Floats | None) -> null.Pool:
