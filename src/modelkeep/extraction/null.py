@@ -16,6 +16,8 @@ Ints = NDArray[np.int64]
 
 DRAWS = 300
 """Accounts drawn per family."""
+GROUPS = (12, 12, 24, 24)
+"""Subpopulations, found anew each time, of which accounts are mixes."""
 SHARES = {"jittered": 1.0, "slightly jittered": 1.0, "rounded": 1.0, "defaulted": 0.05, "mistyped": 0.02, "what-if": 0.05}
 """The share of an account's queries that each handling touches."""
 OWN = 128
@@ -53,12 +55,12 @@ def clusters(points: Floats, count: int, rng: np.random.Generator, rounds: int =
 def accounts(pool: Pool, rng: np.random.Generator) -> Floats:
     """Weights (accounts, n) of honest accounts on the reference rows, rows summing to 1, none narrower than the bound."""
     n = len(pool.classes)
-    _, groups = clusters(pool.coordinates, int(np.clip(n // 20, 3, 12)), rng)
-    by_class = _mixes(pool.classes, 0.3, rng)
-    by_group = _mixes(groups, 0.5, rng)
     segments = _segments(pool, rng)
     sessions = 0.5 * (_unit(segments) + _unit(segments[rng.permutation(len(segments))]))
-    families = [np.ones((1, n)), rng.exponential(size=(DRAWS, n)), by_class, by_group, by_class * by_group, segments, sessions]
+    families = [np.ones((1, n)), rng.exponential(size=(DRAWS, n)), _mixes(pool.classes, 0.3, rng), segments, sessions]
+    for most in GROUPS:
+        _, groups = clusters(pool.coordinates, int(np.clip(n // 20, 3, most)), rng)
+        families += [_mixes(groups, 0.5, rng), _mixes(pool.classes, 0.3, rng) * _mixes(groups, 0.5, rng)]
     weights = np.concatenate([_unit(family) for family in families])
     spread = 1.0 / (weights**2).sum(axis=1)
     kept: Floats = weights[spread >= min(smallest_account(n), 0.9 * n)]
@@ -97,12 +99,12 @@ def _segments(pool: Pool, rng: np.random.Generator) -> Floats:
 
 
 def bound(rates: Floats, spread: Floats) -> Floats:
-    """kappa for each stream: the largest rate over accounts plus a third of its standard error, 10 % and .002.
+    """kappa for each stream: the largest rate over accounts plus a third of its standard error, 20 % and .002.
 
     ``rates``: (accounts, streams); ``spread``: (accounts,), effective reference rows behind each account.
     """
     error = np.sqrt((rates * (1.0 - rates) + 1.0 / spread[:, None]) / spread[:, None])
-    out: Floats = np.minimum(1.1 * (rates + error / 3.0).max(axis=0) + 0.002, 0.999)
+    out: Floats = np.minimum(1.2 * (rates + error / 3.0).max(axis=0) + 0.002, 0.999)
     return out
 
 

@@ -28,7 +28,8 @@ MIN_CALIBRATION = 80
 """Fewer reference rows than this cannot bound the event rate of a skewed account below what thieves reach."""
 CELLS = 64
 MAX_CALIBRATION = 4000
-MAX_PAIRS = 1200
+MAX_PAIRS, MAX_PACES = 1200, 1500
+"""Rows, and accounts at most or nearly so, of which the distances between own questions are looked at."""
 SHOWN, HELD_OUT = 6000, 4000
 """Rows that the network and the trees learn from, at most; with as many to learn from as the second, some are held out."""
 
@@ -584,7 +585,7 @@ def _fit_steps(
         others = others[others > near]
         own[i] = others.min() if len(others) else np.inf
     *limits, beside = -evidence.thresholds(np.sort(-own)[None], (*taus, evidence.BESIDE))[0]
-    share = weights[:, : len(own)]
+    share = weights[:: max(1, len(weights) // MAX_PACES)][:, : len(own)]
     total = share.sum(axis=1, keepdims=True)
     kept = share / np.maximum(total, 1e-12)
     spread = 1.0 / (kept**2).sum(axis=1)
