@@ -16,8 +16,8 @@ Ints = NDArray[np.int64]
 
 DRAWS = 300
 """Accounts drawn per family."""
-GROUPS = (12, 12, 24, 24)
-"""Subpopulations, found anew each time, of which accounts are mixes."""
+GROUPS = (12, 24)
+"""So many subpopulations, found one way and another, of which accounts are mixes."""
 SHARES = {"jittered": 1.0, "slightly jittered": 1.0, "rounded": 1.0, "defaulted": 0.05, "mistyped": 0.02, "what-if": 0.05}
 """The share of an account's queries that each handling touches."""
 OWN = 128
@@ -99,12 +99,12 @@ def _segments(pool: Pool, rng: np.random.Generator) -> Floats:
 
 
 def bound(rates: Floats, spread: Floats) -> Floats:
-    """kappa for each stream: the largest rate over accounts plus a third of its standard error, 20 % and .002.
+    """kappa for each stream: the largest rate over accounts plus a third of its standard error, 15 % and .002.
 
     ``rates``: (accounts, streams); ``spread``: (accounts,), effective reference rows behind each account.
     """
     error = np.sqrt((rates * (1.0 - rates) + 1.0 / spread[:, None]) / spread[:, None])
-    out: Floats = np.minimum(1.2 * (rates + error / 3.0).max(axis=0) + 0.002, 0.999)
+    out: Floats = np.minimum(1.15 * (rates + error / 3.0).max(axis=0) + 0.002, 0.999)
     return out
 
 
