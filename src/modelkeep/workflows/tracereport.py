@@ -38,6 +38,8 @@ CAVEATS = (
     "digest is in the log) asks it the questions and the probes again.",
     "That these are all questions of the account is the owner's word, too: 'modelkeep log verify' checks the audit logs that "
     "they come from, and how many records each account has in them.",
+    "How many accounts were tested, which corrects p, is the owner's word: the releases log commits to a key of every account "
+    "that was ever answered, and whoever reads it can count them.",
     "Times are those of the keep's clock. Witnesses' cosignatures under the log's checkpoints say more where there are some.",
     "Whoever had the account's key, its owner or who stole the owner's master key, can make a suspect that is traced to it.",
 )
