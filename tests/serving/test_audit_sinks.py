@@ -100,6 +100,18 @@ def test_a_required_sink_has_every_record_that_was_answered():
     assert read_cursor(keep.cursors["one:"]) == report.size
 
 
+def test_a_sink_that_came_back_in_its_pause_has_everything_when_the_process_ends():
+    sink = MemorySink()
+    keep = Keep(sink)
+    keep.ready()
+    sink.down = "the line is cut"
+    keep.ask("a")
+    eventually(lambda: keep.log.sinks()[0].failed > 5)  # now it pauses for a second or two, and a stop waits 0.3
+    sink.down = ""
+    keep.log.stop()
+    assert held(sink) == list(range(verify_audit(keep.files, SIGNER.vkey, ORIGIN).size))
+
+
 @pytest.mark.parametrize("trouble", ["down", "hung"])
 def test_a_required_sink_in_trouble_refuses_answers_also_while_idle(trouble):
     sink = MemorySink()

@@ -153,7 +153,7 @@ class Feed:
         self._failed = self._lost = 0
         self._pauses = 0
         self._saved_at = 0.0
-        self._stopping = self._dead = False
+        self._hurried = self._stopping = self._dead = False
         self.thread = threading.Thread(target=self._run, name=f"sink-{self.name}", daemon=True)
 
     # -- for the log's threads; the lock is held --
@@ -185,6 +185,10 @@ class Feed:
         """Have the latest checkpoint passed on when nothing else waits."""
         assert self._now is not None
         self._now.note = note
+
+    def hurry(self) -> None:
+        """Have a sink that was in trouble asked again now: the process ends, and a pause would leave what waits to the next."""
+        self._hurried = True
 
     def stop(self) -> None:
         """Have the thread end after the call that it is in."""
@@ -367,7 +371,8 @@ class Feed:
             self._turn.notify_all()
             pause = min(0.05 * 2**self._pauses, _LONGEST_PAUSE) * self._jitter()
             self._pauses = min(self._pauses + 1, 10)
-            self._turn.wait_for(lambda: self._stopping, pause)
+            self._turn.wait_for(lambda: self._stopping or self._hurried, pause)
+            self._hurried = False
 
     def _jitter(self) -> float:
         """Between 0.5 and 1.5, so that many gateways do not come back to one receiver at the same moment."""

@@ -124,6 +124,9 @@ class Sinks:
                 for _, held in self._cursors:
                     held.close()
                 return
+            for feed in self._feeds:
+                feed.hurry()
+            self._turn.notify_all()
             self._turn.wait_for(lambda: all(feed.idle() for feed in self._feeds), seconds)
             for feed in self._feeds:
                 feed.stop()
