@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 Predict = Callable[[Floats], Floats]
 BESIDE = Path(__file__).parents[2] / "shared" / "data"
 REFERENCE = 4000
-DATA = ("digits", "adult", "credit", "fashion", "elec2")
+DATA = ("digits", "adult", "credit", "fashion", "elec2", "elec2-mixed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,7 @@ def datasets(folder: Path | None, wanted: set[str]) -> Iterator[Data]:
             "credit": lambda: _credit(folder / "credit-default" / "UCI_Credit_Card.csv.gz"),
             "fashion": lambda: _fashion(folder / "fashion-mnist"),
             "elec2": lambda: _elec(folder / "elec2" / "elec.csv.gz"),
+            "elec2-mixed": lambda: _mixed(_elec(folder / "elec2" / "elec.csv.gz")),
         }
     for name, make in makers.items():
         if not wanted or name in wanted:
@@ -134,6 +135,11 @@ def _elec(path: Path) -> Data:
     return Data(
         "elec2", narrow(x), np.array([row[6] in {"UP", "1", "1.0"} for row in table], dtype=np.int64), 15_000, ordered=True
     )
+
+
+def _mixed(data: Data) -> Data:
+    """The same rows in no order: of one population, which does not drift."""
+    return _shuffled(f"{data.name}-mixed", data.x, data.y, data.train)
 
 
 # -- victims --

@@ -7,7 +7,7 @@ from benchmarks import Row
 from benchmarks._extraction_honest import SAME
 from benchmarks._extraction_results import Results
 
-TABLES = ("adult", "credit", "elec2")
+TABLES = ("adult", "credit", "elec2", "elec2-mixed")
 FOREIGN = {
     "knockoff",
     "knockoff-adaptive",
@@ -40,7 +40,9 @@ def _table(row: Row) -> bool:
 
 def _line(row: Row, near: bool) -> bool:
     """Line search on vision and adult (``near``), or everywhere."""
-    return _plain(row, {"line-search"}) and not (near and str(row["setting"]).split("/")[0] in {"credit", "elec2"})
+    return _plain(row, {"line-search"}) and not (
+        near and str(row["setting"]).split("/")[0] in {"credit", "elec2", "elec2-mixed"}
+    )
 
 
 FOUND = (
@@ -93,9 +95,12 @@ def _where(row: Row) -> str:
 
 def _honest(rows: Sequence[Row]) -> Iterator[Row]:
     promised = [row for row in rows if row["family"] != SAME]
-    drifts = [row for row in promised if str(row["setting"]).startswith("elec2")]
+    drifts = [row for row in promised if str(row["setting"]).startswith("elec2/")]
     for name, those in (
-        ("honest accounts accused, every setting but elec2: 0", [row for row in promised if row not in drifts]),
+        (
+            "honest accounts accused, every setting but elec2 in the order of time: 0",
+            [row for row in promised if row not in drifts],
+        ),
         ("honest accounts accused, elec2 as calibrated once (drifts): reported", drifts),
         (f"accused of {SAME}: reported", [row for row in rows if row["family"] == SAME]),
     ):

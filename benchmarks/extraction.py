@@ -75,7 +75,7 @@ def _transformed(setting: Setting, results: Results, _: Told) -> None:
 
 
 def _drift(setting: Setting, results: Results, told: Told) -> None:
-    if setting.name.startswith("elec2"):  # its pool is in the order of time
+    if setting.name.startswith("elec2/"):  # its pool is in the order of time
         rows = drifting(setting, told.users, told.queries)
         results.take(f"{setting.name}: a population that moved", rows, 4)
 

@@ -16,8 +16,9 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import eprocess, evidence, null
 from modelkeep.extraction.accounts import FAR, REMEMBERED
 from modelkeep.extraction.features import margin
+from modelkeep.extraction.paces import MAX_PAIRS
 from modelkeep.extraction.places import Places
-from modelkeep.extraction.profile import MAX_PAIRS, MIN_CALIBRATION, Hidden, Profile
+from modelkeep.extraction.profile import MIN_CALIBRATION, Hidden, Profile
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -140,8 +140,20 @@ def beside_rates(
     return np.concatenate([(1.0 - SHARES[name]) * base + SHARES[name] * (weights @ events) for name, events in handled.items()])
 
 
+def dense_corners(distances: Floats, size: int, count: int) -> Floats:
+    """Weights (count, n) of accounts in the ``count`` densest places, where own questions are nearest to each other: each is
+    the ``size`` rows nearest to one. ``distances``: (n, n) between reference rows."""
+    nearest = np.argpartition(distances, size - 1, axis=1)[:, :size]
+    radius = np.take_along_axis(distances, nearest[:, -1:], axis=1)[:, 0]
+    densest = np.argsort(radius, kind="stable")[:count]
+    out = np.zeros((len(densest), len(distances)))
+    np.put_along_axis(out, nearest[densest], 1.0 / size, axis=1)
+    return out
+
+
 def _near_own(weights: Floats, distances: Floats, near: float, limit: float) -> Floats:
     """Chance that each row lies between the two radii of one of 128 that an account has drawn. Shape (accounts, n)."""
-    beside = ((distances > near) & (distances < limit)).astype(np.float64)
-    out: Floats = 1.0 - (1.0 - np.minimum(weights @ beside, 1.0)) ** OWN
+    beside = ((distances > near) & (distances < limit)).astype(np.float32)
+    mass = (weights.astype(np.float32) @ beside).astype(np.float64)
+    out: Floats = 1.0 - (1.0 - np.minimum(mass, 1.0)) ** OWN
     return out

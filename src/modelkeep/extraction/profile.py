@@ -14,8 +14,8 @@ from modelkeep.extraction.discriminator import Discriminator, fit_discriminator
 from modelkeep.extraction.features import Embedding, fit_embedding, margin
 from modelkeep.extraction.forgeries import forgeries, nudged
 from modelkeep.extraction.layer import Inner, Layer, fit_layer
+from modelkeep.extraction.paces import fit_paces
 from modelkeep.extraction.pictures import MEASURES, PictureJudge, find_picture, fit_picture_judge
-from modelkeep.extraction.places import Places
 from modelkeep.extraction.surroundings import Surroundings, fit_surroundings
 from modelkeep.extraction.trees import DEPTH, Trees, fit_trees
 
@@ -28,8 +28,6 @@ MIN_CALIBRATION = 80
 """Fewer reference rows than this cannot bound the event rate of a skewed account below what thieves reach."""
 CELLS = 64
 MAX_CALIBRATION = 4000
-MAX_PAIRS, MAX_PACES = 1200, 1500
-"""Rows, and accounts at most or nearly so, of which the distances between own questions are looked at."""
 SHOWN, HELD_OUT = 6000, 4000
 """Rows that the network and the trees learn from, at most; with as many to learn from as the second, some are held out."""
 
@@ -382,7 +380,7 @@ def fit_profile(
     spread = 1.0 / (weights**2).sum(axis=1)
     plain = _as_numbers(evidence.own_events(scores, taus).transpose(2, 0, 1))
     rates = null.score_rates(weights, plain, handled)
-    near, step_limits, beside, step_kappa = _fit_steps(
+    near, step_limits, beside, step_kappa = fit_paces(
         embedding, {"plain": calibrate} | versions, {"plain": plain} | handled, weights, taus, rng
     )
     kappa = np.concatenate([null.bound(rates, np.tile(spread, 1 + len(null.SHARES))), step_kappa])
@@ -558,49 +556,3 @@ def _pool(embedding: Embedding, rows: Floats, probs: Floats | None) -> null.Pool
     if probs is None:
         return null.Pool(white[:, :16], flat.astype(np.int64), flat)
     return null.Pool(white[:, :16], probs.argmax(axis=1), margin(probs))
-
-
-def _fit_steps(
-    embedding: Embedding,
-    versions: dict[str, Floats],
-    events: dict[str, Floats],
-    weights: Floats,
-    taus: tuple[float, ...],
-    rng: np.random.Generator,
-) -> tuple[float, Floats, float, Floats]:
-    """Radius of a near repeat, distances (taus,) that are strangely small between two own queries, the distance of what is
-    beside one, and the kappa of *step* and *beside* (2 · taus,).
-
-    ``versions``, ``events``: the calibration rows as they are and under each handling, and their score events as 0/1. Jitter
-    and rounding move natural near-duplicates in and out of the radius, so the bounds are taken over all that touch every row.
-    """
-    places = Places(embedding)
-    whole = [name for name in versions if null.SHARES.get(name, 1.0) == 1.0]
-    points = {name: places.of(versions[name][:MAX_PAIRS]) for name in whole}
-    near = float(synthetic.JITTER * np.sqrt(2.0) * (np.sqrt(points["plain"].shape[1]) + 2.5))
-    distances = {name: np.stack([_gaps(point, some) for point in some]) for name, some in points.items()}
-    own = np.empty(len(points["plain"]))
-    for i, row in enumerate(distances["plain"]):
-        others = row[rng.permutation(len(row))[: null.OWN]]
-        others = others[others > near]
-        own[i] = others.min() if len(others) else np.inf
-    *limits, beside = -evidence.thresholds(np.sort(-own)[None], (*taus, evidence.BESIDE))[0]
-    share = weights[:: max(1, len(weights) // MAX_PACES)][:, : len(own)]
-    total = share.sum(axis=1, keepdims=True)
-    kept = share / np.maximum(total, 1e-12)
-    spread = 1.0 / (kept**2).sum(axis=1)
-    wide = (spread >= null.smallest_account(len(own))) & (total[:, 0] > 0.05)
-    kept, spread = kept[wide], spread[wide]
-    odd = {name: some[: len(own), -len(taus) :] for name, some in events.items()}
-    touched = {name: odd[name] for name in odd if name not in whole}
-    steps = [null.step_rates(kept, table, near, np.array(limits)) for table in distances.values()]
-    oddly = [null.beside_rates(kept, table, (near, beside), odd[name], touched) for name, table in distances.items()]
-    rare = null.bound(np.zeros((1, len(taus))), np.array([null.smallest_account(len(own))]))  # what so few rows cannot exclude
-    found = [np.concatenate(rates) for rates in (steps, oddly)]
-    bounds = [np.maximum(rare, null.bound(rates, np.tile(spread, len(rates) // len(spread)))) for rates in found]
-    return near, np.array(limits), float(beside), np.concatenate(bounds)
-
-
-def _gaps(point: Floats, points: Floats) -> Floats:
-    out: Floats = np.sqrt(((points - point) ** 2).sum(axis=1))
-    return out
