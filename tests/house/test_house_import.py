@@ -33,9 +33,14 @@ def test_the_facade_loads_no_server_and_no_laboratory():
     assert loaded & {"torch", "uvicorn", "starlette", "httptools", "uvloop", "sklearn", "skl2onnx", "onnx"} == set()
 
 
-def test_the_server_loads_no_laboratory():
+def test_the_server_loads_no_laboratory_and_no_language_of_templates():
     loaded = modules_after("import modelkeep.http.serve, modelkeep.http.control, modelkeep.cli.main")
-    assert loaded & {"torch", "sklearn", "skl2onnx", "onnx", "scipy", "matplotlib"} == set()
+    assert loaded & {"torch", "sklearn", "skl2onnx", "onnx", "scipy", "matplotlib", "jinja2"} == set()
+
+
+def test_what_a_start_loads_is_never_looked_through_for_garbage():
+    load = "import gc\nfrom modelkeep.cli.main import cli\nassert cli.commands"
+    modules_after(f"{load} and gc.isenabled() and gc.get_freeze_count() > 100_000")
 
 
 def test_importing_writes_and_configures_nothing(tmp_path):

@@ -11,7 +11,6 @@ import msgspec
 
 from modelkeep.core.values import ModelSignature, Opinion
 from modelkeep.custody.scanning.arrays import scan_npy, scan_npz
-from modelkeep.custody.scanning.gguf import scan_gguf
 from modelkeep.custody.scanning.joblib import scan_joblib, scan_pickled
 from modelkeep.custody.scanning.keras import scan_hdf5, scan_keras_zip
 from modelkeep.custody.scanning.onnx import scan_onnx
@@ -112,6 +111,12 @@ def _scan_safetensors(data: memoryview, _report: Report) -> None:
     parse_head(head, data.nbytes)
 
 
+def _scan_gguf(data: memoryview, report: Report) -> None:
+    from modelkeep.custody.scanning.gguf import scan_gguf  # Jinja comes in with it, which no other verb needs
+
+    scan_gguf(data, report)
+
+
 _JUDGES: Mapping[Format, Callable[[memoryview, Report], ModelSignature | None]] = {
     Format.ONNX: scan_onnx,
     Format.SAFETENSORS: _scan_safetensors,
@@ -121,7 +126,7 @@ _JUDGES: Mapping[Format, Callable[[memoryview, Report], ModelSignature | None]] 
     Format.TORCH_LEGACY: scan_torch_legacy,
     Format.NPY: scan_npy,
     Format.NPZ: scan_npz,
-    Format.GGUF: scan_gguf,
+    Format.GGUF: _scan_gguf,
     Format.KERAS_ZIP: scan_keras_zip,
     Format.HDF5: scan_hdf5,
     Format.UPSTREAM: scan_upstream,
