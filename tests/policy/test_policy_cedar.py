@@ -4,7 +4,7 @@ import cedarpy
 import pytest
 
 from modelkeep.errors import Invalid
-from modelkeep.policy.cedar import MAX_POLICY_BYTES, EntityRef, Ruleset
+from modelkeep.policy.cedar import MAX_POLICY_BYTES, EntityRef, Ruleset, ruleset
 
 SCHEMA = """
 entity User;
@@ -121,3 +121,11 @@ def test_rules_keep_the_order_and_words_of_the_text():
         ("b", "bees", "hive", "permit"),
         ("all", "all", "", "permit"),
     ]
+
+
+def test_a_text_is_read_once_and_a_bad_one_is_refused_each_time():
+    assert ruleset(PERMIT, SCHEMA) is ruleset(PERMIT, SCHEMA)
+    assert ruleset(PERMIT, SCHEMA) is not ruleset(PERMIT + "\n", SCHEMA)
+    for _ in range(2):
+        with pytest.raises(Invalid, match="the policy is empty"):
+            ruleset("", SCHEMA)

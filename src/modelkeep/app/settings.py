@@ -9,6 +9,7 @@ import re
 import tomllib
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -593,6 +594,7 @@ def plainly(wrong: str, name: str) -> str:
     return wrong.replace("`", "")
 
 
+@cache
 def _sections() -> dict[str, tuple[msgspec.structs.FieldInfo, ...]]:
     """The fields of every section that is one table."""
     sections = [section for section in msgspec.structs.fields(Settings) if section.name not in TABLES]

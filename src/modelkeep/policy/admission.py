@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from modelkeep.errors import Invalid, NotAdmitted
-from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, Verdict, packaged
+from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, Verdict, packaged, ruleset
 
 PROFILES = ("open", "standard", "strict")
 """Names of the admission profiles that ship with modelkeep, the least demanding first."""
@@ -39,7 +39,7 @@ class AdmissionPolicy:
     def __init__(self, policies: str, name: str = "custom") -> None:
         """Load Cedar text. Raises Invalid."""
         self.name = name
-        self._rules = Ruleset(policies, packaged("admission.cedarschema"))
+        self._rules = ruleset(policies, packaged("admission.cedarschema"))
 
     @classmethod
     def profile(cls, name: str) -> "AdmissionPolicy":

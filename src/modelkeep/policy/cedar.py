@@ -12,7 +12,7 @@ Cedar's parser recurses, natively and without a bound: a text of 4 kB, nested de
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -67,6 +67,7 @@ class EntityRef(NamedTuple):
         return {"type": self.kind, "id": self.id}
 
 
+@cache
 def packaged(name: str) -> str:
     """The text of a policy or schema file that ships with modelkeep."""
     return resources.files(__package__).joinpath(name).read_text("utf-8")
@@ -138,6 +139,12 @@ class Ruleset:
         reasons = frozenset(answer.diagnostics.reasons)
         rules = tuple(rule for policy, rule in self._rules.items() if policy in reasons)  # in the order of the text
         return Verdict(answer.decision is cedarpy.Decision.Allow and not errors, rules, errors)
+
+
+@lru_cache(maxsize=8)
+def ruleset(policies: str, schema: str) -> Ruleset:
+    """The same, which several keeps or parts of one may share: a process meets few texts, most often the one that ships."""
+    return Ruleset(policies, schema)
 
 
 def _check_depth(policies: str) -> None:

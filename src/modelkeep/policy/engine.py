@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Denied
-from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, Verdict, packaged
+from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, Verdict, packaged, ruleset
 
 CACHE_SIZE = 16_384
 """Decisions remembered per epoch; beyond it the oldest is forgotten."""
@@ -75,7 +75,7 @@ class Engine:
     def __init__(self, policies: str | None = None) -> None:
         """Use ``policies`` (Cedar text), or the policy that ships with modelkeep. Raises Invalid."""
         self._schema = packaged("access.cedarschema")
-        self._epoch = _Epoch(Ruleset(default_policy() if policies is None else policies, self._schema), 1)
+        self._epoch = _Epoch(ruleset(default_policy() if policies is None else policies, self._schema), 1)
 
     @property
     def epoch(self) -> int:
@@ -101,7 +101,7 @@ class Engine:
 
     def load(self, policies: str) -> None:
         """Put another policy in force, at once and whole. Raises Invalid, and then the old one stays in force."""
-        self._epoch = _Epoch(Ruleset(policies, self._schema), self._epoch.number + 1)
+        self._epoch = _Epoch(ruleset(policies, self._schema), self._epoch.number + 1)
 
     def decide(
         self, principal: Principal, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None
