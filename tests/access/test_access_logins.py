@@ -184,6 +184,14 @@ def test_at_most_so_many_checks_at_once():
         passwords.matches("", WRONG)
 
 
+def test_what_the_unknown_are_checked_against_is_made_at_the_first_check_whoever_is_checked():
+    passwords = Passwords(passes=1, memory_kib=8, lanes=1)
+    stored = passwords.hash(PASSWORD, CountingEntropy())
+    assert "_nobody" not in vars(passwords)  # who only hashes does not pay for it
+    assert passwords.matches(stored, PASSWORD)
+    assert "_nobody" in vars(passwords)
+
+
 def test_default_parameters_are_the_low_memory_choice_of_rfc_9106():
     assert Passwords().hash(PASSWORD, CountingEntropy()).startswith("$argon2id$v=19$m=65536,t=3,p=4$")
 

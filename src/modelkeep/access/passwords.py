@@ -8,6 +8,7 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import argon2
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
@@ -27,8 +28,11 @@ class Passwords:
     def __init__(self, *, passes: int = 3, memory_kib: int = 65_536, lanes: int = 4, at_once: int = 4) -> None:
         self._hasher = argon2.PasswordHasher(time_cost=passes, memory_cost=memory_kib, parallelism=lanes)
         self._slots = threading.BoundedSemaphore(at_once)
-        # What an unknown account is checked against, so that it costs what a known one costs. Its password is not kept.
-        self._nobody = self._hasher.hash(b"nobody", salt=b"modelkeep/nobody")
+
+    @cached_property
+    def _nobody(self) -> str:
+        """What an unknown account is checked against, so that it costs what a known one costs. Its password is not kept."""
+        return self._hasher.hash(b"nobody", salt=b"modelkeep/nobody")
 
     def hash(self, password: str, entropy: Entropy) -> str:
         """The PHC string to keep: algorithm, parameters, salt and hash."""
@@ -41,8 +45,9 @@ class Passwords:
         Raises NotTrusted (the stored text is damaged), OverBudget (too many checks at once).
         """
         with self._slot():
+            nobody = self._nobody  # made at the first check, whoever is checked: it must not tell who is known
             try:
-                self._hasher.verify(stored or self._nobody, normalise(password))
+                self._hasher.verify(stored or nobody, normalise(password))
             except VerifyMismatchError:
                 return False
             except (VerificationError, InvalidHashError) as cause:

@@ -200,7 +200,7 @@ class Premises:
 
     @cached_property
     def passwords(self) -> Passwords:
-        """How passwords are hashed. Making it costs one Argon2id hash, so it is made once."""
+        """How passwords are hashed. Its first check costs one Argon2id hash more, so it is made once."""
         return Passwords()
 
     @cached_property
