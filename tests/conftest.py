@@ -10,11 +10,14 @@ sys.dont_write_bytecode = False
 
 import functools
 import gc
+import hashlib
 import json
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
 from services import S3, S3_ENVIRONMENT, Postgres, Redis
@@ -22,6 +25,7 @@ from services import S3, S3_ENVIRONMENT, Postgres, Redis
 from modelkeep.container import recipients
 from modelkeep.crypto.kdf import argon2id
 from modelkeep.custody import keyring
+from modelkeep.extraction import profile
 
 LONGEST_FIRST = ("e2e", "workflows", "app", "http", "ports", "cli", "extraction", "house", "custody")
 """Rooms whose files take long begin first, so that several processes end at about the same time (see Makefile)."""
@@ -55,6 +59,33 @@ def stretched_once() -> Iterator[None]:
         for room in (keyring, recipients):
             patch.setattr(room, "argon2id", remembered)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fitted_once() -> Iterator[None]:
+    """What tells real rows from synthetic ones, learnt once from the same rows with the same generator.
+
+    Both fits are deterministic, which tests/extraction asks of themselves, and take most of the time of a publish; most tests
+    publish the same model with the same reference rows.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fit_discriminator", "fit_trees"):
+            patch.setattr(profile, name, _remembered(getattr(profile, name)))
+        yield
+
+
+def _remembered(fit: Callable[..., Any]) -> Callable[..., Any]:
+    known: dict[object, Any] = {}
+
+    def fitted(real: np.ndarray, fake: np.ndarray, rng: np.random.Generator) -> Any:
+        rows = [(side.shape, side.dtype.str, hashlib.sha256(np.ascontiguousarray(side)).digest()) for side in (real, fake)]
+        key = (*rows, json.dumps(rng.bit_generator.state))
+        if key not in known:
+            known[key] = fit(real, fake, rng), rng.bit_generator.state
+        found, rng.bit_generator.state = known[key]
+        return found
+
+    return fitted
 
 
 @pytest.fixture(scope="session")
