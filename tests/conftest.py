@@ -22,6 +22,7 @@ import pytest
 from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
 from services import S3, S3_ENVIRONMENT, Postgres, Redis
 
+from modelkeep.app import premises
 from modelkeep.container import recipients
 from modelkeep.crypto.kdf import argon2id
 from modelkeep.custody import keyring
@@ -86,6 +87,15 @@ def _remembered(fit: Callable[..., Any]) -> Callable[..., Any]:
         return found
 
     return fitted
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gateway(request) -> Iterator[None]:
+    """In these rooms no gateway runs whose lease a verb would have to wait out; tests/http and tests/e2e have some."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in ("app", "cli"):
+            patch.setattr(premises, "LEASE_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")
