@@ -22,7 +22,6 @@ import pytest
 from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
 from services import S3, S3_ENVIRONMENT, Postgres, Redis
 
-from modelkeep.app import premises
 from modelkeep.container import recipients
 from modelkeep.crypto.kdf import argon2id
 from modelkeep.custody import keyring
@@ -94,7 +93,7 @@ def no_gateway(request) -> Iterator[None]:
     """In these rooms no gateway runs whose lease a verb would have to wait out; tests/http and tests/e2e have some."""
     with pytest.MonkeyPatch.context() as patch:
         if request.path.parent.name in ("app", "cli"):
-            patch.setattr(premises, "LEASE_SECONDS", 0.0)
+            patch.setattr("modelkeep.app.premises.LEASE_SECONDS", 0.0)
         yield
 
 
