@@ -1,5 +1,6 @@
 """The audit log while it runs: P1 (no answer without a record) and P5 (a backend that fails or hangs refuses)."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -199,6 +200,15 @@ def test_two_gateways_cannot_hold_one_log(tmp_path):
     with pytest.raises(Conflict, match="another process holds"):
         recover_audit(FolderLogFiles(tmp_path), SIGNER, ORIGIN, Clock())
     log.stop()
+
+
+def test_a_log_begins_although_another_process_that_starts_looks_into_its_folder(tmp_path):
+    with contextlib.ExitStack() as look:
+        looked = threading.Timer(0.15, look.close)
+        look.enter_context(FolderLogFiles(tmp_path).lock(wait=False))
+        looked.start()
+        start(FolderLogFiles(tmp_path)).stop()
+    looked.join()
 
 
 def test_a_log_is_never_continued(tmp_path):

@@ -47,6 +47,8 @@ BREAK_GLASS = "break-glass"
 _SLOW = "the audit log does not keep up with its disk: try again shortly"
 _LOOK_SECONDS = 0.002
 """A busy log looks at the room on its disk this often."""
+_TRIES, _TRY_SECONDS = 10, 0.05
+"""How often, and after which pauses, a folder is tried that another process looks into."""
 _REST_SECONDS, _RESTS, _SLICE = 0.0005, 128, 64
 """The publisher rests after every slice of entries, but at most ``_RESTS`` times, while others want the interpreter."""
 _Waiting = tuple[AuditEntry, bytes, Done, float]
@@ -145,7 +147,7 @@ class AuditLog:
         self._halt = threading.Event()
 
     def _begin(self, opening: str) -> None:
-        self._held.enter_context(self._files.lock(wait=False))
+        self._hold()
         try:
             if self._files.paths(FOLDER) or self._files.paths("tile/") or self._files.paths(CHECKPOINT):
                 raise Conflict(f"there is an audit log in this folder already; {self.origin} was not started in it")
@@ -163,6 +165,17 @@ class AuditLog:
         self._threads = [threading.Thread(target=run, name=f"audit-{name}", daemon=True) for name, run in loops.items()]
         for thread in self._threads:
             thread.start()
+
+    def _hold(self) -> None:
+        """Hold the folder. Another process that starts looks into every folder for a moment, also into one just made."""
+        for _ in range(_TRIES):
+            try:
+                self._held.enter_context(self._files.lock(wait=False))
+            except Conflict:
+                self._halt.wait(_TRY_SECONDS)
+            else:
+                return
+        self._held.enter_context(self._files.lock(wait=False))
 
     @property
     def size(self) -> int:
