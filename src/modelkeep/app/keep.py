@@ -27,6 +27,7 @@ from modelkeep.app.factorverbs import FactorVerbs
 from modelkeep.app.indicatorverbs import IndicatorVerbs
 from modelkeep.app.keyverbs import KeyVerbs
 from modelkeep.app.lifeverbs import LifeVerbs
+from modelkeep.app.markverbs import MarkVerbs
 from modelkeep.app.omsverbs import OmsVerbs
 from modelkeep.app.policyverbs import PolicyVerbs
 from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
@@ -70,6 +71,7 @@ class Keep(
     CaseVerbs,
     AccountVerbs,
     IndicatorVerbs,
+    MarkVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 

@@ -1,6 +1,7 @@
 """A model as a function of rows: what calibration, tracing and the demo of a suspect ask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +116,12 @@ class Predictor:
             return self.numbers if self._numbers(two).shape[1] else None
         except (Invalid, Unavailable):  # it takes one row at a time
             return None
+
+    def answers(self, rows: Rows) -> Iterator[dict[str, NDArray[Any]]]:
+        """All that the runtime gives for rows (n, d), a batch at a time, and the input itself, by name. Raises Invalid."""
+        for at in range(0, len(rows), self._batch):
+            tensor = self._tensor(rows[at : at + self._batch])
+            yield {self._input.name: tensor, **self._runtime.run({self._input.name: tensor})}
 
     def _numbers(self, rows: Rows) -> Rows:
         found = self._runtime.run({self._input.name: self._tensor(rows)})

@@ -81,6 +81,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         standing,
         trust,
         unsealing,
+        watermark,
         witness,
     )
 
@@ -103,6 +104,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         calibrate,
         cases,
         redteam,
+        watermark,
     )
 
 

@@ -248,6 +248,11 @@ class Attestations:
         told = [one for pool in tuple(self._about.get(digest, {}).values()) for one in pool.all()]
         return sorted((one for one in told if self._counts(one, name)), key=lambda one: one.index)
 
+    def count(self, kind: type[Attestation], until: int) -> int:
+        """How many of one type stand before the log index ``until``, whoever signed them."""
+        pools = [pool for held in tuple(self._about.values()) for (name, _), pool in tuple(held.items()) if name == kind.TYPE]
+        return sum(one.index < until for pool in pools for one in pool.all())
+
     def _counts(self, one: Told[Attestation], name: str) -> bool:
         try:
             self._may_speak(one.signer, one.index, short_type(one.said.TYPE), name)
