@@ -12,8 +12,9 @@ in the usual stochastic order, whatever its architecture, training or data, and 
 
 What is assumed: SHAKE-256 with the key in front is a pseudo-random function, and W does not depend on the key. An owner who
 picks a key until it fits weights that are known already breaks the second; a commitment in a log before the suspect was made,
-and a look at independent models (``against``), are what stand against that. A secret hash selects the weights as in Yao et al.
-2025, "NeuralMark". No unmarked original takes part in reading: whoever may choose what is subtracted can make any model match.
+and a look at independent models (``against``), are what stand against that. A secret hash selects the weights as in Yao, Song
+and Jin 2026, "Hashed Watermark as a Filter". No unmarked original takes part in reading: whoever may choose what is subtracted
+can make any model match.
 """
 
 import hashlib
@@ -37,15 +38,15 @@ FEWEST = 32 * BITS
 """Weights below which a model carries no mark."""
 MOST = 16_384 * BITS
 """Weights that carry a mark in a large model."""
-LEVELS = (0.95, 0.9, 0.8, 0.5, 0.0)
+LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95)
 """Shares of the smallest weights without which every bit must still stand."""
-LEAN = 0.2
+LEAN = 0.3
 """Least correlation of a bit's weights with its signs, at each level."""
-BOUND = 1.0
+BOUND = 2.0
 """Most that one weight is changed by, in root mean squares of its matrix."""
 WIDEST = 4096
 """Inputs of a layer up to which their second moments are used."""
-_ROUNDS, _RIDGE, _SLACK = 40, 0.01, 0.02
+_ROUNDS, _RIDGE, _SLACK, _STEP = 60, 0.01, 0.02, 0.5
 
 
 class Plan(NamedTuple):
@@ -265,6 +266,6 @@ def _lean(x: Floats, start: Floats, plan: Plan, paths: Sequence[Floats | None], 
         parts = _parts(step, plan.layout)
         step = _flat([part if path is None else part @ path for part, path in zip(parts, paths, strict=True)])
         gain = np.where(kept, plan.signs * step[plan.at], 0.0).sum(axis=1)
-        step *= min(max(float((lack * gain).sum() / max((gain**2).sum(), 1e-300)), 0.0), 4.0)
+        step *= _STEP * min(max(float((lack * gain).sum() / max((gain**2).sum(), 1e-300)), 0.0), 4.0)
         np.clip(x + step, start - BOUND, start + BOUND, out=x)
     return lacked
