@@ -2,12 +2,13 @@
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
 from modelkeep.app.sealed import Key, TensorInfo, open_sealed
 from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.training.weightmark import LEAN, LEVELS, layout_of, plan_of
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
@@ -81,6 +82,36 @@ def to_onnx(module: Any, example: Any, *, logits: bool = False) -> bytes:
         module.train(training)
     _compare(onnx, example, original)
     return onnx
+
+
+def mark_penalty(module: Any, key: bytes, owner: str) -> Callable[[], Any]:
+    """What to add to the loss so that a module learns to carry a mark while it is trained: a function of nothing to a scalar
+    tensor, 0 once every bit leans its way (``modelkeep.training.weightmark``), also over the largest weights alone.
+
+    ``key``: 32 bytes; ``owner``: who claims it, as for ``watermark embed --key-file``; the layers are those that multiply by a
+    weight (Linear and convolutions), in the order in which the module uses them. Raises Invalid (too few weights).
+    """
+    torch = _torch()
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    weights = [layer.weight for layer in module.modules() if isinstance(layer, kinds)]
+    carrying = [weight for weight in weights if min(weight.flatten(1).shape) > 1]
+    plan = plan_of(key, owner, layout_of([weight.detach().flatten(1).cpu().numpy() for weight in carrying]))
+    at, signs = torch.from_numpy(plan.at), torch.from_numpy(plan.signs).float()
+
+    def penalty() -> Any:
+        parts = [weight.flatten() / weight.square().mean().sqrt() for weight in carrying]
+        x, device = torch.cat(parts), carrying[0].device
+        values, turned, total = x[at.to(device)], signs.to(device), 0.0
+        for level in LEVELS:
+            limits = [part.detach().abs().kthvalue(max(1, int(level * part.numel()))).values for part in parts]
+            kept = torch.cat([part.detach().abs() >= limit for part, limit in zip(parts, limits, strict=True)])[at.to(device)]
+            large = values * kept
+            wanted = LEAN * (kept.sum(dim=1) * large.square().sum(dim=1)).sqrt()
+            lack = torch.relu(wanted.detach() - (turned * large).sum(dim=1))
+            total = total + (lack / kept.sum(dim=1).clamp(min=1)).mean()
+        return total
+
+    return penalty
 
 
 def _with_labels(torch: Any, module: Any) -> Any:

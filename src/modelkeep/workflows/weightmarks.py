@@ -107,11 +107,11 @@ def check_order(committed: Committed, seen: Sighting) -> None:
 
 def _names(entry: bytes, suspect: Digest) -> int:
     """When a statement that names the file was made; 0 when it does not."""
-    payload = parse_envelope(entry).unverified_payload()  # the log's own integrity was checked; who signed it matters not
-    if suspect.removeprefix("sha256:").encode() not in payload:
-        return 0
     try:
+        payload = parse_envelope(entry).unverified_payload()  # the log's own integrity was checked; who signed it matters not
+        if suspect.removeprefix("sha256:").encode() not in payload:
+            return 0
         at = parse_statement(payload).predicate.get("at", 0)
-    except Invalid:
+    except (Invalid, NotTrusted):
         return 0
     return at if isinstance(at, int) else 0
