@@ -10,6 +10,7 @@ import copy
 import gzip
 import hashlib
 import io
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -254,11 +255,15 @@ def run(args: list[str]) -> None:
     more = dict(arg.split("=", 1) for arg in args if "=" in arg)
     folder, seeds = Path(more.get("data", BESIDE)), int(more.get("seeds", 3))
     torch.set_num_threads(1)
-    rows: list[Row] = []
+    parts: list[Iterator[Row]] = []
     if "digits" in wanted:
-        rows += _survival(_digits(), seeds)
+        parts.append(_survival(_digits(), seeds))
     if "fashion" in wanted and folder.is_dir():
-        rows += _survival(_fashion(folder, int(more.get("rows", 12_000))), seeds)
+        parts.append(_survival(_fashion(folder, int(more.get("rows", 12_000))), seeds))
     if "claims" in wanted:
-        rows += _claims(_digits())
+        parts.append(_claims(_digits()))
+    rows: list[Row] = []
+    for row in (row for part in parts for row in part):
+        print(row, file=sys.stderr, flush=True)
+        rows.append(row)
     report("Marks in weights", rows)

@@ -1,5 +1,8 @@
 """watermark embed and verify from the command line: with a keep whose log commits to the key, and with a key of one's own."""
 
+import base64
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -90,6 +93,22 @@ def test_with_a_keep_the_log_commits_first_and_a_copy_is_claimed(marked, place):
     assert found["committed"] < found["seen"] <= again["seen"]
 
 
+def test_an_opened_key_lets_somebody_else_read_the_same_against_the_log(marked, bare, place):
+    cli, folder, (_, done) = marked
+    verify, second = ("--json", "watermark", "verify"), str(folder / "second.onnx")
+    assert not cli(*verify, str(place / "model.onnx"), "--model", "digits@1", "--open-key", "no", code=1).json["key"]
+    assert not (place / "no").exists(), "no claim, no key"
+    said = cli(*verify, second, "--model", "digits@1", "--open-key", "opened", code=0).json
+    assert said["key"] == ""
+    opened = ("--key-file", "opened", "--owner", said["owner"], "--marked", second)
+    found = bare(*verify, second, *opened, code=0).json
+    assert (found["matched"], found["commitment"]) == (64, done["commitment"])
+    proof = cli("log", "prove", "--entry", str(done["log_index"]), code=0).out
+    entry = next(base64.b64decode(word) for word in re.findall(r"[A-Za-z0-9+/=]{400,}", proof))
+    assert re.search(rb'"payload":\s*"([^"]+)"', entry)
+    assert done["commitment"].encode() in base64.b64decode(re.search(rb'"payload":\s*"([^"]+)"', entry)[1])
+
+
 def test_admission_counts_the_commitment(marked):
     rules = marked[0]("--json", "policy", "explain", "digits@1", "--by", "strict", code=0).json["rules"]
     assert [rule["satisfied"] for rule in rules if rule["id"] == "watermark-committed"] == [True]
@@ -144,7 +163,7 @@ def test_a_layer_that_a_thief_added_is_passed_over_with_the_marked_file_at_hand(
         (("verify", "model.onnx"), "name --model"),
         (("verify", "model.onnx", *OWN, "--model", "risk@1"), "one of them"),
         (("verify", "model.onnx", "--key-file", "key"), "--owner goes with --key-file"),
-        (("verify", "model.onnx", *OWN, "--seen", "2026-05-01"), "--seen goes with --model"),
+        (("verify", "model.onnx", *OWN, "--seen", "2026-05-01"), "--seen and --open-key go with --model"),
         (("verify", "rows.npz", *OWN), "weight marks are in ONNX models"),
         (("verify", "small.onnx", *OWN), "a mark needs 2,048"),
         (("verify", "model.onnx", "--key-file", "rows.npz", "--owner", "me"), "key of 64 hex digits"),

@@ -33,7 +33,8 @@ class MarkVerified(Struct, frozen=True):
     then; ``p``: the larger of both, of those that there are.
 
     ``release``, ``log_index``, ``committed``: of the commitment, "" and -1 and 0 where no keep was asked; ``seen``: when the
-    suspect was there, and ``seen_by``: who says so (given, log or now); times in Unix nanoseconds.
+    suspect was there, and ``seen_by``: who says so (given, log or now); times in Unix nanoseconds. ``owner``: the statement
+    that the bits are derived from; ``key``: opened, as hex, where that was asked for.
     """
 
     suspect: str
@@ -50,3 +51,5 @@ class MarkVerified(Struct, frozen=True):
     committed: int = 0
     seen: int = 0
     seen_by: str = ""
+    owner: str = ""
+    key: str = ""

@@ -43,11 +43,14 @@ class MarkVerbs(Acts):
         return msgspec.structs.replace(done, log_index=index)
 
     @verb("trace")
-    def watermark_verify(self, *, ref: str, suspect: bytes, independent: Sequence[bytes] = (), seen: int = 0) -> MarkVerified:
+    def watermark_verify(
+        self, *, ref: str, suspect: bytes, independent: Sequence[bytes] = (), seen: int = 0, open_key: bool = False
+    ) -> MarkVerified:
         """Read the mark of a release in the weights of ``suspect`` (ONNX). Only who the log committed to before may claim.
 
         ``independent``: models of the same architecture that others made; ``seen``: when the suspect was seen, Unix
-        nanoseconds, 0 = as the log says, else now. Raises Invalid (another architecture), Missing, NotTrusted (the
+        nanoseconds, 0 = as the log says, else now; ``open_key``: tell the key of this mark, for somebody who is to read it
+        himself. Raises Invalid (another architecture), Missing, NotTrusted (the
         commitment is younger than the suspect), Unavailable.
         """
         here, parsed = self.premises, self.ref(ref)
@@ -61,7 +64,8 @@ class MarkVerbs(Acts):
         first = sighting(registry, digest, seen, here.clock.now_ns())
         check_order(committed, first)
         found = read_suspect(suspect, committed.key, owner, layout, independent, marks=committed.marks)
-        self.act("watermark.verify", str(parsed), suspect=digest, matched=f"{found.matched}/{found.bits}", p=f"{found.p:.3g}")
+        said = {"matched": f"{found.matched}/{found.bits}", "p": f"{found.p:.3g}", "key": "opened" if open_key else "kept"}
+        self.act("watermark.verify", str(parsed), suspect=digest, **said)
         return msgspec.structs.replace(
             found,
             release=str(parsed),
@@ -69,6 +73,7 @@ class MarkVerbs(Acts):
             committed=committed.at,
             seen=first.at,
             seen_by=first.how,
+            key=committed.key.hex() if open_key else "",
         )
 
 
@@ -91,4 +96,5 @@ def read_suspect(
         marks=marks,
         independent=len(others),
         p_models=by_models,
+        owner=owner,
     )

@@ -18,7 +18,19 @@ from modelkeep.formats.detect import Format, detect
 from modelkeep.formats.onnx import parse_onnx
 from modelkeep.formats.onnx_inner import with_output
 from modelkeep.formats.onnx_weights import Weight, weights_of, with_weights
-from modelkeep.training.weightmark import WIDEST, Floats, Layout, Plan, Reading, commitment, embed, layout_of, plan_of, read
+from modelkeep.training.weightmark import (
+    BITS,
+    WIDEST,
+    Floats,
+    Layout,
+    Plan,
+    Reading,
+    commitment,
+    embed,
+    layout_of,
+    plan_of,
+    read,
+)
 
 _WINDOWS = 20_000
 """Windows of a convolution that its second moments are taken over, of one batch of rows."""
@@ -42,7 +54,7 @@ def mark_model(data: bytes, key: bytes, owner: str, reference: bytes = b"") -> M
         done = embed(matrices, plan, _moments(data, interface, weights, rows[::2]))
         made = with_weights(data, done.matrices)
         cost = _cost(data, made, interface, rows[1::2] if len(rows) > 1 else rows)
-    if read([weight.matrix for weight in weights_of(made)], plan).matched < plan.signs.shape[0]:
+    if read([weight.matrix for weight in weights_of(made)], plan).matched < BITS:
         raise Invalid("the numbers of the file are too coarse to hold a mark: mark the model before its precision is reduced")
     carrying = sum(rows * columns for rows, columns in layout)
     return MarkEmbedded(made, digest_of(made), commitment(key, owner, layout).hex(), carrying, done.change, done.largest, cost)

@@ -1,6 +1,8 @@
 """watermark embed and watermark verify: marks in the weights of a model."""
 
 import datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ def embed(ctx: Context, model: str, out: str, name: str, key_file: str, owner: s
 @click.option("--marked", default="", help="The marked ONNX file, where SUSPECT may have other layers; with --key-file.")
 @click.option("--independent", default="", metavar="FOLDER", help="Folder of ONNX models of the same architecture by others.")
 @click.option("--seen", default="", metavar="DATE", help="When the suspect was there, such as 2026-05-01 (UTC); with --model.")
+@click.option("--open-key", default="", metavar="FILE", help="New file for the key, for who is to check a claim; with --model.")
 @click.option(
     "--significance", type=click.FloatRange(1e-12, 0.1), default=1e-6, show_default=True, help="Claim it at or below this p."
 )
@@ -74,9 +77,14 @@ def verify(ctx: Context, /, **given: Any) -> None:
     """
     asked = _Asked(**given)
     asked.check()
-    with ctx.out.busy("Reading the mark"):
-        found = asked.run(ctx)
-    ctx.out.show(found, _tell_verified(found, asked.significance))
+    with asked.opened() as write:
+        with ctx.out.busy("Reading the mark"):
+            found = asked.run(ctx)
+        if found.p <= asked.significance and found.key:
+            write(f"{found.key}\n".encode())
+    ctx.out.show(msgspec.structs.replace(found, key=""), _tell_verified(found, asked.significance))
+    if found.p <= asked.significance and found.key:
+        ctx.out.note(_HOW.format(key=asked.open_key, found=found))
     if found.p > asked.significance:
         raise click.exceptions.Exit(EXIT_REFUSED)
 
@@ -92,19 +100,25 @@ class _Asked:
     marked: str
     independent: str
     seen: str
+    open_key: str
     significance: float
 
     def check(self) -> None:
         """Raises Invalid: options that do not go together."""
         _check_source(self.ref, "--model", self.key_file, self.owner)
-        if (self.key_file and self.seen) or (self.ref and self.marked):
-            raise Invalid("--seen goes with --model, where a log says when, and --marked with --key-file")
+        if (self.key_file and (self.seen or self.open_key)) or (self.ref and self.marked):
+            raise Invalid("--seen and --open-key go with --model, where there is a log, and --marked with --key-file")
+
+    def opened(self) -> AbstractContextManager[Callable[[bytes], None]]:
+        """The file for the opened key. Raises Invalid (it exists), Missing, Unavailable."""
+        return new_file(self.open_key) if self.open_key else nullcontext(lambda _data: None)
 
     def run(self, ctx: Context) -> MarkVerified:
         """Read it with the key of a keep, or here with the one in the file. Raises Invalid, Missing, NotTrusted."""
         data, others = read_file(self.suspect), list(read_folder(self.independent).values()) if self.independent else []
         if not self.key_file:
-            return ctx.call(Keep.watermark_verify, ref=self.ref, suspect=data, independent=others, seen=_moment(self.seen))
+            more: dict[str, Any] = {"seen": _moment(self.seen), "open_key": bool(self.open_key)}
+            return ctx.call(Keep.watermark_verify, ref=self.ref, suspect=data, independent=others, **more)
         marked = read_file(self.marked) if self.marked else data
         layout = model_layout(marked, "the marked model" if self.marked else "the suspect")
         return read_suspect(data, _key(self.key_file), self.owner, layout, others)
@@ -176,5 +190,11 @@ _SEEN = {
     "log": "as the releases log says",
     "now": "which is now: say with --seen since when, if you can prove it",
 }
+
+_HOW = (
+    "The key of this mark, and of no other, is in {key}. With it and the marked file anybody can check the claim:\n"
+    "  modelkeep watermark verify SUSPECT --key-file {key} --owner '{found.owner}' --marked MARKED\n"
+    "says the commitment of log entry {found.log_index}, which 'modelkeep log prove --entry {found.log_index}' proves."
+)
 
 COMMANDS = (watermark,)
