@@ -3,6 +3,7 @@
 import hashlib
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,13 +58,16 @@ def marked():
 def test_the_schedule_is_the_documented_one_to_the_byte():
     """docs/watermark.md has the same numbers: whoever builds a reader of his own checks it by them."""
     layout = layout_of(network(1))
-    assert commitment(KEY, OWNER, layout).hex() == "de4b5d470772443eee45321456c2846e12f00abcf4578b84f33d10cb73738816"
+    assert commitment(KEY, OWNER, layout).hex() == "87559d17a8ffcabf5cb8bcd5b280c71a46675e8c3a72c1fea89510b99b1e560a"
+    page = (Path(__file__).parents[2] / "docs" / "watermark.md").read_text("utf-8")
+    assert f"`{commitment(KEY, OWNER, layout).hex()}`" in page
     plan = plan_of(KEY, OWNER, layout)
+    assert f"the weights {', '.join(map(str, plan.at[0, :6]))}" in page
     assert plan.at.shape == plan.signs.shape == (BITS, 85)
-    assert plan.at[0, :6].tolist() == [517, 3311, 301, 3721, 5063, 2793]
-    assert plan.signs[0, :6].tolist() == [1.0, -1.0, -1.0, 1.0, 1.0, -1.0]
+    assert plan.at[0, :6].tolist() == [2633, 3621, 781, 6, 2926, 4367]
+    assert plan.signs[0, :6].tolist() == [-1.0, -1.0, 1.0, -1.0, -1.0, -1.0]
     both = plan.at.astype("<i8").tobytes() + plan.signs.astype("i1").tobytes()
-    assert hashlib.sha256(both).hexdigest() == "53a7b07d527d1c499b5c58a362f837b11456175f69aafcb2fe84d0291dbe10c9"
+    assert hashlib.sha256(both).hexdigest() == "2f0b69b648a2288dd10573e229148b5e1a7cc1b8e0e06c7754a582f97e59df38"
 
 
 def test_key_statement_and_layout_decide_all_of_it():

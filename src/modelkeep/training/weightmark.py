@@ -180,7 +180,8 @@ def against(found: Reading, others: Sequence[Reading]) -> float:
 def _seed(key: bytes, owner: str, layout: Layout) -> bytes:
     if len(key) != 32:
         raise Invalid(f"the key of a weight mark has 32 bytes, not {len(key)}")
-    about = hashlib.sha256(owner.encode()).digest() + hashlib.sha256(repr(layout).encode()).digest()
+    shapes = ",".join(f"{rows}x{columns}" for rows, columns in layout)
+    about = hashlib.sha256(owner.encode()).digest() + hashlib.sha256(shapes.encode()).digest()
     return hkdf(key, salt=b"", info=b"modelkeep/weight-mark-seed/1" + about)
 
 
