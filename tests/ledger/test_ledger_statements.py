@@ -107,6 +107,7 @@ SAMPLES = [
     ),
     a.Privacy(**BY, epsilon=3.0, delta=1e-5, accountant="prv", noise_multiplier=1.1, sample_rate=0.01, steps=100),
     a.Watermark(**BY, scheme="neuralmark", commitment="ef" * 32),
+    a.Fingerprint(**BY, scheme="modelkeep-fingerprint/1", commitment="ef" * 32, probes=4000),
     a.Approval(**BY, release="m@1", verdict="approve", id="00" * 16, reason="read it"),
     a.Vulnerabilities(
         **BY,

@@ -24,6 +24,7 @@ from modelkeep.app.caseverbs import CaseVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.certverbs import CertificateVerbs
 from modelkeep.app.factorverbs import FactorVerbs
+from modelkeep.app.fingerprints import FingerprintVerbs
 from modelkeep.app.indicatorverbs import IndicatorVerbs
 from modelkeep.app.keyverbs import KeyVerbs
 from modelkeep.app.lifeverbs import LifeVerbs
@@ -72,6 +73,7 @@ class Keep(
     AccountVerbs,
     IndicatorVerbs,
     MarkVerbs,
+    FingerprintVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 

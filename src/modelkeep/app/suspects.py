@@ -170,11 +170,18 @@ class Traces:
         return rows
 
     def _victim(self, probes: Rows) -> Callable[[Rows], Rows]:
-        evidence = self._evidence
-        model = self._registry.open_body(evidence.body, evidence.model, MODEL).read_source()
-        upstreams = Upstreams(self._here.settings.upstream, self._here.directory)
-        batch = upstream.BATCH if evidence.format == Format.UPSTREAM.id else BATCH
-        return Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, probes, batch=batch).probabilities
+        return ask_release(self._here, self._registry, self._evidence, probes)
+
+
+def ask_release(premises: Premises, registry: Registry, evidence: ReleaseEvidence, rows: Rows) -> Callable[[Rows], Rows]:
+    """The model of a release, without marks: rows (n, d) to probabilities (n, k). ``rows``: a few that it will be asked.
+
+    Needs the key family ``model-kek``. Raises Invalid, NotTrusted, Unavailable.
+    """
+    model = registry.open_body(evidence.body, evidence.model, MODEL).read_source()
+    upstreams = Upstreams(premises.settings.upstream, premises.directory)
+    batch = upstream.BATCH if evidence.format == Format.UPSTREAM.id else BATCH
+    return Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, rows, batch=batch).probabilities
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         certificates,
         config,
         factors,
+        fingerprint,
         intel,
         keys,
         loglife,
@@ -105,6 +106,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         cases,
         redteam,
         watermark,
+        fingerprint,
     )
 
 

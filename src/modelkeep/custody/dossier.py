@@ -245,8 +245,12 @@ class Attestations:
 
     def about(self, digest: Digest, name: str) -> list[Told[Attestation]]:
         """Those about a file, oldest first, whose signer may speak about the model name ``name``."""
+        return [one for one in self.of_file(digest) if self._counts(one, name)]
+
+    def of_file(self, digest: Digest) -> list[Told[Attestation]]:
+        """Those about a file, oldest first, whichever model names their signers may speak about."""
         told = [one for pool in tuple(self._about.get(digest, {}).values()) for one in pool.all()]
-        return sorted((one for one in told if self._counts(one, name)), key=lambda one: one.index)
+        return sorted(told, key=lambda one: one.index)
 
     def count(self, kind: type[Attestation], until: int) -> int:
         """How many of one type stand before the log index ``until``, whoever signed them."""

@@ -33,7 +33,10 @@ from modelkeep.workflows.service import Listen
 
 MAX_NOTE = 16 << 10
 """Largest checkpoint that a gateway may hand over, bytes."""
-LONG, LONG_THREADS = frozenset({"publish", "publish_upstream", "trace", "calibrate", "account_explain"}), 8
+LONG_THREADS = 8
+LONG = frozenset(
+    ("publish", "publish_upstream", "trace", "calibrate", "account_explain", "fingerprint_make", "fingerprint_make_file")
+)
 """Verbs that wait for a model, an upstream or a converter, and how many run at once: no quarantine waits for those."""
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 

@@ -215,6 +215,16 @@ class Watermark(Attestation, frozen=True, kw_only=True):
     commitment: Hex32
 
 
+class Fingerprint(Attestation, frozen=True, kw_only=True):
+    """A fingerprint of the model was made, and nothing in the model was changed. ``commitment``: 64 hex digits that bind to its
+    file, by ``scheme``; ``probes``: how many it has."""
+
+    TYPE: ClassVar[str] = "urn:x-modelkeep:fingerprint:v1"
+    scheme: str
+    commitment: Hex32
+    probes: Count
+
+
 class Approval(Attestation, frozen=True, kw_only=True):
     """A person decided about a release: ``verdict`` is ``approve``, ``reject`` or ``withdraw``. ``id``: 32 random hex digits.
 
@@ -272,6 +282,18 @@ class Bom(Attestation, frozen=True, kw_only=True):
 
 ATTESTATIONS: dict[str, type[Attestation]] = {
     kind.TYPE: kind
-    for kind in (TrainingRun, Conversion, Dataset, Evaluation, Hardening, Privacy, Watermark, Approval, Vulnerabilities, Bom)
+    for kind in (
+        TrainingRun,
+        Conversion,
+        Dataset,
+        Evaluation,
+        Hardening,
+        Privacy,
+        Watermark,
+        Fingerprint,
+        Approval,
+        Vulnerabilities,
+        Bom,
+    )
 }
 """Every type about a file, by its predicate type."""

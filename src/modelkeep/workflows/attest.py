@@ -7,20 +7,36 @@ import msgspec
 from modelkeep.core.values import Digest, ReleaseRef, Resource
 from modelkeep.custody.dossier import VERDICTS, check_attestation
 from modelkeep.errors import Conflict, Invalid
-from modelkeep.ledger.attestations import ATTESTATIONS, Approval, Attestation, Bom, Conversion, TrainingRun, Vulnerabilities
+from modelkeep.ledger.attestations import (
+    ATTESTATIONS,
+    Approval,
+    Attestation,
+    Bom,
+    Conversion,
+    Fingerprint,
+    TrainingRun,
+    Vulnerabilities,
+)
 from modelkeep.ledger.statements import make_statement
 from modelkeep.workflows.registry import Desk
 
 MAX_PREDICATE = 48_000
 """Bytes of a predicate: its statement must fit a log entry."""
 LONGEST_REASON = 2000
-_KEEPS_OWN = (Approval, Bom, TrainingRun, Conversion, Vulnerabilities)
+_KEEPS_OWN = (Approval, Bom, TrainingRun, Conversion, Vulnerabilities, Fingerprint)
 """Types that have a verb of their own, which finds out for itself what they say: who approved, how a commit is signed, what an
 advisory database knows."""
 _OWN_VERBS = dict(
     zip(
         _KEEPS_OWN,
-        ("modelkeep approve", "modelkeep bom", "modelkeep run", "modelkeep publish --convert", "modelkeep intel check"),
+        (
+            "modelkeep approve",
+            "modelkeep bom",
+            "modelkeep run",
+            "modelkeep publish --convert",
+            "modelkeep intel check",
+            "modelkeep fingerprint make",
+        ),
         strict=True,
     )
 )
