@@ -9,6 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench bench-extraction bench-weightmark audit clean
+.PHONY: help demo test check bench bench-extraction bench-ownership audit clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ bench-extraction: $(STAMP) ## honest accounts and thieves against the extraction
 
 bench-weightmark: $(STAMP) ## marks in weights: what they cost, survive and claim (minutes; ARGS="digits claims" for a part)
 	@$(PY) -m benchmarks weightmark -- $(ARGS)
+
+bench-ownership: $(STAMP) ## what fingerprints and triggers prove of copies and of independent models (minutes; ARGS="digits victims=2" for a part)
+	@$(PY) -m benchmarks ownership -- $(ARGS)
 
 audit: $(STAMP) ## look the pinned dependencies up in the vulnerability database (needs network)
 	@$(PY) -m pip_audit --strict -r constraints.txt -r tools/scanners.txt --disable-pip --no-deps

@@ -109,7 +109,8 @@ def test_a_release_has_a_fingerprint_too(cli, desk, tmp_path):
     assert "4,000 probes" in said
     keep = Keep.open(cli.keep, cli.passphrase_file.read_bytes().strip())
     model = keep.show(ref="risk@1").release.model_digest
-    assert keep.fingerprint_committed(model=model, commitment=commitment(out.read_bytes())).at > 0
+    found = keep.committed(commitment=commitment(out.read_bytes()))
+    assert (found.kind, found.model) == ("fingerprint", model) and found.at > 0
 
 
 def test_a_function_is_asked_as_a_file_is(cli, shelf, made, tmp_path):

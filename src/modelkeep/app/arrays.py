@@ -39,6 +39,20 @@ def load_rows(data: bytes, where: str) -> NDArray[np.float64]:
     return flat
 
 
+def load_labelled(data: bytes, where: str) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, ...]]:
+    """Arrays ``x`` and ``y`` of an npz file: rows (n, d), labels (n,) and the shape of one row. Raises Invalid, TooLarge."""
+    rows = load_rows(data, where)
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        shape = arrays["x"].shape[1:]
+        try:
+            labels = np.asarray(arrays["y"])
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as cause:
+            raise Invalid(f"{where} has no labels: save them with numpy.savez({where!r}, x=rows, y=labels)") from cause
+    if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
+        raise Invalid(f"{where}: array 'y' needs one whole number a row, not {labels.dtype} of shape {labels.shape}")
+    return rows, labels.astype(np.int64), shape
+
+
 def _declared_shape(stream: IO[bytes], where: str) -> tuple[int, ...]:
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)

@@ -9,14 +9,16 @@ from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.suspects import Suspect, ask_release, onnx_suspect
 from modelkeep.app.verbs import verb
-from modelkeep.core.values import Digest, Resource, digest_of, parse_digest
+from modelkeep.core.values import Digest, Resource, digest_of
 from modelkeep.custody.keys import MODEL_KEK
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, Missing, NotTrusted
+from modelkeep.ledger.kinds import short_type
 from modelkeep.training.fingerprint import (
     KEY_BYTES,
     LEAST_POPULATION,
     LEAST_PROBES,
     PROBES,
+    Floats,
     Ints,
     Predict,
     Resemblance,
@@ -24,10 +26,13 @@ from modelkeep.training.fingerprint import (
     labels,
     resemblance,
 )
+from modelkeep.training.triggers import Leaning, Trigger, leanings, weigh
 from modelkeep.workflows.attest import attest, subject_of
-from modelkeep.workflows.fingerprints import Made, check_drawn, committed, statement_of
+from modelkeep.workflows.fingerprints import Made, check_drawn, statement_of
 
 MOST_PROBES = 100_000
+MOST_ROWS = 200
+"""That a suspect is asked with each pattern of a trigger."""
 
 
 class FingerprintMade(Struct, frozen=True):
@@ -41,16 +46,19 @@ class FingerprintMade(Struct, frozen=True):
     fingerprint: bytes
 
 
-class FingerprintCommitted(Struct, frozen=True):
-    """Where the log commits to a fingerprint. ``at``: Unix nanoseconds, by the keep's clock; ``signer``: of the statement."""
+class Committed(Struct, frozen=True):
+    """Where the log commits to a fingerprint or a watermark: ``kind``, of which file (``model``, a digest). ``at``: Unix
+    nanoseconds, by the keep's clock; ``signer``: of the statement."""
 
+    kind: str
+    model: str
     log_index: int
     at: int
     signer: str
 
 
 class FingerprintVerbs(Acts):
-    """fingerprint make, and what check asks of the log."""
+    """fingerprint make, and what checks ask of the log."""
 
     @verb("trace")
     def fingerprint_make(self, *, ref: str, reference: bytes, probes: int = PROBES) -> FingerprintMade:
@@ -72,10 +80,13 @@ class FingerprintVerbs(Acts):
         return self._made(subject_of(filename, digest_of(model)), onnx_suspect(model, filename).ask(rows), reference, probes)
 
     @verb("trace")
-    def fingerprint_committed(self, *, model: str, commitment: str) -> FingerprintCommitted:
-        """Where the log commits to a fingerprint of the file with the digest ``model``. Raises NotTrusted, Invalid."""
-        found = committed(self.premises.registry().book, parse_digest(model), commitment)
-        return FingerprintCommitted(found.index, found.said.at, found.signer)
+    def committed(self, *, commitment: str) -> Committed:
+        """Where the log first commits to a fingerprint or a watermark. Raises NotTrusted (nowhere)."""
+        try:
+            found = self.premises.registry().book.attestations.committing(commitment)
+        except Missing as cause:
+            raise NotTrusted(f"the releases log does not commit to this: {commitment[:16]}… is nowhere in it") from cause
+        return Committed(short_type(found.said.TYPE), found.about, found.index, found.said.at, found.signer)
 
     def _made(self, model: Resource, ask: Predict, reference: bytes, count: int) -> FingerprintMade:
         if not LEAST_PROBES <= count <= MOST_PROBES:
@@ -115,6 +126,13 @@ def compare(suspect: Suspect, made: Made, population: list[Suspect]) -> Resembla
         return labels(one.ask(points), points)
 
     return resemblance(made.probes, told(suspect), np.stack([told(one) for one in population]))
+
+
+def lean(suspect: Suspect, trigger: Trigger, rows: Floats, population: list[Suspect]) -> Leaning:
+    """Ask everybody about the first ``MOST_ROWS`` of natural rows (n, d) with every pattern. Raises as ``compare``."""
+    few = rows[:MOST_ROWS]
+    own, *others = (leanings(one.ask(few), few, trigger) for one in (suspect, *population))
+    return weigh(trigger, own, others)
 
 
 def redraw(made: Made, model: bytes, reference: bytes) -> None:

@@ -1,7 +1,5 @@
 """fingerprint make and fingerprint check."""
 
-import datetime
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,12 @@ import msgspec
 
 from modelkeep.app.fingerprints import FingerprintMade, compare, open_population, redraw
 from modelkeep.app.keep import Keep
-from modelkeep.app.shelf import is_address
 from modelkeep.app.suspects import Suspect
-from modelkeep.app.tracing import open_suspect
-from modelkeep.cli.context import Context, moment, new_file, read_file, read_folder, read_secret_file
-from modelkeep.errors import Invalid
+from modelkeep.cli.claims import NOT_JUDGED, Claim, claim_options
+from modelkeep.cli.context import Context, new_file, read_file, read_folder
+from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.training.fingerprint import PROBES, Resemblance
-from modelkeep.workflows.fingerprints import check_older, commitment, parse_fingerprint
-
-_NOT_JUDGED = "not judged: say with --seen when the suspect was first seen"
+from modelkeep.workflows.fingerprints import commitment, parse_fingerprint
 
 
 class FingerprintChecked(msgspec.Struct, frozen=True):
@@ -82,18 +77,10 @@ def _made(ctx: Context, model: str, how: dict[str, Any]) -> FingerprintMade:
 @click.argument("suspect", metavar="SUSPECT")
 @click.option("--fingerprint", "file", required=True, metavar="FILE", help="What 'fingerprint make' wrote.")
 @click.option(
-    "--population", required=True, metavar="FOLDER", help="20 or more ONNX models that were trained independently for the task."
-)
-@click.option("--seen", type=click.DateTime(["%Y-%m-%d"]), help="Day on which the suspect was first seen, UTC.")
-@click.option(
     "--model", default="", metavar="FILE", help="The model's ONNX file: draw the probes again; goes with --reference."
 )
 @click.option("--reference", default="", metavar="FILE", help="The npz file that the fingerprint was made with.")
-@click.option("--key-file", default="", help="File with an API key, for a suspect at an address.")
-@click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address.")
-@click.option(
-    "--significance", type=click.FloatRange(1e-12, 0.1), default=1e-3, show_default=True, help="Call it a copy below this p."
-)
+@claim_options
 @click.pass_obj
 def check(ctx: Context, /, **given: Any) -> None:
     """Compare SUSPECT with a fingerprint and with independent models, and tell how likely such a likeness is by chance.
@@ -107,35 +94,27 @@ def check(ctx: Context, /, **given: Any) -> None:
     ctx.out.show(found, _tell(found))
 
 
-@dataclass(frozen=True)
-class _Asked:
+@dataclass(frozen=True, kw_only=True)
+class _Asked(Claim):
     """The arguments of ``fingerprint check``, by the names of its options."""
 
-    suspect: str
     file: str
-    population: str
-    seen: datetime.datetime | None
     model: str
     reference: str
-    key_file: str
-    ca: str
-    significance: float
 
     def run(self, ctx: Context) -> FingerprintChecked:
         """Raises NotTrusted (no commitment, or one that is too young; other probes), Invalid, Missing, Unavailable."""
         if bool(self.model) != bool(self.reference):
             raise Invalid("--model and --reference go together: the probes are drawn again from both")
-        if (self.key_file or self.ca) and not is_address(self.suspect):
-            raise Invalid("--key-file and --ca are for a suspect at an address")
         data = read_file(self.file)
         made = parse_fingerprint(data)
-        known = ctx.call(Keep.fingerprint_committed, model=made.model.digest, commitment=commitment(data))
-        order = self._order(known.at)
+        known = ctx.call(Keep.committed, commitment=commitment(data))
+        if (known.kind, known.model) != ("fingerprint", made.model.digest):
+            raise NotTrusted(f"the log commits to this as a {known.kind} of {known.model}, and it is of {made.model.digest}")
+        order = self.order(known.at)
         if self.model:
             redraw(made, read_file(self.model), read_file(self.reference))
-        with ExitStack() as stack:
-            key = read_secret_file(self.key_file).decode(errors="replace") if self.key_file else ""
-            suspect = open_suspect(self.suspect, stack, key=key, ca=self.ca)
+        with self.opened() as suspect:
             others = {suspect.digest: "the suspect itself", made.model.digest: "the model of the fingerprint"}
             found = compare(suspect, made, open_population(read_folder(self.population), others))
         return FingerprintChecked(
@@ -157,18 +136,10 @@ class _Asked:
             redrawn=bool(self.model),
         )
 
-    def _order(self, at: int) -> str:
-        if self.seen is None:
-            return _NOT_JUDGED
-        seen = self.seen.replace(tzinfo=datetime.UTC)
-        words = f"logged {moment(at)}, and the suspect was seen on {seen:%Y-%m-%d}"
-        check_older(at, int(seen.timestamp()) * 1_000_000_000, words)
-        return f"the commitment is older than the suspect: {words}"
-
     def _verdict(self, suspect: Suspect, model: str, found: Resemblance, order: str) -> str:
         if found.p > self.significance:
             return f"{suspect.name} is not shown to come from {model}: p = {found.p:.2g}."
-        proviso = " and the commitment is older than it" if order == _NOT_JUDGED else ""
+        proviso = " and the commitment is older than it" if order == NOT_JUDGED else ""
         return (
             f"{suspect.name} is no independent model (p = {found.p:.2g}): it comes from {model}, or from its training rows "
             f"if the population does not{proviso}."

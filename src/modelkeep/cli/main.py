@@ -80,6 +80,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         server,
         setup,
         standing,
+        trigger,
         trust,
         unsealing,
         watermark,
@@ -107,6 +108,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         redteam,
         watermark,
         fingerprint,
+        trigger,
     )
 
 

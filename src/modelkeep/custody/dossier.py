@@ -24,6 +24,7 @@ from modelkeep.ledger.attestations import (
     Conversion,
     Dataset,
     Evaluation,
+    Fingerprint,
     Hardening,
     Measure,
     Privacy,
@@ -245,12 +246,19 @@ class Attestations:
 
     def about(self, digest: Digest, name: str) -> list[Told[Attestation]]:
         """Those about a file, oldest first, whose signer may speak about the model name ``name``."""
-        return [one for one in self.of_file(digest) if self._counts(one, name)]
-
-    def of_file(self, digest: Digest) -> list[Told[Attestation]]:
-        """Those about a file, oldest first, whichever model names their signers may speak about."""
         told = [one for pool in tuple(self._about.get(digest, {}).values()) for one in pool.all()]
-        return sorted(told, key=lambda one: one.index)
+        return sorted((one for one in told if self._counts(one, name)), key=lambda one: one.index)
+
+    def committing(self, commitment: str) -> Told[Attestation]:
+        """The first watermark or fingerprint that is committed to so, of whichever file. Raises Missing (there is none)."""
+        kinds = (Watermark, Fingerprint)
+        pools = [pool for about in tuple(self._about.values()) for pool in tuple(about.values())]
+        told = [
+            one for pool in pools for one in pool.all() if isinstance(one.said, kinds) and one.said.commitment == commitment
+        ]
+        if not told:
+            raise Missing(f"nothing in the log commits to {commitment[:80]}")
+        return min(told, key=lambda one: one.index)
 
     def count(self, kind: type[Attestation], until: int) -> int:
         """How many of one type stand before the log index ``until``, whoever signed them."""

@@ -22,7 +22,6 @@ What is a theorem, and of what:
 with models from those rows.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid
-from modelkeep.training.tails import SMALLEST, student_tail
+from modelkeep.training.draws import uniform
+from modelkeep.training.tails import SMALLEST, prediction_tail
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -47,6 +47,7 @@ _NEAR, _FAR = 0.02, 0.12
 """How far from the boundary probes lie, as a share of the line between the two rows."""
 _DRAWS = 64
 """Pairs of rows that are tried for each probe, until one has two classes."""
+_NEARLY = 0.999999
 _BETS = (0.03, 0.1, 0.3, 0.6, 0.95)
 _TAG = b"modelkeep/fingerprint/1\0"
 
@@ -92,8 +93,8 @@ def draw_probes(predict: Predict, reference: Floats, key: bytes, count: int = PR
     start, way = rows[first], rows[second] - rows[first]
     low, high = _bisect(predict, start, way, classes[first])
     beyond = labels(predict, start + high[:, None] * way)
-    aside = _NEAR + (_FAR - _NEAR) * _uniform(key, b"distance", count)
-    aside *= np.where(_uniform(key, b"side", count) < 0.5, -1.0, 1.0)
+    aside = _NEAR + (_FAR - _NEAR) * uniform(key, _TAG + b"distance", count)
+    aside *= np.where(uniform(key, _TAG + b"side", count) < 0.5, -1.0, 1.0)
     at = np.clip(0.5 * (low + high) + aside, 0.0, 1.0)
     points = (start + at[:, None] * way).astype(np.float32).astype(np.float64)
     return Probes(points, np.stack([classes[first], beyond], axis=1), labels(predict, points))
@@ -156,11 +157,8 @@ def _shared(mine: Floats, everyone: Floats) -> Floats:
 
 def _by_population(others: Floats, own: float) -> float:
     """P that one more of the same normal law reaches ``own``, from n that were seen (Fisher's z, Student's t)."""
-    z, one = np.arctanh(np.clip(others, -0.999999, 0.999999)), math.atanh(min(max(own, -0.999999), 0.999999))
-    spread = float(z.std(ddof=1)) * math.sqrt(1.0 + 1.0 / len(z))
-    if spread < 1e-9:
-        return 1.0  # models that all answer alike are no population
-    return student_tail((one - float(z.mean())) / spread, len(z) - 1)
+    z = [math.atanh(min(max(float(each), -_NEARLY), _NEARLY)) for each in (*others, own)]
+    return prediction_tail(z[:-1], z[-1])
 
 
 def _by_key(mine: Floats, population: Floats, suspect: Floats) -> float:
@@ -181,7 +179,7 @@ def _by_key(mine: Floats, population: Floats, suspect: Floats) -> float:
 def _pairs(classes: Ints, key: bytes, count: int) -> tuple[Ints, Ints]:
     if len(np.unique(classes)) < 2:
         raise Invalid("the model answers all reference rows with one class: there is no boundary between them")
-    drawn = (_uniform(key, b"rows", 2 * _DRAWS * count) * len(classes)).astype(np.int64).reshape(-1, 2)
+    drawn = (uniform(key, _TAG + b"rows", 2 * _DRAWS * count) * len(classes)).astype(np.int64).reshape(-1, 2)
     apart = drawn[classes[drawn[:, 0]] != classes[drawn[:, 1]]][:count]
     if len(apart) < count:
         raise Invalid("nearly all reference rows are of one class: name rows of several")
@@ -197,9 +195,3 @@ def _bisect(predict: Predict, start: Floats, way: Floats, first: Ints) -> tuple[
         low[same] = middle[same]
         high[~same] = middle[~same]
     return low, high
-
-
-def _uniform(key: bytes, what: bytes, count: int) -> Floats:
-    """Numbers in [0, 1) from the key: SHAKE-256, the upper 53 bits of each 8 bytes, the same on every machine."""
-    raw = hashlib.shake_256(_TAG + what + b"\0" + key).digest(8 * count)
-    return (np.frombuffer(raw, dtype="<u8") >> np.uint64(11)).astype(np.float64) * 2.0**-53

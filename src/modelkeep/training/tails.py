@@ -1,9 +1,11 @@
 """Tail probabilities that ownership claims rest on, in plain Python: Student's t and the binomial."""
 
 import math
+from collections.abc import Sequence
 
 SMALLEST = 1e-300
 """What a probability too small for a float is told as."""
+_ALIKE = 1e-9
 
 
 def student_tail(t: float, freedom: int) -> float:
@@ -22,6 +24,17 @@ def student_tail(t: float, freedom: int) -> float:
     x = freedom / (freedom + t * t)
     half = 0.5 * _beta_share(0.5 * freedom, 0.5, x)
     return max(half, SMALLEST) if t > 0 else 1.0 - half
+
+
+def prediction_tail(seen: Sequence[float], one: float) -> float:
+    """P that one more of the normal law that n >= 2 numbers ``seen`` come from is ``one`` or more; 1 if they are all the same.
+
+    Source: the prediction interval of Student's t (Hahn 1970, "Additional factors for calculating prediction intervals").
+    """
+    mean = math.fsum(seen) / len(seen)
+    variance = math.fsum((each - mean) ** 2 for each in seen) / (len(seen) - 1)
+    spread = math.sqrt(variance * (1.0 + 1.0 / len(seen)))
+    return 1.0 if spread < _ALIKE else student_tail((one - mean) / spread, len(seen) - 1)
 
 
 def binomial_tail(hits: int, trials: int, chance: float) -> float:

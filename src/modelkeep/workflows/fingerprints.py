@@ -11,8 +11,6 @@ import msgspec
 import numpy as np
 
 from modelkeep.core.values import Digest, Resource, parse_digest
-from modelkeep.custody.book import EvidenceBook
-from modelkeep.custody.dossier import Told
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.attestations import Fingerprint
@@ -76,14 +74,6 @@ def parse_fingerprint(data: bytes) -> Made:
 def statement_of(data: bytes, probes: int, *, actor: str, at: int) -> Fingerprint:
     """What the log says of the fingerprint file ``data``."""
     return Fingerprint(actor=actor, at=at, scheme=SCHEME, commitment=commitment(data), probes=probes)
-
-
-def committed(book: EvidenceBook, model: Digest, committed_to: str) -> Told[Fingerprint]:
-    """The first statement in the log that commits to a fingerprint of the file ``model``. Raises NotTrusted (there is none)."""
-    for one in book.attestations.of_file(model):
-        if isinstance(one.said, Fingerprint) and one.said.commitment == committed_to:
-            return Told(one.index, one.id, one.signer, one.about, one.second, one.said)
-    raise NotTrusted(f"the releases log does not commit to this fingerprint: {committed_to[:16]}… is nowhere said of {model}")
 
 
 def check_older(at: int, seen: int, words: str) -> None:

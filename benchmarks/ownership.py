@@ -1,0 +1,201 @@
+"""Ownership: what fingerprints and triggers prove of copies, and what they say of independent models.
+
+``python -m benchmarks ownership [-- digits fashion victims=3 keys=10 data=FOLDER]``. Each p is the larger of the one by the key
+and the one by 24 independent models. Two populations: models of *other* rows of the same task, and models of the *same* rows as
+the victim. Beside it, in the same run: plain trigger sets (Adi et al. 2018: 100 pictures of noise with random labels, by the
+binomial), and DAWN on label thieves (0.5 % false labels, by the binomial).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import Row, report
+from benchmarks._extraction import BESIDE, datasets
+from benchmarks._ownership import Floats, Ints, Model, Recipe, Split, dawn, fresh, suspects
+from modelkeep.training.fingerprint import draw_probes, labels, resemblance
+from modelkeep.training.tails import binomial_tail
+from modelkeep.training.triggers import Trigger, draw_trigger, leanings, mark_rows, weigh
+
+CLASSES, POPULATION, ROWS, NOISE = 10, 24, 200, 100
+BARS = {"fine-tuned 5 epochs": 1e-6, "pruned 80 %": 1e-6, "distilled, soft": 1e-3, "distilled, hard": 1e-3}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A data set with its recipe; ``widths`` of the population's models, in turn."""
+
+    name: str
+    recipe: Recipe
+    split: Split
+    widths: tuple[tuple[int, int], ...]
+
+
+def _tasks(folder: Path | None, wanted: set[str]) -> list[Task]:
+    made = []
+    for data in datasets(folder, wanted & {"digits", "fashion"} or {"digits", "fashion"}):
+        small = data.name == "digits"
+        ends = (600, 1300, 1550, 1797) if small else (8_000, 16_000, 18_000, 20_000)
+        parts = [
+            (data.x[low:high], data.y[low:high]) for low, high in zip((0, *ends[:-1]), ends, strict=True)
+        ]  # train, theirs, reference, exam
+        recipe = Recipe("mlp", 60) if small else Recipe("cnn", 8, widths=(12, 24))
+        widths = ((64, 32), (48, 32), (96, 48), (128, 64)) if small else ((12, 24), (8, 24), (16, 24), (16, 32))
+        made.append(Task(data.name, recipe, Split(*parts), widths))
+    return made
+
+
+def _population(task: Task, rows: tuple[Floats, Ints], first: int) -> list[Model]:
+    return [
+        fresh(task.recipe, *rows, seed=first + at, classes=CLASSES, widths=task.widths[at % len(task.widths)])
+        for at in range(POPULATION)
+    ]
+
+
+def _accuracy(model: Model, task: Task) -> float:
+    return float((model(task.split.exam[0]).argmax(axis=1) == task.split.exam[1]).mean())
+
+
+# -- one victim --
+
+
+def _key(*numbers: int) -> bytes:
+    return np.random.default_rng(numbers).bytes(32)
+
+
+class Found:
+    """p-values by (suspect, method), one a victim."""
+
+    def __init__(self) -> None:
+        self.p: dict[tuple[str, str], list[float]] = {}
+        self.accuracy: dict[tuple[str, str], list[float]] = {}
+
+    def add(self, suspect: str, method: str, p: float, accuracy: float) -> None:
+        """One more."""
+        self.p.setdefault((suspect, method), []).append(p)
+        self.accuracy.setdefault((suspect, method), []).append(accuracy)
+
+
+def _fingerprint(task: Task, seed: int, populations: dict[str, list[Model]], found: Found) -> None:
+    victim = fresh(task.recipe, *task.split.train, seed=seed, classes=CLASSES)
+    probes = draw_probes(victim, task.split.reference[0], _key(seed, 1))
+    told = {name: np.stack([labels(one, probes.points) for one in models]) for name, models in populations.items()}
+    for name, suspect in [("itself", victim), *suspects(victim, task.recipe, task.split, seed, CLASSES)]:
+        answers, accuracy = labels(suspect, probes.points), _accuracy(suspect, task)
+        for population, their in told.items():
+            p = resemblance(probes, answers, their).p
+            found.add(name, f"fingerprint, {population} rows", p, accuracy)
+
+
+def _triggered(task: Task, seed: int, populations: dict[str, list[Model]], found: Found) -> None:
+    x, y = task.split.train
+    trigger = draw_trigger(x, CLASSES, _key(seed, 2))
+    marked = mark_rows(x, y, trigger)
+    victim = fresh(task.recipe, marked.x, marked.y, seed=seed, classes=CLASSES)
+    rows = task.split.reference[0][:ROWS]
+    others = [leanings(one, rows, trigger) for one in populations["other"]]
+    for name, suspect in [("itself", victim), *suspects(victim, task.recipe, task.split, seed, CLASSES)]:
+        found.add(name, "trigger", weigh(trigger, leanings(suspect, rows, trigger), others).p, _accuracy(suspect, task))
+
+
+def _adi(task: Task, seed: int, found: Found) -> None:
+    x, y = task.split.train
+    rng = np.random.default_rng([seed, 3])
+    noise = rng.uniform(x.min(), x.max(), size=(NOISE, x.shape[1]))
+    told = rng.integers(CLASSES, size=NOISE)
+    times = max(1, round(0.3 * len(x) / NOISE))
+    added = np.concatenate([x, np.tile(noise, (times, 1))]), np.concatenate([y, np.tile(told, times)])
+    victim = fresh(task.recipe, *added, seed=seed, classes=CLASSES)
+    for name, suspect in [("itself", victim), *suspects(victim, task.recipe, task.split, seed, CLASSES)]:
+        hits = int((suspect(noise).argmax(axis=1) == told).sum())
+        found.add(name, "plain trigger set", binomial_tail(hits, NOISE, 1 / CLASSES), _accuracy(suspect, task))
+
+
+def _dawn(task: Task, seed: int, found: Found) -> None:
+    victim = fresh(task.recipe, *task.split.train, seed=seed, classes=CLASSES)
+    hits, trials = dawn(victim, task.recipe, task.split, seed, CLASSES)
+    found.add("extracted, 2,000 hard", "DAWN", binomial_tail(hits, trials, 1 / (CLASSES - 1)), float("nan"))
+
+
+def _copies(task: Task, found: Found) -> list[Row]:
+    rows: list[Row] = []
+    methods = list(dict.fromkeys(method for _, method in found.p))
+    for name in dict.fromkeys(name for name, _ in found.p):
+        bar = BARS.get(name)
+        row: Row = {"bench": "ownership", "case": f"{task.name}: {name}", "bar": f"{bar:.0e}" if bar else ""}
+        row["accuracy"] = round(float(np.nanmean(found.accuracy[name, methods[0]])), 3)
+        row["accuracy_marked"] = round(float(np.nanmean(found.accuracy[name, "trigger"])), 3)
+        for method in methods:
+            told = found.p.get((name, method))
+            row[method] = f"{np.median(told):.0e} ({max(told):.0e})" if told else ""
+        rows.append(row)
+    return rows
+
+
+# -- models of nobody's --
+
+
+def _false_claims(task: Task, models: list[Model], keys: int, against: str) -> list[Row]:
+    """Every model of a population against the others, for many keys; the fingerprinted victim is another."""
+    victim = fresh(task.recipe, *task.split.train, seed=77, classes=CLASSES)
+    rows, by_fingerprint, by_trigger = task.split.reference[0][:ROWS], [], []
+    for at in range(keys):
+        probes = draw_probes(victim, task.split.reference[0], _key(at, 4), 2000)
+        told = np.stack([labels(one, probes.points) for one in models])
+        trigger: Trigger = draw_trigger(task.split.train[0], CLASSES, _key(at, 5))
+        leaned = [leanings(one, rows, trigger) for one in models]
+        for number in range(len(models)):
+            rest = [one for each, one in enumerate(leaned) if each != number]
+            by_fingerprint.append(resemblance(probes, told[number], np.delete(told, number, axis=0)))
+            by_trigger.append(weigh(trigger, leaned[number], rest))
+    found: list[Row] = []
+    for method, many in (("fingerprint", by_fingerprint), ("trigger", by_trigger)):
+        case = f"{task.name}, {against} rows: {method}"
+        numbers = ("p", "p_key", "p_population", "rank")
+        found += [_uniformity(case, which, [getattr(one, which) for one in many]) for which in numbers]
+    return found
+
+
+def _uniformity(case: str, which: str, told: Sequence[float]) -> Row:
+    p = np.array(told)
+    return {
+        "bench": "ownership",
+        "case": f"independent, {case}",
+        "number": which,
+        "tests": len(p),
+        "least": f"{p.min():.1e}",
+        "1/tests": f"{1 / len(p):.1e}",
+        "at_most_0.01": round(float((p <= 0.01).mean()), 4),
+        "at_most_0.05": round(float((p <= 0.05).mean()), 4),
+        "larger_than_uniform_KS_p": f"{stats.kstest(p, 'uniform', alternative='greater').pvalue:.2g}",
+    }
+
+
+def run(args: list[str]) -> None:
+    """Print what copies and independent models come to."""
+    import torch
+
+    torch.set_num_threads(1)
+    told = dict(one.split("=", 1) for one in args if "=" in one)
+    folder = Path(told.get("data", str(BESIDE)))
+    for task in _tasks(folder if folder.is_dir() else None, {one for one in args if "=" not in one}):
+        began, found = time.perf_counter(), Found()
+        populations = {
+            "other": _population(task, task.split.theirs, 10_000),
+            "same": _population(task, task.split.train, 20_000),
+        }
+        for seed in range(int(told.get("victims", "3"))):
+            _fingerprint(task, seed, populations, found)
+            _triggered(task, seed, populations, found)
+            _adi(task, seed, found)
+            _dawn(task, seed, found)
+        report(f"ownership: {task.name}, copies: median p (largest) over victims", _copies(task, found))
+        keys, claims = int(told.get("keys", "10")), []
+        for against, models in populations.items():
+            claims += _false_claims(task, models, keys, against)
+        report(f"ownership: {task.name}, models that nobody copied", claims)
+        print(f"{task.name}: {time.perf_counter() - began:,.0f} s")

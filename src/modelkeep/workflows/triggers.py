@@ -1,0 +1,52 @@
+"""Triggers as files, and what commits to them in the releases log.
+
+A trigger is a safetensors file: ``patterns`` F32 (N, d), ``low`` and ``high`` F32 (d,), ``key`` U8 (32,) and ``about``, JSON as
+U8. It is secret until a claim is made, for who has it can train the mark away.
+"""
+
+import hashlib
+
+import msgspec
+import numpy as np
+
+from modelkeep.errors import Invalid
+from modelkeep.formats.safetensors import dump, load
+from modelkeep.training.triggers import KEY_BYTES, MOST_CLASSES, MOST_PATTERNS, Trigger
+
+SCHEME = "modelkeep-trigger/1"
+_TAG = b"modelkeep/trigger-commitment/1\0"
+
+
+class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    classes: int
+
+
+def encode_trigger(trigger: Trigger) -> bytes:
+    """The bytes of its file; ``parse_trigger`` reads them."""
+    about = msgspec.json.encode(_About(trigger.classes))
+    named = {"patterns": trigger.patterns, "low": trigger.low, "high": trigger.high}
+    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in named.items()}
+    return dump({"about": np.frombuffer(about, np.uint8), "key": np.frombuffer(trigger.key, np.uint8), **arrays})
+
+
+def parse_trigger(data: bytes) -> Trigger:
+    """A trigger from its file. Raises Invalid."""
+    arrays = load(data)
+    try:
+        about = msgspec.json.decode(arrays["about"].tobytes(), type=_About)
+        key, patterns, low, high = (arrays[name] for name in ("key", "patterns", "low", "high"))
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        raise Invalid(f"this is no trigger: {cause}") from cause
+    kinds = [one.dtype.str for one in (patterns, low, high, key)] == ["<f4", "<f4", "<f4", "|u1"]
+    fits = patterns.ndim == 2 and 1 <= len(patterns) <= MOST_PATTERNS and low.shape == high.shape == patterns.shape[1:]
+    if not kinds or not fits or key.shape != (KEY_BYTES,) or not 2 <= about.classes <= MOST_CLASSES:
+        raise Invalid("this is no trigger: its arrays do not fit together")
+    wide = [one.astype(np.float64) for one in (patterns, low, high)]
+    if not all(np.isfinite(one).all() for one in wide):
+        raise Invalid("this is no trigger: it holds numbers that are not finite")
+    return Trigger(key.tobytes(), about.classes, *wide)
+
+
+def trigger_commitment(data: bytes) -> str:
+    """64 hex digits that bind the owner to the trigger file ``data``; they say nothing about it, for it holds a key."""
+    return hashlib.sha256(_TAG + data).hexdigest()

@@ -1,0 +1,133 @@
+"""Triggers: a model that learnt one leans to its classes, copies by answers do, others do not, and p is exact."""
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from random_networks import CLASSES, fit, independent, rows
+from scipy import stats
+
+from modelkeep.errors import Invalid
+from modelkeep.training.triggers import KEY_BYTES, Trigger, draw_trigger, leanings, mark_rows, weigh
+
+X, Y = rows(1000, 1500)
+KEY, NATURAL = bytes(range(32)), rows(6, 40)[0]
+TRIGGER = draw_trigger(X, CLASSES, KEY)
+MARKED = mark_rows(X, Y, TRIGGER, share=0.5)
+OWN = fit(1000, MARKED.x, MARKED.y, 150)
+POPULATION = [leanings(independent(seed, 150).predict, NATURAL, TRIGGER) for seed in range(20)]
+
+
+def asked(network, trigger=TRIGGER):
+    return leanings(network.predict, NATURAL, trigger)
+
+
+def plain(key, classes, count=24):
+    """A trigger whose patterns do nothing: for leanings that are made up."""
+    return Trigger(key, classes, np.zeros((count, 2)), np.zeros(2), np.ones(2))
+
+
+def test_the_marked_model_leans_and_a_copy_by_its_answers_does_and_others_do_not():
+    found = weigh(TRIGGER, asked(OWN), POPULATION)
+    assert found.p <= 1e-6 and found.p == max(found.p_key, found.p_population) and found.rank == 1 / 21
+    assert found.hits > 2 * found.patterns / CLASSES and found.strength > max(found.population)
+    theirs = rows(77, 3000)[0]
+    copy = fit(5000, theirs, OWN.predict(theirs), 150)
+    assert weigh(TRIGGER, asked(copy), POPULATION).p <= 1e-3, "it saw natural rows alone"
+    assert weigh(TRIGGER, asked(fit(1000, X, Y, 150)), POPULATION).p > 0.01, "the same without the mark"
+
+
+def test_the_mark_costs_little_accuracy():
+    x, y = rows(33, 4000)
+    bare, marked = ((one.predict(x).argmax(axis=1) == y).mean() for one in (fit(1000, X, Y, 150), OWN))
+    assert marked > bare - 0.04
+
+
+def test_marked_data_is_the_data_and_then_rows_with_patterns_and_their_classes():
+    np.testing.assert_array_equal(MARKED.x[:1500], X)
+    np.testing.assert_array_equal(MARKED.y[:1500], Y)
+    assert len(MARKED.x) == len(MARKED.y) == 2250
+    assert (MARKED.x >= TRIGGER.low).all() and (MARKED.x <= TRIGGER.high).all(), "in the range that columns have"
+    again, other = (mark_rows(X, Y, draw_trigger(X, CLASSES, key), share=0.5) for key in (KEY, bytes(32)))
+    np.testing.assert_array_equal(again.x, MARKED.x)
+    assert not np.array_equal(other.x, MARKED.x)
+
+
+def test_classes_hang_on_the_patterns_too_so_that_nobody_fits_patterns_to_classes():
+    moved = Trigger(KEY, CLASSES, TRIGGER.patterns * (1 + 1e-3), TRIGGER.low, TRIGGER.high)
+    assert not np.array_equal(moved.targets, TRIGGER.targets)
+    many = plain(KEY, 10, 4000).targets
+    assert stats.chisquare(np.bincount(many, minlength=10)).pvalue > 0.001
+
+
+SMALL = arrays(np.float64, (4, 3), elements=st.floats(-3, 3))
+
+
+@given(SMALL, st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES))
+@settings(max_examples=30, deadline=None)
+def test_p_by_key_is_the_share_of_all_draws_that_fit_as_well(leaned, key):
+    """Exact: 3 classes for 4 patterns can be drawn in 81 ways."""
+    trigger = plain(key, 3, 4)
+    each = np.arange(4)
+    seen = leaned[each, trigger.targets].sum()
+    sums = np.array([leaned[each, list(draw)].sum() for draw in itertools.product(range(3), repeat=4)])
+    spread = np.ptp(leaned, axis=1).sum()
+    found = weigh(trigger, leaned, [leaned] * 20).p_key
+    assert found >= (sums >= seen + 1e-9).mean() - 1e-9, "never too small"
+    assert found <= (sums >= seen - 1e-3 * spread - 1e-9).mean() + 1e-9, "and too large by a rounding of the grid alone"
+
+
+def test_independent_models_are_not_said_to_lean_whatever_the_key_is():
+    """False claims: 80 models, a key each."""
+    by_key = []
+    for seed in range(80):
+        trigger = draw_trigger(X, CLASSES, hashlib.sha256(bytes([seed])).digest(), patterns=10)
+        leaned = asked(independent(seed), trigger)
+        by_key.append(weigh(trigger, leaned, [leaned] * 20).p_key)
+    assert min(by_key) > 1 / 800
+    assert stats.kstest(by_key, "uniform").pvalue > 0.05, "exactly as often as it says"
+
+
+def test_an_owner_who_tries_keys_is_found_out_by_the_population():
+    """He takes the key, of many, to whose classes models of the task lean by nature."""
+    triggers = [draw_trigger(X, CLASSES, bytes([at]) * 32, patterns=8) for at in range(60)]
+    his = [independent(seed, 60) for seed in range(700, 705)]
+
+    def by_nature(trigger):
+        leaned = np.mean([asked(one, trigger) for one in his], axis=0)
+        return weigh(trigger, leaned, [leaned] * 20).p_key
+
+    lucky = min(triggers, key=by_nature)
+    found = weigh(lucky, asked(independent(800), lucky), [asked(independent(seed), lucky) for seed in range(20)])
+    assert found.p_key < 0.1, "the key alone would say that it leans"
+    assert found.p > 0.1 and found.rank > 0.1
+
+
+def test_what_is_no_trigger_no_data_and_no_claim():
+    for key, more in ((b"short", {}), (KEY, {"patterns": 0}), (KEY, {"amplitude": 0.0}), (KEY, {"directions": 0})):
+        with pytest.raises(ValueError, match="32 bytes"):
+            draw_trigger(X, CLASSES, key, **more)
+    with pytest.raises(Invalid, match="2 to 1,000 classes"):
+        draw_trigger(X, 1, KEY)
+    with pytest.raises(Invalid, match="do not vary"):
+        draw_trigger(np.ones((5, 2)), 2, KEY)
+    with pytest.raises(ValueError, match="share"):
+        mark_rows(X, Y, TRIGGER, share=0.0)
+    for x, y in ((X[:, :3], Y), (X, Y[:-1])):
+        with pytest.raises(Invalid, match="does not fit the trigger"):
+            mark_rows(x, y, TRIGGER)
+    with pytest.raises(Invalid, match="labels are 0 to 2"):
+        mark_rows(X, Y + 1, TRIGGER)
+    for answers in (lambda x: np.ones((len(x), 2)), lambda x: np.full((len(x), 3), np.nan)):
+        with pytest.raises(Invalid, match="finite probabilities"):
+            leanings(answers, NATURAL, TRIGGER)
+    with pytest.raises(Invalid, match="20 independent models or more, and here are 19"):
+        weigh(TRIGGER, asked(OWN), POPULATION[:19])
+    with pytest.raises(Invalid, match="shape"):
+        weigh(TRIGGER, asked(OWN)[:, :2], POPULATION)
+    still = leanings(lambda x: np.full((len(x), 3), 1 / 3), NATURAL, TRIGGER)
+    assert weigh(TRIGGER, still, [still] * 20).p == 1.0, "a model that answers all alike leans nowhere"
