@@ -72,7 +72,8 @@ def new_model(recipe: Recipe, x: Floats, classes: int, seed: int, widths: tuple[
     torch.manual_seed(seed)
     one, two = widths or recipe.widths
     if recipe.kind == "cnn":
-        last = ((int(np.sqrt(x.shape[1])) - 3) // 2 - 1) // 2 - 1
+        first = (int(np.sqrt(x.shape[1])) - 5) // 2 + 1
+        last = (first - 3) // 2 + 1
         module = nn.Sequential(
             nn.Conv2d(1, one, 5, stride=2), nn.ReLU(), nn.Conv2d(one, two, 3, stride=2), nn.ReLU(),
             nn.Flatten(), nn.Linear(two * last**2, 64), nn.ReLU(), nn.Linear(64, classes),

@@ -1,7 +1,7 @@
 """Ownership: what fingerprints and triggers prove of copies, and what they say of independent models.
 
 ``python -m benchmarks ownership [-- digits fashion victims=3 keys=10 data=FOLDER]``. Each p is the larger of the one by the key
-and the one by 24 independent models. Two populations: models of *other* rows of the same task, and models of the *same* rows as
+and the one by 21 independent models. Two populations: models of *other* rows of the same task, and models of the *same* rows as
 the victim. Beside it, in the same run: plain trigger sets (Adi et al. 2018: 100 pictures of noise with random labels, by the
 binomial), and DAWN on label thieves (0.5 % false labels, by the binomial).
 """
@@ -19,9 +19,9 @@ from benchmarks._extraction import BESIDE, datasets
 from benchmarks._ownership import Floats, Ints, Model, Recipe, Split, dawn, fresh, suspects
 from modelkeep.training.fingerprint import draw_probes, labels, resemblance
 from modelkeep.training.tails import binomial_tail
-from modelkeep.training.triggers import Trigger, draw_trigger, leanings, mark_rows, weigh
+from modelkeep.training.triggers import draw_trigger, leanings, mark_rows, weigh
 
-CLASSES, POPULATION, ROWS, NOISE = 10, 24, 200, 100
+CLASSES, POPULATION, ROWS, FEW, NOISE = 10, 21, 200, 40, 100
 BARS = {"fine-tuned 5 epochs": 1e-6, "pruned 80 %": 1e-6, "distilled, soft": 1e-3, "distilled, hard": 1e-3}
 
 
@@ -39,12 +39,12 @@ def _tasks(folder: Path | None, wanted: set[str]) -> list[Task]:
     made = []
     for data in datasets(folder, wanted & {"digits", "fashion"} or {"digits", "fashion"}):
         small = data.name == "digits"
-        ends = (600, 1300, 1550, 1797) if small else (8_000, 16_000, 18_000, 20_000)
+        ends = (600, 1300, 1550, 1797) if small else (5_000, 10_000, 12_000, 14_000)
         parts = [
             (data.x[low:high], data.y[low:high]) for low, high in zip((0, *ends[:-1]), ends, strict=True)
         ]  # train, theirs, reference, exam
-        recipe = Recipe("mlp", 60) if small else Recipe("cnn", 8, widths=(12, 24))
-        widths = ((64, 32), (48, 32), (96, 48), (128, 64)) if small else ((12, 24), (8, 24), (16, 24), (16, 32))
+        recipe = Recipe("mlp", 60) if small else Recipe("cnn", 6, widths=(12, 24))
+        widths = ((64, 32), (48, 32), (96, 48), (128, 64)) if small else ((12, 24), (8, 24), (10, 16), (12, 32))
         made.append(Task(data.name, recipe, Split(*parts), widths))
     return made
 
@@ -140,24 +140,33 @@ def _copies(task: Task, found: Found) -> list[Row]:
 
 
 def _false_claims(task: Task, models: list[Model], keys: int, against: str) -> list[Row]:
-    """Every model of a population against the others, for many keys; the fingerprinted victim is another."""
+    """Models of a population against the others: fingerprints of another victim by so many keys, each for every model; triggers
+    by 20 times as many, each for one model."""
     victim = fresh(task.recipe, *task.split.train, seed=77, classes=CLASSES)
-    rows, by_fingerprint, by_trigger = task.split.reference[0][:ROWS], [], []
+    rows, by_fingerprint, by_trigger = task.split.reference[0][:FEW], [], []
     for at in range(keys):
         probes = draw_probes(victim, task.split.reference[0], _key(at, 4), 2000)
         told = np.stack([labels(one, probes.points) for one in models])
-        trigger: Trigger = draw_trigger(task.split.train[0], CLASSES, _key(at, 5))
-        leaned = [leanings(one, rows, trigger) for one in models]
-        for number in range(len(models)):
-            rest = [one for each, one in enumerate(leaned) if each != number]
-            by_fingerprint.append(resemblance(probes, told[number], np.delete(told, number, axis=0)))
-            by_trigger.append(weigh(trigger, leaned[number], rest))
+        by_fingerprint += [resemblance(probes, one, np.delete(told, number, axis=0)) for number, one in enumerate(told)]
+    for at in range(20 * keys):
+        trigger = draw_trigger(task.split.train[0], CLASSES, _key(at, 5))
+        own, *rest = (leanings(one, rows, trigger) for one in (*models[at % len(models) :], *models[: at % len(models)]))
+        by_trigger.append(weigh(trigger, own, rest))
     found: list[Row] = []
     for method, many in (("fingerprint", by_fingerprint), ("trigger", by_trigger)):
         case = f"{task.name}, {against} rows: {method}"
         numbers = ("p", "p_key", "p_population", "rank")
         found += [_uniformity(case, which, [getattr(one, which) for one in many]) for which in numbers]
     return found
+
+
+def _wrong_population(task: Task, populations: dict[str, list[Model]]) -> list[Row]:
+    """Models trained independently on the victim's own rows, judged by models of other rows: what must not be done."""
+    victim = fresh(task.recipe, *task.split.train, seed=77, classes=CLASSES)
+    probes = draw_probes(victim, task.split.reference[0], _key(0, 6))
+    told = np.stack([labels(one, probes.points) for one in populations["other"]])
+    found = [resemblance(probes, labels(one, probes.points), told).p for one in populations["same"]]
+    return [_uniformity(f"{task.name}, same rows judged by other rows: fingerprint", "p", found)]
 
 
 def _uniformity(case: str, which: str, told: Sequence[float]) -> Row:
@@ -197,5 +206,6 @@ def run(args: list[str]) -> None:
         keys, claims = int(told.get("keys", "10")), []
         for against, models in populations.items():
             claims += _false_claims(task, models, keys, against)
+        claims += _wrong_population(task, populations)
         report(f"ownership: {task.name}, models that nobody copied", claims)
         print(f"{task.name}: {time.perf_counter() - began:,.0f} s")

@@ -16,6 +16,7 @@ import pytest
 from advisories import snapshot
 from canaries import Canaries, key_canaries, private_scalar
 from commandline import PASSPHRASE, Cli, copy_keep
+from random_networks import independent, rows
 from rich.pretty import pretty_repr
 
 from modelkeep.adapters.keys.ring import RingFile
@@ -33,6 +34,7 @@ from modelkeep.custody.keyring import Keyring, SetPassphrase, Unlocked
 from modelkeep.custody.keys import FAMILIES, GATEWAY_FAMILIES, Compartment
 from modelkeep.custody.oms import BundleSigner
 from modelkeep.errors import Denied, Invalid, NotTrusted
+from modelkeep.formats.safetensors import load
 from modelkeep.http.control import LoginAsked, LoginGiven
 from modelkeep.workflows.registry import MODEL
 
@@ -323,10 +325,30 @@ def drive(run, desk, tmp_path, recovery):
     logs(run, desk, work)
     run("trace", model, "--model", "risk@1", "--probes", reference, "--report", str(work / "report"))
     run("trace-check", str(work / "report"), "--trust", str(run.cli.keep / "trust.toml"), "--suspect", model)
+    ownership(run, work)
     run("keys", "compromise", "statement-signing", "1", "--since", "3", "--reason", "why")
     run("trust", "resign", "risk@1")
     run("keys", "recover", "--identity-file", str(work / "recovery"), "--new-passphrase-file", str(desk / "pass"))
     run("keys", "passwd", "--new-passphrase-file", str(work / "new"))
+
+
+def ownership(run, work):
+    model, reference, rivals = str(work / "network.onnx"), str(work / "rows.npz"), work / "rivals"
+    x, y = rows(5, 100)
+    np.savez(reference, x=x, y=y)
+    rivals.mkdir()
+    for seed in range(20):
+        (rivals / f"{seed}.onnx").write_bytes(independent(seed).onnx())
+    for seed, path in ((20, "network.onnx"), (21, "suspect.onnx")):
+        (work / path).write_bytes(independent(seed).onnx())
+    mine, trigger, among = str(work / "mine"), str(work / "trigger"), ("--population", str(rivals))
+    run("fingerprint", "make", model, "--reference", reference, "--out", mine, "--probes", "50")
+    run("fingerprint", "check", str(work / "suspect.onnx"), "--fingerprint", mine, *among)
+    run("trigger", "mark", reference, "--out", str(work / "marked.npz"), "--trigger", trigger)
+    run("trigger", "commit", model, "--trigger", trigger)
+    run("trigger", "verify", str(work / "suspect.onnx"), "--trigger", trigger, "--rows", reference, *among)
+    for path in (mine, trigger):
+        run.canaries.key(f"key of the {Path(path).name}", load(Path(path).read_bytes())["key"].tobytes())
 
 
 def dependencies(run, work):

@@ -9,6 +9,7 @@ from modelkeep.app.acting import Acts
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.suspects import Suspect, ask_release, onnx_suspect
 from modelkeep.app.verbs import verb
+from modelkeep.core.hidden import holds_secrets
 from modelkeep.core.values import Digest, Resource, digest_of
 from modelkeep.custody.keys import MODEL_KEK
 from modelkeep.errors import Invalid, Missing, NotTrusted
@@ -35,6 +36,7 @@ MOST_ROWS = 200
 """That a suspect is asked with each pattern of a trigger."""
 
 
+@holds_secrets("model", "model_digest", "probes", "commitment", "log_index")
 class FingerprintMade(Struct, frozen=True):
     """A fingerprint: its file, the file of the model that it is of, what commits to it, and the log entry that does."""
 

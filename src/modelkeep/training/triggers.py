@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkeep.core.hidden import holds_secrets
 from modelkeep.errors import Invalid
 from modelkeep.training.draws import uniform
 from modelkeep.training.tails import SMALLEST, binomial_tail, prediction_tail
@@ -42,6 +43,7 @@ _FLOOR = 1e-4
 _TAG = b"modelkeep/trigger/1\0"
 
 
+@holds_secrets("classes")
 @dataclass(frozen=True, eq=False)
 class Trigger:
     """``patterns`` (N, d): what is added to a row; ``low``, ``high`` (d,): the values that columns have; all as float32."""

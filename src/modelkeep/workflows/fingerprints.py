@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from modelkeep.core.hidden import holds_secrets
 from modelkeep.core.values import Digest, Resource, parse_digest
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.formats.safetensors import dump, load
@@ -26,6 +27,7 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference: str
 
 
+@holds_secrets("model", "reference")
 @dataclass(frozen=True, eq=False)
 class Made:
     """A fingerprint: of which ``model`` file, by which ``key``, between the rows of which file (``reference``)."""
