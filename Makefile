@@ -8,8 +8,7 @@ TESTS  := -n 3 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-extraction bench-weightmark audit clean
-.PHONY: help demo test check bench bench-extraction bench-ownership audit clean
+.PHONY: help demo test check bench bench-extraction bench-weightmark audit clean bench-ownership
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
