@@ -325,3 +325,39 @@ def test_labels_alone_are_traced_once_a_review_had_the_account_deceived(stolen, 
     assert first["account"] == "alice" and first["p"] < 1e-6 < 0.05 < second["p"]
     assert first["statistics"]["false"] > 6 and "false" not in second["statistics"]
     assert list(checked["p"].values()) == [pytest.approx(first["p"], rel=1e-6)]
+
+
+def test_flipped_labels_are_asked_for_in_a_review_recorded_traced_and_taken_back(stolen, tmp_path):
+    """As above, with so few false answers that a customer would hardly notice."""
+    cli, _, keep = stolen
+    rng = np.random.default_rng(11)
+    rows = (rng.normal(size=(600, 6)) * 2.5).astype(np.float32)
+    token = keep.key_issue(account="bob", quota=10_000).token
+    assert "percent" in cli("review", "bob", "--outcome", "deceived", "--reason", "x", "--flips", "0.5", code=2).err
+    assert "0.1% to 10%" in cli("review", "bob", "--outcome", "cleared", "--reason", "x", "--flips", "5%", code=2).line()
+    with live(keep) as gateway, gateway.client(token) as client:
+        truth = ask(client, rows[:6]).argmax(axis=1)
+        cli("review", "bob", "--outcome", "deceived", "--reason", "his labels are on sale", "--flips", "5%", code=0)
+        labels = np.concatenate([ask(client, rows[at : at + 50]) for at in range(0, 600, 50)]).argmax(axis=1)
+        assert np.array_equal(np.concatenate([ask(client, row[None]) for row in rows[:50]]).argmax(axis=1), labels[:50])
+        gateway.service.gateway._flips = {}.get  # the review was not read there yet
+        assert client.post(INFER, content=question(rows[:1])).status_code == 503
+        gateway.service.gateway._flips = keep.premises.decisions().flipping
+        keep.review(account="bob", outcome="cleared", reason="it was another")
+        assert np.array_equal(ask(client, rows[:6]).argmax(axis=1), truth)
+        assert gateway.errors == []
+    copy = ExtraTreesClassifier(20, random_state=1).fit(rows, labels)
+    proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
+    (tmp_path / "copy.onnx").write_bytes(proto.SerializeToString())
+    with speaking(OnnxRuntime((tmp_path / "copy.onnx").read_bytes())) as server:
+        server.labels = True
+        address = f"http://127.0.0.1:{server.server_port}/v2/models/iris/versions/1"
+        found = cli("trace", address, "--model", "iris@1", "--report", str(tmp_path / "case"), "--json", code=0).json
+        checked = check(stolen, tmp_path / "case", "--suspect", address, "--json", code=0).json
+    first, second = found["accounts"]
+    assert first["account"] == "bob" and first["p"] < 1e-9 < 0.05 < second["p"]
+    assert first["statistics"]["flips"] > 9 and "flips" not in second["statistics"]
+    assert list(checked["p"].values()) == [pytest.approx(first["p"], rel=1e-6)]
+    assert "5.0% of its labels were flipped" in (tmp_path / "case" / "report.html").read_text()
+    (accused,) = json.loads((tmp_path / "case" / "report.json").read_bytes())["predicate"]["accused"]
+    assert accused["flips"] == 0.05

@@ -134,6 +134,7 @@ def open_gateway(
         clock=clock,
         terms=Terms(epsilon=extraction.epsilon, contact=extraction.contact),
         networks=_networks(keyring) if "network" in extraction.clusters else None,
+        flips=decisions.flipping,
     )
     start = Upstreams(settings.upstream, directory, report).runtime
     runtimes = traces.runtime(start) if traces else start

@@ -21,6 +21,7 @@ from modelkeep.core.values import ReleaseState, to_json
 from modelkeep.custody.releases import QUARANTINE
 from modelkeep.custody.trust import origin_of
 from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.extraction.flips import LEAST_SHARE, MOST_SHARE
 from modelkeep.extraction.ladder import Rung
 from modelkeep.operations import incidents
 from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
@@ -147,17 +148,20 @@ class OversightVerbs(Acts):
         return _incident(done)
 
     @verb("review")
-    def review(self, *, account: str, outcome: str, reason: str, false_alarm: bool = False) -> Reviewed:
+    def review(self, *, account: str, outcome: str, reason: str, false_alarm: bool = False, flips: float = 0.0) -> Reviewed:
         """Decide about an accused account: ``cleared`` forgets its evidence, ``confirmed`` disables it, ``deceived`` puts it on
         the last rung of the ladder; another review takes that back.
 
-        ``false_alarm``: the account was accused wrongly, which the next calibration must know. Raises Missing, Invalid, Denied
-        (one's own account).
+        ``false_alarm``: the account was accused wrongly, which the next calibration must know; ``flips``: of a deceived one,
+        the share of its answers whose labels are flipped, 0.001 to 0.1, in place of the regions that the ladder says. Raises
+        Missing, Invalid, Denied (one's own account).
         """
         if outcome not in OUTCOMES:
             raise Invalid(f"{outcome[:40]!r} is no outcome of a review: use {' or '.join(OUTCOMES)}")
         if false_alarm and outcome != "cleared":
             raise Invalid("a false alarm is cleared: no other outcome fits it")
+        if flips and (outcome != "deceived" or not LEAST_SHARE <= flips <= MOST_SHARE):
+            raise Invalid(f"labels are flipped for a deceived account, {LEAST_SHARE:.1%} to {MOST_SHARE:.0%} of them")
         if not reason.strip():
             raise Invalid("say why: a review is logged with its reason")
         if outcome == "deceived" and self.premises.ladder.of(self.premises.registry().book).steps[Rung.SANCTION].refuse:
@@ -166,6 +170,7 @@ class OversightVerbs(Acts):
         if owner.name == self.actor.account:
             raise Denied("nobody reviews the evidence against their own account: ask another administrator")
         feedback = {"false_alarm": "true"} if false_alarm else {}
+        feedback |= {"flips": repr(float(flips))} if flips else {}
         index = self.act(REVIEW, owner.subject, outcome=outcome, reason=reason, **feedback)
         if outcome == "confirmed" and not owner.disabled:
             scan = self.premises.records.scan

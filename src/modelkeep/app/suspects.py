@@ -1,6 +1,6 @@
 """Tracing a suspect model: what every account asked, from the audit logs, against what the suspect has learnt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,13 +29,13 @@ from modelkeep.formats.safetensors import load
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.recovery import read_bodies
 from modelkeep.workflows import upstream
-from modelkeep.workflows.decisions import decisions_of
+from modelkeep.workflows.decisions import Review, decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.tracereport import Claim, Opened
 
 Rows = NDArray[np.float64]
-PREDICT, DECEIVED = "predict", "deceived"
+PREDICT, DECEIVED, FLIPPED = "predict", "deceived", "flipped"
 PROBES = ("data", "beacon", "log")
 DRAWN = 2_000
 """Probes that are drawn where none are handed in."""
@@ -71,13 +71,16 @@ class Probing(NamedTuple):
 @dataclass(frozen=True)
 class Recorded:
     """What an account asked a release, in order: ``x`` (n, d), ``served`` (n, k) as it left; ``first``: its first receipt;
-    ``deceived``: the rows (m, d) that were answered falsely in a ``share`` of the regions, the last time that it was so."""
+    ``deceived``: the rows (m, d) that were answered falsely in a ``share`` of the regions, the last time that it was so;
+    ``flipped``, ``flips``: the same of flipped labels."""
 
     x: Rows
     served: Rows
     first: str
     share: float
     deceived: Rows
+    flips: float
+    flipped: Rows
 
 
 def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
@@ -109,7 +112,9 @@ class Traces:
         recorded = recorded_answers(self._here, self._registry, self._ref)
         master = self._keyring.secret(WATERMARK)
         trails = [
-            AccountTrail(subject, account_key(master, subject, self._ref), one.x, one.share, one.deceived)
+            AccountTrail(
+                subject, account_key(master, subject, self._ref), one.x, one.share, one.deceived, one.flips, one.flipped
+            )
             for subject, one in recorded.items()
         ]
         heard = hear(thief, victim, probes)
@@ -155,6 +160,7 @@ class Traces:
             statistics=one.statistics,
             heard=one.heard,
             lied=one.lied,
+            flipped=one.flipped,
             served=recorded.served[first_asked(recorded.x)],
             proof=self._registry.prove(entry).encode(),
             first=first,
@@ -220,10 +226,10 @@ def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) ->
 
     Needs the key family ``audit-subject``. Raises NotTrusted, Unavailable.
     """
-    epochs = decisions_of(registry.view, premises.trust).epochs()
-    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, epochs)
+    decisions = decisions_of(registry.view, premises.trust)
+    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, decisions.epochs())
     ladders = premises.ladder.history(registry.book)
-    found: dict[str, _Parts] = {}
+    found: dict[str, list[_Part]] = {}
     for instance in premises.audit_instances():
         origin = premises.audit_origin(instance)
         vkey = encode_vkey(origin, premises.trust.audit_key)
@@ -234,24 +240,52 @@ def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) ->
                 body = keys.open(sealed, entry.subject, str(ref))
             except Missing:
                 continue
-            share = 0.0
+            share = flips = 0.0
             if entry.outcome == DECEIVED:
                 share = [ruled.ladder for ruled in ladders if ruled.at <= entry.t][-1].steps[Rung.SANCTION].deceive
+            elif entry.outcome == FLIPPED:
+                flips = _flips(decisions.reviews.get(entry.subject, ()), entry.t)
             found.setdefault(entry.subject, []).append(
-                (entry.t, f"{instance}/{index}", body.inputs(), body.served_probs(), share)
+                _Part(entry.t, f"{instance}/{index}", body.inputs(), body.served_probs(), share, flips)
             )
     return {subject: _joined(parts) for subject, parts in found.items()}
 
 
-_Parts = list[tuple[int, str, Rows, Rows, float]]
-"""Time, receipt, questions, answers and the share of false regions of each record."""
+class _Part(NamedTuple):
+    """One record of an answer: time, receipt, questions, answers, and the shares of false regions and of flipped labels."""
+
+    t: int
+    receipt: str
+    x: Rows
+    served: Rows
+    share: float
+    flips: float
 
 
-def _joined(parts: _Parts) -> Recorded:
-    x, served = (np.concatenate([part[at] for part in parts]) for at in (2, 3))
-    share = max(parts, key=lambda part: (part[4] > 0.0, part[0]))[4]
-    false = [part[2] for part in parts if share and part[4] == share]
-    return Recorded(x, served, min(parts)[1], share, np.concatenate(false) if false else x[:0])
+def _flips(reviews: Sequence[Review], t: int) -> float:
+    """The share of flipped labels in force at ``t``: of the last review before it that said one, else of the first after it,
+    for the clocks of two machines differ."""
+    said = [review for review in reviews if review.flips]
+    before = [review.flips for review in said if review.at <= t]
+    return before[-1] if before else said[0].flips if said else 0.0
+
+
+def _joined(parts: list[_Part]) -> Recorded:
+    parts.sort(key=lambda part: part.t)  # in order over all gateways: an e-value looks at the first question of each region
+    x, served = np.concatenate([part.x for part in parts]), np.concatenate([part.served for part in parts])
+    share = next((part.share for part in reversed(parts) if part.share), 0.0)
+    flips = next((part.flips for part in reversed(parts) if part.flips), 0.0)
+    false = [part.x for part in parts if share and part.share == share]
+    flipped = [part.x for part in parts if flips and part.flips == flips]
+    return Recorded(
+        x,
+        served,
+        parts[0].receipt,
+        share,
+        np.concatenate([x[:0], *false]),
+        flips,
+        np.concatenate([x[:0], *flipped]),
+    )
 
 
 def recorded_questions(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Rows]:

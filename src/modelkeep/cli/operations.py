@@ -72,20 +72,40 @@ def incident_resolve(ctx: Context, incident_id: str, note: str) -> None:
     ctx.out.show(done, f"{done.id} is {done.state}")
 
 
+def _percent(_context: click.Context, _param: click.Parameter, said: str) -> float:
+    """A share that is said in percent, such as ``0.5%``; 0 when nothing is said."""
+    if not said:
+        return 0.0
+    try:
+        share = float(said.removesuffix("%")) / 100.0 if said.endswith("%") else 0.0
+    except ValueError:
+        share = 0.0
+    if not share > 0.0:
+        raise click.BadParameter(f"{said!r} is no share in percent, such as 0.5%")
+    return share
+
+
 @click.command(epilog="Example: modelkeep review alice --outcome cleared --reason 'penetration test, agreed'")
 @click.argument("account")
 @click.option("--outcome", type=click.Choice(OUTCOMES), required=True, help="The decision.")
 @click.option("--reason", required=True, help="Why; it is logged.")
 @click.option("--false-alarm", is_flag=True, help="It was accused wrongly: the next calibration must know.")
+@click.option(
+    "--flips",
+    metavar="PERCENT",
+    default="",
+    callback=_percent,
+    help="Deceive by flipping so many labels, such as 0.5%, and not by regions.",
+)
 @click.pass_obj
-def review(ctx: Context, account: str, outcome: str, reason: str, false_alarm: bool) -> None:
+def review(ctx: Context, account: str, outcome: str, reason: str, false_alarm: bool, flips: float) -> None:
     """Decide about an account that the extraction evidence accuses.
 
     'cleared' forgets its evidence so far and lets it ask again; 'confirmed' disables the account; 'deceived' gives it answers
     of which a part is false, marked and recorded as such. Another review takes a decision back; a disabled account is enabled
     with 'modelkeep user enable'.
     """
-    done = ctx.call(Keep.review, account=account, outcome=outcome, reason=reason, false_alarm=false_alarm)
+    done = ctx.call(Keep.review, account=account, outcome=outcome, reason=reason, false_alarm=false_alarm, flips=flips)
     ctx.out.show(done, f"{done.account}: {done.outcome} (log entry {done.log_index})")
 
 

@@ -6,6 +6,7 @@ the account's key, which was committed to before its first answer, knows every o
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +18,22 @@ Floats = NDArray[np.float64]
 
 def deceived(marker: Marker, x: Floats, probs: Floats, share: float) -> Floats:
     """Answers of which about ``share`` have another class on top. ``x``: (b, d); ``probs``: (b, k), marked; a new array."""
+    top = probs.argmax(axis=1).tolist()
+    cells = marker.cells_of(x).tolist()
+    return exchanged(probs, [is_false(marker.falsity, cell, at, share) for cell, at in zip(cells, top, strict=True)])
+
+
+def exchanged(probs: Floats, false: Sequence[bool] | NDArray[np.bool_]) -> Floats:
+    """``probs`` (b, k) with the two leading classes of the rows that are ``false`` (b,) in each other's place; a new array. One
+    class stays what it is."""
     out = np.array(probs, dtype=np.float64)
     if probs.shape[1] < 2:
         return out
-    top = out.argmax(axis=1)
-    for row, cell in enumerate(marker.cells_of(x).tolist()):
-        if is_false(marker.falsity, cell, int(top[row]), share):
-            first, second = np.argsort(-out[row], kind="stable")[:2]
-            out[row, [first, second]] = out[row, [second, first]]
-            if out[row].argmax() == first:  # a tie, which the earlier class wins
-                out[row, second] = np.nextafter(out[row, first], 2.0)
+    for row in np.flatnonzero(np.asarray(false, dtype=bool)):
+        first, second = np.argsort(-out[row], kind="stable")[:2]
+        out[row, [first, second]] = out[row, [second, first]]
+        if out[row].argmax() == first:  # a tie, which the earlier class wins
+            out[row, second] = np.nextafter(out[row, first], 2.0)
     return out
 
 

@@ -45,7 +45,8 @@ class Step:
     = it never leads here). The alarm holds from 1 / alpha, the last rung by a review. ``grain``: confidences are multiples of
     1 / grain, 0 = only the label is told; ``rate``: factor on the account's rate limits; ``step_up``: a recent second factor
     is asked for; ``work``: each row is answered for 2^work hashes, 0 = for none (with ``step_up``, either does); ``refuse``:
-    nothing is answered; ``deceive``: share of the questions whose answer is false.
+    nothing is answered; ``deceive``: share of the regions whose answers are false; ``flips``: share of the spots whose labels
+    are flipped, as one account's review says, and no table.
     """
 
     odds: float
@@ -56,6 +57,7 @@ class Step:
     refuse: bool = False
     deceive: float = 0.0
     work: int = 0
+    flips: float = 0.0
 
     told: str = field(init=False)
     """What an API user is told about the answers here; made once, for it goes with answers."""

@@ -74,14 +74,13 @@ def cells_of(profile: Profile) -> Cells:
 class Marker:
     """Marks the answers of one account to one release.
 
-    ``key``: the account key k_u, 32 bytes; ``epsilon``: most L1 change of an answer; ``decimals``: what the answer is
-    rounded to afterwards (a symbol that rounding would swallow is not placed). ``falsity``: key of false answers. Raises
-    Invalid (key length, epsilon outside 0 ... 0.5).
-    """
+        ``key``: the account key k_u, 32 bytes; ``epsilon``: most L1 change of an answer; ``decimals``: what the answer is
+    ``falsity``: key of false answers. Raises"""
 
     def __init__(self, key: bytes, cells: Profile | Cells, epsilon: float = 0.05, decimals: int = 4) -> None:
         if len(key) != 32 or not 0.0 <= epsilon <= 0.5:
             raise Invalid(f"a marker needs a 32-byte key and epsilon in 0 ... 0.5, not {len(key)} bytes and {epsilon}")
+        self.key = key
         self._fine = hkdf(key, salt=b"", info=b"modelkeep/trace-fine/1")
         self._smooth = hkdf(key, salt=b"", info=b"modelkeep/trace-smooth/1")
         self.falsity = hkdf(key, salt=b"", info=b"modelkeep/deceive/1")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from modelkeep.errors import Invalid
 from modelkeep.extraction.deceive import is_false
 from modelkeep.extraction.evidence import fingerprints
+from modelkeep.extraction.flips import Flipper, Spots, Told, first_of, flip_scores, spots_of
 from modelkeep.extraction.perturb import Cells, Code, Marker
 from modelkeep.extraction.profile import Profile
 
@@ -50,7 +51,8 @@ class Heard:
 @dataclass(frozen=True, slots=True, eq=False)
 class AccountTrail:
     """What one account asked: ``x`` (n, d) in order, ``key`` its 32-byte account key; ``deceived``: of these the rows that it
-    asked while a review had it answered falsely in a ``share`` of the regions, 0 = it never was.
+    asked while a review had it answered falsely in a ``share`` of the regions, 0 = it never was; ``flipped``, ``flips``: the
+    same of flipped labels.
     """
 
     subject: str
@@ -58,6 +60,8 @@ class AccountTrail:
     x: Floats
     share: float = 0.0
     deceived: Floats | None = None
+    flips: float = 0.0
+    flipped: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,12 +72,21 @@ class Lied:
     heard: Heard
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Flipped:
+    """What an account asked while the labels in a ``share`` of the ``spots`` were flipped for it, in order."""
+
+    share: float
+    spots: Spots
+    heard: Heard
+
+
 @dataclass(frozen=True, slots=True)
 class TraceResult:
     """``p_value``: chance of evidence this strong for a suspect independent of the account's key; ``p_bonferroni``: times the
     number of accounts, at most 1; ``statistics``: log10 of the e-values, by kind, and how many questions and cells they rest
-    on; ``heard``: the distinct questions, and both models' answers, None of an account that asked nothing; ``lied``: those of a
-    deceived one.
+    on, and of all together (``all``); ``heard``: the distinct questions, and both models' answers, None of an account that
+    asked nothing; ``lied``, ``flipped``: those of a deceived one.
     """
 
     subject: str
@@ -82,6 +95,7 @@ class TraceResult:
     statistics: dict[str, float]
     heard: Heard | None = None
     lied: Lied | None = None
+    flipped: Flipped | None = None
 
 
 def probe_seed(beacon: bytes, suspect: bytes) -> int:
@@ -125,12 +139,19 @@ class Reading:
         return len(self._probes.x)
 
     def weigh(
-        self, key: bytes, cells: Profile | Cells, asked: Heard | None, *, lied: Lied | None = None, decimals: int = 4
+        self,
+        key: bytes,
+        cells: Profile | Cells,
+        asked: Heard | None,
+        *,
+        lied: Lied | None = None,
+        flipped: Flipped | None = None,
+        decimals: int = 4,
     ) -> tuple[float, dict[str, float]]:
         """The p-value for one account key, and log10 of its e-values by kind.
 
-        ``asked``: the account's distinct questions, None = read the probes alone; ``lied``: what it asked while it was
-        deceived; ``decimals``: as served.
+        ``asked``: the account's distinct questions, None = read the probes alone; ``lied``, ``flipped``: what it asked while it
+        was deceived; ``decimals``: as served.
         """
         marker = Marker(key, cells, self._epsilon, decimals)
         code = marker.code(self._probes.x, self._probes.clean)
@@ -143,11 +164,16 @@ class Reading:
         if lied is not None:
             false = _false_evidence(marker, lied, self._probes)
             total = _log_mean(np.array([total, false]))
+        flips = 0.0 if flipped is None else _flip_evidence(key, flipped, self._probes)
+        if flipped is not None:  # by a key of its own, of questions in their order: the product is an e-value, too
+            total = _log_mean(np.array([total, flips, total + flips]))
         p = max(min(1.0, math.exp(-max(total, 0.0))) if total < 690 else SMALLEST, SMALLEST)
         statistics = {"questions": float(0 if asked is None else len(asked.x)), "probes": float(len(self._probes.x))}
         statistics |= {f"fine-{name}": value / math.log(10) for name, value in zip(self._readers, fine, strict=True)}
         statistics |= {f"smooth-{name}": value / math.log(10) for name, value in zip(self._readers, smooth, strict=True)}
-        return p, statistics | ({"false": false / math.log(10)} if lied is not None else {})
+        statistics |= {"false": false / math.log(10)} if lied is not None else {}
+        statistics |= {"flips": flips / math.log(10)} if flipped is not None else {}
+        return p, statistics | {"all": total / math.log(10)}
 
 
 def hear(suspect: Predict, victim: Predict, x: Floats) -> Heard:
@@ -181,8 +207,12 @@ def trace(
         lied = None
         if trail.share and trail.deceived is not None and len(trail.deceived):
             lied = Lied(trail.share, hear(suspect, victim, trail.deceived[first_asked(trail.deceived)]))
-        p, statistics = reading.weigh(trail.key, profile, asked, lied=lied, decimals=decimals)
-        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics, asked, lied))
+        flipped = None
+        if trail.flips and trail.flipped is not None and len(trail.flipped):
+            told = hear(suspect, victim, trail.flipped[first_asked(trail.flipped)])
+            flipped = Flipped(trail.flips, spots_of(profile), told)
+        p, statistics = reading.weigh(trail.key, profile, asked, lied=lied, flipped=flipped, decimals=decimals)
+        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics, asked, lied, flipped))
     return sorted(results, key=lambda result: (result.p_value, result.subject))
 
 
@@ -284,6 +314,19 @@ def _false_evidence(marker: Marker, lied: Lied, probes: Heard) -> float:
     asked = np.array([first[region][0] if region in first else 0.0 for region in regions])
     probed = np.array([np.sum(there[region]) / np.sqrt(len(there[region])) if region in there else 0.0 for region in regions])
     return _log_mean(np.array([_log_false(scores, false, lied.share) for scores in (asked, probed, asked + probed)]))
+
+
+def _flip_evidence(key: bytes, flipped: Flipped, probes: Heard) -> float:
+    """Log e-value of flipped labels: each spot is flipped with the probability ``share`` for a suspect independent of the key.
+
+    The first question in each spot counts. Mean of the e-values of the two ways to read a suspect.
+    """
+    flipper, heard = Flipper(key, flipped.spots), flipped.heard
+    names = flipper.names(heard.x)
+    first = first_of(names)
+    scores = flip_scores(Told(heard.clean[first], heard.read[first]), Told(probes.clean, probes.read))
+    placed = flipper.flips([names[i] for i in first], flipped.share)
+    return _log_mean(np.array([_log_false(each, placed, flipped.share) for each in scores]))
 
 
 def _told_instead(marker: Marker, heard: Heard) -> dict[tuple[int, int], list[float]]:

@@ -15,6 +15,7 @@ from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import ModelkeepError
+from modelkeep.extraction.flips import LEAST_SHARE, MOST_SHARE
 from modelkeep.extraction.ladder import Ladder
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
@@ -47,11 +48,13 @@ class Allowed(msgspec.Struct, frozen=True):
 
 
 class Review(NamedTuple):
-    """What somebody decided about an account, ``at`` Unix nanoseconds."""
+    """What somebody decided about an account, ``at`` Unix nanoseconds. ``flips``: of a deceived one, the share of its answers
+    whose labels are flipped, 0 = those of regions are false."""
 
     at: int
     outcome: str
     reason: str
+    flips: float = 0.0
 
 
 class FalseAlarm(msgspec.Struct, frozen=True):
@@ -83,6 +86,8 @@ class Decisions:
         """Every act of erasure with its log index, oldest first."""
         self.sanctioned: dict[str, int] = {}
         """Subjects that the latest review on them put on the last rung of the ladder, with its log index."""
+        self.flips: dict[str, float] = {}
+        """Those of them whose labels are flipped, and in which share of the answers."""
         self.reviews: dict[str, list[Review]] = {}
         """Every review of each subject, oldest first."""
         self.allowed: dict[str, Allowed] = {}
@@ -97,6 +102,10 @@ class Decisions:
     def cleared_at(self, subject: str) -> tuple[int, ...]:
         """Unix nanoseconds of every review that cleared ``subject``, each later than the one before."""
         return self._cleared.get(subject, ())
+
+    def flipping(self, subject: str) -> float | None:
+        """The share of its labels that are flipped, of a subject on the last rung, 0 = regions are false; None of any other."""
+        return self.flips.get(subject, 0.0) if subject in self.sanctioned else None
 
     def confirmed(self) -> set[str]:
         """Subjects whose last review confirmed that they are thieves."""
@@ -177,10 +186,15 @@ class Decisions:
 
     def _reviewed(self, said: Act, index: int) -> Decision | None:
         outcome = said.detail.get("outcome", "")
-        self.reviews.setdefault(said.about, []).append(Review(said.at, outcome, said.detail.get("reason", "")))
+        flips = _share(said.detail.get("flips", "")) if outcome == DECEIVED else 0.0
+        self.reviews.setdefault(said.about, []).append(Review(said.at, outcome, said.detail.get("reason", ""), flips))
         if outcome in (CLEARED, CONFIRMED):  # what this version does not know takes nothing back
             self.sanctioned.pop(said.about, None)
         elif outcome == DECEIVED and not is_case(said.about):
+            if flips:
+                self.flips[said.about] = flips
+            else:
+                self.flips.pop(said.about, None)
             self.sanctioned[said.about] = index
         if outcome == CONFIRMED:
             self._confirmed.add(said.about)
@@ -210,6 +224,15 @@ class Decisions:
         earlier = self.archived.get(said.about)
         if earlier is None or earlier.removed is Removed.BODIES:
             self.archived[said.about] = found
+
+
+def _share(said: str) -> float:
+    """The share of flipped labels that a review says; 0 where it says none that there can be."""
+    try:
+        share = float(said)
+    except ValueError:
+        return 0.0
+    return share if LEAST_SHARE <= share <= MOST_SHARE else 0.0
 
 
 def decisions_of(view: LogView, trust: TrustRoot) -> Decisions:

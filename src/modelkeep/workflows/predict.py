@@ -9,6 +9,7 @@ import asyncio
 import struct
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.errors import NotTrusted, OverBudget, ReviewRequired, Unavailable
 from modelkeep.extraction.deceive import deceived
+from modelkeep.extraction.flips import Flipper, flipped, spots_of
 from modelkeep.extraction.ladder import DEFAULT, Rung, Step, respond, respond_one
 from modelkeep.extraction.perturb import Marker, commitment
 from modelkeep.policy.engine import KEEP, Target, model
@@ -107,8 +109,10 @@ class Gateway:
         clock: Clock,
         terms: Terms | None = None,
         networks: Networks | None = None,
+        flips: Callable[[str], float | None] = lambda _subject: 0.0,
     ) -> None:
-        """``networks``: names the network of each request in its record; None = none is recorded."""
+        """``networks``: names the network of each request in its record; None = none is recorded; ``flips``: of a subject that
+        a review put on the last rung, the share of its labels to flip, 0 = regions are false; None of any other."""
         self.limits, self._policy, self._charges = doors.limits, doors.policy, Charges(doors.step_up, doors.quotas)
         self._work = doors.work
         self._entrance = Entrance(doors, recorder, lambda: self.admitted, self._answer, clock=clock)
@@ -118,6 +122,7 @@ class Gateway:
         self._network = networks.name if networks is not None else lambda _address: b""
         self._sightings = doors.sightings
         self.admitted, self.ladder, self.renews = NOTHING, DEFAULT, ""
+        self._flips = flips
 
     def predict(self, call: Call) -> Coroutine[Any, Any, Answer]:
         """Answer one request, once it is awaited.
@@ -166,7 +171,7 @@ class Gateway:
             reply = call.form.write(served.ref, request, outputs)
             said = b"" if shown.raw is not None else _in_json(reply, served.ref, request.id, outputs)
             plain = encode_body(x, shown.raw, shown.served, said, rung, network, hidden)
-            entry = AuditEntry("predict", subject, served.text, "", "deceived" if step.deceive else outcome)
+            entry = AuditEntry("predict", subject, served.text, "", _outcome(step) or outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
             if watch is not None:
                 raw = np.empty((rows, 0)) if shown.raw is None else shown.raw
@@ -191,6 +196,8 @@ class Gateway:
         """
         rung = Rung.MARK if served.watch is None else served.watch.rung(grant.principal.subject)
         step = self.ladder.steps[rung]
+        if rung is Rung.SANCTION and step.deceive:
+            step = self._sanction(grant.principal.subject, step)
         # Without probabilities there is no label that could stand alone, and none that could be false.
         if rung >= Rung.ALARM and (step.refuse or served.outputs.probabilities is None):
             raise self._waits(rung)
@@ -198,6 +205,13 @@ class Gateway:
             asked = Question("predict", served.text, call.body, rows, call.solution)
             self._work.check(grant, asked, step.work, or_factor=step.step_up)
         return rung, step
+
+    def _sanction(self, subject: str, step: Step) -> Step:
+        """What the last rung means for this account. Raises Unavailable: its review was not read here yet."""
+        flips = self._flips(subject)
+        if flips is None:
+            raise Unavailable("what a review decided about this account is being read: ask again in a second")
+        return replace(step, deceive=0.0, flips=flips) if flips else step
 
     def _notice(self, served: Served, subject: str, rung: Rung, step: Step) -> str:
         """What an account above the lowest rung is told with its answers: how they are, until when, and whom to ask."""
@@ -234,7 +248,7 @@ class Gateway:
         if plan.probabilities is None:
             return Shown(None, b"", {spec.name: round_floats(found[spec.name]) for spec in plan.served})
         raw = probability_rows(found[plan.probabilities], len(x))
-        if step.deceive:
+        if step.deceive or step.flips:
             return self._deceive(served, x, found, marker, step)
         if len(x) == 1:
             row: list[float] = raw[0].tolist()
@@ -259,9 +273,18 @@ class Gateway:
         raw = probability_rows(found[plan.probabilities], len(x))
         label = None if plan.label is None else found[plan.label]
         top = raw.argmax(axis=1)
-        if marker is None or (label is not None and (label.dtype.kind not in "iu" or (label.reshape(-1) != top).any())):
+        if (
+            marker is None
+            or served.profile is None
+            or (label is not None and (label.dtype.kind not in "iu" or (label.reshape(-1) != top).any()))
+        ):
             raise self._waits(Rung.SANCTION)  # a label in words would give the deception away
-        shown = respond(step, deceived(marker, x, marker.apply(x, raw), step.deceive), self._terms.decimals)
+        marked = marker.apply(x, raw)
+        if step.flips:
+            false = flipped(Flipper(marker.key, spots_of(served.profile)), x, marked, step.flips)
+        else:
+            false = deceived(marker, x, marked, step.deceive)
+        shown = respond(step, false, self._terms.decimals)
         outputs: dict[str, Values] = {plan.probabilities: shown}
         if label is not None and plan.label is not None:
             outputs[plan.label] = shown.argmax(axis=1).astype(label.dtype).reshape(label.shape)
@@ -336,6 +359,11 @@ class Gateway:
     async def _shown_to(self, presented: Presented, name: str, version: int | str | None) -> Served:
         await self.permit(presented, "show", model(name))
         return self.admitted.find(name, version, self._monotonic())
+
+
+def _outcome(step: Step) -> str:
+    """The outcome of answers of which a part is false; "" where none is."""
+    return "flipped" if step.flips else "deceived" if step.deceive else ""
 
 
 def _in_json(reply: Reply, ref: ReleaseRef, request_id: str | msgspec.UnsetType, outputs: Outputs) -> bytes:

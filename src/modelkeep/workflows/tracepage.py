@@ -41,6 +41,9 @@ probes expects, clipped to ±1; no key is in it. For every λ,</p>
 <p>has mean 1. So has the mean over a fixed grid of λ, three ways to read an answer, the fresh symbols of the questions, the
 shared symbols of the probes and both together; by Markov's inequality p = 1 / e. It is multiplied by the number of
 accounts.</p>
+<p>Of an account that a review had answered falsely, F<sub>i</sub> says whether the key made the answer to question i false,
+which it does for a share q of them, and S<sub>i</sub> how much the suspect looks as if it had been taught that; then</p>
+<pre>e(λ) = Π<sub>i</sub> exp(λ S<sub>i</sub> F<sub>i</sub>) / (1 - q + q exp(λ S<sub>i</sub>))</pre>
 <h2>Run it again</h2><p>With this folder and the keep's public <code>trust.toml</code>, and no database:</p>
 <pre>modelkeep trace-check FOLDER --trust trust.toml --suspect suspect.onnx</pre>"""
 
@@ -83,9 +86,25 @@ def _account(one: Opened) -> str:
     return (
         f"<h2>{escape(one.subject)}</h2><p>p = {one.p:.2g}, {one.corrected:.2g} after Bonferroni, from {len(one.heard.x):,} "
         f"distinct questions. Its fresh symbols alone are worth e = 10<sup>{fine:.1f}</sup>, the shared ones, read on the "
-        f"probes, 10<sup>{smooth:.1f}</sup>. Entry {one.entry:,} of the releases log commits to its key, which this report "
-        "opens, and no other.</p>"
+        f"probes, 10<sup>{smooth:.1f}</sup>. {_lied(one)}Entry {one.entry:,} of the releases log commits to its key, which "
+        "this report opens, and no other.</p>"
     )
+
+
+def _lied(one: Opened) -> str:
+    """What was false for a deceived account, and what that is worth."""
+    parts = []
+    if one.lied is not None:
+        parts.append(
+            f"After a review {one.lied.share:.1%} of its regions were answered falsely, which is worth "
+            f"10<sup>{one.statistics['false']:.1f}</sup>. "
+        )
+    if one.flipped is not None:
+        parts.append(
+            f"After a review {one.flipped.share:.1%} of its labels were flipped, which is worth "
+            f"10<sup>{one.statistics['flips']:.1f}</sup>. "
+        )
+    return "".join(parts)
 
 
 def _plot(p_values: Mapping[str, float], accused: set[str], significance: float) -> str:

@@ -21,9 +21,10 @@ from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.extraction.flips import COORDINATES, Spots
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Cells, Marker, commitment
-from modelkeep.extraction.trace import Heard, Lied, Predict, Reading, first_asked
+from modelkeep.extraction.trace import Flipped, Heard, Lied, Predict, Reading, first_asked
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.predicates import Predicate, TraceCommitments
 from modelkeep.ledger.proofs import check_proof, origin_of
@@ -60,7 +61,8 @@ class Accused(msgspec.Struct, frozen=True):
     """An account whose p-value is significant. ``key``: its opened key for this release, hex; ``entry``: index in the releases
     log of the statement that commits to it; ``p``: of its own test, ``corrected``: by Bonferroni; ``carried``: recorded answers
     that are the clean answer with this key's mark, to the last decimal; ``share``: of the regions in which it was answered
-    falsely after a review, 0 = it was not; ``statistics``: log10 e-values; the rest: file names.
+    falsely after a review, 0 = it was not; ``flips``: of the spots in which its labels were flipped; ``statistics``: log10
+    e-values; the rest: file names.
     """
 
     subject: str
@@ -76,6 +78,7 @@ class Accused(msgspec.Struct, frozen=True):
     proof: str
     first: str
     share: float = 0.0
+    flips: float = 0.0
 
 
 class TraceReport(Predicate, frozen=True, kw_only=True):
@@ -112,6 +115,7 @@ class Opened:
     statistics: dict[str, float]
     heard: Heard
     lied: Lied | None
+    flipped: Flipped | None
     served: Floats
     proof: bytes
     first: bytes
@@ -147,8 +151,9 @@ def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
     accused = []
     for number, one in enumerate(claim.accused, 1):
         numbers, proof, first = (f"account-{number}.{end}" for end in ("safetensors", "tlog-proof", "first.tlog-proof"))
-        lied = {} if one.lied is None else {f"lied.{part}": array for part, array in _heard(one.lied.heard).items()}
-        files[numbers] = dump(_heard(one.heard) | lied | {"served": one.served})
+        lied = {} if one.lied is None else _heard(one.lied.heard, "lied.")
+        flipped = {} if one.flipped is None else _flipped(one.flipped)
+        files[numbers] = dump(_heard(one.heard) | lied | flipped | {"served": one.served})
         files[proof] = one.proof
         if one.first:
             files[first] = one.first
@@ -167,6 +172,7 @@ def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
                 proof=proof,
                 first=first if one.first else "",
                 share=0.0 if one.lied is None else one.lied.share,
+                flips=0.0 if one.flipped is None else one.flipped.share,
             )
         )
     said = TraceReport(
@@ -196,12 +202,13 @@ def carried(marker: Marker, heard: Heard, served: Floats, decimals: int) -> int:
     return int((np.abs(served - expected).max(axis=1) < 0.5 * 10.0**-decimals).sum())
 
 
-def _heard(heard: Heard) -> dict[str, NDArray[Any]]:
-    return {
-        "x": np.ascontiguousarray(heard.x),
-        "clean": np.ascontiguousarray(heard.clean),
-        "read": np.ascontiguousarray(heard.read),
-    }
+def _heard(heard: Heard, prefix: str = "") -> dict[str, NDArray[Any]]:
+    return {f"{prefix}{part}": np.ascontiguousarray(getattr(heard, part)) for part in ("x", "clean", "read")}
+
+
+def _flipped(flipped: Flipped) -> dict[str, NDArray[Any]]:
+    spots = {"spots.mean": flipped.spots.mean, "spots.slope": np.ascontiguousarray(flipped.spots.slope)}
+    return _heard(flipped.heard, "flipped.") | spots
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -310,7 +317,9 @@ def _computed(
     if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
         raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
     lied = Lied(one.share, _arrays(shown.more, "lied.", one.numbers)) if one.share else None
-    alone, _ = reading.weigh(_key(one), cells, shown.heard if one.questions else None, lied=lied, decimals=said.decimals)
+    flipped = _flips(shown.more, one) if one.flips else None
+    asked = shown.heard if one.questions else None
+    alone, _ = reading.weigh(_key(one), cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
     corrected = min(1.0, alone * said.accounts)
     if corrected > said.significance or alone > one.p * 1.05:  # a cell may fall to its neighbour on another processor
         raise NotTrusted(f"the p-value of {one.subject} is {alone:.2g} when it is computed again, and {one.p:.2g} is claimed")
@@ -325,6 +334,21 @@ def _computed(
             "mark", f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal"
         ),
     ]
+
+
+def _flips(arrays: Mapping[str, NDArray[Any]], one: Accused) -> Flipped:
+    """What was flipped for an account. Raises Invalid (arrays that are not there, or do not fit)."""
+    heard = _arrays(arrays, "flipped.", one.numbers)
+    try:
+        spots = Spots(*(np.asarray(arrays[f"spots.{part}"], dtype=np.float64) for part in ("mean", "slope")))
+    except KeyError as cause:
+        raise Invalid(f"{one.numbers} of the report lacks {cause}") from cause
+    columns = heard.x.shape[1]
+    if spots.mean.shape != (columns,) or spots.slope.ndim != 2 or not 0 < spots.slope.shape[1] <= COORDINATES:
+        raise Invalid(f"the spots of {one.numbers} of the report do not fit its questions")
+    if len(spots.slope) != columns or not 0.0 < one.flips < 1.0:
+        raise Invalid(f"the spots of {one.numbers} of the report do not fit its questions")
+    return Flipped(one.flips, spots, heard)
 
 
 def _asked_again(suspect: Predict, heard: Heard, name: str) -> Found:
