@@ -18,10 +18,11 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.surrogates import harden
+from modelkeep.app.suspects import recorded_answers
 from modelkeep.app.tracing import check_trace
 from modelkeep.core.values import ReleaseRef, digest_of
 from modelkeep.crypto.dsse import parse_envelope
-from modelkeep.custody.keys import WATERMARK
+from modelkeep.custody.keys import AUDIT_SUBJECT, WATERMARK
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction.perturb import commitment
 from modelkeep.extraction.profile import Profile
@@ -361,3 +362,46 @@ def test_flipped_labels_are_asked_for_in_a_review_recorded_traced_and_taken_back
     assert "5.0% of its labels were flipped" in (tmp_path / "case" / "report.html").read_text()
     (accused,) = json.loads((tmp_path / "case" / "report.json").read_bytes())["predicate"]["accused"]
     assert accused["flips"] == 0.05
+
+
+def test_accounts_that_taught_one_copy_are_accused_together(stolen, tmp_path):
+    """They signed up in one hour; the copy learnt from the answers of both."""
+    cli, folder, keep = stolen
+    keep.premises.keyring([AUDIT_SUBJECT])
+    both = recorded_answers(keep.premises, keep.premises.registry(), ReleaseRef.parse("iris@1"))
+    x, told = np.concatenate([one.x for one in both.values()]), np.concatenate([one.served for one in both.values()])
+    copy = ExtraTreesClassifier(20, random_state=1).fit(x, told.argmax(axis=1))
+    proto = to_onnx(copy, x[:1].astype(np.float32), options={id(copy): {"zipmap": False}}, target_opset=18)
+    (tmp_path / "copy.onnx").write_bytes(proto.SerializeToString())
+    case = tmp_path / "case"
+    found = cli("trace", str(tmp_path / "copy.onnx"), "--model", "iris@1", "--report", str(case), "--json", code=0).json
+    by_name = {one["name"]: one for one in found["together"]}
+    (cluster,) = [one for name, one in by_name.items() if name.startswith("signup-")]
+    assert set(cluster["accounts"]) == {"alice", "bob"} and (cluster["others"], cluster["tests"]) == (0, 1.0)
+    assert cluster["p"] < 1e-12 and "Together: " in found["verdict"]
+    ran = check(stolen, case, "--json", code=0)
+    said = [one["seen"] for one in ran.json["found"] if one["what"] == "together"]
+    assert len(said) == len(found["together"]) and len(ran.json["p"]) == 2
+    assert "together</h2>" in (case / "report.html").read_text()
+    files = {path.name: path.read_bytes() for path in case.iterdir()}
+    statement = parse_statement(parse_envelope(files["statement.json"]).unverified_payload())
+    report = predicate_of(statement, TraceReport)
+
+    def signed(**changed):
+        groups = tuple(msgspec.structs.replace(one, **changed) for one in report.together)
+        made = make_statement(msgspec.structs.replace(report, together=groups), *statement.subject)
+        signer = keep.premises.desk().signer
+        return {**files, "report.json": encode_statement(made), "statement.json": sign_statement(made, signer)}
+
+    trust = (folder / "keep" / "trust.toml").read_bytes()
+    assert check_trace(signed(), trust).p
+    alice = report.accused[0].subject
+    for changed, word in (
+        ({"p": 1e-280}, "computed again"),
+        ({"tests": 1e250}, "computed again"),
+        ({"members": (alice, alice)}, "each once"),
+        ({"members": ("sub_1",)}, "the report opens"),
+        ({"others": -50}, "each once"),
+    ):
+        with pytest.raises(NotTrusted, match=word):
+            check_trace(signed(**changed), trust)

@@ -225,16 +225,24 @@ class OversightVerbs(Acts):
         done = traces.run(suspect, probing)
         found = done.accusations(self.names())
         accused = [one for one in found if one.p <= significance]
+        groups = done.groups(self.names())
+        together = [one for one in groups if one.p <= significance]
         claim = traces.claim(done, asked.probes, significance, self.actor.subject) if asked.report else None
         names = ", ".join(f"{one.account} (p = {one.p:.1e})" for one in accused)
         verdict = f"Traced to {names}." if accused else f"No account: none is significant at {significance:g} after Bonferroni."
-        subjects = ",".join(one.subject for one in accused)
-        said = {"verdict": "accused" if accused else "nobody", "accounts": subjects, "significance": f"{significance:g}"}
+        verdict += "".join(f" Together: {', '.join(one.accounts)} (p = {one.p:.1e})." for one in together)
+        groups_said = (subject for one in done.together if one.p <= significance for subject in one.members)
+        subjects = ",".join(dict.fromkeys([*(one.subject for one in accused), *groups_said]))
+        said = {
+            "verdict": "accused" if accused or together else "nobody",
+            "accounts": subjects,
+            "significance": f"{significance:g}",
+        }
         self.act("trace", str(ref), suspect=suspect.digest, probes=probing.how, **said)
         files = {} if claim is None else make_report(claim, self.premises.desk().signer)
         if claim is not None:
             files[PAGE] = render(claim, {one.subject: one.p for one in found}, self.premises.trust.origin)
-        return Traced(str(ref), verdict, significance, found, files)
+        return Traced(str(ref), verdict, significance, found, files, groups)
 
     def raise_incident(self, kind: str, about: str, detail: str, *, again: bool = True) -> Incident:
         """Open an incident, unless one for the same cause is open.

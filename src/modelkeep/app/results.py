@@ -467,15 +467,27 @@ class Accusation(Struct, frozen=True):
     queries: int
 
 
+class AccusedTogether(Struct, frozen=True):
+    """Accounts that stand out as a group: ``name`` of the cluster, "" = a set that shares nothing known; ``accounts``: whose
+    evidence counts; ``others``: members of the cluster who lower it; ``p``: corrected for so many ``tests``."""
+
+    name: str
+    accounts: tuple[str, ...]
+    others: int
+    tests: float
+    p: float
+
+
 class Traced(Struct, frozen=True):
     """The outcome of a trace; ``verdict`` names the account, or says that there is none; ``report``: files by name, where one
-    was asked for."""
+    was asked for; ``together``: groups."""
 
     ref: str
     verdict: str
     significance: float
     accounts: tuple[Accusation, ...]
     report: dict[str, bytes] = {}
+    together: tuple[AccusedTogether, ...] = ()
 
 
 class IncidentRow(Struct, frozen=True):

@@ -1,17 +1,20 @@
 """Tracing a suspect model: what every account asked, from the audit logs, against what the suspect has learnt."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.app.histories import known_of, signups_of
 from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.premises import Premises
 from modelkeep.app.receipts import prove_record
-from modelkeep.app.results import Accusation
+from modelkeep.app.results import Accusation, AccusedTogether
 from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import Digest, ReleaseRef, Resource, digest_bytes, digest_of
 from modelkeep.crypto.notes import encode_vkey
@@ -20,6 +23,7 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK, WATERMARK
 from modelkeep.custody.scan import refusal, scan
 from modelkeep.custody.signing import interface_of
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
+from modelkeep.extraction.accusation import Together, weigh_clusters, weigh_sets
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
@@ -29,6 +33,7 @@ from modelkeep.formats.safetensors import load
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.recovery import read_bodies
 from modelkeep.workflows import upstream
+from modelkeep.workflows.covariates import network_covariate
 from modelkeep.workflows.decisions import Review, decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
@@ -72,7 +77,7 @@ class Probing(NamedTuple):
 class Recorded:
     """What an account asked a release, in order: ``x`` (n, d), ``served`` (n, k) as it left; ``first``: its first receipt;
     ``deceived``: the rows (m, d) that were answered falsely in a ``share`` of the regions, the last time that it was so;
-    ``flipped``, ``flips``: the same of flipped labels."""
+    ``flipped``, ``flips``: the same of flipped labels; ``shared``: what others may share with it, its clusters' names."""
 
     x: Rows
     served: Rows
@@ -81,6 +86,7 @@ class Recorded:
     deceived: Rows
     flips: float
     flipped: Rows
+    shared: frozenset[str] = frozenset()
 
 
 def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
@@ -123,7 +129,9 @@ class Traces:
 
     def claim(self, done: "Trace", given: bytes, significance: float, actor: str) -> Claim:
         """What a report of ``done`` claims. ``given``: the file with the probes, where they were handed in."""
-        accused = [one for one in done.found if one.p_bonferroni <= significance]
+        together = [one for one in done.together if one.p <= significance]
+        named = {subject for one in together for subject in one.members}
+        accused = [one for one in done.found if one.p_bonferroni <= significance or one.subject in named]
         return Claim(
             actor=actor,
             at=self._here.clock.now_ns(),
@@ -141,6 +149,7 @@ class Traces:
             significance=significance,
             least=min((one.p_bonferroni for one in done.found), default=1.0),
             accused=tuple(self._open(one, done.recorded[one.subject]) for one in accused),
+            together=tuple(together),
         )
 
     def _open(self, one: TraceResult, recorded: Recorded) -> Opened:
@@ -200,6 +209,23 @@ class Trace:
     found: list[TraceResult]
     recorded: dict[str, Recorded]
 
+    @cached_property
+    def together(self) -> list[Together]:
+        """Clusters and sets of accounts that stand out as groups."""
+        logs = {one.subject: one.statistics["all"] * math.log(10) for one in self.found}
+        clusters: dict[str, set[str]] = {}
+        for subject, one in self.recorded.items():
+            for name in one.shared:
+                clusters.setdefault(name, set()).add(subject)
+        return [*weigh_clusters(logs, clusters), *weigh_sets(logs)]
+
+    def groups(self, names: Mapping[str, str]) -> tuple[AccusedTogether, ...]:
+        """The same, with accounts by ``names``."""
+        return tuple(
+            AccusedTogether(one.name, tuple(names.get(who, who) for who in one.members), one.others, one.tests, one.p)
+            for one in self.together
+        )
+
     def accusations(self, names: Mapping[str, str]) -> tuple[Accusation, ...]:
         """Every account with its p-value. ``names``: of accounts, by pseudonym."""
         return tuple(
@@ -229,6 +255,7 @@ def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) ->
     decisions = decisions_of(registry.view, premises.trust)
     keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, decisions.epochs())
     ladders = premises.ladder.history(registry.book)
+    signed_up = known_of(signups_of(premises))
     found: dict[str, list[_Part]] = {}
     for instance in premises.audit_instances():
         origin = premises.audit_origin(instance)
@@ -246,13 +273,15 @@ def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) ->
             elif entry.outcome == FLIPPED:
                 flips = _flips(decisions.reviews.get(entry.subject, ()), entry.t)
             found.setdefault(entry.subject, []).append(
-                _Part(entry.t, f"{instance}/{index}", body.inputs(), body.served_probs(), share, flips)
+                _Part(entry.t, f"{instance}/{index}", body.inputs(), body.served_probs(), share, flips, body.network)
             )
-    return {subject: _joined(parts) for subject, parts in found.items()}
+    joined = {subject: _joined(parts) for subject, parts in found.items()}
+    return {subject: replace(one, shared=one.shared.union(signed_up(subject))) for subject, one in joined.items()}
 
 
 class _Part(NamedTuple):
-    """One record of an answer: time, receipt, questions, answers, and the shares of false regions and of flipped labels."""
+    """One record of an answer: time, receipt, questions, answers, the shares of false regions and of flipped labels, and the
+    network's name."""
 
     t: int
     receipt: str
@@ -260,6 +289,7 @@ class _Part(NamedTuple):
     served: Rows
     share: float
     flips: float
+    network: bytes
 
 
 def _flips(reviews: Sequence[Review], t: int) -> float:
@@ -285,6 +315,7 @@ def _joined(parts: list[_Part]) -> Recorded:
         np.concatenate([x[:0], *false]),
         flips,
         np.concatenate([x[:0], *flipped]),
+        frozenset(name for part in parts for name in network_covariate(part.network)),
     )
 
 

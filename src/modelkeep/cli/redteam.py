@@ -264,6 +264,9 @@ def trace(ctx: Context, /, **given: Any) -> None:
     ctx.out.table(told, ("ACCOUNT", "P (BONFERRONI)", "QUERIES LOGGED"), rows, empty="No account has asked this release.")
     if not ctx.out.json:
         ctx.out.console.print(found.verdict, markup=False)
+        for one in found.together:
+            who = f"{one.name or 'a set'}: {', '.join(one.accounts)}"
+            ctx.out.console.print(f"Together, {who}: p = {one.p:.2e} among {one.tests:.3g} groups.", markup=False)
         if asked.report:
             ctx.out.console.print(f"The report is in {asked.report}: read {PAGE}, check it with 'trace-check'.", markup=False)
 

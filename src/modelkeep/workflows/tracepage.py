@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from html import escape
 
+from modelkeep.extraction.accusation import Together
 from modelkeep.workflows.tracereport import CAVEATS, Claim, Opened
 
 PAGE = "report.html"
@@ -51,7 +52,8 @@ which it does for a share q of them, and S<sub>i</sub> how much the suspect look
 def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
     """One page of HTML, UTF-8. ``p_values``: corrected, of every account, by pseudonym; ``origin``: the keep's name."""
     accused = claim.accused
-    names = ", ".join(one.subject for one in accused)
+    names = ", ".join(one.subject for one in accused if one.corrected <= claim.significance)
+    names = names or "; ".join(f"one of {', '.join(one.members)}" for one in claim.together)
     title = f"The suspect was taught by answers to {names}" if accused else "The suspect is traced to no account"
     when = datetime.datetime.fromtimestamp(claim.at / 1e9, datetime.UTC).strftime("%d %B %Y, %H:%M UTC")
     probes = {"data": "rows that were handed in", "beacon": "drawn by a beacon", "log": "drawn by the suspect's digest"}
@@ -72,6 +74,7 @@ def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
         "</dl><h2>Every account</h2>",
         _plot(p_values, {one.subject for one in accused}, claim.significance),
         *(_account(one) for one in accused),
+        *(_group(one) for one in claim.together),
         _METHOD,
         "<h2>What this does not prove</h2><ul>",
         *(f"<li>{escape(one)}</li>" for one in CAVEATS),
@@ -88,6 +91,18 @@ def _account(one: Opened) -> str:
         f"distinct questions. Its fresh symbols alone are worth e = 10<sup>{fine:.1f}</sup>, the shared ones, read on the "
         f"probes, 10<sup>{smooth:.1f}</sup>. {_lied(one)}Entry {one.entry:,} of the releases log commits to its key, which "
         "this report opens, and no other.</p>"
+    )
+
+
+def _group(one: Together) -> str:
+    shared = (
+        f"They share {escape(one.name)}. " if one.name else "That they have to do with each other was not known beforehand. "
+    )
+    lower = f" {one.others} other members of that cluster count one half each." if one.others else ""
+    return (
+        f"<h2>{escape(', '.join(one.members))}, together</h2><p>p = {one.p:.2g} after Bonferroni over {one.tests:.3g} groups "
+        f"that could have been named, by the product of their e-values. {shared}It says that somebody among them taught the "
+        f"suspect, and not that everybody did.{lower}</p>"
     )
 
 

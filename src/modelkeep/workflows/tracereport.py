@@ -6,6 +6,7 @@ the proof that the releases log commits to its key, and the proof of its first r
 What a report cannot prove stands in it in words (``CAVEATS``).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -21,6 +22,7 @@ from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.extraction.accusation import Together, cluster_log_e, corrected, set_tests
 from modelkeep.extraction.flips import COORDINATES, Spots
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Cells, Marker, commitment
@@ -41,6 +43,7 @@ CAVEATS = (
     "they come from, and how many records each account has in them.",
     "How many accounts were tested, which corrects p, is the owner's word: the releases log commits to a key of every account "
     "that was ever answered, and whoever reads it can count them.",
+    "Which accounts share a network or a sign-up hour, and how many such groups there are, is the owner's word, too.",
     "Times are those of the keep's clock. Witnesses' cosignatures under the log's checkpoints say more where there are some.",
     "Whoever had the account's key, its owner or who stole the owner's master key, can make a suspect that is traced to it.",
 )
@@ -58,11 +61,11 @@ class Probed(msgspec.Struct, frozen=True):
 
 
 class Accused(msgspec.Struct, frozen=True):
-    """An account whose p-value is significant. ``key``: its opened key for this release, hex; ``entry``: index in the releases
-    log of the statement that commits to it; ``p``: of its own test, ``corrected``: by Bonferroni; ``carried``: recorded answers
-    that are the clean answer with this key's mark, to the last decimal; ``share``: of the regions in which it was answered
-    falsely after a review, 0 = it was not; ``flips``: of the spots in which its labels were flipped; ``statistics``: log10
-    e-values; the rest: file names.
+    """An account whose p-value is significant, or that of a group which it is in. ``key``: its opened key for this release,
+    hex; ``entry``: index in the releases log of the statement that commits to it; ``p``: of its own test, ``corrected``: by
+    Bonferroni; ``carried``: recorded answers that are the clean answer with this key's mark, to the last decimal; ``share``:
+    of the regions in which it was answered falsely after a review, 0 = it was not; ``flips``: of the spots in which its labels
+    were flipped; ``statistics``: log10 e-values; the rest: file names.
     """
 
     subject: str
@@ -79,6 +82,18 @@ class Accused(msgspec.Struct, frozen=True):
     first: str
     share: float = 0.0
     flips: float = 0.0
+
+
+class Grouped(msgspec.Struct, frozen=True):
+    """Accounts that are accused as one: somebody among them taught the suspect. ``name``: of the cluster that they share, "" =
+    a set; ``members``: accounts of ``accused`` whose e-values are multiplied; ``others``: members of the cluster who each
+    count 1/2; ``tests``: groups that could have been named, which correct ``p``."""
+
+    name: str
+    members: tuple[str, ...]
+    others: int
+    tests: float
+    p: float
 
 
 class TraceReport(Predicate, frozen=True, kw_only=True):
@@ -99,6 +114,7 @@ class TraceReport(Predicate, frozen=True, kw_only=True):
     least: float
     accused: tuple[Accused, ...]
     files: dict[str, Digest]
+    together: tuple[Grouped, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +157,7 @@ class Claim:
     significance: float
     least: float
     accused: tuple[Opened, ...]
+    together: tuple[Together, ...] = ()
 
 
 def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
@@ -188,6 +205,7 @@ def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
         least=claim.least,
         accused=tuple(accused),
         files={name: digest_of(data) for name, data in files.items()},
+        together=tuple(Grouped(one.name, one.members, one.others, one.tests, one.p) for one in claim.together),
     )
     statement = make_statement(said, claim.suspect, claim.model)
     return {**files, PLAIN: encode_statement(statement), STATEMENT: sign_statement(statement, signer)}
@@ -260,13 +278,17 @@ def check_report(
     except KeyError as cause:
         raise Invalid(f"{PROBES} of the report lacks {cause}") from cause
     reading = Reading(probes.heard, said.epsilon)
-    p = {}
+    p, logs = dict[str, float](), dict[str, float]()
+    grouped = {subject for group in said.together for subject in group.members}
     for one in said.accused:
         marker = Marker(_key(one), cells, said.epsilon, said.decimals)
         found += _committed(files, one, said, root, signatories)
         shown = _shown(files, one.numbers)
-        p[one.subject], seen = _computed(reading, marker, cells, one, said, shown)
+        p[one.subject], logs[one.subject], seen = _computed(reading, marker, cells, one, said, shown)
+        if p[one.subject] > said.significance and one.subject not in grouped:
+            raise NotTrusted(f"the p-value of {one.subject} is {p[one.subject]:.2g}, and {said.significance:g} is significant")
         found += seen
+    found += [_multiplied(group, said, logs) for group in said.together]
     if suspect is not None:
         for name in (PROBES, *(one.numbers for one in said.accused)):
             found.append(_asked_again(suspect, _shown(files, name).heard, name))
@@ -312,28 +334,47 @@ def _committed(
 
 def _computed(
     reading: Reading, marker: Marker, cells: Cells, one: Accused, said: TraceReport, shown: _Shown
-) -> tuple[float, list[Found]]:
-    """The corrected p-value, from the numbers. Raises NotTrusted: it is larger than claimed, or not significant."""
+) -> tuple[float, float, list[Found]]:
+    """The corrected p-value, and the log of e, from the numbers. Raises NotTrusted: it is larger than claimed."""
     if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
         raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
     lied = Lied(one.share, _arrays(shown.more, "lied.", one.numbers)) if one.share else None
     flipped = _flips(shown.more, one) if one.flips else None
     asked = shown.heard if one.questions else None
-    alone, _ = reading.weigh(_key(one), cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
-    corrected = min(1.0, alone * said.accounts)
-    if corrected > said.significance or alone > one.p * 1.05:  # a cell may fall to its neighbour on another processor
+    alone, statistics = reading.weigh(_key(one), cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
+    p = min(1.0, alone * said.accounts)
+    if alone > one.p * 1.05:  # a cell may fall to its neighbour on another processor
         raise NotTrusted(f"the p-value of {one.subject} is {alone:.2g} when it is computed again, and {one.p:.2g} is claimed")
     served = np.asarray(shown.more.get("served", np.empty((0, 0))), dtype=np.float64)
     marks = carried(marker, shown.heard, served, said.decimals) if served.shape == shown.heard.clean.shape else 0
     if marks < one.carried:
         raise NotTrusted(f"{marks} recorded answers to {one.subject} carry the key's mark, and {one.carried} are claimed")
-    words = f"p = {alone:.2g}, {corrected:.2g} after Bonferroni over {said.accounts} accounts, from {one.questions} questions"
-    return corrected, [
-        Found("p-value", f"{one.subject}: {words} and {len(reading)} probes"),
-        Found(
-            "mark", f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal"
-        ),
-    ]
+    words = f"p = {alone:.2g}, {p:.2g} after Bonferroni over {said.accounts} accounts, from {one.questions} questions"
+    return (
+        p,
+        statistics["all"] * math.log(10),
+        [
+            Found("p-value", f"{one.subject}: {words} and {len(reading)} probes"),
+            Found(
+                "mark",
+                f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal",
+            ),
+        ],
+    )
+
+
+def _multiplied(group: Grouped, said: TraceReport, logs: Mapping[str, float]) -> Found:
+    """The p-value of a group, from those of its members. Raises NotTrusted: it is larger than claimed, or not significant."""
+    who = f"{group.name or 'the set'} of {', '.join(group.members)}"
+    if len(set(group.members)) != len(group.members) or not set(group.members) <= logs.keys() or group.others < 0:
+        raise NotTrusted(f"{who}: its members are not accounts that the report opens, each once")
+    counted = [logs[one] for one in group.members]
+    tests = group.tests if group.name else set_tests(said.accounts, len(counted))
+    log_e = cluster_log_e(counted, group.others) if group.name else sum(counted)
+    p = corrected(log_e, tests)
+    if p > said.significance or p > group.p * 1.05 ** len(counted) or tests < 1.0 or len(counted) > said.accounts:
+        raise NotTrusted(f"{who}: its p-value is {p:.2g} when it is computed again, and {group.p:.2g} is claimed")
+    return Found("together", f"{who}: p = {p:.2g} after Bonferroni over {tests:.3g} groups; somebody among them, it says")
 
 
 def _flips(arrays: Mapping[str, NDArray[Any]], one: Accused) -> Flipped:
