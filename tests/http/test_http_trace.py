@@ -1,6 +1,7 @@
 """A copy is traced to the account that paid for it, and the report is run again without the keep, whole and spoilt."""
 
 import contextlib
+import datetime
 import hashlib
 import http.server
 import json
@@ -160,6 +161,7 @@ def test_what_was_changed_is_found(stolen, report, tmp_path):
         ("report.json", msgspec.json.encode(plain), "does not say what"),
         ("account-1.tlog-proof", (report[1] / "account-1.first.tlog-proof").read_bytes(), "not the file"),
         ("probes.safetensors", None, "has no probes.safetensors"),
+        ("report.html", (report[1] / "report.html").read_bytes().replace(b"p = ", b"p < "), "report.html of the report is not"),
     ):
         case = tmp_path / file / "case"
         shutil.copytree(report[1], case)
@@ -208,8 +210,36 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
         check_trace(signed(release="iris@2"), trust)
     with pytest.raises(NotTrusted, match="which is no audit log"):
         check_trace(signed({"first": said.accused[0].proof}), trust)
+    with pytest.raises(NotTrusted, match="after the suspect was seen"):
+        check_trace(signed(seen=1), trust)
+    with pytest.raises(NotTrusted, match="after the suspect was seen"):
+        check_trace(signed(), trust, seen=1)
+    with pytest.raises(NotTrusted, match="is significant"):
+        check_trace(signed(significance=1e-250), trust)
     with pytest.raises(Invalid, match="fit together"):
         check_trace(signed(numbers={**arrays, "clean": arrays["clean"][:-1]}), trust)
+
+
+def test_a_key_that_is_younger_than_the_suspect_proves_nothing(stolen, report, tmp_path):
+    """What is said of its age counts, and that a suspect was traced before."""
+    cli, folder, keep = stolen
+    copy, case = str(folder / "copy.onnx"), str(tmp_path / "case")
+    old = cli("trace", copy, "--model", "iris@1", "--seen", "2026-01-31", "--report", case, "--json", code=0).json
+    assert old["verdict"].startswith("No account") and "Nothing is claimed of alice" in old["verdict"]
+    assert [one["late"] for one in old["accounts"]] == [True, True] and old["accounts"][0]["p"] < 1e-9
+    assert json.loads((tmp_path / "case" / "report.json").read_bytes())["predicate"]["accused"] == []
+    now = datetime.datetime.now(datetime.UTC)
+    for given, word in (("soon", "no day or time"), ((now + datetime.timedelta(1)).isoformat(), "has not come yet")):
+        assert word in cli("trace", copy, "--model", "iris@1", "--seen", given, code=2).err
+    assert "after the suspect was seen" in check(stolen, report[1], "--seen", "2026-01-31").line()
+    again = str(tmp_path / "again")
+    found = cli("trace", copy, "--model", "iris@1", "--seen", now.isoformat(), "--report", again, "--json", code=0).json
+    assert found["verdict"].startswith("Traced to alice")
+    seen = {one["what"]: one["seen"] for one in check(stolen, again, "--json", code=0).json["found"]}
+    assert "before the suspect was seen" in seen["age"]
+    traced = keep.premises.decisions().traced[digest_of((folder / "copy.onnx").read_bytes())]
+    said = json.loads((tmp_path / "again" / "report.json").read_bytes())["predicate"]["seen"]
+    assert said == traced < now.timestamp() * 1e9, "it was traced before that"
 
 
 def test_a_function_and_an_address_are_traced_too(stolen, report, tmp_path):

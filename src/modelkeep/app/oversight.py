@@ -1,19 +1,27 @@
 """Verbs that look at the keep or after it: status, logs, integrity, incidents, review, trace, key families."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from modelkeep.access.accounts import ACCOUNT, set_disabled
 from modelkeep.access.externals import EXTERNAL, External, set_blocked
 from modelkeep.app.acting import Acts
-from modelkeep.app.arrays import load_rows
 from modelkeep.app.budgets import HALF, budget_rows
 from modelkeep.app.offline import check_logs
 from modelkeep.app.receipts import prove_record
-from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status, Traced
+from modelkeep.app.results import (
+    Accusation,
+    AccusedTogether,
+    GatewayRow,
+    IncidentRow,
+    LogChecked,
+    Reviewed,
+    StatementRow,
+    Status,
+    Traced,
+)
 from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.shelf import keep_shelf
-from modelkeep.app.suspects import LONGEST_BEACON, Probing, Suspect, Traces, onnx_suspect
+from modelkeep.app.suspects import Asked, Suspect, Traces, onnx_suspect
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.records import parse_record
@@ -26,6 +34,7 @@ from modelkeep.extraction.ladder import Rung
 from modelkeep.operations import incidents
 from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
 from modelkeep.operations.integrity import KIND, LATEST, IntegrityPass, examine
+from modelkeep.workflows.decisions import TRACE
 from modelkeep.workflows.registry import kept_head
 from modelkeep.workflows.release_state import change_state
 from modelkeep.workflows.tracepage import PAGE, render
@@ -40,8 +49,6 @@ DRIFT = "drift"
 MOST_BUDGETS = 20
 """Budgets that a status shows, by pseudonym as incidents are: who may see a status need not know who asks."""
 LONGEST_NOTE = 2000
-LEAST_SIGNIFICANT = 0.1
-"""Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
 
 
 class OversightVerbs(Acts):
@@ -194,55 +201,36 @@ class OversightVerbs(Acts):
         beacon: bytes = b"",
         significance: float = 1e-3,
         report: bool = False,
+        seen: int = 0,
     ) -> Traced:
-        """Rank the accounts that ``suspect`` (ONNX) may have been trained through. Raises Invalid, Missing, NotTrusted.
+        """Rank the accounts that ``suspect`` (ONNX) may have been trained through; the rest as ``Asked`` has it.
 
-        ``probes``: an npz file of natural rows; else they are drawn by ``beacon``, a value that nobody knew when the suspect
-        was fixed, or by the suspect alone where there is none. ``report``: make the files that somebody else can run it by.
+        Raises Invalid, Missing, NotTrusted.
         """
-        return self._trace(ref, lambda: onnx_suspect(suspect), _Asked(probes, beacon, significance, report))
+        return self._trace(ref, lambda: onnx_suspect(suspect), Asked(probes, beacon, significance, report, seen))
 
-    def trace_by(
-        self,
-        *,
-        ref: str,
-        suspect: Suspect,
-        probes: bytes = b"",
-        beacon: bytes = b"",
-        significance: float = 1e-3,
-        report: bool = False,
-    ) -> Traced:
+    def trace_by(self, *, ref: str, suspect: Suspect, asked: Asked) -> Traced:
         """``trace`` of a suspect that is not a file: whatever can be asked. Where the keep is, and not over a server."""
         self.authorize("trace", {"ref": ref})
-        return self._trace(ref, lambda: suspect, _Asked(probes, beacon, significance, report))
+        return self._trace(ref, lambda: suspect, asked)
 
-    def _trace(self, named: str, opened: Callable[[], Suspect], asked: "_Asked") -> Traced:
-        significance = asked.significance
-        if not 0.0 < significance <= LEAST_SIGNIFICANT:
-            raise Invalid(f"the significance of a trace is above 0 and at most {LEAST_SIGNIFICANT:g}")
-        ref, probing = self.ref(named), asked.probing()
+    def _trace(self, named: str, opened: Callable[[], Suspect], asked: Asked) -> Traced:
+        asked.check(self.premises.clock.now_ns())
+        significance, ref, probing = asked.significance, self.ref(named), asked.probing()
         traces, suspect = Traces(self.premises, ref), opened()
-        done = traces.run(suspect, probing)
-        found = done.accusations(self.names())
-        accused = [one for one in found if one.p <= significance]
-        groups = done.groups(self.names())
-        together = [one for one in groups if one.p <= significance]
+        done = traces.run(suspect, probing, asked.seen)
+        found, groups = done.accusations(self.names()), done.groups(self.names())
         claim = traces.claim(done, asked.probes, significance, self.actor.subject) if asked.report else None
-        names = ", ".join(f"{one.account} (p = {one.p:.1e})" for one in accused)
-        verdict = f"Traced to {names}." if accused else f"No account: none is significant at {significance:g} after Bonferroni."
-        verdict += "".join(f" Together: {', '.join(one.accounts)} (p = {one.p:.1e})." for one in together)
-        groups_said = (subject for one in done.together if one.p <= significance for subject in one.members)
-        subjects = ",".join(dict.fromkeys([*(one.subject for one in accused), *groups_said]))
-        said = {
-            "verdict": "accused" if accused or together else "nobody",
-            "accounts": subjects,
-            "significance": f"{significance:g}",
-        }
-        self.act("trace", str(ref), suspect=suspect.digest, probes=probing.how, **said)
-        files = {} if claim is None else make_report(claim, self.premises.desk().signer)
+        accused = [one.subject for one in found if one.p <= significance and not one.late]
+        grouped = [subject for one in done.together if one.p <= significance for subject in one.members]
+        subjects = list(dict.fromkeys([*accused, *grouped]))
+        said = {"verdict": "accused" if subjects else "nobody", "accounts": ",".join(subjects)}
+        self.act(TRACE, str(ref), suspect=suspect.digest, probes=probing.how, significance=f"{significance:g}", **said)
+        files: dict[str, bytes] = {}
         if claim is not None:
-            files[PAGE] = render(claim, {one.subject: one.p for one in found}, self.premises.trust.origin)
-        return Traced(str(ref), verdict, significance, found, files, groups)
+            page = render(claim, {one.subject: one.p for one in found}, self.premises.trust.origin)
+            files = make_report(claim, self.premises.desk().signer, {PAGE: page})
+        return Traced(str(ref), _verdict(found, groups, significance), significance, found, files, groups)
 
     def raise_incident(self, kind: str, about: str, detail: str, *, again: bool = True) -> Incident:
         """Open an incident, unless one for the same cause is open.
@@ -282,23 +270,17 @@ class OversightVerbs(Acts):
         return [found for found in self._incidents() if found.state is not IncidentState.RESOLVED]
 
 
-class _Asked(NamedTuple):
-    """The arguments of a trace; see the verb."""
-
-    probes: bytes
-    beacon: bytes
-    significance: float
-    report: bool
-
-    def probing(self) -> Probing:
-        """Where the probes come from. Raises Invalid."""
-        if self.probes and self.beacon:
-            raise Invalid("probes are handed in or drawn by a beacon: give one of them")
-        if len(self.beacon) > LONGEST_BEACON:
-            raise Invalid(f"a beacon has at most {LONGEST_BEACON:,} bytes")
-        if self.probes:
-            return Probing("data", load_rows(self.probes, "the probes"))
-        return Probing("beacon", beacon=self.beacon) if self.beacon else Probing("log")
+def _verdict(found: Sequence[Accusation], groups: Sequence[AccusedTogether], significance: float) -> str:
+    """What a trace found, in words."""
+    strong = [one for one in found if one.p <= significance]
+    names, late = (
+        ", ".join(f"{one.account} (p = {one.p:.1e})" for one in strong if one.late is wanted) for wanted in (False, True)
+    )
+    parts = [f"Traced to {names}." if names else f"No account: none is significant at {significance:g} after Bonferroni."]
+    parts += [f"Together: {', '.join(one.accounts)} (p = {one.p:.1e})." for one in groups if one.p <= significance]
+    if late:
+        parts.append(f"Nothing is claimed of {late}: the key was committed to after the suspect was seen.")
+    return " ".join(parts)
 
 
 def _incident(found: Incident) -> IncidentRow:

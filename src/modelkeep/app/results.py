@@ -458,13 +458,15 @@ class LogChecked(Struct, frozen=True):
 
 
 class Accusation(Struct, frozen=True):
-    """One account in a trace. ``p``: corrected for the number of accounts (Bonferroni)."""
+    """One account in a trace. ``p``: corrected for the number of accounts (Bonferroni); ``late``: its key was committed to
+    after the suspect was seen, so nothing is claimed."""
 
     account: str
     subject: str
     p: float
     statistics: dict[str, float]
     queries: int
+    late: bool = False
 
 
 class AccusedTogether(Struct, frozen=True):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.app.arrays import load_rows
 from modelkeep.app.histories import known_of, signups_of
 from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.premises import Premises
@@ -45,6 +46,8 @@ PROBES = ("data", "beacon", "log")
 DRAWN = 2_000
 """Probes that are drawn where none are handed in."""
 LONGEST_BEACON = 4096
+LEAST_SIGNIFICANT = 0.1
+"""Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
 DECIMALS = 4
 """Of the answers that a gateway gives."""
 
@@ -58,6 +61,36 @@ class Suspect:
     kind: str
     digest: Digest
     ask: Callable[[Rows], Callable[[Rows], Rows]]
+
+
+class Asked(NamedTuple):
+    """What a trace is asked for. ``probes``: an npz file of natural rows, else they are drawn by ``beacon``, a value that
+    nobody knew when the suspect was fixed, or by the suspect alone where there is none; ``significance``: of corrected
+    p-values; ``report``: make the files that somebody else can run it by; ``seen``: Unix nanoseconds by which the suspect was
+    there, 0 = nothing is known of its age but what the log says."""
+
+    probes: bytes = b""
+    beacon: bytes = b""
+    significance: float = 1e-3
+    report: bool = False
+    seen: int = 0
+
+    def probing(self) -> "Probing":
+        """Where the probes come from. Raises Invalid."""
+        if self.probes and self.beacon:
+            raise Invalid("probes are handed in or drawn by a beacon: give one of them")
+        if len(self.beacon) > LONGEST_BEACON:
+            raise Invalid(f"a beacon has at most {LONGEST_BEACON:,} bytes")
+        if self.probes:
+            return Probing("data", load_rows(self.probes, "the probes"))
+        return Probing("beacon", beacon=self.beacon) if self.beacon else Probing("log")
+
+    def check(self, now: int) -> None:
+        """Raises Invalid: it accuses too easily, or the suspect was seen after ``now``."""
+        if not 0.0 < self.significance <= LEAST_SIGNIFICANT:
+            raise Invalid(f"the significance of a trace is above 0 and at most {LEAST_SIGNIFICANT:g}")
+        if not 0 <= self.seen <= now:
+            raise Invalid("the suspect was seen at a time that has not come yet")
 
 
 class Probing(NamedTuple):
@@ -111,8 +144,11 @@ class Traces:
         self._evidence = self._registry.release(ref)
         self._profile = _profile(self._registry, self._evidence)
 
-    def run(self, suspect: Suspect, probing: Probing) -> "Trace":
-        """Test every account that asked the release."""
+    def run(self, suspect: Suspect, probing: Probing, seen: int = 0) -> "Trace":
+        """Test every account that asked the release. ``seen``: Unix nanoseconds by which the suspect was there, 0 = not known.
+
+        Nothing is claimed of an account whose key was committed to later than that: the key could have been made to fit.
+        """
         epsilon, probes = self._here.settings.extraction.epsilon, self._probes(suspect, probing)
         victim, thief = self._victim(probes), suspect.ask(probes)
         recorded = recorded_answers(self._here, self._registry, self._ref)
@@ -125,13 +161,18 @@ class Traces:
         ]
         heard = hear(thief, victim, probes)
         found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=epsilon, decimals=DECIMALS)
-        return Trace(suspect, probing, heard, found, recorded)
+        traced = decisions_of(self._registry.view, self._here.trust).traced if suspect.kind == "onnx" else {}
+        known = [seen, traced.get(str(suspect.digest), 0)]  # what is at an address may be newer than its name
+        since = min((at for at in known if at), default=0)
+        committed = {subject: self._registry.book.committed_on(subject, self._ref) for subject in recorded}
+        late = {subject for subject, at in committed.items() if since and (at is None or at >= since)}
+        return Trace(suspect, probing, heard, found, recorded, since, frozenset(late))
 
     def claim(self, done: "Trace", given: bytes, significance: float, actor: str) -> Claim:
         """What a report of ``done`` claims. ``given``: the file with the probes, where they were handed in."""
         together = [one for one in done.together if one.p <= significance]
         named = {subject for one in together for subject in one.members}
-        accused = [one for one in done.found if one.p_bonferroni <= significance or one.subject in named]
+        accused = [one for one in done.claimed if one.p_bonferroni <= significance or one.subject in named]
         return Claim(
             actor=actor,
             at=self._here.clock.now_ns(),
@@ -148,6 +189,7 @@ class Traces:
             accounts=len(done.found),
             significance=significance,
             least=min((one.p_bonferroni for one in done.found), default=1.0),
+            seen=done.seen,
             accused=tuple(self._open(one, done.recorded[one.subject]) for one in accused),
             together=tuple(together),
         )
@@ -201,18 +243,27 @@ def ask_release(premises: Premises, registry: Registry, evidence: ReleaseEvidenc
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A suspect that was tested: ``found``, smallest p first, and what it was computed from."""
+    """A suspect that was tested: ``found``, smallest p first, and what it was computed from. ``seen``: Unix nanoseconds by
+    which it was there, 0 = not known; ``late``: accounts whose keys were not committed to by then, of which nothing is
+    claimed."""
 
     suspect: Suspect
     probing: Probing
     probes: Heard
     found: list[TraceResult]
     recorded: dict[str, Recorded]
+    seen: int
+    late: frozenset[str]
+
+    @property
+    def claimed(self) -> list[TraceResult]:
+        """Those of ``found`` of which something may be claimed."""
+        return [one for one in self.found if one.subject not in self.late]
 
     @cached_property
     def together(self) -> list[Together]:
         """Clusters and sets of accounts that stand out as groups."""
-        logs = {one.subject: one.statistics["all"] * math.log(10) for one in self.found}
+        logs = {one.subject: one.statistics["all"] * math.log(10) for one in self.claimed}
         clusters: dict[str, set[str]] = {}
         for subject, one in self.recorded.items():
             for name in one.shared:
@@ -235,6 +286,7 @@ class Trace:
                 one.p_bonferroni,
                 one.statistics,
                 len(self.recorded[one.subject].x),
+                one.subject in self.late,
             )
             for one in self.found
         )

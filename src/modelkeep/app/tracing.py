@@ -64,12 +64,13 @@ def _at_address(named: str, stack: ExitStack, key: str, ca: str) -> Suspect:
     return Suspect(named, "address", digest_of(named.encode()), lambda _rows: ask)
 
 
-def check_trace(files: Mapping[str, bytes], trust: bytes, suspect: Suspect | None = None) -> ReportChecked:
-    """Compute the report of a trace again. ``files``: by name; ``trust``: a trust.toml; ``suspect``: to be asked again.
+def check_trace(files: Mapping[str, bytes], trust: bytes, suspect: Suspect | None = None, *, seen: int = 0) -> ReportChecked:
+    """Compute the report of a trace again. ``files``: by name; ``trust``: a trust.toml; ``suspect``: to be asked again;
+    ``seen``: Unix nanoseconds by which the suspect was there, 0 = as the report says.
 
     Raises NotTrusted (what does not hold), Invalid (not a report).
     """
     root = TrustRoot.parse(trust)
     if suspect is None:
-        return check_report(files, root)
-    return check_report(files, root, suspect.ask(rows_of(files)), suspect.digest)
+        return check_report(files, root, seen=seen)
+    return check_report(files, root, suspect.ask(rows_of(files)), suspect.digest, seen=seen)

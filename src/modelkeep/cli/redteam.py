@@ -1,5 +1,6 @@
 """attack, trace and trace-check."""
 
+import datetime
 import importlib.util
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.keep import Keep
 from modelkeep.app.shelf import is_address
-from modelkeep.app.suspects import PROBES
+from modelkeep.app.suspects import PROBES, Asked
 from modelkeep.app.tracing import check_trace, is_function, open_suspect
 from modelkeep.cli.context import Context, check_new_folder, read_file, read_folder, read_secret_file, write_folder
 from modelkeep.core.values import ReleaseRef
@@ -227,6 +228,20 @@ def _tell(report: AttackReport) -> str:
     )
 
 
+_SEEN = "When the suspect was there, such as 2026-11-20: keys that were committed to later prove nothing."
+
+
+def _seen(_context: click.Context, _param: click.Parameter, said: str) -> int:
+    """A day (its begin, UTC) or a time, in Unix nanoseconds; 0 when nothing is said."""
+    if not said:
+        return 0
+    try:
+        at = datetime.datetime.fromisoformat(said)
+    except ValueError:
+        raise click.BadParameter(f"{said!r} is no day or time, such as 2026-11-20 or 2026-11-20T15:00+01:00") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()) * 1_000_000_000
+
+
 @click.command(epilog="Example: modelkeep trace suspect.onnx --model credit-risk@1 --beacon-file drawn.txt --report case-7")
 @click.argument("suspect", metavar="SUSPECT")
 @click.option("--model", "ref", required=True, metavar="NAME@VERSION", help="The release it may have been stolen from.")
@@ -245,6 +260,7 @@ def _tell(report: AttackReport) -> str:
     "--significance", type=click.FloatRange(1e-12, 0.1), default=1e-3, show_default=True, help="Accuse below this corrected p."
 )
 @click.option("--report", default="", metavar="FOLDER", help="New folder for a report that somebody else can run again.")
+@click.option("--seen", default="", metavar="TIME", callback=_seen, help=_SEEN)
 @click.pass_obj
 def trace(ctx: Context, /, **given: Any) -> None:
     """Rank the accounts that a suspect model may have been trained through, with a p-value each.
@@ -284,6 +300,7 @@ class _Traced:
     ca: str
     significance: float
     report: str
+    seen: int
 
     def probing(self) -> tuple[bytes, bytes]:
         """The probes' file and the beacon, of which one may be there. Raises Invalid, Missing."""
@@ -301,12 +318,7 @@ class _Traced:
 
     def run(self, ctx: Context, probes: bytes, beacon: bytes) -> "Traced":
         """Trace a file on the keep or its server, anything else where the keep is. Raises Invalid, Missing, NotTrusted."""
-        how: dict[str, Any] = {
-            "probes": probes,
-            "beacon": beacon,
-            "significance": self.significance,
-            "report": bool(self.report),
-        }
+        how = Asked(probes, beacon, self.significance, bool(self.report), self.seen)
         if (self.key_file or self.ca) and not is_address(self.suspect):
             raise Invalid("--key-file and --ca are for a suspect at an address")
         if is_address(self.suspect) or is_function(self.suspect):
@@ -314,8 +326,8 @@ class _Traced:
             with ExitStack() as stack:
                 key = read_secret_file(self.key_file).decode(errors="replace") if self.key_file else ""
                 suspect = open_suspect(self.suspect, stack, key=key, ca=self.ca)
-                return keep.trace_by(ref=self.ref, suspect=suspect, **how)
-        return ctx.call(Keep.trace, ref=self.ref, suspect=read_file(self.suspect), **how)
+                return keep.trace_by(ref=self.ref, suspect=suspect, asked=how)
+        return ctx.call(Keep.trace, ref=self.ref, suspect=read_file(self.suspect), **how._asdict())
 
 
 @click.command("trace-check", epilog="Example: modelkeep trace-check case-7 --trust trust.toml --suspect suspect.onnx")
@@ -324,8 +336,9 @@ class _Traced:
 @click.option("--suspect", default="", help="Ask the suspect again: ONNX file, address or FILE.py:NAME.")
 @click.option("--key-file", default="", help="File with an API key, for a suspect at an address.")
 @click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address.")
+@click.option("--seen", default="", metavar="TIME", callback=_seen, help=_SEEN)
 @click.pass_obj
-def trace_check(ctx: Context, folder: str, trust: str, suspect: str, key_file: str, ca: str) -> None:
+def trace_check(ctx: Context, folder: str, trust: str, suspect: str, key_file: str, ca: str, seen: int) -> None:
     """Run the report of a trace again, with the keep's public keys and nothing else of it.
 
     Signatures, commitments, their proofs and their order, the marks on recorded answers and every p-value are computed anew.
@@ -333,7 +346,7 @@ def trace_check(ctx: Context, folder: str, trust: str, suspect: str, key_file: s
     with ExitStack() as stack, ctx.out.busy("Computing the report again"):
         key = read_secret_file(key_file).decode(errors="replace") if key_file else ""
         asked = open_suspect(suspect, stack, key=key, ca=ca) if suspect else None
-        found = check_trace(read_folder(folder), read_file(trust), asked)
+        found = check_trace(read_folder(folder), read_file(trust), asked, seen=seen)
     ctx.out.table(found, ("CHECKED", "SEEN"), [(one.what, one.seen) for one in found.found], empty="Nothing.")
     if not ctx.out.json:
         for one in found.caveats:

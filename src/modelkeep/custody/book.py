@@ -95,7 +95,7 @@ class EvidenceBook:
         self._sealings: dict[Digest, tuple[Found, Sealing]] = {}
         self._profiles: dict[Digest, tuple[Found, Profile]] = {}
         self._audits: dict[str, AuditCheckpoint] = {}
-        self._commitments: dict[tuple[str, ReleaseRef], tuple[str, int]] = {}
+        self._commitments: dict[tuple[str, ReleaseRef], tuple[str, int, int]] = {}
         self._marked: set[ReleaseRef] = set()
         self._calibrations: dict[ReleaseRef, tuple[tuple[int, Calibration], ...]] = {}
         self._seen: set[Digest] = set()
@@ -202,6 +202,11 @@ class EvidenceBook:
         """Index of the log entry that commits to the watermark key of ``subject`` for ``ref``; None when there is none."""
         found = self._commitments.get((subject, ref))
         return None if found is None else found[1]
+
+    def committed_on(self, subject: str, ref: ReleaseRef) -> int | None:
+        """Unix nanoseconds at which that entry was made; None when there is none."""
+        found = self._commitments.get((subject, ref))
+        return None if found is None else found[2]
 
     def calibrations(self, ref: ReleaseRef) -> tuple[tuple[int, Calibration], ...]:
         """Every calibration of a release with its log index, oldest first; the last one is in force."""
@@ -455,7 +460,7 @@ class EvidenceBook:
         if said.entries:
             self._marked.add(known.ref)
         for entry in said.entries:
-            self._commitments.setdefault((entry.subject, known.ref), (entry.commitment, found.index))
+            self._commitments.setdefault((entry.subject, known.ref), (entry.commitment, found.index, said.at))
 
     def _fold_calibration(self, found: Found, statement: Statement) -> None:
         said = predicate_of(statement, Calibration)

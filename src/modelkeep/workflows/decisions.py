@@ -30,6 +30,8 @@ ALLOW = "budget.allow"
 MOST_FACTOR = 1000.0
 INDICATE = "intel.indicators"
 """Act: the list of indicators of threat intelligence is another one."""
+TRACE = "trace"
+"""Act: a suspect was traced."""
 ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
 """Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
 
@@ -96,6 +98,8 @@ class Decisions:
         """Digest of the list of indicators in force, "" before the first."""
         self.false_alarms: list[FalseAlarm] = []
         """Reviews that called an alarm false, oldest first."""
+        self.traced: dict[str, int] = {}
+        """Unix nanoseconds at which each suspect was traced first, by its digest: it was there by then."""
         self.archived: dict[str, Archived] = {}
         """Audit logs that were pruned, by origin."""
 
@@ -178,6 +182,9 @@ class Decisions:
             return None
         if said.verb == ALLOW:
             self._allow(said, index)
+            return None
+        if said.verb == TRACE:
+            self.traced.setdefault(said.detail.get("suspect", ""), said.at)
             return None
         if said.verb == INDICATE:
             self.indicators = said.detail.get("digest", "")

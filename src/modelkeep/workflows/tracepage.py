@@ -55,7 +55,6 @@ def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
     names = ", ".join(one.subject for one in accused if one.corrected <= claim.significance)
     names = names or "; ".join(f"one of {', '.join(one.members)}" for one in claim.together)
     title = f"The suspect was taught by answers to {names}" if accused else "The suspect is traced to no account"
-    when = datetime.datetime.fromtimestamp(claim.at / 1e9, datetime.UTC).strftime("%d %B %Y, %H:%M UTC")
     probes = {"data": "rows that were handed in", "beacon": "drawn by a beacon", "log": "drawn by the suspect's digest"}
     facts = {
         "Suspect": f"{claim.suspect.name} ({claim.kind}), {claim.suspect.digest}",
@@ -64,12 +63,13 @@ def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
         "Accounts tested": f"{claim.accounts:,}",
         "Probes": f"{len(claim.probes.x):,}, {probes[claim.how]}" + (f" ({claim.said})" if claim.said else ""),
         "Mark": f"at most {claim.epsilon:g} in L1, {claim.decimals} decimals",
+        **({"Seen by": _moment(claim.seen)} if claim.seen else {}),
         "Accused at": f"p ≤ {claim.significance:g} after Bonferroni",
     }
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
     parts = [
         f"{head}<style>{_STYLE}</style></head><body><main>",
-        f'<p class="soft">modelkeep trace report, {when}</p><h1>{escape(title)}</h1>{_IDEA}<dl>',
+        f'<p class="soft">modelkeep trace report, {_moment(claim.at)}</p><h1>{escape(title)}</h1>{_IDEA}<dl>',
         *(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()),
         "</dl><h2>Every account</h2>",
         _plot(p_values, {one.subject for one in accused}, claim.significance),
@@ -81,6 +81,10 @@ def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
         "</ul></main></body></html>\n",
     ]
     return "\n".join(parts).encode()
+
+
+def _moment(ns: int) -> str:
+    return datetime.datetime.fromtimestamp(ns / 1e9, datetime.UTC).strftime("%d %B %Y, %H:%M UTC")
 
 
 def _account(one: Opened) -> str:

@@ -100,7 +100,8 @@ class TraceReport(Predicate, frozen=True, kw_only=True):
     """A suspect was tested against the accounts of a release. Subjects: the suspect, then the model file.
 
     ``kind``: how the suspect was asked, ``onnx``, ``address`` or ``function``; ``epsilon``, ``decimals``: of the mark;
-    ``accounts``: tested, which corrects p; ``least``: the smallest corrected p of all; ``files``: digests of all other files.
+    ``accounts``: tested, which corrects p; ``least``: the smallest corrected p of all; ``files``: digests of all other files;
+    ``seen``: Unix nanoseconds by which the suspect was there, 0 = not known.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:trace-report:v1"
@@ -115,6 +116,7 @@ class TraceReport(Predicate, frozen=True, kw_only=True):
     accused: tuple[Accused, ...]
     files: dict[str, Digest]
     together: tuple[Grouped, ...] = ()
+    seen: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,13 +160,15 @@ class Claim:
     least: float
     accused: tuple[Opened, ...]
     together: tuple[Together, ...] = ()
+    seen: int = 0
 
 
-def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
-    """The files of a report by name, all but a page to read. Raises TooLarge (too many accused for a statement)."""
+def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a report by name. ``pages``: to read, whose digests are signed with the others'. Raises TooLarge (too many
+    accused for a statement)."""
     cells = claim.cells
     shown = {"mean": cells.mean, "slope": cells.slope, "offset": cells.offset}
-    files = {PROBES: dump(_heard(claim.probes) | shown)}
+    files = {**pages, PROBES: dump(_heard(claim.probes) | shown)}
     accused = []
     for number, one in enumerate(claim.accused, 1):
         numbers, proof, first = (f"account-{number}.{end}" for end in ("safetensors", "tlog-proof", "first.tlog-proof"))
@@ -205,6 +209,7 @@ def make_report(claim: Claim, signer: StatementSigner) -> dict[str, bytes]:
         least=claim.least,
         accused=tuple(accused),
         files={name: digest_of(data) for name, data in files.items()},
+        seen=claim.seen,
         together=tuple(Grouped(one.name, one.members, one.others, one.tests, one.p) for one in claim.together),
     )
     statement = make_statement(said, claim.suspect, claim.model)
@@ -253,12 +258,18 @@ class _Shown(NamedTuple):
 
 
 def check_report(
-    files: Mapping[str, bytes], root: TrustRoot, suspect: Predict | None = None, suspect_digest: Digest | None = None
+    files: Mapping[str, bytes],
+    root: TrustRoot,
+    suspect: Predict | None = None,
+    suspect_digest: Digest | None = None,
+    *,
+    seen: int = 0,
 ) -> ReportChecked:
     """Compute a report again, with the public keys of a keep and nothing else of it.
 
     ``suspect``: (b, d) to (b, k), to be asked again, None = its answers are taken from the report; ``suspect_digest``: of its
-    file. Raises NotTrusted (what does not hold), Invalid (a file is missing or no such file).
+    file; ``seen``: Unix nanoseconds by which it was there as the reader knows, 0 = as the report says. Raises NotTrusted (what
+    does not hold), Invalid (a file is missing or no such file).
     """
     signatories = Signatories(root)
     statement, identity = check_statement(parse_envelope(_file(files, STATEMENT)), signatories.identities)
@@ -282,12 +293,12 @@ def check_report(
     grouped = {subject for group in said.together for subject in group.members}
     for one in said.accused:
         marker = Marker(_key(one), cells, said.epsilon, said.decimals)
-        found += _committed(files, one, said, root, signatories)
+        found += _committed(files, one, said, root, signatories, min(filter(None, (said.seen, seen)), default=0))
         shown = _shown(files, one.numbers)
-        p[one.subject], logs[one.subject], seen = _computed(reading, marker, cells, one, said, shown)
+        p[one.subject], logs[one.subject], told = _computed(reading, marker, cells, one, said, shown)
         if p[one.subject] > said.significance and one.subject not in grouped:
             raise NotTrusted(f"the p-value of {one.subject} is {p[one.subject]:.2g}, and {said.significance:g} is significant")
-        found += seen
+        found += told
     found += [_multiplied(group, said, logs) for group in said.together]
     if suspect is not None:
         for name in (PROBES, *(one.numbers for one in said.accused)):
@@ -304,9 +315,10 @@ def rows_of(files: Mapping[str, bytes]) -> Floats:
 
 
 def _committed(
-    files: Mapping[str, bytes], one: Accused, said: TraceReport, root: TrustRoot, signatories: Signatories
+    files: Mapping[str, bytes], one: Accused, said: TraceReport, root: TrustRoot, signatories: Signatories, seen: int
 ) -> list[Found]:
-    """The log committed to the opened key, and did so before the account's first recorded answer. Raises NotTrusted."""
+    """The log committed to the opened key, and did so before the account's first recorded answer, and before the suspect was
+    ``seen`` if that is known. Raises NotTrusted."""
     if commitment(_key(one)).hex() != one.commitment:
         raise NotTrusted(f"the opened key of {one.subject} is not the one that {one.commitment[:16]} commits to")
     proof, _ = check_proof(_file(files, one.proof), root.releases_log, root.releases_origin)
@@ -317,6 +329,10 @@ def _committed(
     if known.release != said.release or (one.subject, one.commitment) not in {(e.subject, e.commitment) for e in known.entries}:
         raise NotTrusted(f"entry {one.entry} of the log does not commit to this key of {one.subject} for {said.release}")
     found = [Found("commitment", f"entry {one.entry} of the releases log commits to the key of {one.subject}")]
+    if seen and known.at >= seen:
+        raise NotTrusted(f"the log committed to the key of {one.subject} after the suspect was seen: nothing can be claimed")
+    if seen:
+        found.append(Found("age", f"it committed to it {(seen - known.at) / 1e9:,.0f} s before the suspect was seen"))
     if not one.first:
         return [*found, Found("order", f"not shown: no proof of the first recorded answer of {one.subject}")]
     data = _file(files, one.first)
