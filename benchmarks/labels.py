@@ -16,6 +16,6 @@ def run(args: list[str]) -> None:
     copies = tuple(value for name, _, value in told if name == "copy")
     rows = []
     for row in labels(folder, runs=int(given.get("runs", 3)), wanted=wanted, only=copies):
-        print(f"{row['case']}: {row['p_worst']}", file=sys.stderr, flush=True)  # the whole takes long
+        print(row, file=sys.stderr, flush=True)  # the whole takes long
         rows.append(row)
     report("Labels alone: corrected p of copies of an account whose labels are flipped", rows)

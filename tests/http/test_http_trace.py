@@ -95,7 +95,7 @@ def test_the_report_holds_without_the_keep(stolen, report, tmp_path):
     shutil.copytree(report[1], tmp_path / "elsewhere")
     ran = check(stolen, tmp_path / "elsewhere", "--suspect", str(stolen[1] / "copy.onnx"), "--json", code=0)
     seen = {one["what"]: one["seen"] for one in ran.json["found"]}
-    assert set(seen) == {"signature", "commitment", "order", "p-value", "mark", "suspect"}
+    assert set(seen) == {"signature", "code", "commitment", "order", "p-value", "mark", "suspect"}
     assert 500 < int(seen["mark"].split(" of ")[0]) <= 1000, "some were given at other rungs of the ladder"
     assert "before its first answer" in seen["order"]
     (p,) = ran.json["p"].values()
@@ -182,8 +182,8 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
     said = predicate_of(statement, TraceReport)
     signer = keep.premises.desk().signer
 
-    def signed(accused=None, numbers=None, **changed):
-        now = dict(files)
+    def signed(accused=None, numbers=None, other=None, **changed):
+        now = {**files, **(other or {})}
         if numbers is not None:
             now["account-1.safetensors"] = dump(numbers)
         one = msgspec.structs.replace(said.accused[0], **(accused or {}))
@@ -206,7 +206,7 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
         check_trace(signed(numbers={**arrays, "served": arrays["clean"]}), trust)
     with pytest.raises(NotTrusted, match="not 1000 distinct"):
         check_trace(signed(numbers={**arrays, "x": np.repeat(arrays["x"][:1], 1000, axis=0)}), trust)
-    with pytest.raises(NotTrusted, match="for iris@2"):
+    with pytest.raises(NotTrusted, match="of iris@2"):
         check_trace(signed(release="iris@2"), trust)
     with pytest.raises(NotTrusted, match="which is no audit log"):
         check_trace(signed({"first": said.accused[0].proof}), trust)
@@ -214,6 +214,13 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
         check_trace(signed(seen=1), trust)
     with pytest.raises(NotTrusted, match="after the suspect was seen"):
         check_trace(signed(), trust, seen=1)
+    probes = {name: array.copy() for name, array in load(files["probes.safetensors"]).items()}
+    for part in ("offset", "spots.slope"):  # he looked for cells or spots with which somebody is accused
+        moved = dump({**probes, part: probes[part] + np.float32(0.5)})
+        with pytest.raises(NotTrusted, match="that these are the cells and spots"):
+            check_trace(signed(other={"probes.safetensors": moved}), trust)
+    with pytest.raises(NotTrusted, match="after it committed to the key"):
+        check_trace(signed({"entry": 0}), trust)
     with pytest.raises(NotTrusted, match="is significant"):
         check_trace(signed(significance=1e-250), trust)
     with pytest.raises(Invalid, match="fit together"):

@@ -33,6 +33,7 @@ from modelkeep.workflows.follow import judge
 from modelkeep.workflows.publish import Calibration, ConvertedFrom, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.release_state import change_state, export_release
+from modelkeep.workflows.tracereport import code_of
 from modelkeep.workflows.verify import check_present, check_stored, verify_release
 
 
@@ -155,7 +156,7 @@ class RegistryVerbs(Acts):
             fitted.append(fit_profile(rows, ask, seed=seed, alpha=alpha, numbers=tell, inner=inner, shape=shape))
             return {**fitted[0].to_arrays(), **learn_reference(rows, seed)}
 
-        return Calibration(fit, len(rows), digest)
+        return Calibration(fit, len(rows), digest, code_of)
 
     @verb("verify")
     def verify(self, *, ref: str) -> Verified:

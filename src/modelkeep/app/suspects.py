@@ -25,6 +25,7 @@ from modelkeep.custody.scan import refusal, scan
 from modelkeep.custody.signing import interface_of
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.extraction.accusation import Together, weigh_clusters, weigh_sets
+from modelkeep.extraction.flips import spots_of
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
@@ -38,7 +39,7 @@ from modelkeep.workflows.covariates import network_covariate
 from modelkeep.workflows.decisions import Review, decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
-from modelkeep.workflows.tracereport import Claim, Opened
+from modelkeep.workflows.tracereport import Claim, Opened, code_digest
 
 Rows = NDArray[np.float64]
 PREDICT, DECEIVED, FLIPPED = "predict", "deceived", "flipped"
@@ -184,15 +185,28 @@ class Traces:
             said=done.probing.said(given),
             probes=done.probes,
             cells=cells_of(self._profile),
+            spots=spots_of(self._profile),
             epsilon=self._here.settings.extraction.epsilon,
             decimals=DECIMALS,
             accounts=len(done.found),
             significance=significance,
             least=min((one.p_bonferroni for one in done.found), default=1.0),
             seen=done.seen,
+            code=self._code([one.subject for one in accused]),
             accused=tuple(self._open(one, done.recorded[one.subject]) for one in accused),
             together=tuple(together),
         )
+
+    def _code(self, subjects: Sequence[str]) -> bytes:
+        """The proof of what the log says of cells and spots, if it said so before it committed to any of these keys."""
+        book, profile = self._registry.book, self._evidence.profile
+        index = book.profiled_at(self._ref)
+        entries = [book.committed_at(subject, self._ref) for subject in subjects]
+        if index is None or profile is None or any(at is None or at < index for at in entries):
+            return b""
+        if profile.code != code_digest(cells_of(self._profile), spots_of(self._profile)):  # of before, or of other rounding
+            return b""
+        return self._registry.prove(index).encode()
 
     def _open(self, one: TraceResult, recorded: Recorded) -> Opened:
         entry = self._registry.book.committed_at(one.subject, self._ref)

@@ -14,7 +14,7 @@ from modelkeep.app.suspects import Suspect, onnx_suspect
 from modelkeep.core.values import ReleaseRef, digest_of
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, Unavailable
-from modelkeep.workflows.tracereport import ReportChecked, check_report, rows_of
+from modelkeep.workflows.tracecheck import ReportChecked, check_report, rows_of
 
 Rows = NDArray[np.float64]
 

@@ -95,6 +95,7 @@ class EvidenceBook:
         self._sealings: dict[Digest, tuple[Found, Sealing]] = {}
         self._profiles: dict[Digest, tuple[Found, Profile]] = {}
         self._audits: dict[str, AuditCheckpoint] = {}
+        self._first_profile: dict[ReleaseRef, int] = {}  # of those whose profile was sealed anew
         self._commitments: dict[tuple[str, ReleaseRef], tuple[str, int, int]] = {}
         self._marked: set[ReleaseRef] = set()
         self._calibrations: dict[ReleaseRef, tuple[tuple[int, Calibration], ...]] = {}
@@ -197,6 +198,10 @@ class EvidenceBook:
         """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""
         found = self._commitments.get((subject, ref))
         return None if found is None else found[0]
+
+    def profiled_at(self, ref: ReleaseRef) -> int | None:
+        """Index of the log entry that said first what the extraction profile of ``ref`` is; None when it has none."""
+        return self._first_profile.get(ref, self.release(ref).entries.get("profile"))
 
     def committed_at(self, subject: str, ref: ReleaseRef) -> int | None:
         """Index of the log entry that commits to the watermark key of ``subject`` for ``ref``; None when there is none."""
@@ -348,6 +353,7 @@ class EvidenceBook:
         if known.profile is None or profile.replaces != known.profile.sealed:
             raise Conflict(f"a later sealing of the profile of {known.ref} does not name the body that it replaces")
         self._take(found, known.ref, sealed_body(profile))
+        self._first_profile.setdefault(known.ref, known.entries["profile"])
         self._releases[known.ref] = msgspec.structs.replace(
             known, profile=profile, entries={**known.entries, "profile": found.index}
         )

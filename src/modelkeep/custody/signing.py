@@ -15,12 +15,14 @@ MOST_OF_FINDINGS = 24 << 10
 
 
 class SealedProfile(msgspec.Struct, frozen=True):
-    """A sealed extraction profile: its body, the digest of its plain bytes, and what it was fitted on."""
+    """A sealed extraction profile: its body, the digest of its plain bytes, what it was fitted on, and the digest of its trace
+    code."""
 
     body: SealedBody
     plain: Digest
     rows: int
     reference: Digest
+    code: Digest | None = None
 
 
 class ReleaseFacts(msgspec.Struct, frozen=True):
@@ -154,5 +156,6 @@ def _profile_statement(facts: ReleaseFacts, profile: SealedProfile) -> Statement
         size=profile.body.size,
         rows=profile.rows,
         reference=profile.reference,
+        code=profile.code,
     )
     return make_statement(said, facts.resource, Resource("extraction profile", profile.plain))

@@ -74,7 +74,8 @@ class Profile(Predicate, frozen=True, kw_only=True):
 
     ``sealed``, ``root``, ``header`` and ``size`` are those of the profile's own sealed body; ``rows`` reference rows were
     used, whose file has the digest ``reference``. ``replaces``: the sealed digest of the body that this one takes the place of
-    (same release, same plain bytes); empty for the first one.
+    (same release, same plain bytes); empty for the first one. ``code``: digest of the cells and spots of the trace code, None
+    where earlier versions published.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:profile:v1"
@@ -86,6 +87,7 @@ class Profile(Predicate, frozen=True, kw_only=True):
     rows: int
     reference: Digest
     replaces: str = ""
+    code: Digest | None = None
 
 
 class DeclaredTool(msgspec.Struct, frozen=True):

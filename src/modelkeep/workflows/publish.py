@@ -20,7 +20,7 @@ from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_
 from modelkeep.custody.scan import ScanVerdict, refusal
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
-from modelkeep.formats.safetensors import dump
+from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.attestations import Conversion
 from modelkeep.ledger.statements import make_statement
 from modelkeep.workflows.bodies import Stored, let_go, store
@@ -42,12 +42,14 @@ class ModelFile(msgspec.Struct, frozen=True):
 class Calibration(msgspec.Struct, frozen=True):
     """How to fit the extraction profile. ``fit``: model bytes and interface to named arrays.
 
-    ``rows``: reference rows used; ``reference``: digest of the reference file.
+    ``rows``: reference rows used; ``reference``: digest of the reference file; ``code``: of the arrays, what the log says of
+    their trace code.
     """
 
     fit: Callable[[memoryview, ModelSignature], Mapping[str, NDArray[Any]]]
     rows: int
     reference: Digest
+    code: Callable[[Mapping[str, NDArray[Any]]], Digest | None] = lambda _arrays: None
 
 
 class ConvertedFrom(msgspec.Struct, frozen=True):
@@ -163,7 +165,8 @@ def _carry_out(
         release, sealed, sealed_profile = _store(desk, record, data, profile, reuse=False)
     about = None
     if sealed_profile is not None and calibration is not None:
-        about = SealedProfile(sealed_profile.body, sealed_profile.source, calibration.rows, calibration.reference)
+        code = calibration.code(load(profile)) if profile else None
+        about = SealedProfile(sealed_profile.body, sealed_profile.source, calibration.rows, calibration.reference, code)
     facts = ReleaseFacts(
         release.ref, release.model, release.filename, release.size, verdict, sealed.body, about, release.actor,
         release.created, sign_model(desk, release.filename, release.model),

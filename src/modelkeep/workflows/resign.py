@@ -77,7 +77,8 @@ def _profile(desk: Desk, claimed: ReleaseEvidence) -> SealedProfile | None:
     if claimed.profile is None or claimed.profile_body is None or claimed.profile_digest is None:
         return None
     desk.registry.open_body(claimed.profile_body, claimed.profile_digest, PROFILE).check_model_digest()
-    return SealedProfile(claimed.profile_body, claimed.profile_digest, claimed.profile.rows, claimed.profile.reference)
+    said = claimed.profile
+    return SealedProfile(claimed.profile_body, claimed.profile_digest, said.rows, said.reference, said.code)
 
 
 def _note(desk: Desk, after: ReleaseEvidence) -> None:

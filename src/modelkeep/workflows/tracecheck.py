@@ -1,0 +1,280 @@
+"""A trace report, computed again with the public keys of a keep and nothing else of it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.core.values import Digest, digest_of
+from modelkeep.crypto.dsse import parse_envelope
+from modelkeep.crypto.notes import encode_vkey
+from modelkeep.custody.signatories import Signatories
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.extraction.accusation import cluster_log_e, corrected, set_tests
+from modelkeep.extraction.flips import COORDINATES, Spots
+from modelkeep.extraction.perturb import Cells, Marker, commitment
+from modelkeep.extraction.trace import Flipped, Heard, Lied, Predict, Reading, first_asked
+from modelkeep.formats.safetensors import load
+from modelkeep.ledger.predicates import Profile, TraceCommitments
+from modelkeep.ledger.proofs import check_proof, origin_of
+from modelkeep.ledger.statements import check_statement, encode_statement, predicate_of
+from modelkeep.serving.journal import decode_entry
+from modelkeep.workflows.tracereport import (
+    CAVEATS,
+    CODE,
+    PLAIN,
+    PROBES,
+    STATEMENT,
+    Accused,
+    Grouped,
+    TraceReport,
+    carried,
+    code_digest,
+)
+
+Floats = NDArray[np.float64]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One thing that was checked: ``what``, and what was seen."""
+
+    what: str
+    seen: str
+
+
+class ReportChecked(msgspec.Struct, frozen=True):
+    """A report that holds. ``p``: corrected, as computed here, by account; ``found``: everything that was checked; ``caveats``:
+    what the report does not prove."""
+
+    release: str
+    suspect: str
+    p: dict[str, float]
+    found: tuple[Found, ...]
+    caveats: tuple[str, ...]
+
+
+class _Shown(NamedTuple):
+    heard: Heard
+    more: dict[str, NDArray[Any]]
+
+
+def check_report(
+    files: Mapping[str, bytes],
+    root: TrustRoot,
+    suspect: Predict | None = None,
+    suspect_digest: Digest | None = None,
+    *,
+    seen: int = 0,
+) -> ReportChecked:
+    """Compute a report again, with the public keys of a keep and nothing else of it.
+
+    ``suspect``: (b, d) to (b, k), to be asked again, None = its answers are taken from the report; ``suspect_digest``: of its
+    file; ``seen``: Unix nanoseconds by which it was there as the reader knows, 0 = as the report says. Raises NotTrusted (what
+    does not hold), Invalid (a file is missing or no such file).
+    """
+    signatories = Signatories(root)
+    statement, identity = check_statement(parse_envelope(_file(files, STATEMENT)), signatories.identities)
+    said = predicate_of(statement, TraceReport)
+    for name, digest in said.files.items():
+        if digest_of(_file(files, name)) != digest:
+            raise NotTrusted(f"{name} of the report is not the file that was signed")
+    if _file(files, PLAIN) != encode_statement(statement):
+        raise NotTrusted(f"{PLAIN} does not say what {STATEMENT} signs")
+    found = [Found("signature", f"{identity.name} signed the report and the digests of its {len(said.files)} files")]
+    about = statement.subject[0]
+    if suspect_digest is not None and suspect_digest != about.digest:
+        raise NotTrusted(f"the suspect is {suspect_digest}, and the report is about {about.digest}")
+    probes = _shown(files, PROBES)
+    try:
+        cells = Cells(*(np.asarray(probes.more[name], dtype=np.float32) for name in ("mean", "slope", "offset")))
+    except KeyError as cause:
+        raise Invalid(f"{PROBES} of the report lacks {cause}") from cause
+    spots = _spots(probes.more, probes.heard.x.shape[1])
+    fixed = _fixed(files, said, cells, spots, root, signatories)
+    found.append(
+        Found(
+            "code",
+            f"entry {fixed} of the releases log says what its cells and spots are"
+            if fixed is not None
+            else "not shown: no proof of what the log says of cells and spots",
+        )
+    )
+    reading = Reading(probes.heard, said.epsilon)
+    p, logs = dict[str, float](), dict[str, float]()
+    grouped = {subject for group in said.together for subject in group.members}
+    for one in said.accused:
+        marker = Marker(_key(one), cells, said.epsilon, said.decimals)
+        if fixed is not None and fixed >= one.entry:
+            raise NotTrusted(f"the log says what cells and spots are after it committed to the key of {one.subject}")
+        found += _committed(files, one, said, root, signatories, min(filter(None, (said.seen, seen)), default=0))
+        shown = _shown(files, one.numbers)
+        p[one.subject], logs[one.subject], told = _computed(reading, marker, cells, spots, one, said, shown)
+        if p[one.subject] > said.significance and one.subject not in grouped:
+            raise NotTrusted(f"the p-value of {one.subject} is {p[one.subject]:.2g}, and {said.significance:g} is significant")
+        found += told
+    found += [_multiplied(group, said, logs) for group in said.together]
+    if suspect is not None:
+        for name in (PROBES, *(one.numbers for one in said.accused)):
+            found.append(_asked_again(suspect, _shown(files, name).heard, name))
+    least = min(p.values(), default=said.least)
+    if not said.accused:
+        found.append(Found("verdict", f"nobody: the smallest corrected p-value of {said.accounts} accounts is {least:.2g}"))
+    return ReportChecked(said.release, str(about.digest), p, tuple(found), CAVEATS)
+
+
+def rows_of(files: Mapping[str, bytes]) -> Floats:
+    """The probes (m, d) of a report, not checked. Raises Invalid."""
+    return _shown(files, PROBES).heard.x
+
+
+def _committed(
+    files: Mapping[str, bytes], one: Accused, said: TraceReport, root: TrustRoot, signatories: Signatories, seen: int
+) -> list[Found]:
+    """The log committed to the opened key, and did so before the account's first recorded answer, and before the suspect was
+    ``seen`` if that is known. Raises NotTrusted."""
+    if commitment(_key(one)).hex() != one.commitment:
+        raise NotTrusted(f"the opened key of {one.subject} is not the one that {one.commitment[:16]} commits to")
+    proof, _ = check_proof(_file(files, one.proof), root.releases_log, root.releases_origin)
+    if proof.index != one.entry:
+        raise NotTrusted(f"{one.proof} proves entry {proof.index} of the log, and the report names {one.entry}")
+    statement, _ = signatories.check(parse_envelope(proof.entry), proof.index)
+    known = predicate_of(statement, TraceCommitments)
+    if known.release != said.release or (one.subject, one.commitment) not in {(e.subject, e.commitment) for e in known.entries}:
+        raise NotTrusted(f"entry {one.entry} of the log does not commit to this key of {one.subject} for {said.release}")
+    found = [Found("commitment", f"entry {one.entry} of the releases log commits to the key of {one.subject}")]
+    if seen and known.at >= seen:
+        raise NotTrusted(f"the log committed to the key of {one.subject} after the suspect was seen: nothing can be claimed")
+    if seen:
+        found.append(Found("age", f"it committed to it {(seen - known.at) / 1e9:,.0f} s before the suspect was seen"))
+    if not one.first:
+        return [*found, Found("order", f"not shown: no proof of the first recorded answer of {one.subject}")]
+    data = _file(files, one.first)
+    origin = origin_of(data)
+    if not origin.startswith(f"{root.origin}/audit/"):
+        raise NotTrusted(f"{one.first} is of the log {origin[:80]!r}, which is no audit log of this keep")
+    first, _ = check_proof(data, encode_vkey(origin, root.audit_key), origin)
+    record = decode_entry(first.entry, first.index)
+    if (record.subject, record.release) != (one.subject, said.release):
+        raise NotTrusted(f"{one.first} proves a record that is none of {one.subject} on {said.release}")
+    if record.t < known.at:
+        raise NotTrusted(f"{one.subject} was answered before the log committed to its key")
+    return [*found, Found("order", f"it was committed to {(record.t - known.at) / 1e9:,.0f} s before its first answer")]
+
+
+def _computed(
+    reading: Reading, marker: Marker, cells: Cells, spots: Spots, one: Accused, said: TraceReport, shown: _Shown
+) -> tuple[float, float, list[Found]]:
+    """The corrected p-value, and the log of e, from the numbers. Raises NotTrusted: it is larger than claimed."""
+    if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
+        raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
+    lied = Lied(one.share, _arrays(shown.more, "lied.", one.numbers)) if one.share else None
+    if not 0.0 <= one.flips < 1.0:
+        raise Invalid(f"the report says that {one.flips:.1%} of the labels of {one.subject} were flipped")
+    flipped = Flipped(one.flips, spots, _arrays(shown.more, "flipped.", one.numbers)) if one.flips else None
+    asked = shown.heard if one.questions else None
+    alone, statistics = reading.weigh(_key(one), cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
+    p = min(1.0, alone * said.accounts)
+    if alone > one.p * 1.05:  # a cell may fall to its neighbour on another processor
+        raise NotTrusted(f"the p-value of {one.subject} is {alone:.2g} when it is computed again, and {one.p:.2g} is claimed")
+    served = np.asarray(shown.more.get("served", np.empty((0, 0))), dtype=np.float64)
+    marks = carried(marker, shown.heard, served, said.decimals) if served.shape == shown.heard.clean.shape else 0
+    if marks < one.carried:
+        raise NotTrusted(f"{marks} recorded answers to {one.subject} carry the key's mark, and {one.carried} are claimed")
+    words = f"p = {alone:.2g}, {p:.2g} after Bonferroni over {said.accounts} accounts, from {one.questions} questions"
+    return (
+        p,
+        statistics["all"] * math.log(10),
+        [
+            Found("p-value", f"{one.subject}: {words} and {len(reading)} probes"),
+            Found(
+                "mark",
+                f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal",
+            ),
+        ],
+    )
+
+
+def _multiplied(group: Grouped, said: TraceReport, logs: Mapping[str, float]) -> Found:
+    """The p-value of a group, from those of its members. Raises NotTrusted: it is larger than claimed, or not significant."""
+    who = f"{group.name or 'the set'} of {', '.join(group.members)}"
+    if len(set(group.members)) != len(group.members) or not set(group.members) <= logs.keys() or group.others < 0:
+        raise NotTrusted(f"{who}: its members are not accounts that the report opens, each once")
+    counted = [logs[one] for one in group.members]
+    tests = group.tests if group.name else set_tests(said.accounts, len(counted))
+    log_e = cluster_log_e(counted, group.others) if group.name else sum(counted)
+    p = corrected(log_e, tests)
+    if p > said.significance or p > group.p * 1.05 ** len(counted) or tests < 1.0 or len(counted) > said.accounts:
+        raise NotTrusted(f"{who}: its p-value is {p:.2g} when it is computed again, and {group.p:.2g} is claimed")
+    return Found("together", f"{who}: p = {p:.2g} after Bonferroni over {tests:.3g} groups; somebody among them, it says")
+
+
+def _spots(arrays: Mapping[str, NDArray[Any]], columns: int) -> Spots:
+    """The spots of the code. Raises Invalid (arrays that are not there, or do not fit)."""
+    try:
+        spots = Spots(*(np.asarray(arrays[f"spots.{part}"], dtype=np.float64) for part in ("mean", "slope")))
+    except KeyError as cause:
+        raise Invalid(f"{PROBES} of the report lacks {cause}") from cause
+    if spots.mean.shape != (columns,) or spots.slope.ndim != 2 or not 0 < spots.slope.shape[1] <= COORDINATES:
+        raise Invalid(f"the spots in {PROBES} of the report do not fit its probes")
+    if len(spots.slope) != columns:
+        raise Invalid(f"the spots in {PROBES} of the report do not fit its probes")
+    return spots
+
+
+def _fixed(
+    files: Mapping[str, bytes], said: TraceReport, cells: Cells, spots: Spots, root: TrustRoot, signatories: Signatories
+) -> int | None:
+    """Index of the log entry that says what cells and spots are; None where the report has no proof. Raises NotTrusted."""
+    if CODE not in said.files:
+        return None
+    proof, _ = check_proof(_file(files, CODE), root.releases_log, root.releases_origin)
+    statement, _ = signatories.check(parse_envelope(proof.entry), proof.index)
+    known = predicate_of(statement, Profile)
+    if known.release != said.release or known.code != code_digest(cells, spots):
+        raise NotTrusted(f"entry {proof.index} of the log does not say that these are the cells and spots of {said.release}")
+    return proof.index
+
+
+def _asked_again(suspect: Predict, heard: Heard, name: str) -> Found:
+    now = np.asarray(suspect(heard.x), dtype=np.float64)
+    if now.shape != heard.read.shape or not np.isfinite(now).all() or np.abs(now - heard.read).max(initial=0.0) > 1e-4:
+        raise NotTrusted(f"the suspect does not answer as {name} of the report says")
+    return Found("suspect", f"asked again, it answers the {len(now)} rows of {name} as the report says")
+
+
+def _key(one: Accused) -> bytes:
+    try:
+        key = bytes.fromhex(one.key)
+    except ValueError as cause:
+        raise NotTrusted(f"the opened key of {one.subject} is not hex") from cause
+    if len(key) != 32:
+        raise NotTrusted(f"the opened key of {one.subject} has {len(key)} bytes, not 32")
+    return key
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    try:
+        return files[name]
+    except KeyError:
+        raise Invalid(f"the report has no {name}") from None
+
+
+def _shown(files: Mapping[str, bytes], name: str) -> _Shown:
+    arrays = load(_file(files, name))
+    return _Shown(_arrays(arrays, "", name), arrays)
+
+
+def _arrays(arrays: Mapping[str, NDArray[Any]], prefix: str, name: str) -> Heard:
+    try:
+        x, clean, read = (np.asarray(arrays[prefix + part], dtype=np.float64) for part in ("x", "clean", "read"))
+    except KeyError as cause:
+        raise Invalid(f"{name} of the report lacks {cause}") from cause
+    if x.ndim != 2 or clean.ndim != 2 or clean.shape != read.shape or len(x) != len(clean):
+        raise Invalid(f"the arrays of {name} of the report do not fit together")
+    if not all(np.isfinite(part).all() for part in (x, clean, read)):
+        raise Invalid(f"{name} of the report holds numbers that are not finite")
+    return Heard(x, clean, read)
