@@ -300,6 +300,28 @@ def test_what_a_review_says_that_is_not_known_here_lifts_no_sanction_and_a_case_
     assert list(reviews.sanctioned) == ["sub_1"]
 
 
+def test_a_review_says_which_share_of_labels_is_flipped_until_the_next(office):
+    def said(subject, **detail):
+        act = predicates.Act(actor="ada", at=next(times), verb="review", about=subject, detail=detail)
+        office.house.desk().log_statements([s.make_statement(act, s.keep_resource("keep.example"))])
+
+    times = iter(range(1, 99))
+    for number, share in enumerate(("0.005", "0.5", "none", "nan", "1e-9")):
+        said(f"sub_{number}", outcome="deceived", flips=share)
+    said("sub_9", outcome="cleared", flips="0.005")
+    reviews = Decisions(office.house.trust)
+    decided(reviews, office.view())
+    told = {subject: reviews.flipping(subject) for subject in ("sub_0", "sub_1", "sub_2", "sub_3", "sub_4", "sub_9")}
+    assert told == {"sub_0": 0.005, "sub_1": 0.0, "sub_2": 0.0, "sub_3": 0.0, "sub_4": 0.0, "sub_9": None}
+    assert reviews.reviews["sub_0"][0].text == "deceived, 0.5% of labels flipped"
+    said("sub_0", outcome="deceived")
+    decided(reviews, office.view())
+    assert (reviews.flipping("sub_0"), reviews.reviews["sub_0"][1].text) == (0.0, "deceived")
+    said("sub_0", outcome="cleared")
+    decided(reviews, office.view())
+    assert reviews.flipping("sub_0") is None
+
+
 def test_reviews_follow_a_rotation(office):
     reviews = Decisions(office.house.trust)
     office.rotate()

@@ -83,7 +83,7 @@ class AccountVerbs(Acts):
             account=account,
             factor=terms.budget,
             until=allowed.until if allowed is not None else 0,
-            reviews=tuple(f"{review.outcome}: {review.reason}" for review in decisions.reviews.get(subject, ())),
+            reviews=tuple(f"{review.text}: {review.reason}" for review in decisions.reviews.get(subject, ())),
             standings=tuple(one for one in found if one is not None),
             cautions=cautions,
             shared=self._shared(subject, book, {str(each) for each in refs}),

@@ -58,6 +58,11 @@ class Review(NamedTuple):
     reason: str
     flips: float = 0.0
 
+    @property
+    def text(self) -> str:
+        """The outcome in words."""
+        return f"{self.outcome}, {self.flips:.1%} of labels flipped" if self.flips else self.outcome
+
 
 class FalseAlarm(msgspec.Struct, frozen=True):
     """A review found that ``subject`` was accused wrongly, ``at`` Unix nanoseconds: for the next calibration."""
