@@ -1,6 +1,6 @@
 """Thieves who look at labels alone, of an account whose labels are flipped after a review: is the copy traced?
 
-p-values are after Bonferroni over 100,000 accounts. The suspect is asked for labels alone.
+p-values are after Bonferroni over 100,000 accounts. Each suspect is asked for labels alone, and once more for probabilities.
 """
 
 import warnings
@@ -84,31 +84,37 @@ def labels(
                 yield _row(setting, name, theft, runs)
 
 
+class _Stolen(NamedTuple):
+    """One theft: corrected p of the copy's labels and of its probabilities, how many labels were flipped, and the share of
+    those that the copy tells."""
+
+    labels: float
+    probabilities: float
+    flipped: int
+    kept: float
+
+
 def _row(setting: Setting, name: str, theft: Theft, runs: int) -> Row:
     found = [_stolen(setting, theft, seed) for seed in range(runs)]
-    outvoted = _stolen(setting, theft, 0, outvote=True)
     innocent = _innocent(setting, theft)
-    p = np.array([one[0] for one in found])
     return {
         "bench": "labels",
         "case": f"{setting.name}: {name}",
         "flips": f"{theft.share:.1%}",
         "queries": theft.queries,
-        "flipped": int(np.median([one[1] for one in found])),
-        "memorised": round(float(np.mean([one[2] for one in found])), 2),
-        "p_median": f"{np.median(p):.0e}",
-        "p_worst": f"{p.max():.0e}",
-        "p_outvoted": f"{outvoted[0]:.0e}",
+        "flipped": int(np.median([one.flipped for one in found])),
+        "memorised": round(float(np.mean([one.kept for one in found])), 2),
+        "p_median": f"{np.median([one.labels for one in found]):.0e}",
+        "p_worst": f"{max(one.labels for one in found):.0e}",
+        "p_outvoted": f"{_stolen(setting, theft, 0, outvote=True).labels:.0e}",
+        "probabilities_worst": f"{max(one.probabilities for one in found):.0e}",
         "innocent_least": f"{innocent.min():.2g}",
         "innocent_5%": round(float((innocent <= 0.05).mean()), 3),
     }
 
 
-def _stolen(setting: Setting, theft: Theft, seed: int, outvote: bool = False) -> tuple[float, int, float]:
-    """Corrected p of one theft, how many labels were flipped, and the share of those that the copy tells.
-
-    ``outvote``: the thief asks each question three times, twice a little aside, and learns the label that most answers have.
-    """
+def _stolen(setting: Setting, theft: Theft, seed: int, outvote: bool = False) -> _Stolen:
+    """``outvote``: the thief asks each question three times, twice a little aside, and learns the label that most have."""
     rng = np.random.default_rng([seed, theft.queries])
     key, x = rng.bytes(32), questions(setting, theft.queries, rng)
     asked, told = [x], [_told(setting, key, x, theft.share)]
@@ -119,25 +125,23 @@ def _stolen(setting: Setting, theft: Theft, seed: int, outvote: bool = False) ->
     classes = setting.answers.shape[1]
     votes = np.sum([np.eye(classes)[each] for each in told], axis=0)
     clean, learnt = np.asarray(setting.predict(x)).argmax(axis=1), votes.argmax(axis=1)
-    suspect = _copy(theft, x, learnt, classes, seed)
+    labels, probabilities = _copy(theft, x, learnt, classes, seed)
     flips = told[0] != clean
-    kept = float((suspect(x).argmax(axis=1)[flips] == told[0][flips]).mean()) if flips.any() else 0.0
+    kept = float((labels(x).argmax(axis=1)[flips] == told[0][flips]).mean()) if flips.any() else 0.0
     everything = np.concatenate(asked)
-    return (
-        _p(setting, suspect, [AccountTrail("thief", key, everything, flips=theft.share, flipped=everything)])[0],
-        int(flips.sum()),
-        kept,
-    )
+    trail = AccountTrail("thief", key, everything, flips=theft.share, flipped=everything)
+    p, soft = (min(1.0, ACCOUNTS * _p(setting, suspect, [trail])[0]) for suspect in (labels, probabilities))
+    return _Stolen(p, soft, int(flips.sum()), kept)
 
 
 def _innocent(setting: Setting, theft: Theft) -> Floats:
     """p, not corrected, by other keys, of a copy that learnt the model's own labels of the very questions."""
     rng = np.random.default_rng(99)
     x = questions(setting, theft.queries, rng)
-    suspect = _copy(theft, x, np.asarray(setting.predict(x)).argmax(axis=1), setting.answers.shape[1], 0)
+    suspect, _ = _copy(theft, x, np.asarray(setting.predict(x)).argmax(axis=1), setting.answers.shape[1], 0)
     few = x[: theft.queries // 4]  # of as many as tell
     trails = [AccountTrail(str(i), rng.bytes(32), few[:0], flips=theft.share, flipped=few) for i in range(KEYS)]
-    return np.array(_p(setting, suspect, trails)) / ACCOUNTS
+    return np.array(_p(setting, suspect, trails))
 
 
 def _told(setting: Setting, key: bytes, x: Floats, share: float) -> Ints:
@@ -146,14 +150,21 @@ def _told(setting: Setting, key: bytes, x: Floats, share: float) -> Ints:
     return out
 
 
-def _copy(theft: Theft, x: Floats, told: Ints, classes: int, seed: int) -> Predict:
+def _copy(theft: Theft, x: Floats, told: Ints, classes: int, seed: int) -> tuple[Predict, Predict]:
+    """A copy that is asked for labels, and for probabilities."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of epochs that end it
         model = theft.copy(seed).fit(x, told)
-    return lambda rows: np.eye(classes)[model.predict(rows)]
+
+    def probabilities(rows: Floats) -> Floats:
+        out = np.zeros((len(rows), classes))
+        out[:, model.classes_] = model.predict_proba(rows)
+        return out
+
+    return lambda rows: np.eye(classes)[model.predict(rows)], probabilities
 
 
 def _p(setting: Setting, suspect: Predict, trails: list[AccountTrail]) -> list[float]:
     probes = draw_probes(setting.profile, PROBES, 5)
     found = trace(suspect, setting.predict, trails, setting.profile, probes=probes)
-    return [ACCOUNTS * one.p_value for one in found]
+    return [one.p_value for one in found]
