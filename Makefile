@@ -8,7 +8,7 @@ TESTS  := -n 3 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-extraction bench-weightmark audit clean bench-ownership
+.PHONY: help demo test check bench bench-extraction bench-trace bench-weightmark bench-ownership audit clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: $(STAMP) ## benchmarks: JSON lines and tables, ratios to a peer in the sa
 
 bench-extraction: $(STAMP) ## honest accounts and thieves against the extraction defence (hours; ARGS="adult/mlp blocked runs=5" for a part)
 	@$(PY) -m benchmarks extraction -- $(ARGS)
+
+bench-trace: $(STAMP) ## p-values of thieves' accounts, of changed and mixed copies, and of innocent ones (ARGS="fashion/cnn traced runs=5" for a part)
+	@$(PY) -m benchmarks trace -- $(ARGS)
 
 bench-weightmark: $(STAMP) ## marks in weights: what they cost, survive and claim (minutes; ARGS="digits claims" for a part)
 	@$(PY) -m benchmarks weightmark -- $(ARGS)

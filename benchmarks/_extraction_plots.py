@@ -68,7 +68,7 @@ def _fidelity(setting: str, rows: Sequence[Row], file: Path) -> None:
         "Red: each run at its stop. Grey: commonest class.",
         fontsize=9,
     )
-    _save(figure, file)
+    save(figure, file)
 
 
 def _lowest(row: Row) -> float:
@@ -105,10 +105,11 @@ def _alarms(setting: str, rows: Sequence[Row], file: Path) -> None:
         panel.set_title(way, fontsize=8, loc="left")
     panels[0, 0].set_yticks(range(len(names)), names)
     figure.suptitle(f"{setting}: attack queries at the alarm, a dot a run, the median marked", fontsize=9)
-    _save(figure, file)
+    save(figure, file)
 
 
-def _save(figure: object, file: Path) -> None:
+def save(figure: object, file: Path) -> None:
+    """Write a figure as SVG, the same on every run, without digits that nobody sees."""
     import matplotlib.pyplot as plt
 
     figure.savefig(file, metadata={"Date": None, "Creator": None})  # type: ignore[attr-defined]
