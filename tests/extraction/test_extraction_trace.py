@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,7 +9,7 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import trace as t
 from modelkeep.extraction.deceive import deceived
 from modelkeep.extraction.ladder import DEFAULT, respond
-from modelkeep.extraction.perturb import Code, Marker
+from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.trace import AccountTrail, draw_probes, trace
 
 
@@ -71,18 +72,30 @@ def test_p_values_of_an_independent_model_are_uniform_or_larger(name, request):
 def test_the_e_value_averages_to_one_exactly(symbols):
     """Over all codes of five questions, whatever the scores: E e = 1 under the key's randomness."""
     scores = np.random.default_rng(1).uniform(-1, 1, size=(5, symbols))
-    values = [np.exp(t._log_e(scores, np.array(code))) for code in product(range(symbols), repeat=5)]
+    values = [np.exp(t._Bets(scores).log_e(np.array(code))) for code in product(range(symbols), repeat=5)]
     assert np.mean(values) == pytest.approx(1.0)
 
 
 def test_the_smooth_e_value_averages_to_one_exactly():
     scores = np.random.default_rng(2).uniform(-1, 1, size=(8, 2))
     cell = np.array([0, 0, 1, 1, 2, 2, 2, 3])
-    values = []
-    for per_cell in product((0, 1), repeat=4):
-        smooth = np.array(per_cell)[cell]
-        values.append(np.exp(t._smooth_evidence(Code(smooth, smooth, cell, np.zeros(8, int), np.ones(8)), scores)))
+    regions = t._regions(cell, np.zeros(8, int), np.ones(8), [scores])
+    assert regions.cell.tolist() == [0, 1, 2, 3], "one symbol a region, however many probes"
+    values = [np.exp(regions.bets[0].log_e(np.array(symbols))) for symbols in product((0, 1), repeat=4)]
     assert np.mean(values) == pytest.approx(1.0)
+
+
+def test_a_key_weighs_the_same_whatever_was_weighed_before(digits):
+    """What a reading keeps of its probes belongs to one layout of cells and one rounding."""
+    probes, key = t.hear(digits.predict, digits.predict, digits.unseen[:80]), bytes(32)
+    probes = t.Heard(probes.x, probes.clean, np.clip(probes.clean + np.random.default_rng(4).normal(0, 0.02, (80, 10)), 0, 1))
+    fewer = replace(digits.profile, cells=digits.profile.cells[:8])
+    cases = [(digits.profile, 4), (fewer, 4), (digits.profile, 2)]
+    alone = [t.Reading(probes, 0.05).weigh(key, cells, None, decimals=decimals) for cells, decimals in cases]
+    assert len({tuple(statistics.items()) for _, statistics in alone}) == 3
+    reading = t.Reading(probes, 0.05)
+    reading.weigh(bytes([1]) * 32, fewer, None)
+    assert [reading.weigh(key, cells, None, decimals=decimals) for cells, decimals in cases] == alone
 
 
 def test_the_e_value_of_false_answers_averages_to_one_exactly():

@@ -84,14 +84,14 @@ class Marker:
         self._fine = hkdf(key, salt=b"", info=b"modelkeep/trace-fine/1")
         self._smooth = hkdf(key, salt=b"", info=b"modelkeep/trace-smooth/1")
         self.falsity = hkdf(key, salt=b"", info=b"modelkeep/deceive/1")
-        self._cells = cells if isinstance(cells, Cells) else cells_of(cells)
+        self.cells = cells if isinstance(cells, Cells) else cells_of(cells)
         self._room = epsilon / 2.0
         self._unit = 10.0**-decimals
         self._table: dict[tuple[int, int], int] = {}
 
     def cells_of(self, x: Floats) -> Ints:
         """The cell of each row of ``x`` (b, d)."""
-        return self._cells.of(np.asarray(x, dtype=np.float32))
+        return self.cells.of(np.asarray(x, dtype=np.float32))
 
     def apply(self, x: Floats, probs: Floats) -> Floats:
         """Marked answers (b, k) for inputs ``x`` (b, d) and the model's answers ``probs`` (b, k); a new array.
@@ -102,7 +102,7 @@ class Marker:
         if probs.shape[1] < 2 or self._room == 0.0:
             return np.array(probs, dtype=np.float64)
         rows = np.asarray(x, dtype=np.float32)
-        cells = self._cells.of(rows).tolist()
+        cells = self.cells.of(rows).tolist()
         return np.array([self._mark(*each) for each in zip(rows, cells, probs.tolist(), strict=True)])
 
     def apply_one(self, x: NDArray[np.floating], answer: list[float]) -> list[float]:
@@ -110,7 +110,7 @@ class Marker:
         if len(answer) < 2 or self._room == 0.0:
             return answer
         row = np.asarray(x, dtype=np.float32)[0]
-        return self._mark(row, self._cells.of_one(row), answer)
+        return self._mark(row, self.cells.of_one(row), answer)
 
     def _mark(self, row: NDArray[np.float32], cell: int, answer: list[float]) -> list[float]:
         marked, high = answer.copy(), max(answer)
@@ -133,21 +133,26 @@ class Marker:
         """The symbols that ``apply`` places on inputs ``x`` (n, d) with answers ``probs`` (n, k), k >= 2, for the trace."""
         classes = probs.shape[1]
         rows = np.asarray(x, dtype=np.float32)
-        cell = self._cells.of(rows)
+        cell = self.cells.of(rows)
         top = probs.argmax(axis=1)
         alphabet = max(2, classes - 1)
         return Code(
             fine=np.array([self._fine_symbol(row, alphabet) for row in rows], dtype=np.int64),
-            smooth=np.array(
-                [self._smooth_symbol(c, t, alphabet) for c, t in zip(cell.tolist(), top.tolist(), strict=True)], np.int64
-            ),
+            smooth=self.smooth(cell, top, classes),
             cell=cell,
             top=top,
-            size=self._sizes(probs),
+            size=self.sizes(probs),
         )
 
-    def _sizes(self, probs: Floats) -> Floats:
-        """Mass that one symbol moves (for two classes, half the span between its two values), over the most it can."""
+    def smooth(self, cell: Ints, top: Ints, classes: int) -> Ints:
+        """The smooth symbols of the regions (``cell``, ``top``), (n,) each, of a model of so many ``classes``."""
+        alphabet = max(2, classes - 1)
+        regions = zip(cell.tolist(), top.tolist(), strict=True)
+        return np.array([self._smooth_symbol(*region, alphabet) for region in regions], dtype=np.int64)
+
+    def sizes(self, probs: Floats) -> Floats:
+        """Mass that one symbol moves (for two classes, half the span between its two values), over the most it can, whatever
+        the key."""
         two = np.partition(np.asarray(probs, dtype=np.float64), -2, axis=1)[:, -2:]
         if probs.shape[1] == 2:
             moved = [0.25 * sum(self._rooms(high)) for high in two[:, 1].tolist()]

@@ -133,6 +133,7 @@ class Reading:
         self._probes, self._epsilon = probes, epsilon
         self._readers = {name: _fit_reader(name, clean, read, epsilon) for name in TRANSFORMS}
         self._scores = {name: reader.scores(clean, read) for name, reader in self._readers.items()}
+        self._regions: dict[tuple[Cells, int], _Regions] = {}
 
     def __len__(self) -> int:
         """How many probes."""
@@ -154,8 +155,9 @@ class Reading:
         was deceived; ``decimals``: as served.
         """
         marker = Marker(key, cells, self._epsilon, decimals)
-        code = marker.code(self._probes.x, self._probes.clean)
-        smooth = [_smooth_evidence(code, scores) for scores in self._scores.values()]
+        regions = self._regions_of(marker, decimals)
+        symbols = marker.smooth(regions.cell, regions.top, self._probes.clean.shape[1])
+        smooth = [bets.log_e(symbols) for bets in regions.bets]
         fine = [0.0 for _ in self._readers]
         if asked is not None:
             code = marker.code(asked.x, asked.clean)
@@ -174,6 +176,14 @@ class Reading:
         statistics |= {"false": false / math.log(10)} if lied is not None else {}
         statistics |= {"flips": flips / math.log(10)} if flipped is not None else {}
         return p, statistics | {"all": total / math.log(10)}
+
+    def _regions_of(self, marker: Marker, decimals: int) -> "_Regions":
+        """The probes by region, which are the same for every key: one of a hundred thousand accounts is weighed in no time."""
+        name = marker.cells, decimals
+        if name not in self._regions:
+            cell, top = marker.cells_of(self._probes.x), self._probes.clean.argmax(axis=1)
+            self._regions[name] = _regions(cell, top, marker.sizes(self._probes.clean), list(self._scores.values()))
+        return self._regions[name]
 
 
 def hear(suspect: Predict, victim: Predict, x: Floats) -> Heard:
@@ -287,18 +297,45 @@ def _fit_reader(name: str, clean: Floats, read: Floats, epsilon: float) -> _Read
 
 def _fine_evidence(code: Code, scores: Floats) -> float:
     """Log e-value of the fine symbols over an account's distinct questions."""
-    return _log_e(scores * code.size[:, None], code.fine)
+    return _Bets(scores * code.size[:, None]).log_e(code.fine)
 
 
-def _smooth_evidence(code: Code, scores: Floats) -> float:
-    """Log e-value of the smooth symbols: one per (cell, top class), its score the sum over the probes there."""
-    weighted = scores * code.size[:, None]
-    _, first, group, counts = np.unique(
-        code.cell * 100_000 + code.top, return_index=True, return_inverse=True, return_counts=True
-    )
-    sums = np.zeros((len(first), scores.shape[1]))
-    np.add.at(sums, group, weighted)
-    return _log_e(sums / np.sqrt(counts)[:, None], code.smooth[first])
+class _Bets:
+    """Scores (n, symbols) of n symbols, to be weighed for any number of keys."""
+
+    def __init__(self, scores: Floats) -> None:
+        self._scores, self._norms = scores, []
+        for rate in GRID:
+            tilted = rate * scores
+            high = tilted.max(axis=1)
+            self._norms.append(float((high + np.log(np.exp(tilted - high[:, None]).mean(axis=1))).sum()))
+
+    def log_e(self, symbols: Ints) -> float:
+        """Log of the mean over ``GRID`` of prod_i exp(l M_i[a_i]) / mean_a exp(l M_i[a]), for ``symbols`` a (n,)."""
+        placed = float(self._scores[np.arange(len(symbols)), symbols].sum())
+        return _log_mean(np.array([rate * placed - norm for rate, norm in zip(GRID, self._norms, strict=True)]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Regions:
+    """Probes by region (``cell``, ``top``), (regions,) each: the score of its one smooth symbol is the root-scaled sum over the
+    probes there. ``bets``: one for each way to read."""
+
+    cell: Ints
+    top: Ints
+    bets: list[_Bets]
+
+
+def _regions(cell: Ints, top: Ints, size: Floats, scores: Sequence[Floats]) -> _Regions:
+    """``cell``, ``top``, ``size``: (m,), as in ``Code``; ``scores``: (m, symbols) each."""
+    names = cell * 100_000 + top
+    _, first, group, counts = np.unique(names, return_index=True, return_inverse=True, return_counts=True)
+    bets = []
+    for each in scores:
+        sums = np.zeros((len(first), each.shape[1]))
+        np.add.at(sums, group, each * size[:, None])
+        bets.append(_Bets(sums / np.sqrt(counts)[:, None]))
+    return _Regions(cell[first], top[first], bets)
 
 
 def _false_evidence(marker: Marker, lied: Lied, probes: Heard) -> float:
@@ -348,18 +385,6 @@ def _log_false(scores: Floats, false: NDArray[np.bool_], share: float) -> float:
     for rate in GRID:
         tilted = rate * scores
         logs.append(float((tilted * false - np.logaddexp(math.log1p(-share), math.log(share) + tilted)).sum()))
-    return _log_mean(np.array(logs))
-
-
-def _log_e(scores: Floats, symbols: Ints) -> float:
-    """Log of the mean over ``GRID`` of prod_i exp(l M_i[a_i]) / mean_a exp(l M_i[a]). ``scores``: (n, symbols)."""
-    logs = []
-    placed = scores[np.arange(len(scores)), symbols]
-    for rate in GRID:
-        tilted = rate * scores
-        high = tilted.max(axis=1)
-        norm = high + np.log(np.exp(tilted - high[:, None]).mean(axis=1))
-        logs.append(float((rate * placed - norm).sum()))
     return _log_mean(np.array(logs))
 
 
