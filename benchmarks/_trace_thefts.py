@@ -64,10 +64,9 @@ class Thefts:
         return made
 
     def rows(self, count: int, seed: int) -> Floats:
-        """Natural rows (count, d) that no thief has asked."""
-        rng = np.random.default_rng([63, seed])
+        """Natural rows (count, d) that no thief has asked; where they run out, rows moved a little."""
         fresh = self.setting.pool[-int(_FRESH * len(self.setting.pool)) :]
-        return fresh[rng.permutation(len(fresh))[:count]]
+        return _more(self.setting, fresh, count, np.random.default_rng([63, seed]))
 
     def read(self, suspect: Predict, run: int) -> Reading:
         """A suspect as the product reads it: on fresh probes, drawn from the profile."""
@@ -100,14 +99,17 @@ def served(setting: Setting, key: bytes, x: Floats, clean: Floats) -> Floats:
 
 
 def questions(setting: Setting, count: int, rng: np.random.Generator) -> Floats:
-    """Natural rows (count, d) of the pool; where they run out, rows moved a little, as a thief makes more of few."""
-    known = setting.pool[: len(setting.pool) - int(_FRESH * len(setting.pool))]
+    """What a thief of natural rows asks (count, d)."""
+    return _more(setting, setting.pool[: len(setting.pool) - int(_FRESH * len(setting.pool))], count, rng)
+
+
+def _more(setting: Setting, known: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Some of the rows ``known`` (n, d), each once; where they run out, rows moved a little, as a thief makes more of few."""
     natural = known[rng.permutation(len(known))[:count]]
     missing = count - len(natural)
     moved = natural[rng.integers(len(natural), size=missing)]
-    moved = np.clip(
-        moved + setting.profile.embedding.scale * rng.normal(0.0, 0.2, moved.shape), known.min(axis=0), known.max(axis=0)
-    )
+    moved = moved + setting.profile.embedding.scale * rng.normal(0.0, 0.2, moved.shape)
+    moved = np.clip(moved, known.min(axis=0), known.max(axis=0))
     return np.concatenate([natural, moved]).astype(np.float32).astype(np.float64)
 
 

@@ -85,6 +85,26 @@ def test_the_smooth_e_value_averages_to_one_exactly():
     assert np.mean(values) == pytest.approx(1.0)
 
 
+def test_a_copy_that_tells_its_leading_classes_alone_is_traced(digits):
+    """What it leaves out is no evidence, and no noise either."""
+    key, x, rng = bytes(32), digits.unseen[:500], np.random.default_rng(6)
+    marker = Marker(key, digits.profile)
+
+    def three(rows):
+        told = marker.apply(rows, digits.predict(rows)) * np.exp(rng.normal(0, 0.7, size=(len(rows), 10)))
+        told[told < np.sort(told, axis=1)[:, -3:-2]] = 0.0
+        return told / told.sum(axis=1, keepdims=True)
+
+    trails = [AccountTrail("thief", key, x), *(AccountTrail(str(i), one, x) for i, one in enumerate(_keys(5)))]
+    found = trace(three, digits.predict, trails, digits.profile, probes=digits.unseen[500:])
+    assert found[0].subject == "thief" and found[0].p_value < 1e-13
+    assert found[1].p_value > 0.05
+    ones = np.eye(10)[digits.predict(x).argmax(axis=1)]
+    assert t._named(ones) == 0 and t._named(digits.predict(x)) == 0, "labels, and all classes, are read as they are"
+    rounded = np.round(digits.predict(x), 2)
+    assert t._named(rounded) == 0, "zeros of rounding are told, and say something"
+
+
 def test_a_key_weighs_the_same_whatever_was_weighed_before(digits):
     """What a reading keeps of its probes belongs to one layout of cells and one rounding."""
     probes, key = t.hear(digits.predict, digits.predict, digits.unseen[:80]), bytes(32)

@@ -36,6 +36,8 @@ TRANSFORMS: dict[str, tuple[Callable[[Floats], Floats], float]] = {
 }
 """How a suspect's probabilities are read: a function, and the clip of its residual in units of epsilon."""
 SMALLEST = 1e-300
+USUALLY = 0.9
+"""In this share of its answers a suspect that tells its leading classes alone tells as many as it ever does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +132,8 @@ class Reading:
             raise Invalid(
                 f"the suspect answers {read.shape} and the model {clean.shape}: both must give the same two or more classes"
             )
-        self._probes, self._epsilon = probes, epsilon
+        self._probes, self._epsilon, self._named = probes, epsilon, _named(read)
+        read = _completed(clean, read, self._named)
         self._readers = {name: _fit_reader(name, clean, read, epsilon) for name in TRANSFORMS}
         self._scores = {name: reader.scores(clean, read) for name, reader in self._readers.items()}
         self._regions: dict[tuple[Cells, int], _Regions] = {}
@@ -161,7 +164,8 @@ class Reading:
         fine = [0.0 for _ in self._readers]
         if asked is not None:
             code = marker.code(asked.x, asked.clean)
-            fine = [_fine_evidence(code, reader.scores(asked.clean, asked.read)) for reader in self._readers.values()]
+            read = _completed(asked.clean, asked.read, self._named)
+            fine = [_fine_evidence(code, reader.scores(asked.clean, read)) for reader in self._readers.values()]
         total, false = _log_mean(np.array([*fine, *smooth, *(f + s for f in fine for s in smooth)])), 0.0
         if lied is not None:
             false = _false_evidence(marker, lied, self._probes)
@@ -240,6 +244,24 @@ def first_asked(x: Floats) -> Ints:
     _, first = np.unique(fingerprints(x), return_index=True)
     out: Ints = np.sort(first)
     return out
+
+
+def _named(read: Floats) -> int:
+    """How many classes a suspect names that tells its leading few (two or more) and no others; 0 = it is no such one."""
+    counts = (read > 0.0).sum(axis=1)
+    most = int(counts.max(initial=0))
+    return most if 2 <= most < read.shape[1] and float((counts == most).mean()) >= USUALLY else 0
+
+
+def _completed(clean: Floats, read: Floats, named: int) -> Floats:
+    """``read`` (n, k) with the clean answer where a suspect that names so few classes is silent, for silence says nothing: what
+    it names shares what the clean answer gives to these classes."""
+    if not named:
+        return read
+    silent = read <= 0.0
+    shared = np.where(silent, 0.0, clean).sum(axis=1, keepdims=True)
+    told = read / np.maximum(read.sum(axis=1, keepdims=True), 1e-12)
+    return np.where(silent, clean, told * shared)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
