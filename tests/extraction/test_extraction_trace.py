@@ -9,8 +9,10 @@ from modelkeep.errors import Invalid
 from modelkeep.extraction import trace as t
 from modelkeep.extraction.deceive import deceived
 from modelkeep.extraction.ladder import DEFAULT, respond
-from modelkeep.extraction.perturb import Marker
+from modelkeep.extraction.perturb import Cells, Marker
 from modelkeep.extraction.trace import AccountTrail, draw_probes, trace
+
+CELLS = Cells(np.zeros(3, np.float32), np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
 
 
 def _keys(n, seed=0):
@@ -85,24 +87,58 @@ def test_the_smooth_e_value_averages_to_one_exactly():
     assert np.mean(values) == pytest.approx(1.0)
 
 
-def test_a_copy_that_tells_its_leading_classes_alone_is_traced(digits):
-    """What it leaves out is no evidence, and no noise either."""
-    key, x, rng = bytes(32), digits.unseen[:500], np.random.default_rng(6)
-    marker = Marker(key, digits.profile)
+def test_a_copy_that_was_trained_on_is_read_by_its_logarithms():
+    """Its answers are extreme, so that the mark is a small factor of very small probabilities."""
+    rng = np.random.default_rng(8)
+    clean = rng.dirichlet(np.ones(5), size=900)
+    marker = Marker(bytes(32), CELLS)
+    x = rng.normal(size=(900, 3))
+    odds = 4.0 * np.log(marker.apply(x, clean) + 1e-3)
+    read = np.exp(odds - odds.max(axis=1, keepdims=True))
+    read /= read.sum(axis=1, keepdims=True)
+    reading = t.Reading(t.Heard(x[500:], clean[500:], read[500:]), 0.05)
+    asked = t.Heard(x[:500], clean[:500], read[:500])
+    p, statistics = reading.weigh(bytes(32), CELLS, asked)
+    first = max(statistics[f"fine-{name}"] for name in t.TRANSFORMS)
+    assert statistics["fine-deep"] > first + 3.0
+    assert p < 10 ** -(statistics["fine-deep"] - 3.0)
+    assert reading.weigh(bytes([1]) * 32, CELLS, asked)[0] > 0.05
 
-    def three(rows):
-        told = marker.apply(rows, digits.predict(rows)) * np.exp(rng.normal(0, 0.7, size=(len(rows), 10)))
-        told[told < np.sort(told, axis=1)[:, -3:-2]] = 0.0
-        return told / told.sum(axis=1, keepdims=True)
 
-    trails = [AccountTrail("thief", key, x), *(AccountTrail(str(i), one, x) for i, one in enumerate(_keys(5)))]
-    found = trace(three, digits.predict, trails, digits.profile, probes=digits.unseen[500:])
-    assert found[0].subject == "thief" and found[0].p_value < 1e-13
-    assert found[1].p_value > 0.05
-    ones = np.eye(10)[digits.predict(x).argmax(axis=1)]
-    assert t._named(ones) == 0 and t._named(digits.predict(x)) == 0, "labels, and all classes, are read as they are"
-    rounded = np.round(digits.predict(x), 2)
-    assert t._named(rounded) == 0, "zeros of rounding are told, and say something"
+def test_a_copy_that_tells_its_leading_classes_alone_is_read_by_what_it_tells():
+    """Silence is no evidence, and no noise either."""
+    rng = np.random.default_rng(9)
+    clean = rng.dirichlet(np.full(10, 0.4), size=900)
+    x = rng.normal(size=(900, 3))
+    read = Marker(bytes(32), CELLS).apply(x, clean) + rng.normal(0, 0.002, size=(900, 10)) * (clean > 0.01)
+    read[read < np.sort(read, axis=1)[:, -3:-2]] = 0.0
+    read /= read.sum(axis=1, keepdims=True)
+    reading = t.Reading(t.Heard(x[500:], clean[500:], read[500:]), 0.05)
+    asked = t.Heard(x[:500], clean[:500], read[:500])
+    p, statistics = reading.weigh(bytes(32), CELLS, asked)
+    first = max(statistics[f"fine-{name}"] for name in t.TRANSFORMS)
+    assert max(statistics[f"fine-named-{name}"] for name in t.TRANSFORMS) > first + 3.0
+    assert p < 10 ** -(first + 1.0)
+    assert reading.weigh(bytes([1]) * 32, CELLS, asked)[0] > 0.05
+
+
+def test_labels_and_rounded_answers_are_read_as_they_are(digits):
+    told = digits.predict(digits.unseen)
+    for read in (told, np.eye(10)[told.argmax(axis=1)], np.round(told, 2), np.round(told[:0], 2)):
+        assert t._named(read) == 0
+
+
+def test_readings_that_came_later_leave_the_p_values_of_before(digits):
+    """A report of before is checked with one that is at most a twentieth larger."""
+    rng = np.random.default_rng(5)
+    heard = t.hear(digits.predict, digits.predict, digits.unseen[:120])
+    marked = Marker(bytes(32), digits.profile).apply(heard.x, heard.clean)
+    reading = t.Reading(t.Heard(heard.x, heard.clean, np.clip(marked + rng.normal(0, 0.01, marked.shape), 0, 1)), 0.05)
+    p, statistics = reading.weigh(bytes(32), digits.profile, None)
+    smooth = np.mean([10 ** statistics[f"smooth-{name}"] for name in t.TRANSFORMS])
+    before = 0.2 + 0.8 * smooth  # e of the mark without fine symbols is 1, and four in five of the means have a smooth one
+    assert before > 2.0
+    assert p <= 1.05 / before
 
 
 def test_a_key_weighs_the_same_whatever_was_weighed_before(digits):

@@ -35,6 +35,10 @@ TRANSFORMS: dict[str, tuple[Callable[[Floats], Floats], float]] = {
     "log": (lambda p: np.log(p + 2e-3), 50.0),
 }
 """How a suspect's probabilities are read: a function, and the clip of its residual in units of epsilon."""
+DEEP: tuple[Callable[[Floats], Floats], float] = (lambda p: np.log(p + 1e-7), 50.0)
+"""The same for a copy that was trained on, on labels: its probabilities are extreme, and the mark is in their logarithms."""
+LATER = 0.04
+"""Weight of the readings that came later: little, so that p of the reports of before rises by less than they may differ."""
 SMALLEST = 1e-300
 USUALLY = 0.9
 """In this share of its answers a suspect that tells its leading classes alone tells as many as it ever does."""
@@ -133,9 +137,14 @@ class Reading:
                 f"the suspect answers {read.shape} and the model {clean.shape}: both must give the same two or more classes"
             )
         self._probes, self._epsilon, self._named = probes, epsilon, _named(read)
-        read = _completed(clean, read, self._named)
-        self._readers = {name: _fit_reader(name, clean, read, epsilon) for name in TRANSFORMS}
-        self._scores = {name: reader.scores(clean, read) for name, reader in self._readers.items()}
+        ways = {**TRANSFORMS, "deep": DEEP}
+        self._readers = {name: _fit_reader(way, clean, read, epsilon) for name, way in ways.items()}
+        self._scores = [reader.scores(clean, read) for reader in self._readers.values()]
+        if self._named:
+            whole = _completed(clean, read)
+            told = {f"named-{name}": _fit_reader(way, clean, whole, epsilon) for name, way in TRANSFORMS.items()}
+            self._readers |= told
+            self._scores += [reader.scores(clean, whole) for reader in told.values()]
         self._regions: dict[tuple[Cells, int], _Regions] = {}
 
     def __len__(self) -> int:
@@ -164,9 +173,13 @@ class Reading:
         fine = [0.0 for _ in self._readers]
         if asked is not None:
             code = marker.code(asked.x, asked.clean)
-            read = _completed(asked.clean, asked.read, self._named)
-            fine = [_fine_evidence(code, reader.scores(asked.clean, read)) for reader in self._readers.values()]
-        total, false = _log_mean(np.array([*fine, *smooth, *(f + s for f in fine for s in smooth)])), 0.0
+            whole = _completed(asked.clean, asked.read) if self._named else asked.read
+            for at, (name, reader) in enumerate(self._readers.items()):
+                read = whole if name.startswith("named") else asked.read
+                fine[at] = _fine_evidence(code, reader.scores(asked.clean, read))
+        known, false = len(TRANSFORMS), 0.0
+        first, later = _either(fine[:known], smooth[:known]), _either(fine[known:], smooth[known:])
+        total = float(np.logaddexp(math.log1p(-LATER) + first, math.log(LATER) + later))
         if lied is not None:
             false = _false_evidence(marker, lied, self._probes)
             total = _log_mean(np.array([total, false]))
@@ -186,7 +199,7 @@ class Reading:
         name = marker.cells, decimals
         if name not in self._regions:
             cell, top = marker.cells_of(self._probes.x), self._probes.clean.argmax(axis=1)
-            self._regions[name] = _regions(cell, top, marker.sizes(self._probes.clean), list(self._scores.values()))
+            self._regions[name] = _regions(cell, top, marker.sizes(self._probes.clean), self._scores)
         return self._regions[name]
 
 
@@ -253,11 +266,9 @@ def _named(read: Floats) -> int:
     return most if 2 <= most < read.shape[1] and float((counts == most).mean()) >= USUALLY else 0
 
 
-def _completed(clean: Floats, read: Floats, named: int) -> Floats:
-    """``read`` (n, k) with the clean answer where a suspect that names so few classes is silent, for silence says nothing: what
-    it names shares what the clean answer gives to these classes."""
-    if not named:
-        return read
+def _completed(clean: Floats, read: Floats) -> Floats:
+    """``read`` (n, k) with the clean answer where a suspect that names few classes is silent, for silence says nothing: what it
+    names shares what the clean answer gives to these classes."""
     silent = read <= 0.0
     shared = np.where(silent, 0.0, clean).sum(axis=1, keepdims=True)
     told = read / np.maximum(read.sum(axis=1, keepdims=True), 1e-12)
@@ -299,8 +310,8 @@ def _shape(before: Floats, slope: Floats) -> Floats:
     return out
 
 
-def _fit_reader(name: str, clean: Floats, read: Floats, epsilon: float) -> _Reader:
-    change, wide = TRANSFORMS[name]
+def _fit_reader(way: tuple[Callable[[Floats], Floats], float], clean: Floats, read: Floats, epsilon: float) -> _Reader:
+    change, wide = way
     before, after = change(clean), change(read)
     top, classes = clean.argmax(axis=1), clean.shape[1]
     others = np.ones(clean.shape, dtype=bool)
@@ -408,6 +419,11 @@ def _log_false(scores: Floats, false: NDArray[np.bool_], share: float) -> float:
         tilted = rate * scores
         logs.append(float((tilted * false - np.logaddexp(math.log1p(-share), math.log(share) + tilted)).sum()))
     return _log_mean(np.array(logs))
+
+
+def _either(fine: Sequence[float], smooth: Sequence[float]) -> float:
+    """Log of the mean e-value of the fine symbols, of the smooth ones, and of both (independent keys), by every way to read."""
+    return _log_mean(np.array([*fine, *smooth, *(f + s for f in fine for s in smooth)]))
 
 
 def _log_mean(logs: Floats) -> float:
