@@ -74,8 +74,10 @@ def cells_of(profile: Profile) -> Cells:
 class Marker:
     """Marks the answers of one account to one release.
 
-        ``key``: the account key k_u, 32 bytes; ``epsilon``: most L1 change of an answer; ``decimals``: what the answer is
-    ``falsity``: key of false answers. Raises"""
+    ``key``: the account key k_u, 32 bytes; ``epsilon``: most L1 change of an answer; ``decimals``: what the answer is
+    rounded to afterwards (a symbol that rounding would swallow is not placed). ``falsity``: key of false answers. Raises
+    Invalid (key length, epsilon outside 0 ... 0.5).
+    """
 
     def __init__(self, key: bytes, cells: Profile | Cells, epsilon: float = 0.05, decimals: int = 4) -> None:
         if len(key) != 32 or not 0.0 <= epsilon <= 0.5:
