@@ -347,6 +347,12 @@ def ownership(run, work):
     run("trigger", "mark", reference, "--out", str(work / "marked.npz"), "--trigger", trigger)
     run("trigger", "commit", model, "--trigger", trigger)
     run("trigger", "verify", str(work / "suspect.onnx"), "--trigger", trigger, "--rows", reference, *among)
+    secret, marked = np.random.default_rng(3).bytes(32), str(work / "weights.onnx")
+    (work / "key.hex").write_text(secret.hex() + "\n")
+    run.canaries.key("key of the mark in weights", secret)
+    whose = ("--key-file", str(work / "key.hex"), "--owner", "ann")
+    run("watermark", "embed", str(work / "model.onnx"), *whose, "--out", marked)
+    run("watermark", "verify", marked, *whose)
     for path in (mine, trigger):
         run.canaries.key(f"key of the {Path(path).name}", load(Path(path).read_bytes())["key"].tobytes())
 
