@@ -16,6 +16,28 @@ from modelkeep.errors import Invalid
 from modelkeep.workflows.fingerprints import check_older
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _since(_context: click.Context, _param: click.Parameter, said: str) -> int:
+    """A day (its begin, UTC) or a time, in Unix nanoseconds; 0 when nothing is said."""
+    if not said:
+        return 0
+    try:
+        at = datetime.datetime.fromisoformat(said)
+    except ValueError:
+        raise click.BadParameter(f"{said[:40]!r} is no day or time, such as 2026-11-20 or 2026-11-20T15:00+01:00") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()) * 1_000_000_000
+
+
+seen_option = click.option(
+    "--seen",
+    default="",
+    metavar="TIME",
+    callback=_since,
+    help="When the suspect was there, such as 2026-11-20 (UTC): what the log committed to later proves nothing.",
+)
+"""Unix nanoseconds, 0 = nobody says; the same for every claim about a suspect."""
+
 NOT_JUDGED = "not judged: say with --seen when the suspect was first seen"
 
 _OPTIONS = (
@@ -25,7 +47,7 @@ _OPTIONS = (
         metavar="FOLDER",
         help="20 or more ONNX models that were trained independently for the task.",
     ),
-    click.option("--seen", type=click.DateTime(["%Y-%m-%d"]), help="Day on which the suspect was first seen, UTC."),
+    seen_option,
     click.option("--key-file", default="", help="File with an API key, for a suspect at an address."),
     click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address."),
     click.option(
@@ -51,18 +73,17 @@ class Claim:
 
     suspect: str
     population: str
-    seen: datetime.datetime | None
+    seen: int
     key_file: str
     ca: str
     significance: float
 
     def order(self, at: int) -> str:
         """Whether a commitment, logged ``at`` (Unix nanoseconds), is older than the suspect, in words. Raises NotTrusted."""
-        if self.seen is None:
+        if not self.seen:
             return NOT_JUDGED
-        seen = self.seen.replace(tzinfo=datetime.UTC)
-        words = f"logged {moment(at)}, and the suspect was seen on {seen:%Y-%m-%d}"
-        check_older(at, int(seen.timestamp()) * 1_000_000_000, words)
+        words = f"logged {moment(at)}, and the suspect was seen {moment(self.seen)}"
+        check_older(at, self.seen, words)
         return f"the commitment is older than the suspect: {words}"
 
     @contextmanager

@@ -1,6 +1,5 @@
 """attack, trace and trace-check."""
 
-import datetime
 import importlib.util
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.shelf import is_address
 from modelkeep.app.suspects import PROBES, Asked
 from modelkeep.app.tracing import check_trace, is_function, open_suspect
+from modelkeep.cli.claims import seen_option
 from modelkeep.cli.context import Context, check_new_folder, read_file, read_folder, read_secret_file, write_folder
 from modelkeep.core.values import ReleaseRef
 from modelkeep.errors import Invalid, Missing
@@ -228,20 +228,6 @@ def _tell(report: AttackReport) -> str:
     )
 
 
-_SEEN = "When the suspect was there, such as 2026-11-20: keys that were committed to later prove nothing."
-
-
-def _seen(_context: click.Context, _param: click.Parameter, said: str) -> int:
-    """A day (its begin, UTC) or a time, in Unix nanoseconds; 0 when nothing is said."""
-    if not said:
-        return 0
-    try:
-        at = datetime.datetime.fromisoformat(said)
-    except ValueError:
-        raise click.BadParameter(f"{said!r} is no day or time, such as 2026-11-20 or 2026-11-20T15:00+01:00") from None
-    return int((at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()) * 1_000_000_000
-
-
 @click.command(epilog="Example: modelkeep trace suspect.onnx --model credit-risk@1 --beacon-file drawn.txt --report case-7")
 @click.argument("suspect", metavar="SUSPECT")
 @click.option("--model", "ref", required=True, metavar="NAME@VERSION", help="The release it may have been stolen from.")
@@ -260,7 +246,7 @@ def _seen(_context: click.Context, _param: click.Parameter, said: str) -> int:
     "--significance", type=click.FloatRange(1e-12, 0.1), default=1e-3, show_default=True, help="Accuse below this corrected p."
 )
 @click.option("--report", default="", metavar="FOLDER", help="New folder for a report that somebody else can run again.")
-@click.option("--seen", default="", metavar="TIME", callback=_seen, help=_SEEN)
+@seen_option
 @click.pass_obj
 def trace(ctx: Context, /, **given: Any) -> None:
     """Rank the accounts that a suspect model may have been trained through, with a p-value each.
@@ -336,7 +322,7 @@ class _Traced:
 @click.option("--suspect", default="", help="Ask the suspect again: ONNX file, address or FILE.py:NAME.")
 @click.option("--key-file", default="", help="File with an API key, for a suspect at an address.")
 @click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address.")
-@click.option("--seen", default="", metavar="TIME", callback=_seen, help=_SEEN)
+@seen_option
 @click.pass_obj
 def trace_check(ctx: Context, folder: str, trust: str, suspect: str, key_file: str, ca: str, seen: int) -> None:
     """Run the report of a trace again, with the keep's public keys and nothing else of it.

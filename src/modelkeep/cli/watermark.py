@@ -1,6 +1,5 @@
 """watermark embed and watermark verify: marks in the weights of a model."""
 
-import datetime
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.app.markresults import MarkEmbedded, MarkVerified
 from modelkeep.app.markverbs import read_suspect
 from modelkeep.app.weightmarks import mark_model, model_layout
+from modelkeep.cli.claims import seen_option
 from modelkeep.cli.context import Context, moment, new_file, read_file, read_folder
 from modelkeep.cli.output import EXIT_REFUSED
 from modelkeep.errors import Invalid
@@ -63,7 +63,7 @@ def embed(ctx: Context, model: str, out: str, name: str, key_file: str, owner: s
 @OWNER
 @click.option("--marked", default="", help="The marked ONNX file, where SUSPECT may have other layers; with --key-file.")
 @click.option("--independent", default="", metavar="FOLDER", help="Folder of ONNX models of the same architecture by others.")
-@click.option("--seen", default="", metavar="DATE", help="When the suspect was there, such as 2026-05-01 (UTC); with --model.")
+@seen_option
 @click.option("--open-key", default="", metavar="FILE", help="New file for the key, for who is to check a claim; with --model.")
 @click.option(
     "--significance", type=click.FloatRange(1e-12, 0.1), default=1e-6, show_default=True, help="Claim it at or below this p."
@@ -99,7 +99,7 @@ class _Asked:
     owner: str
     marked: str
     independent: str
-    seen: str
+    seen: int
     open_key: str
     significance: float
 
@@ -117,7 +117,7 @@ class _Asked:
         """Read it with the key of a keep, or here with the one in the file. Raises Invalid, Missing, NotTrusted."""
         data, others = read_file(self.suspect), list(read_folder(self.independent).values()) if self.independent else []
         if not self.key_file:
-            more: dict[str, Any] = {"seen": _moment(self.seen), "open_key": bool(self.open_key)}
+            more: dict[str, Any] = {"seen": self.seen, "open_key": bool(self.open_key)}
             return ctx.call(Keep.watermark_verify, ref=self.ref, suspect=data, independent=others, **more)
         marked = read_file(self.marked) if self.marked else data
         layout = model_layout(marked, "the marked model" if self.marked else "the suspect")
@@ -139,17 +139,6 @@ def _key(path: str) -> bytes:
     if len(key) != 32:
         raise Invalid(f"{path} holds a key of {len(key)} bytes, not 32: make one with 'openssl rand -hex 32'")
     return key
-
-
-def _moment(text: str) -> int:
-    """Unix nanoseconds of a date, or date and time; UTC where it names no zone. Raises Invalid."""
-    if not text:
-        return 0
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError as cause:
-        raise Invalid(f"{text[:40]!r} is no date: write it as 2026-05-01 or 2026-05-01T12:00Z") from cause
-    return int((found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()) * 10**9
 
 
 def _tell_embedded(done: MarkEmbedded, out: str) -> str:
