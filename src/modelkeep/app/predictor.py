@@ -66,6 +66,14 @@ class Predictor:
             parts.append(probability_rows(self._runtime.run({self._input.name: self._tensor(some)})[name], len(some)))
         return np.concatenate(parts)
 
+    def scores(self, rows: Rows) -> Rows:
+        """What is nearest to class probabilities (n, k) of what the model gives for rows (n, d), unchecked: what were
+        probabilities in its first answer, else its numbers. Raises Invalid (wrong width)."""
+        name = self._plan.probabilities
+        if name is None:
+            return np.concatenate([self._numbers(rows[at : at + self._batch]) for at in range(0, len(rows), self._batch)])
+        return np.concatenate([np.asarray(found[name], dtype=np.float64) for found in self.answers(rows)])
+
     def as_function(self) -> Callable[[Rows], Rows] | None:
         """``probabilities``, or None when the model does not classify."""
         return self.probabilities if self.classifies else None

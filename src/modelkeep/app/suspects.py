@@ -29,6 +29,7 @@ from modelkeep.extraction.flips import spots_of
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.scores import read_as_probabilities
 from modelkeep.extraction.trace import AccountTrail, Heard, TraceResult, draw_probes, first_asked, hear, probe_seed, trace
 from modelkeep.formats.detect import Format
 from modelkeep.formats.safetensors import load
@@ -55,13 +56,17 @@ DECIMALS = 4
 
 @dataclass(frozen=True)
 class Suspect:
-    """What is traced. ``kind``: ``onnx``, ``address`` or ``function``; ``digest``: of the file, or of the address; ``ask``:
-    given a few rows of the width that it will be asked, rows (n, d) to probabilities (n, k)."""
+    """What is traced. ``kind``: ``onnx``, ``address`` or ``function``; ``digest``: of the file, or of the address; ``begin``:
+    given a few rows of the width that it will be asked, rows (n, d) to the numbers (n, k) that it gives."""
 
     name: str
     kind: str
     digest: Digest
-    ask: Callable[[Rows], Callable[[Rows], Rows]]
+    begin: Callable[[Rows], Callable[[Rows], Rows]]
+
+    def ask(self, rows: Rows) -> Callable[[Rows], Rows]:
+        """Rows (n, d) to what it gives read as probabilities (n, k); ``rows``: some that it will be asked. Raises Invalid."""
+        return read_as_probabilities(self.begin(rows), rows)
 
 
 class Asked(NamedTuple):
@@ -132,7 +137,7 @@ def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
     if reason is not None:
         raise NotTrusted(f"the suspect is not run, because it is not clean: {reason.message}")
     interface = interface_of(verdict)
-    return Suspect(name, "onnx", digest_of(data), lambda rows: Predictor(OnnxRuntime(data), interface, rows).probabilities)
+    return Suspect(name, "onnx", digest_of(data), lambda rows: Predictor(OnnxRuntime(data), interface, rows).scores)
 
 
 class Traces:

@@ -1,0 +1,63 @@
+"""How a suspect's numbers are read as class probabilities: a copy need not answer as the model does.
+
+A copy that was fitted to answers as a regression gives numbers that are a little below 0, or sum to .98; another gives logits.
+Whatever is done to them uses no key, so every p-value of a trace holds; what matters is that the same is done to all answers.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.errors import Invalid
+
+Floats = NDArray[np.float64]
+Predict = Callable[[Floats], Floats]
+
+SAMPLE = 64
+"""Rows by whose answers it is decided how all are read."""
+_NEARLY = 1e-3
+_LIKE_SHARES = 0.5
+
+
+def read_as_probabilities(ask: Predict, rows: Floats) -> Predict:
+    """``ask``, (b, d) to numbers (b, k), as a function to probabilities (b, k), decided on the first of ``rows`` (n, d).
+
+    Rows that are probabilities are left as they are. Numbers of 0 and more are divided by their sum; numbers that sum to 1 but
+    for a half, some below 0, are cut at 0 first; all others are logits. Raises Invalid: not finite (rows, two or more classes).
+    """
+    sample = _checked(ask(rows[:SAMPLE]), len(rows[:SAMPLE]))
+    logits = bool(sample.min() < 0.0 and (np.abs(sample.sum(axis=1) - 1.0) > _LIKE_SHARES).any())
+
+    def answer(some: Floats) -> Floats:
+        found = _checked(ask(some), len(some))
+        return _softmax(found) if logits else _shares(found)
+
+    return answer
+
+
+def _checked(found: Floats, rows: int) -> Floats:
+    out = np.asarray(found, dtype=np.float64)
+    if out.ndim != 2 or len(out) != rows or out.shape[1] < 2 or not np.isfinite(out).all():
+        raise Invalid(
+            f"the suspect must answer finite numbers (rows, two or more classes), not shape {out.shape} for {rows} rows"
+        )
+    return out
+
+
+def _shares(found: Floats) -> Floats:
+    """Rows that are no probabilities, cut at 0 and over their sum; a row of zeros says nothing of any class."""
+    wrong = (found.min(axis=1) < 0.0) | (np.abs(found.sum(axis=1) - 1.0) > _NEARLY)
+    if not wrong.any():
+        return found
+    out = found.copy()
+    cut = np.maximum(out[wrong], 0.0)
+    total = cut.sum(axis=1, keepdims=True)
+    out[wrong] = np.where(total > 0.0, cut / np.maximum(total, 1e-300), 1.0 / cut.shape[1])
+    return out
+
+
+def _softmax(found: Floats) -> Floats:
+    tilted = np.exp(found - found.max(axis=1, keepdims=True))
+    out: Floats = tilted / tilted.sum(axis=1, keepdims=True)
+    return out
