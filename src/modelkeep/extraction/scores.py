@@ -18,6 +18,7 @@ SAMPLE = 64
 """Rows by whose answers it is decided how all are read."""
 _NEARLY = 1e-3
 _LIKE_SHARES = 0.5
+_NOTHING = 1e-12
 
 
 def read_as_probabilities(ask: Predict, rows: Floats) -> Predict:
@@ -27,7 +28,8 @@ def read_as_probabilities(ask: Predict, rows: Floats) -> Predict:
     for a half, some below 0, are cut at 0 first; all others are logits. Raises Invalid: not finite (rows, two or more classes).
     """
     sample = _checked(ask(rows[:SAMPLE]), len(rows[:SAMPLE]))
-    logits = bool(sample.min() < 0.0 and (np.abs(sample.sum(axis=1) - 1.0) > _LIKE_SHARES).any())
+    with np.errstate(over="ignore"):
+        logits = bool(sample.min() < 0.0 and (np.abs(sample.sum(axis=1) - 1.0) > _LIKE_SHARES).any())
 
     def answer(some: Floats) -> Floats:
         found = _checked(ask(some), len(some))
@@ -46,18 +48,21 @@ def _checked(found: Floats, rows: int) -> Floats:
 
 
 def _shares(found: Floats) -> Floats:
-    """Rows that are no probabilities, cut at 0 and over their sum; a row of zeros says nothing of any class."""
-    wrong = (found.min(axis=1) < 0.0) | (np.abs(found.sum(axis=1) - 1.0) > _NEARLY)
+    """Rows that are no probabilities, cut at 0 and over their sum; a row of nothing but zeros, or nearly, names no class."""
+    with np.errstate(over="ignore"):
+        wrong = (found.min(axis=1) < 0.0) | (np.abs(found.sum(axis=1) - 1.0) > _NEARLY)
     if not wrong.any():
         return found
     out = found.copy()
     cut = np.maximum(out[wrong], 0.0)
-    total = cut.sum(axis=1, keepdims=True)
-    out[wrong] = np.where(total > 0.0, cut / np.maximum(total, 1e-300), 1.0 / cut.shape[1])
+    most = cut.max(axis=1, keepdims=True)
+    cut = np.where(most > _NOTHING, cut / np.maximum(most, _NOTHING), 1.0)  # first by the largest: a sum could overflow
+    out[wrong] = cut / cut.sum(axis=1, keepdims=True)
     return out
 
 
 def _softmax(found: Floats) -> Floats:
-    tilted = np.exp(found - found.max(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):
+        tilted = np.exp(found - found.max(axis=1, keepdims=True))
     out: Floats = tilted / tilted.sum(axis=1, keepdims=True)
     return out
