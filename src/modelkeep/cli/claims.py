@@ -26,7 +26,8 @@ def _since(_context: click.Context, _param: click.Parameter, said: str) -> int:
         at = datetime.datetime.fromisoformat(said)
     except ValueError:
         raise click.BadParameter(f"{said[:40]!r} is no day or time, such as 2026-11-20 or 2026-11-20T15:00+01:00") from None
-    return int((at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()) * 1_000_000_000
+    since = (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)) - datetime.datetime.fromtimestamp(0, datetime.UTC)
+    return since // datetime.timedelta(microseconds=1) * 1000
 
 
 seen_option = click.option(
