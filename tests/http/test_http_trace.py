@@ -353,27 +353,31 @@ def test_bad_arguments_are_one_line(stolen, tmp_path):
     assert "has no statement.json" in check((cli, folder), tmp_path / "other").line()
 
 
+def traced_by_labels(stolen, folder, rows, labels):
+    """The accounts of a trace of a copy that learnt these labels and tells labels alone, and p by subject as it is checked."""
+    copy = ExtraTreesClassifier(20, random_state=1).fit(rows, labels)
+    proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
+    with speaking(OnnxRuntime(proto.SerializeToString())) as server:
+        server.labels = True
+        address = f"http://127.0.0.1:{server.server_port}/v2/models/iris/versions/1"
+        case = str(folder / "case")
+        found = stolen[0]("trace", address, "--model", "iris@1", "--report", case, "--json", code=0).json
+        return found["accounts"], check(stolen, case, "--suspect", address, "--json", code=0).json["p"]
+
+
 def test_labels_alone_are_traced_once_a_review_had_the_account_deceived(stolen, tmp_path):
     """The copy saw top classes and nothing else, and those of a share of the regions were false."""
-    cli, _, keep = stolen
+    _, _, keep = stolen
     keep.review(account="alice", outcome="deceived", reason="the trace names her")
     token = keep.key_issue(account="alice", quota=10_000).token
     rng = np.random.default_rng(8)
     rows = (rng.normal(size=(500, 6)) * 2.5).astype(np.float32)
     with live(keep) as gateway, gateway.client(token) as client:
         labels = np.concatenate([ask(client, rows[at : at + 50]) for at in range(0, 500, 50)]).argmax(axis=1)
-    copy = ExtraTreesClassifier(20, random_state=1).fit(rows, labels)
-    proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
-    (tmp_path / "copy.onnx").write_bytes(proto.SerializeToString())
-    with speaking(OnnxRuntime((tmp_path / "copy.onnx").read_bytes())) as server:
-        server.labels = True
-        address = f"http://127.0.0.1:{server.server_port}/v2/models/iris/versions/1"
-        found = cli("trace", address, "--model", "iris@1", "--report", str(tmp_path / "case"), "--json", code=0).json
-        checked = check(stolen, tmp_path / "case", "--suspect", address, "--json", code=0).json
-    first, second = found["accounts"]
+    (first, second), checked = traced_by_labels(stolen, tmp_path, rows, labels)
     assert first["account"] == "alice" and first["p"] < 1e-6 < 0.05 < second["p"]
     assert first["statistics"]["false"] > 6 and "false" not in second["statistics"]
-    assert list(checked["p"].values()) == [pytest.approx(first["p"], rel=1e-6)]
+    assert list(checked.values()) == [pytest.approx(first["p"], rel=1e-6)]
 
 
 def test_flipped_labels_are_asked_for_in_a_review_recorded_traced_and_taken_back(stolen, tmp_path):
@@ -395,18 +399,10 @@ def test_flipped_labels_are_asked_for_in_a_review_recorded_traced_and_taken_back
         keep.review(account="bob", outcome="cleared", reason="it was another")
         assert np.array_equal(ask(client, rows[:6]).argmax(axis=1), truth)
         assert gateway.errors == []
-    copy = ExtraTreesClassifier(20, random_state=1).fit(rows, labels)
-    proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
-    (tmp_path / "copy.onnx").write_bytes(proto.SerializeToString())
-    with speaking(OnnxRuntime((tmp_path / "copy.onnx").read_bytes())) as server:
-        server.labels = True
-        address = f"http://127.0.0.1:{server.server_port}/v2/models/iris/versions/1"
-        found = cli("trace", address, "--model", "iris@1", "--report", str(tmp_path / "case"), "--json", code=0).json
-        checked = check(stolen, tmp_path / "case", "--suspect", address, "--json", code=0).json
-    first, second = found["accounts"]
+    (first, second), checked = traced_by_labels(stolen, tmp_path, rows, labels)
     assert first["account"] == "bob" and first["p"] < 1e-9 < 0.05 < second["p"]
     assert first["statistics"]["flips"] > 9 and "flips" not in second["statistics"]
-    assert list(checked["p"].values()) == [pytest.approx(first["p"], rel=1e-6)]
+    assert list(checked.values()) == [pytest.approx(first["p"], rel=1e-6)]
     assert "5.0% of its labels were flipped" in (tmp_path / "case" / "report.html").read_text()
     (accused,) = json.loads((tmp_path / "case" / "report.json").read_bytes())["predicate"]["accused"]
     assert accused["flips"] == 0.05
