@@ -42,11 +42,11 @@ bench-ownership: $(STAMP) ## what fingerprints and triggers prove of copies and 
 	@$(PY) -m benchmarks ownership -- $(ARGS)
 
 audit: $(STAMP) ## look the pinned dependencies up in the vulnerability database (needs network)
-	@$(PY) -m pip_audit --strict -r constraints.txt -r tools/scanners.txt --disable-pip --no-deps
+	@$(PY) -m pip_audit --strict -r constraints.txt -r tools/scanners.txt -r tools/rivals.txt --disable-pip --no-deps
 
 clean: ## remove what make made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.html
 
-$(STAMP): pyproject.toml constraints.txt tools/scanners.txt tools/peers.txt
+$(STAMP): pyproject.toml constraints.txt tools/scanners.txt tools/peers.txt tools/rivals.txt
 	@PYTHON=$(PYTHON) VENV=$(VENV) sh ./tools/setup.sh
 	@touch $@

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What the tests run besides Python: the commands of the README, an HSM in software, PostgreSQL and Redis servers of their own, an
-# identity provider for Node.js, a browser with a passkey, and Go's transparency log, which must agree with ours. Called by make test.
+# identity provider for Node.js, a browser with a passkey, a sandbox, and Go's transparency log, which must agree with ours. Called
+# by make test.
 set -eu
 missing=""
 for command in curl git openssl softhsm2-util; do
@@ -15,6 +16,7 @@ command -v npm >/dev/null || missing="$missing npm"
 command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
 command -v gpg >/dev/null || missing="$missing gnupg"
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v bwrap >/dev/null || missing="$missing bubblewrap"
 command -v chromedriver >/dev/null || missing="$missing chromium-driver"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

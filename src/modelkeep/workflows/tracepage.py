@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from html import escape
 
+from modelkeep.core.page import STYLE
 from modelkeep.extraction.accusation import Together
 from modelkeep.workflows.tracereport import CAVEATS, Claim, Opened
 
@@ -12,20 +13,6 @@ PAGE = "report.html"
 _SHOWN = 40
 """Accounts in the plot: those with the smallest p-values."""
 _STYLE = """
-:root { --paper: #fbfaf7; --card: #fff; --ink: #1d2228; --soft: #5d6670; --rule: #e3e1da; --accent: #b4431c;
-  --bare: #9aa2aa; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171a; --card: #1b1f23; --ink: #e8e6e1; --soft: #a8afb6; --rule: #2d3237; --accent: #f08a5d;
-  --bare: #78818a; } }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.5rem 4rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .6rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; }
-p, li { max-width: 46rem; }
-.soft, figcaption, dt { color: var(--soft); } code, pre { font: .86rem/1.5 ui-monospace, monospace; }
-pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; }
-dl { display: grid; grid-template-columns: 11rem 1fr; gap: .3rem 1rem; } dd { margin: 0; overflow-wrap: anywhere; }
-figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: .8rem; }
-svg { display: block; width: 100%; height: auto; } svg text { font: 11px ui-monospace, monospace; fill: var(--soft); }
 .bar { fill: var(--bare); } .accused .bar { fill: var(--accent); } .accused text { fill: var(--ink); }
 .line { stroke: var(--accent); stroke-dasharray: 4 3; }
 """
@@ -68,7 +55,7 @@ def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
     }
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
     parts = [
-        f"{head}<style>{_STYLE}</style></head><body><main>",
+        f"{head}<style>{STYLE}{_STYLE}</style></head><body><main>",
         f'<p class="soft">modelkeep trace report, {_moment(claim.at)}</p><h1>{escape(title)}</h1>{_IDEA}<dl>',
         *(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()),
         "</dl><h2>Every account</h2>",

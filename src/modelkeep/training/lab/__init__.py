@@ -1,0 +1,1 @@
+"""What needs PyTorch (extra ``torch``): attacks, hardening, private training. Only ``app`` imports it, when it is asked."""
