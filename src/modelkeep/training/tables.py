@@ -1,43 +1,5 @@
-"""A data set in memory: columns of equal length, by name. What reads files makes these; checks and training take them."""
+"""What checks and training take: ``core.tables``, by the name that this room knows it under."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from modelkeep.core.tables import Column, Table
 
-import numpy as np
-from numpy.typing import NDArray
-
-from modelkeep.errors import Invalid, Missing
-
-Column = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """``columns``: by name, in the order of the file; first axis n of each. Numbers are float64, int64 or bool, where a missing
-    one is NaN (a column of whole numbers with gaps is float64); text is an object array of ``str`` and None; pictures and other
-    tensors keep their dtype and shape (n, ...).
-    """
-
-    columns: Mapping[str, Column]
-
-    def __post_init__(self) -> None:
-        """Raises Invalid (no columns, different lengths)."""
-        lengths = {len(column) for column in self.columns.values()}
-        if len(lengths) != 1:
-            raise Invalid(f"a table needs columns of one length, not {sorted(lengths) or 'none'}")
-
-    def __len__(self) -> int:
-        """Rows."""
-        return len(next(iter(self.columns.values())))
-
-    def column(self, name: str) -> Column:
-        """Raises Missing."""
-        try:
-            return self.columns[name]
-        except KeyError:
-            raise Missing(f"there is no column {name[:80]!r}: there are {', '.join(self.columns)[:400]}") from None
-
-    def rows(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> "Table":
-        """Those rows: their numbers, or a mask of shape (n,)."""
-        return Table({name: column[chosen] for name, column in self.columns.items()})
+__all__ = ["Column", "Table"]

@@ -1,0 +1,158 @@
+"""Rows of a comma-separated file. Source: RFC 4180, with a header line, in UTF-8; ``;``, tab and ``|`` separate fields too.
+
+What a column holds is found by reading all of it once: whole numbers, numbers, truth values, or text. Digits that begin with a
+needless zero are text, because they are codes (of places, of products) and not amounts.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+
+from modelkeep.adapters.streams import buffered
+from modelkeep.container.reader import Reader
+from modelkeep.core.tables import Column, Table
+from modelkeep.errors import Invalid
+
+MISSING = frozenset({"", "NA", "NaN", "nan"})
+MAX_COLUMNS = 16_384
+_SEPARATORS = ",;\t|"
+_WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?[iI]nf", re.ASCII)
+_TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_LOOK = 8192
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+class CsvRows:
+    """``kinds``: int64, float64, bool or text, by column; found by a first reading unless given.
+
+    Raises Invalid (no header, other than UTF-8, rows of other lengths), and what ``reader`` raises.
+    """
+
+    def __init__(self, reader: Reader, kinds: Mapping[str, str] | None = None) -> None:
+        self._reader = reader
+        self.separator, self.names = _header(reader)
+        if kinds is not None and list(kinds) != self.names:
+            raise Invalid("the file does not have the columns that it had when it was added")
+        self.kinds = dict(kinds) if kinds is not None else self._found()
+
+    def batches(self, size: int, columns: Sequence[str]) -> Iterator[Table]:
+        """``size`` rows at a time, of ``columns``. Raises Invalid (a value is not of the column's kind)."""
+        chosen = [(name, self.names.index(name), _MAKERS[self.kinds[name]]) for name in columns]
+        lines = self._lines()
+        at = 0
+        while fields := self._fields(lines, size, at):
+            made: dict[str, Column] = {}
+            for name, place, make in chosen:
+                try:
+                    made[name] = make(fields[place])
+                except (ValueError, KeyError, OverflowError):
+                    raise Invalid(
+                        f"column {name[:80]!r} has a value that is not {self.kinds[name]} in rows {at + 1} on"
+                    ) from None
+            at += len(fields[0])
+            yield Table(made)
+
+    def _lines(self) -> Iterator[list[str]]:
+        text = io.TextIOWrapper(buffered(self._reader), encoding="utf-8-sig", newline="")
+        lines = csv.reader(text, delimiter=self.separator, skipinitialspace=True, strict=True)
+        next(lines)
+        return (line for line in lines if line)
+
+    def _fields(self, lines: Iterator[list[str]], size: int, at: int) -> list[tuple[str, ...]]:
+        """The next rows, turned: one tuple a column; empty at the end."""
+        try:
+            rows = list(islice(lines, size))
+        except UnicodeDecodeError:
+            raise Invalid(f"the file is not UTF-8 after row {at}: convert it first") from None
+        except csv.Error as cause:
+            raise Invalid(f"the file cannot be read as rows of values after row {at}: {cause}") from None
+        width = len(self.names)
+        if any(len(row) != width for row in rows):
+            number = next(number for number, row in enumerate(rows) if len(row) != width)
+            raise Invalid(f"row {at + number + 1} has {len(rows[number])} values, and the header names {width} columns")
+        return list(zip(*rows, strict=True))
+
+    def _found(self) -> dict[str, str]:
+        asked = [_Asked() for _ in self.names]
+        lines, at = self._lines(), 0
+        while fields := self._fields(lines, _LOOK, at):
+            at += len(fields[0])
+            for one, values in zip(asked, fields, strict=True):
+                one.see(values)
+        return {name: one.kind() for name, one in zip(self.names, asked, strict=True)}
+
+
+class _Asked:
+    """What the values of one column can be, so far."""
+
+    def __init__(self) -> None:
+        self.whole = self.number = self.truth = True
+        self.gaps = self.any = False
+
+    def see(self, values: Sequence[str]) -> None:
+        if not (self.number or self.truth):
+            return
+        there = [value for value in values if value not in MISSING]
+        self.gaps |= len(there) < len(values)
+        self.any |= bool(there)
+        if self.whole:
+            self.whole = all(map(_WHOLE.fullmatch, there)) and all(int(value) in _INT64 for value in there)
+        if self.number and not self.whole:
+            self.number = all(map(_NUMBER.fullmatch, there))
+        self.truth = self.truth and all(map(_TRUTH.__contains__, there))
+
+    def kind(self) -> str:
+        if not self.any:
+            return "float64" if self.gaps else "text"
+        if self.truth:
+            return "float64" if self.gaps else "bool"
+        if self.whole:
+            return "float64" if self.gaps else "int64"
+        return "float64" if self.number else "text"
+
+
+def _header(reader: Reader) -> tuple[str, list[str]]:
+    """The separator that the first line has most of, and the names that it gives."""
+    text = io.TextIOWrapper(buffered(reader, 1 << 16), encoding="utf-8-sig", newline="")
+    try:
+        first = text.readline(1 << 20)
+        text.seek(0)
+        separator = max(_SEPARATORS, key=first.count)
+        names = next(csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True), [])
+    except (UnicodeDecodeError, csv.Error):
+        raise Invalid("the file does not begin with a line of column names in UTF-8") from None
+    if not 1 <= len(names) <= MAX_COLUMNS or not all(name.strip() for name in names) or len(set(names)) != len(names):
+        raise Invalid(f"the first line must name 1 to {MAX_COLUMNS:,} columns, all different and none empty")
+    return separator, names
+
+
+def _float(value: str) -> float:
+    if value in MISSING:
+        return np.nan
+    return float(_TRUTH.get(value, value))
+
+
+def _floats(values: Sequence[str]) -> Column:
+    try:
+        return np.fromiter(map(float, values), np.float64, len(values))
+    except ValueError:
+        return np.fromiter(map(_float, values), np.float64, len(values))
+
+
+def _texts(values: Sequence[str]) -> Column:
+    found = np.empty(len(values), object)
+    found[:] = [None if value in MISSING else value for value in values]
+    return found
+
+
+_MAKERS: dict[str, Callable[[Sequence[str]], Column]] = {
+    "int64": lambda values: np.fromiter(map(int, values), np.int64, len(values)),
+    "float64": _floats,
+    "bool": lambda values: np.fromiter((_TRUTH[value] for value in values), np.bool_, len(values)),
+    "text": _texts,
+}

@@ -1,0 +1,42 @@
+"""A ``Reader`` as a binary file, for libraries that read files: nothing of it is written anywhere."""
+
+import io
+from typing import Any
+
+from modelkeep.container.reader import Reader
+
+
+class ReaderFile(io.RawIOBase):
+    """Reads ``reader`` from its first byte on; seekable. What ``reader`` raises comes through as it is."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader, self._at = reader, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        size = max(0, min(view.nbytes, self._reader.size - self._at))
+        if size:
+            self._reader.read_into(self._at, view[:size])
+            self._at += size
+        return size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._reader.size}[whence]
+        if begin + offset < 0:
+            raise ValueError("there is nothing before the first byte")
+        self._at = begin + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def buffered(reader: Reader, ahead: int = 1 << 20) -> io.BufferedReader:
+    """The same with ``ahead`` bytes read at once."""
+    return io.BufferedReader(ReaderFile(reader), ahead)
