@@ -91,7 +91,9 @@ class Walker:
             held.append(_signed(value))
             return at
         if tag & 7 in (_FIXED32, _FIXED64):
-            return self._skip(tag, at, end)
+            stop = self._skip(tag, at, end)
+            held.append(float(np.frombuffer(self._data[at:stop], "<f4" if tag & 7 == _FIXED32 else "<f8")[0]))
+            return stop
         start, at = self._payload(at, end)
         if field.kind == "int":
             held.extend(self._packed_ints(start, at))
