@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modelkeep.adapters.csvrows import CsvRows
-from modelkeep.adapters.tables import read_batches, read_table
-from modelkeep.container.reader import BytesReader
+from modelkeep.adapters.tables import Source, read_batches, read_table
+from modelkeep.adapters.tables import pictures as pictures_of
+from modelkeep.adapters.tarred import TarFolder
+from modelkeep.container.reader import BytesReader, read_bytes
 from modelkeep.core.tables import joined
-from modelkeep.errors import Invalid, Missing, TooLarge
+from modelkeep.errors import Conflict, Invalid, Missing, TooLarge
 
 CSV = """id,age,rate,gap,flag,half,code,who
 1,30,0.5,3,true,true,007,Ann
@@ -265,3 +268,23 @@ def test_files_that_are_nothing_of_this(tmp_path):
     (tmp_path / "a.csv").write_text("a\n1\n")
     with pytest.raises(Invalid, match="at least one row"):
         list(read_batches(tmp_path / "a.csv", 0))
+
+
+def test_a_folder_of_pictures_as_one_archive_is_what_tar_reads(tmp_path):
+    folder = pictures(tmp_path / "pictures")
+    (folder / ("class0/" + "long" * 40 + ".png")).write_bytes((folder / "class0/0.png").read_bytes())
+    names = list(pictures_of(folder))
+    archive = TarFolder(folder, names)
+    whole = read_bytes(archive, 0, archive.size)
+    for size in (333, 513):
+        parts = [read_bytes(archive, at, min(size, archive.size - at)) for at in range(0, archive.size, size)]
+        assert b"".join(parts) == whole
+    with tarfile.open(fileobj=io.BytesIO(whole)) as found:
+        assert [member.name for member in found] == names
+        assert all(found.extractfile(name).read() == (folder / name).read_bytes() for name in names)
+    rows = Source("images", BytesReader(whole)).rows()
+    same(joined(list(rows.batches(3, ["x", "y"]))), read_table(folder))
+    assert (rows.rows, rows.kinds) == (7, {"x": "|u1[4x5]", "y": "text"})
+    (folder / names[0]).write_bytes(b"another")
+    with pytest.raises(Conflict, match="changed while"):
+        read_bytes(archive, 0, archive.size)

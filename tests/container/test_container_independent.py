@@ -13,6 +13,7 @@ from cryptography.cobblestone import Cobblestone256Decryptor
 from safetensors.numpy import load as reference_load
 
 from modelkeep.container import BytesReader, FilesReader, seal
+from modelkeep.container.layout import Kind
 
 
 def hkdf(key: bytes, salt: bytes, info: bytes, size: int) -> bytes:
@@ -76,7 +77,10 @@ def open_body(body: bytes, dek: bytes) -> tuple[bytes, bytes, list[tuple]]:
     assert position + index_length + 24 == len(body)
     assert len(source) == source_size
     assert hashlib.sha256(source).digest() == digest
-    assert kind in (1, 2, 3)
+    assert kind in (1, 2, 3, 4)
+    if kind == 4:
+        assert all(length == 1 << 20 for *_, length in entries[:-1])
+        assert not entries or 0 < entries[-1][-1] <= 1 << 20
     return bytes(source), merkle(leaves), entries
 
 
@@ -102,6 +106,15 @@ def test_a_stranger_opens_plain_shards(sealed, size):
     body, model = sealed(bytes(size))
     source, root, _ = open_body(body, model.dek)
     assert (source, root) == (bytes(size), model.root)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 5])
+def test_a_stranger_opens_pieces(size):
+    sealing = seal(BytesReader(bytes(size)), kind=Kind.PIECES)
+    body = b"".join(bytes(chunk) for chunk in sealing.chunks())
+    source, root, entries = open_body(body, sealing.model.dek)
+    assert (source, root) == (bytes(size), sealing.model.root)
+    assert len(entries) == -(-size // (1 << 20))
 
 
 def test_a_stranger_opens_safetensors(sealed, tensors):

@@ -6,7 +6,7 @@ from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Denied, Invalid
 from modelkeep.policy import engine as room
 from modelkeep.policy.cedar import packaged
-from modelkeep.policy.engine import KEEP, Engine, account, default_policy, known_actions, model
+from modelkeep.policy.engine import KEEP, Engine, account, dataset, default_policy, known_actions, model
 
 ENGINE = Engine()
 D, M, A, X = Role.DATA_SCIENTIST, Role.ML_ENGINEER, Role.ANALYST, Role.ADMIN
@@ -24,6 +24,8 @@ MATRIX = {
     "publish": (model("m"), {D, M, X}),
     "export": (model("m"), {D, X}),
     "run.record": (KEEP, {D, X}),
+    "data.add": (dataset("loans"), {D, X}),
+    "data.list": (KEEP, {D, M, A, X}),
     "promote": (model("m"), {M, X}),
     "quarantine": (model("m"), {M, X}),
     "reinstate": (model("m"), {M, X}),
@@ -101,7 +103,37 @@ def test_the_matrix_above_names_every_action_of_the_schema():
     lines = [line.partition("//")[0] for line in packaged("access.cedarschema").split("\n")]
     named = {part for line in lines for part in line.split('"')[1::2]}
     groups = {"train", "evaluate", "export-models", "deploy", "update", "monitor", "use", "read", "administer", "own"}
-    assert named - groups == set(MATRIX) == set(known_actions())
+    assert named - groups == {*MATRIX, "data.read", "data.grant"} == set(known_actions())
+
+
+def reading(*, fits=True, granted=False, owner=False, personal=True):
+    return {"purpose": "credit", "fits": fits, "granted": granted, "owner": owner, "personal": personal}
+
+
+@pytest.mark.parametrize(
+    ("context", "readers", "grantors"),
+    [
+        (reading(), set(), {X}),
+        (reading(granted=True), {D, M, A, X}, {X}),
+        (reading(owner=True), {D, M, A, X}, {D, M, A, X}),
+        (reading(granted=True, fits=False), set(), {X}),
+        (reading(owner=True, fits=False), set(), {D, M, A, X}),
+    ],
+)
+def test_who_may_read_a_data_set_and_grant_it(context, readers, grantors):
+    loans = dataset("loans")
+    assert {role for role in Role if ENGINE.decide(who(role), "data.read", loans, context).allowed} == readers
+    assert {role for role in Role if ENGINE.decide(who(role), "data.grant", loans, context).allowed} == grantors
+
+
+def test_data_are_not_read_where_nobody_says_what_for():
+    assert not ENGINE.decide(who(X), "data.read", dataset("loans")).allowed
+
+
+def test_the_rules_about_data_do_not_ask_for_everybodys_address():
+    assert not ENGINE.asks_context
+    rule = 'permit(principal, action == Action::"predict", resource) when { context has address };'
+    assert Engine('@id("a")' + rule).asks_context
 
 
 OWN = ["key.rotate", "key.revoke", "session.list", "session.revoke", "password.change", "whoami", "mfa.own", "step-up.approve"]

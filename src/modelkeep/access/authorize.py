@@ -1,21 +1,31 @@
 """May this principal do that? The one function that every edge calls, after authentication and before anything else."""
 
 import ipaddress
+from types import MappingProxyType
 
 from modelkeep.core.values import Principal
 from modelkeep.errors import Denied
-from modelkeep.policy.engine import KEEP, Engine, Target
+from modelkeep.policy.engine import KEEP, Context, Engine, Target
 
 
-def authorize(engine: Engine, principal: Principal, action: str, resource: Target = KEEP, address: str = "") -> None:
+def authorize(
+    engine: Engine,
+    principal: Principal,
+    action: str,
+    resource: Target = KEEP,
+    address: str = "",
+    known: Context = MappingProxyType({}),
+) -> None:
     """Return if ``principal`` may do ``action`` to ``resource``. Raises Denied, saying what it takes.
 
     The scope of the credential is checked here and not in the policy, so that no policy can widen it: a credential scoped to
     models acts on these models and on nothing else, and one scoped to actions does these and nothing else. ``address``: the
-    caller's IP address, "" when he is at the machine itself.
+    caller's IP address, "" when he is at the machine itself; ``known``: what else the action's context has.
     """
     check_scope(principal, action, resource)
     context = context_of(engine, address)
+    if known:
+        context = {**(context or {}), **known}
     if not engine.decide(principal, action, resource, context).allowed:
         raise Denied(engine.explain(principal, action, resource, context))
 
@@ -30,7 +40,7 @@ def check_scope(principal: Principal, action: str, resource: Target) -> None:
         raise Denied(f"this credential of {principal.account} is only for {names}: use one that is not so scoped")
 
 
-def context_of(engine: Engine, address: str) -> dict[str, str] | None:
+def context_of(engine: Engine, address: str) -> dict[str, str | bool] | None:
     """What a policy may know of a request: the caller's address, where a rule asks for it.
 
     An IPv4 address that came mapped into IPv6 is told as what it is. What is no address makes every decision a denial.

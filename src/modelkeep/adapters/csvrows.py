@@ -28,13 +28,13 @@ _INT64 = range(-(1 << 63), 1 << 63)
 
 
 class CsvRows:
-    """``kinds``: int64, float64, bool or text, by column; found by a first reading unless given.
+    """``kinds``: int64, float64, bool or text, by column; found by a first reading unless given, and so is how many ``rows``.
 
     Raises Invalid (no header, other than UTF-8, rows of other lengths), and what ``reader`` raises.
     """
 
     def __init__(self, reader: Reader, kinds: Mapping[str, str] | None = None) -> None:
-        self._reader = reader
+        self._reader, self.rows = reader, 0
         self.separator, self.names = _header(reader)
         if kinds is not None and list(kinds) != self.names:
             raise Invalid("the file does not have the columns that it had when it was added")
@@ -81,7 +81,7 @@ class CsvRows:
         asked = [_Asked() for _ in self.names]
         lines, at = self._lines(), 0
         while fields := self._fields(lines, _LOOK, at):
-            at += len(fields[0])
+            at = self.rows = at + len(fields[0])
             for one, values in zip(asked, fields, strict=True):
                 one.see(values)
         return {name: one.kind() for name, one in zip(self.names, asked, strict=True)}

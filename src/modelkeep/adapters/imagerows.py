@@ -26,7 +26,7 @@ class ImageRows:
     """
 
     def __init__(self, files: Mapping[str, Callable[[], bytes]], kinds: Mapping[str, str] | None = None) -> None:
-        self._files = list(files.items())
+        self._files, self.rows = list(files.items()), len(files)
         if not self._files:
             raise Invalid(f"there are no pictures ({', '.join(ENDINGS)}) in folders of classes here")
         for name in files:

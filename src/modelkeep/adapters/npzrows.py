@@ -35,7 +35,7 @@ class _Array:
 
 
 class NpzRows:
-    """``kinds``: dtype and the shape of one row, by array.
+    """``kinds``: dtype and the shape of one row, by array; ``rows``: 0 when the arrays have different lengths.
 
     Raises Invalid (not a zip of arrays, an array of objects or without rows, arrays cut off), and what ``reader`` raises.
     """
@@ -52,6 +52,8 @@ class NpzRows:
         self._arrays = {member.filename[:-4]: self._array(member) for member in members}
         self.names = list(self._arrays)
         self.kinds = {name: _kind(array) for name, array in self._arrays.items()}
+        lengths = {array.shape[0] for array in self._arrays.values()}
+        self.rows = lengths.pop() if len(lengths) == 1 else 0
         if kinds is not None and dict(kinds) != self.kinds:
             raise Invalid("the file does not have the arrays that it had when it was added")
 

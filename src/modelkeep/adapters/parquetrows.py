@@ -27,7 +27,7 @@ class ParquetRows:
             self._file = parquet.ParquetFile(source, read_dictionary=texts)
         except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, OSError):
             raise Invalid("the file is no Parquet file, or it is damaged") from None
-        self.names = list(schema.names)
+        self.names, self.rows = list(schema.names), int(self._file.metadata.num_rows)
         if not self.names or len(set(self.names)) != len(self.names):
             raise Invalid("a Parquet file must name its columns, each once")
         self.kinds = {field.name: str(field.type)[:200] for field in schema}

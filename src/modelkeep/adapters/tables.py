@@ -31,13 +31,16 @@ _BATCH = 65_536
 
 
 class Rows(Protocol):
-    """An opened data set: ``names`` of its columns, and ``kinds``, what each of them holds."""
+    """An opened data set: ``names`` of its columns, ``kinds``, what each of them holds; ``rows``: how many, 0 = not known."""
 
     @property
     def names(self) -> list[str]: ...
 
     @property
     def kinds(self) -> dict[str, str]: ...
+
+    @property
+    def rows(self) -> int: ...
 
     def batches(self, size: int, columns: Sequence[str]) -> Iterator[Table]: ...
 
@@ -89,12 +92,15 @@ def kind_of(path: Path) -> str:
     """What a file or folder is, by its name. Raises Missing (there is none), Invalid (of no kind that is read)."""
     if not path.exists():
         raise Missing(f"there is no file or folder {path}")
-    if path.is_dir():
-        return IMAGES
+    return IMAGES if path.is_dir() else kind_of_name(str(path))
+
+
+def kind_of_name(name: str) -> str:
+    """What a file is, by the ending of its name. Raises Invalid (of no kind that is read)."""
     try:
-        return _ENDINGS[path.suffix.lower()]
+        return _ENDINGS[Path(name).suffix.lower()]
     except KeyError:
-        raise Invalid(f"{path} is no data set that is read: use {', '.join(_ENDINGS)}, or a folder of pictures") from None
+        raise Invalid(f"{name[:200]} is no data set that is read: use {', '.join(_ENDINGS)}, or a folder of pictures") from None
 
 
 def table_of(rows: Rows, columns: Sequence[str] | None = None) -> Table:

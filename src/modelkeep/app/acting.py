@@ -14,7 +14,7 @@ from modelkeep.core.values import Principal, ReleaseRef, ReleaseState, parse_nam
 from modelkeep.custody.catalogue import reference_name
 from modelkeep.custody.keys import WATERMARK
 from modelkeep.errors import Conflict, Missing, Unavailable
-from modelkeep.policy.engine import KEEP, Target, account, model
+from modelkeep.policy.engine import KEEP, Target, account, dataset, model
 from modelkeep.workflows.acts import commit_traces, log_act
 from modelkeep.workflows.marks import account_marks
 
@@ -108,6 +108,8 @@ _ABOUT_ACCOUNTS = ("user.", "key.", "mfa.", "session.", "step-up.")
 def _target(action: str, arguments: dict[str, Any]) -> Target:
     if "ref" in arguments:
         return model(reference_name(arguments["ref"]))
+    if action == "data.add":
+        return dataset(parse_name(arguments["name"], "name of a data set"))
     if action in ("publish", "alias"):
         return model(parse_name(arguments["name"], "model name"))
     owner = arguments.get("account", arguments.get("name"))

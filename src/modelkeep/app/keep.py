@@ -23,6 +23,7 @@ from modelkeep.app.calibrating import CalibrationVerbs
 from modelkeep.app.caseverbs import CaseVerbs
 from modelkeep.app.catalogueverbs import CatalogueVerbs
 from modelkeep.app.certverbs import CertificateVerbs
+from modelkeep.app.dataverbs import DataVerbs
 from modelkeep.app.factorverbs import FactorVerbs
 from modelkeep.app.fingerprints import FingerprintVerbs
 from modelkeep.app.indicatorverbs import IndicatorVerbs
@@ -74,6 +75,7 @@ class Keep(
     IndicatorVerbs,
     MarkVerbs,
     FingerprintVerbs,
+    DataVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 

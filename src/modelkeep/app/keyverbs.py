@@ -10,8 +10,10 @@ from modelkeep.app.settings import FILE_NAME
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import KeyInfo, WrappingKeys
 from modelkeep.core.values import Digest
+from modelkeep.custody.datasets import DATA_RECIPIENTS
 from modelkeep.custody.keys import (
     COMPROMISED,
+    DATA_KEK,
     DISABLED,
     FAMILIES,
     MODEL_KEK,
@@ -28,7 +30,7 @@ from modelkeep.custody.releases import RECIPIENTS
 from modelkeep.errors import Conflict, Denied, Invalid, ModelkeepError, Unavailable
 from modelkeep.workflows import key_rotation
 from modelkeep.workflows.bodies import referred
-from modelkeep.workflows.holdings import Bodies, Holdings, SecondFactors, Subjects, wrapped_under
+from modelkeep.workflows.holdings import Bodies, DataBodies, Holdings, SecondFactors, Subjects, wrapped_under
 from modelkeep.workflows.key_rotation import Rotated, Wheel
 from modelkeep.workflows.registry import Registry
 from modelkeep.workflows.rewrap import Progress, silent
@@ -258,6 +260,8 @@ class KeyVerbs(OversightVerbs):
         """What is wrapped under a family."""
         if family == MODEL_KEK:
             return Bodies(registry)
+        if family == DATA_KEK:
+            return DataBodies(registry, self.premises.data_openers())
         wrapped = self.premises.wrapping(family)
         return SecondFactors(registry.records, wrapped) if family == SECOND_FACTOR else Subjects(registry.records, wrapped)
 
@@ -282,7 +286,8 @@ def _result(done: Rotated) -> KeyRotated:
 def _disagreements(registry: Registry) -> list[str]:
     """What the records, the log and the store of bodies say differently, one line each."""
     needed = referred(registry)
-    wrapped = {Digest(record.key) for record in registry.records.scan(RECIPIENTS)}
+    kinds = (RECIPIENTS, DATA_RECIPIENTS)
+    wrapped = {Digest(record.key) for kind in kinds for record in registry.records.scan(kind)}
     stored = set(registry.blobs.all())
     return [
         *(

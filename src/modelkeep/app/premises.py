@@ -36,6 +36,7 @@ from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.keyring import Amendment, Custodian, Keyring, Unlocked, Word
 from modelkeep.custody.keys import (
     AUDIT_SUBJECT,
+    DATA_KEK,
     LOG_SIGNING,
     MODEL_KEK,
     OMS_SIGNING,
@@ -310,6 +311,10 @@ class Premises:
     def openers(self) -> tuple[Opener, ...]:
         """Who opens sealed bodies."""
         return (KeysOpener(self.providers),)
+
+    def data_openers(self) -> tuple[Opener, ...]:
+        """Who opens sealed data sets. Opens ``data-kek`` when one is opened."""
+        return (KeysOpener(partial(self.providers, DATA_KEK)),)
 
     def data_salts(self) -> DataSalts:
         """The salts of data sets. Opens ``audit-subject`` when one is read or made."""

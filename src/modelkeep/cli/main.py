@@ -65,6 +65,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         catalogue,
         certificates,
         config,
+        data,
         factors,
         fingerprint,
         intel,
@@ -109,6 +110,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         watermark,
         fingerprint,
         trigger,
+        data,
     )
 
 

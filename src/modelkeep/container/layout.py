@@ -33,6 +33,8 @@ SUITE = 2
 HEADER_SIZE = 48
 FOOTER_SIZE = 24
 STREAM_LIMIT = 64 << 20
+PIECE_LIMIT = 1 << 20
+"""Of kind PIECES: what is read of it at a time, and in any order."""
 MAX_INDEX = 1 << 29
 MIN_BODY = HEADER_SIZE + FOOTER_SIZE
 DIGEST_SIZE = 32
@@ -79,6 +81,8 @@ class Kind(IntEnum):
     """The head is the file's own header; one stream a tensor, split above 64 MiB."""
     FILES = 3
     """The head lists several files; one stream a file, split above 64 MiB."""
+    PIECES = 4
+    """Pieces of 1 MiB, to be read in any order; no head."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -196,13 +200,13 @@ def plan(kind: Kind, head: bytes, source_size: int) -> Iterator[Entry]:
 
     One by one: a forged size may call for more than any memory holds.
     """
-    number = 0
+    number, limit = 0, PIECE_LIMIT if kind is Kind.PIECES else STREAM_LIMIT
     for name, dtype, shape, start, end in _runs(kind, head, source_size):
         while True:
-            size = min(STREAM_LIMIT, end - start)
+            size = min(limit, end - start)
             number += 1
             yield Entry(number, name, dtype, shape, start, size, b"")
-            start += size  # noqa: PLW2901  # 64 MiB each, the last one shorter
+            start += size  # noqa: PLW2901  # as many bytes each, and the last one fewer
             if start == end:
                 break
 

@@ -154,6 +154,10 @@ class SealedFile:
         part, entries = self._file(name)
         self._each(entries, lambda entry: self._copy(entry, writer, part.offset), threads)
 
+    def read_streams(self, entries: Sequence[Entry], into: memoryview, *, threads: int | None = None) -> None:
+        """Fill ``into`` with the plaintext of ``entries``, which follow each other and fill it, checked to the end of each."""
+        self._fill(entries, into, entries[0].offset, threads)
+
     def as_source(self) -> Reader:
         """The source as a ``Reader`` that can be read once, in order: to seal it anew with ``seal(…, kind=sealed.kind)``.
 

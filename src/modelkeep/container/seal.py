@@ -85,7 +85,7 @@ class Sealing:
     """A sealing under way: consume ``chunks`` to the end, then read ``model``.
 
     ``source`` is read once, in order. A safetensors file gets one stream a tensor, a ``FilesReader`` one a file, anything else
-    shards; all split at 64 MiB.
+    shards; all split at 64 MiB. Kind PIECES, which only a caller can choose, is cut every 1 MiB.
     """
 
     def __init__(self, source: Reader, *, dek: bytes | None = None, kind: Kind | None = None) -> None:
@@ -221,6 +221,7 @@ _HEADS: dict[Kind, Callable[[Reader], bytes]] = {
     Kind.BYTES: lambda _: b"",
     Kind.SAFETENSORS: _safetensors_head,
     Kind.FILES: read_list,
+    Kind.PIECES: lambda _: b"",
 }
 
 

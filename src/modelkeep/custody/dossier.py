@@ -37,6 +37,7 @@ from modelkeep.ledger.predicates import Metadata, Predicate, Release, Scan
 from modelkeep.ledger.statements import predicate_of
 
 P = TypeVar("P", bound=Predicate)
+A = TypeVar("A", bound=Attestation)
 P_co = TypeVar("P_co", bound=Predicate, covariant=True)
 APPROVE, REJECT, WITHDRAW = "approve", "reject", "withdraw"
 VERDICTS = (APPROVE, REJECT, WITHDRAW)
@@ -259,6 +260,12 @@ class Attestations:
         if not told:
             raise Missing(f"nothing in the log commits to {commitment[:80]}")
         return min(told, key=lambda one: one.index)
+
+    def every(self, kind: type[A]) -> list[Told[A]]:
+        """All of one type, whatever they are about, the oldest first; each was signed by somebody who may sign here."""
+        pools = [pool for held in tuple(self._about.values()) for (name, _), pool in tuple(held.items()) if name == kind.TYPE]
+        found = [one for pool in pools for one in pool.all()]
+        return sorted(found, key=lambda one: one.index)  # type: ignore[arg-type]  # each is filed under its own type
 
     def count(self, kind: type[Attestation], until: int) -> int:
         """How many of one type stand before the log index ``until``, whoever signed them."""

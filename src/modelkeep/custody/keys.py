@@ -18,17 +18,17 @@ from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted
 
 MODEL_KEK, AUDIT_SUBJECT, WATERMARK = "model-kek", "audit-subject", "watermark"
 STATEMENT_SIGNING, LOG_SIGNING, AUDIT_LOG, TOKEN_SIGNING = "statement-signing", "log-signing", "audit-log", "token-signing"
-TLS_CA, OMS_SIGNING, SECOND_FACTOR = "tls-ca", "oms-signing", "second-factor"
+TLS_CA, OMS_SIGNING, SECOND_FACTOR, DATA_KEK = "tls-ca", "oms-signing", "second-factor", "data-kek"
 
-WRAPPING_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, WATERMARK, SECOND_FACTOR)
-TURNING = (MODEL_KEK, AUDIT_SUBJECT, SECOND_FACTOR)
+WRAPPING_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, WATERMARK, SECOND_FACTOR, DATA_KEK)
+TURNING = (MODEL_KEK, AUDIT_SUBJECT, SECOND_FACTOR, DATA_KEK)
 """Families that wrap something that can be wrapped again. The watermark's key is committed to in the log and stays."""
 SIGNING_FAMILIES = (STATEMENT_SIGNING, LOG_SIGNING, AUDIT_LOG, TOKEN_SIGNING, TLS_CA, OMS_SIGNING)
 FAMILIES = WRAPPING_FAMILIES + SIGNING_FAMILIES
-LATER_FAMILIES = (OMS_SIGNING, SECOND_FACTOR)
+LATER_FAMILIES = (OMS_SIGNING, SECOND_FACTOR, DATA_KEK)
 """What keeps of earlier versions lack; ``modelkeep upgrade`` makes them."""
 GATEWAY_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG, WATERMARK)
-"""What serving needs. Never statement signing, the releases log, session tokens or the certificate authority."""
+"""What serving needs. Never data sets, statement signing, the releases log, session tokens or the certificate authority."""
 OWNER_FAMILIES = (MODEL_KEK, AUDIT_SUBJECT, AUDIT_LOG)
 """What the process that keeps the evidence of several workers needs: profiles, recorded answers, the end of dead logs."""
 ROTATABLE = (*TURNING, STATEMENT_SIGNING, TOKEN_SIGNING, TLS_CA, OMS_SIGNING)

@@ -130,8 +130,29 @@ class Conversion(Attestation, frozen=True, kw_only=True):
     difference: Amount
 
 
+class Step(msgspec.Struct, frozen=True):
+    """A step of preparation. ``name``: the file of its code, ``code``: its SHA-256; ``parameters``: what it was given."""
+
+    name: str
+    code: Digest
+    parameters: dict[str, str] = {}
+
+
+class SealedData(msgspec.Struct, frozen=True):
+    """Where a keep has the data, sealed: digest and size in bytes of the body, its Merkle root, the SHA-256 of its header."""
+
+    sealed: Digest
+    root: Hex32
+    header: Hex32
+    size: Count
+
+
 class Dataset(Attestation, frozen=True, kw_only=True):
-    """A data set. Subject: its salted digest, as in ``Salted``. ``size``: bytes; ``rows``: 0 when it has none."""
+    """A data set. Subject: its salted digest, as in ``Salted``. ``size``: bytes; ``rows``: 0 when it has none.
+
+    ``purposes``: what it may be read for, none = what it is granted for; ``parents``: the data that ``steps`` made it of, in
+    this order; ``body``: of one that a keep has sealed, which only ``modelkeep data add`` says.
+    """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:dataset:v1"
     name: str
@@ -142,6 +163,10 @@ class Dataset(Attestation, frozen=True, kw_only=True):
     source: str = ""
     personal: bool = False
     description: str = ""
+    purposes: tuple[str, ...] = ()
+    parents: tuple[Salted, ...] = ()
+    steps: tuple[Step, ...] = ()
+    body: SealedData | None = None
 
 
 class Attack(msgspec.Struct, frozen=True):

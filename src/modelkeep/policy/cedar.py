@@ -24,6 +24,7 @@ from modelkeep.errors import Invalid
 MAX_POLICY_BYTES = 1 << 20
 """A policy text larger than this is refused before it is parsed."""
 _SHOWN = 5
+_OF_DATA = re.compile(r'\{"Var":"context"\},"attr":"(?:purpose|fits|granted|owner|personal)"')
 MAX_NESTING = 40
 """Brackets inside brackets."""
 MAX_OPERATORS = 200
@@ -114,8 +115,9 @@ class Ruleset:
 
     @cached_property
     def asks_context(self) -> bool:
-        """Whether a rule looks at the context of a request."""
-        return '{"Var":"context"}' in json.dumps(json.loads(cedarpy.policies_to_json_str(self._text)), separators=(",", ":"))
+        """Whether a rule looks at the context of a request, beyond what the keep itself knows of a data set."""
+        text = json.dumps(json.loads(cedarpy.policies_to_json_str(self._text)), separators=(",", ":"))
+        return text.count('{"Var":"context"}') > len(_OF_DATA.findall(text))
 
     def decide(
         self,

@@ -15,6 +15,8 @@ from modelkeep.core.values import Principal, Role
 from modelkeep.errors import Denied
 from modelkeep.policy.cedar import EntityRef, Rule, Ruleset, Verdict, packaged, ruleset
 
+Context = Mapping[str, str | bool]
+
 CACHE_SIZE = 16_384
 """Decisions remembered per epoch; beyond it the oldest is forgotten."""
 
@@ -23,7 +25,7 @@ _ANYONE = "anyone who holds the role"  # not a valid account name, so rules abou
 
 
 class Target(NamedTuple):
-    """What an action is done to. Make it with ``KEEP``, ``model`` or ``account``."""
+    """What an action is done to. Make it with ``KEEP``, ``model``, ``account`` or ``dataset``."""
 
     kind: str
     id: str
@@ -42,6 +44,11 @@ def model(name: str) -> Target:
 def account(name: str) -> Target:
     """An account, its API keys and its sessions."""
     return Target("Account", name)
+
+
+def dataset(name: str) -> Target:
+    """A data set with all its versions."""
+    return Target("Dataset", name)
 
 
 class Decision(NamedTuple):
@@ -103,10 +110,9 @@ class Engine:
         """Put another policy in force, at once and whole. Raises Invalid, and then the old one stays in force."""
         self._epoch = _Epoch(ruleset(policies, self._schema), self._epoch.number + 1)
 
-    def decide(
-        self, principal: Principal, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None
-    ) -> Decision:
-        """Decide whether ``principal`` may do ``action`` to ``resource``. ``context``: ``address``, the caller's IP address."""
+    def decide(self, principal: Principal, action: str, resource: Target = KEEP, context: Context | None = None) -> Decision:
+        """Decide whether ``principal`` may do ``action`` to ``resource``. ``context``: as the schema has it of the action, such
+        as ``address``, the caller's IP address."""
         epoch = self._epoch
         key = (principal, action, resource, tuple(sorted(context.items()))) if context else (principal, action, resource)
         found = epoch.decisions.get(key)
@@ -118,23 +124,19 @@ class Engine:
             epoch.remember(key, decision)
         return decision
 
-    def require(
-        self, principal: Principal, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None
-    ) -> None:
+    def require(self, principal: Principal, action: str, resource: Target = KEEP, context: Context | None = None) -> None:
         """Return if ``decide`` allows it. Raises Denied, naming the action and the roles that could."""
         if not self.decide(principal, action, resource, context).allowed:
             raise Denied(self.explain(principal, action, resource, context))
 
-    def who_may(self, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    def who_may(self, action: str, resource: Target = KEEP, context: Context | None = None) -> tuple[str, ...]:
         """The roles of which one alone suffices for ``action``."""
         stranger = "role-holder"  # is nobody's account, so that rules about one's own account do not count
         return tuple(
             role for role in self.roles if self.decide(Principal(stranger, "", (role,), ""), action, resource, context).allowed
         )
 
-    def explain(
-        self, principal: Principal, action: str, resource: Target = KEEP, context: Mapping[str, str] | None = None
-    ) -> str:
+    def explain(self, principal: Principal, action: str, resource: Target = KEEP, context: Context | None = None) -> str:
         """One sentence that says whether, by which rule and, if not, who could."""
         verdict = _evaluate(self._epoch.rules, principal, action, resource, context or {})
         what = f"{action!r} on {_words(resource)}"
@@ -163,7 +165,7 @@ def known_actions() -> tuple[str, ...]:
     return tuple(name for head in heads for name in re.findall(r'"([^"]+)"', head))
 
 
-def _evaluate(rules: Ruleset, principal: Principal, action: str, resource: Target, context: Mapping[str, str]) -> Verdict:
+def _evaluate(rules: Ruleset, principal: Principal, action: str, resource: Target, context: Context) -> Verdict:
     who = EntityRef("Account", principal.account)
     entity = {
         "uid": who.uid(),

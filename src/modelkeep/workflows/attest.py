@@ -13,6 +13,7 @@ from modelkeep.ledger.attestations import (
     Attestation,
     Bom,
     Conversion,
+    Dataset,
     Fingerprint,
     TrainingRun,
     Vulnerabilities,
@@ -65,6 +66,8 @@ def parse_predicate(kind: str, data: bytes, *, actor: str, at: int) -> Attestati
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise Invalid(f"this is not a {kind} predicate: {cause}") from cause
     check_attestation(said)
+    if isinstance(said, Dataset) and said.body is not None:
+        raise Invalid("where a data set lies sealed is said by 'modelkeep data add' alone: leave out 'body'")
     return said
 
 

@@ -16,6 +16,7 @@ from modelkeep.container.seal import seal
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Digest, ReleaseRef, ReleaseState
 from modelkeep.custody.book import EvidenceBook
+from modelkeep.custody.datasets import DATASET, DatasetRecord
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import RECIPIENTS, RELEASE, Release, SealedBody
 from modelkeep.errors import Conflict, Denied, Missing, NotTrusted
@@ -96,8 +97,9 @@ def parts(book: EvidenceBook, evidence: ReleaseEvidence) -> Iterator[tuple[Seale
 
 
 def referred(registry: Registry, without: Iterable[ReleaseRef] = ()) -> set[Digest]:
-    """The bodies that a release refers to, by the log or by its record. Ask for the recipients' revisions *before* this.
+    """The bodies that a release refers to, by the log or by its record, and those of data sets.
 
+    Ask for the recipients' revisions *before* this.
     A collected release, and one of ``without``, refers to its model card alone. Raises NotTrusted, Unavailable.
     """
     book, gone = registry.refresh(), set(without)
@@ -111,6 +113,8 @@ def referred(registry: Registry, without: Iterable[ReleaseRef] = ()) -> set[Dige
         release = Release.parse(record.body or b"")
         if release.ref not in gone:
             found |= {body.sealed for body in release.bodies}
+    sets = (DatasetRecord.parse(record) for record in registry.records.scan(DATASET))
+    found |= {each.body.sealed for each in sets if each.body is not None}
     return found
 
 

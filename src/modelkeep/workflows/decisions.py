@@ -35,6 +35,9 @@ TRACE = "trace"
 ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
 """Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
 
+GRANT, REVOKE = "data.grant", "data.revoke"
+"""Acts: an account or a role may read a data set for a purpose; it no longer may."""
+
 ARCHIVE = "log.archive"
 """Act: a closed audit log was copied elsewhere, and some or all of it removed here."""
 
@@ -105,6 +108,8 @@ class Decisions:
         """Reviews that called an alarm false, oldest first."""
         self.traced: dict[str, int] = {}
         """Unix nanoseconds at which each suspect was traced first, by its digest: it was there by then."""
+        self.grants: dict[str, dict[tuple[str, str], int]] = {}
+        """Log index of each grant in force, by data set, then by (pseudonym or ``role:NAME``, purpose)."""
         self.archived: dict[str, Archived] = {}
         """Audit logs that were pruned, by origin."""
 
@@ -185,6 +190,9 @@ class Decisions:
         if said.verb == ARCHIVE:
             self._archive(said, index)
             return None
+        if said.verb in (GRANT, REVOKE):
+            self._grant(said, index)
+            return None
         if said.verb == ALLOW:
             self._allow(said, index)
             return None
@@ -227,6 +235,14 @@ class Decisions:
             return  # it grants nothing
         if 0.0 < found.factor <= MOST_FACTOR:
             self.allowed[said.about] = found
+
+    def _grant(self, said: Act, index: int) -> None:
+        granted = self.grants.setdefault(said.about, {})
+        key = (said.detail.get("to", ""), said.detail.get("purpose", ""))
+        if said.verb == GRANT:
+            granted[key] = index
+        else:
+            granted.pop(key, None)
 
     def _archive(self, said: Act, index: int) -> None:
         try:

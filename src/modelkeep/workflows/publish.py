@@ -24,6 +24,7 @@ from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.attestations import Conversion
 from modelkeep.ledger.statements import make_statement
 from modelkeep.workflows.bodies import Stored, let_go, store
+from modelkeep.workflows.datasets import pending_datasets, settle_datasets
 from modelkeep.workflows.describe import Sheet
 from modelkeep.workflows.oms import sign_model
 from modelkeep.workflows.registry import MODEL, PROFILE, Desk, Registry
@@ -138,16 +139,20 @@ def settle_publishers(desk: Desk) -> Settled:
         release = Release.parse(record.body or b"")
         if release.state is ReleaseState.PENDING:
             outcomes[_settle_pending(desk, record, release)].append(str(release.ref))
-    outcomes["underway"] += clear_stages(desk)
+    outcomes["underway"] += [*settle_datasets(desk), *clear_stages(desk)]
     completed, collected, underway = (tuple(outcomes[key]) for key in ("completed", "collected", "underway"))
     return Settled(completed, collected, underway)
 
 
 def pending(registry: Registry) -> tuple[str, ...]:
-    """Releases and stages that were begun and not ended, by live publishers or dead ones. Raises NotTrusted, Unavailable."""
+    """Releases, data sets and stages that were begun and not ended, by live processes or dead ones.
+
+    Raises NotTrusted, Unavailable.
+    """
     found = [Release.parse(record.body or b"") for record in registry.records.scan(RELEASE)]
     stages = (f"stage {record.key}" for record in registry.records.scan(STAGE))
-    return (*(str(release.ref) for release in found if release.state is ReleaseState.PENDING), *stages)
+    begun = (str(release.ref) for release in found if release.state is ReleaseState.PENDING)
+    return (*begun, *pending_datasets(registry), *stages)
 
 
 def _carry_out(

@@ -1,0 +1,83 @@
+"""A sealed data set, opened: rows in batches, decrypted in memory as they are asked for, and never written anywhere."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelkeep.adapters.files import NewFile, SourceFile
+from modelkeep.adapters.tables import IMAGES, Source, batches_of, kind_of, pictures, table_of
+from modelkeep.adapters.tarred import TarFolder
+from modelkeep.container.open import SealedFile
+from modelkeep.container.ranges import RangeReader
+from modelkeep.container.reader import Reader, read_bytes
+from modelkeep.core.tables import Table
+from modelkeep.custody.datasets import DatasetRecord
+
+
+@dataclass(frozen=True)
+class SealedDataset:
+    """One version, opened by somebody who may read it. Reading raises NotTrusted (altered), Unavailable."""
+
+    record: DatasetRecord
+    sealed: SealedFile
+    log_index: int
+
+    @property
+    def ref(self) -> str:
+        """``name@version``."""
+        return str(self.record.ref)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What each column holds."""
+        return dict(self.record.kinds)
+
+    def __len__(self) -> int:
+        """Rows, 0 when they are not of one number."""
+        return self.record.rows
+
+    def reader(self) -> Reader:
+        """The bytes that were added, in any order; pictures as a tar archive."""
+        return RangeReader(self.sealed)
+
+    def batches(self, size: int = 1000, *, columns: Sequence[str] | None = None) -> Iterator[Table]:
+        """``size`` rows at a time, of ``columns`` or all. Raises Invalid, Missing (no such column)."""
+        return batches_of(self._source().rows(), size, columns)
+
+    def table(self, *, columns: Sequence[str] | None = None) -> Table:
+        """All rows. Raises Invalid, Missing (no such column), TooLarge."""
+        return table_of(self._source().rows(), columns)
+
+    def write_to(self, path: str | Path) -> int:
+        """The very bytes in a new file, whole or not at all: plaintext, mode 0600. How many. Raises Conflict, Unavailable."""
+        with NewFile(path) as new:
+            self.sealed.write_to(new)
+            new.publish()
+        return self.sealed.source_size
+
+    def _source(self) -> Source:
+        return Source(self.record.kind, self.reader(), self.columns)
+
+
+@contextlib.contextmanager
+def opened_source(path: str | Path) -> Iterator[tuple[Source, str, Callable[[], None]]]:
+    """A plain data set to be added, what its file is called, and what raises Conflict if it changed since.
+
+    Raises Missing, Invalid (nothing that is read), Unavailable.
+    """
+    place = Path(path)
+    kind = kind_of(place)
+    if kind == IMAGES:
+        yield Source(kind, TarFolder(place, list(pictures(place)))), f"{place.resolve().name}.tar", lambda: None
+        return
+    with SourceFile(place) as file:
+        yield Source(kind, file), place.name, file.check_unchanged
+
+
+def plain_bytes(path: str | Path) -> tuple[str, str, bytes]:
+    """The same, whole: kind, file name and bytes, for a server. Raises as ``opened_source``, Conflict."""
+    with opened_source(path) as (source, filename, check):
+        data = read_bytes(source.reader, 0, source.reader.size)
+        check()
+        return source.kind, filename, data
