@@ -1,9 +1,11 @@
 """A sealed source as a ``Reader`` that is read in any order: only the streams that a read touches are decrypted.
 
 Every stream is checked to its end before a byte of it is handed out. Made for kind PIECES, whose streams have 1 MiB; what is
-read in order is decrypted ahead in a thread of its own, while the caller works on what came before.
+read in order is decrypted ahead in threads of their own, farther the longer it goes on, while the caller works on what came
+before.
 """
 
+import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -15,9 +17,10 @@ from modelkeep.container.layout import Entry
 from modelkeep.container.open import SealedFile
 from modelkeep.errors import NotTrusted
 
-KEPT = 12
-"""Decrypted streams that are kept: as many places may be read in turns."""
-_AHEAD = 3
+KEPT = 32
+"""Decrypted streams that are kept: half of them for as many places that are read in turns, half for what is read ahead."""
+_FARTHEST = KEPT // 2
+_MAX_THREADS = 4
 
 
 class RangeReader:
@@ -28,8 +31,8 @@ class RangeReader:
         self._starts = [entry.offset for entry in self._entries]
         self._kept: OrderedDict[int, Future[memoryview]] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(1, "modelkeep-ahead")
-        self._last = -2
+        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, len(os.sched_getaffinity(0))), "modelkeep-ahead")
+        self._last, self._ahead = -2, 1
 
     @property
     def size(self) -> int:
@@ -72,11 +75,14 @@ class RangeReader:
     def _stream(self, number: int) -> memoryview:
         with self._lock:
             found = self._ask(number)
-            if number in (self._last, self._last + 1):  # in order: the next ones will be asked for, too
-                for later in range(number + 1, min(number + _AHEAD, len(self._entries))):
-                    self._ask(later)
-            self._last = number
             self._kept.move_to_end(number)
+            if number == self._last + 1:  # in order: the next ones will be asked for, too
+                self._ahead = min(2 * self._ahead, _FARTHEST)
+                for later in range(number + 1, min(number + 1 + self._ahead, len(self._entries))):
+                    self._ask(later)
+            elif number != self._last:
+                self._ahead = 1
+            self._last = number
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return found.result()
