@@ -300,6 +300,23 @@ def test_declared_steps_are_in_the_lineage_and_can_be_run_again(keep, loans, tmp
     assert [row.ref for row in keep.data_list()] == ["loans@1", "loans@2", "loans@3"]
 
 
+def test_a_version_that_is_removed_is_gone_and_its_number_with_it(keep, loans):
+    done = keep.data_add_from(loans, "loans", About(source="the bank"))
+    with pytest.raises(Denied):
+        keep.acting_as(person(keep, "bob")).data_remove(dataset="loans@1", reason="no")
+    with pytest.raises(Invalid, match="say why"):
+        keep.data_remove(dataset="loans@1", reason="")
+    with pytest.raises(Invalid, match="no version"):
+        keep.data_remove(dataset="loans", reason="the contract ended")
+    keep.data_remove(dataset="loans@1", reason="the contract ended")
+    assert done.sealed not in set(keep.premises.blobs.all())
+    assert keep.data_list() == ()
+    with pytest.raises(Missing):
+        keep.data("loans@1")
+    assert keep.keys_inventory().problems == ()
+    assert keep.data_add_from(loans, "loans").ref == "loans@2"
+
+
 def test_a_salt_that_was_erased_takes_the_check_of_guesses_and_not_the_data(keep, loans):
     done = keep.data_add_from(loans, "loans")
     assert len(done.digest) == 71

@@ -103,7 +103,7 @@ def test_the_matrix_above_names_every_action_of_the_schema():
     lines = [line.partition("//")[0] for line in packaged("access.cedarschema").split("\n")]
     named = {part for line in lines for part in line.split('"')[1::2]}
     groups = {"train", "evaluate", "export-models", "deploy", "update", "monitor", "use", "read", "administer", "own"}
-    assert named - groups == {*MATRIX, "data.read", "data.grant"} == set(known_actions())
+    assert named - groups == {*MATRIX, "data.read", "data.grant", "data.remove"} == set(known_actions())
 
 
 def reading(*, fits=True, granted=False, owner=False, personal=True):
@@ -123,7 +123,8 @@ def reading(*, fits=True, granted=False, owner=False, personal=True):
 def test_who_may_read_a_data_set_and_grant_it(context, readers, grantors):
     loans = dataset("loans")
     assert {role for role in Role if ENGINE.decide(who(role), "data.read", loans, context).allowed} == readers
-    assert {role for role in Role if ENGINE.decide(who(role), "data.grant", loans, context).allowed} == grantors
+    for action in ("data.grant", "data.remove"):
+        assert {role for role in Role if ENGINE.decide(who(role), action, loans, context).allowed} == grantors
 
 
 def test_data_are_not_read_where_nobody_says_what_for():

@@ -73,6 +73,13 @@ class DataFetched(Struct, frozen=True):
     log_index: int
 
 
+class DataRemoved(Struct, frozen=True):
+    """A version that is gone. ``log_index``: of the act that says so."""
+
+    ref: str
+    log_index: int
+
+
 class LineageShown(Struct, frozen=True):
     """Where a version comes from and what became of it; ``text``: as a tree."""
 

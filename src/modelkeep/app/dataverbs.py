@@ -6,6 +6,7 @@ the version must have been added for that purpose, or for none in particular. Bo
 and so is every reading that was denied.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from modelkeep.app.acting import Acts
 from modelkeep.app.dataresults import (
     DataAdded,
     DataFetched,
+    DataRemoved,
     DatasetRow,
     DatasetShown,
     GrantRow,
@@ -33,6 +35,7 @@ from modelkeep.app.verbs import verb
 from modelkeep.container.reader import BytesReader
 from modelkeep.core.values import digest_hex, digest_of, parse_role
 from modelkeep.custody.datasets import (
+    MAX_TEXT,
     NOTHING_SAID,
     About,
     DatasetRecord,
@@ -49,10 +52,18 @@ from modelkeep.policy.engine import dataset as target_of
 from modelkeep.training import lineage
 from modelkeep.training.croissant import Described, croissant
 from modelkeep.training.lineage import DATA, MODEL, RELEASE, RUN, SOURCE, Edge, Lineage, Node
-from modelkeep.workflows.datasets import Content, add_dataset, all_datasets, find_dataset, last_version, open_dataset
+from modelkeep.workflows.datasets import (
+    Content,
+    add_dataset,
+    all_datasets,
+    find_dataset,
+    last_version,
+    open_dataset,
+    remove_dataset,
+)
 from modelkeep.workflows.decisions import GRANT, REVOKE
 
-READ = "data.read"
+READ, REMOVE = "data.read", "data.remove"
 OPEN, DENIED, REPLAY = "data.open", "data.denied", "data.replay"
 """Acts: somebody read a version for a purpose; was not let; ran its steps again and found the same."""
 _ROLE = "role:"
@@ -63,7 +74,7 @@ class DataVerbs(Acts):
 
     def authorize(self, action: str, arguments: dict[str, Any]) -> None:
         """As of every verb; for reading and granting a data set, by what the log grants. A denied reading is logged."""
-        if action not in (READ, GRANT):
+        if action not in (READ, GRANT, REMOVE):
             super().authorize(action, arguments)
             return
         found, purpose = self._dataset(arguments["dataset"]), arguments.get("purpose", "")
@@ -134,6 +145,20 @@ class DataVerbs(Acts):
     def data_revoke(self, *, dataset: str, to: str, purpose: str) -> GrantRow:
         """Take a grant back: the next reading is denied. Raises Missing (no such grant), Invalid."""
         return self._change_grant(REVOKE, dataset, to, purpose)
+
+    @verb(REMOVE)
+    def data_remove(self, *, dataset: str, reason: str) -> DataRemoved:
+        """Remove one version for good: its key, its body and its record. What the log says of it stays.
+
+        Raises Missing, Invalid (no version, or no reason), Unavailable.
+        """
+        found = find_dataset(self.premises.registry(), parse_data_ref(dataset))
+        if not 0 < len(reason) <= MAX_TEXT:
+            raise Invalid(f"say why, in at most {MAX_TEXT:,} characters")
+        said = functools.partial(
+            self.act, REMOVE, str(found.ref), reason=reason, sealed=found.body.sealed if found.body else ""
+        )
+        return DataRemoved(str(found.ref), remove_dataset(self.premises.desk(), found, said))
 
     @verb(READ)
     def data_fetch(self, *, dataset: str, purpose: str = "") -> DataFetched:

@@ -113,6 +113,16 @@ def revoke(ctx: Context, name: str, to: str, purpose: str) -> None:
     ctx.out.show(done, f"{done.to} may no longer read {done.dataset} for {done.purpose}: log entry {done.log_index}")
 
 
+@data.command(epilog="Example: modelkeep data remove loans@1 --reason 'the contract ended'")
+@click.argument("dataset", metavar="NAME@VERSION")
+@click.option("--reason", required=True, help="Why; the log records it.")
+@click.pass_obj
+def remove(ctx: Context, dataset: str, reason: str) -> None:
+    """Remove one version for good. What the log says of it stays, and its number is not given again."""
+    done = ctx.call(Keep.data_remove, dataset=dataset, reason=reason)
+    ctx.out.show(done, f"{done.ref} is gone: log entry {done.log_index}")
+
+
 @data.command("open", epilog="Example: modelkeep data open loans@1 --purpose credit-scoring --out loans.csv")
 @click.argument("dataset", metavar="NAME[@VERSION]")
 @click.option("--out", required=True, help="New file for the very bytes that were added (pictures: a tar archive); plaintext.")

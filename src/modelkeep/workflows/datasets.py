@@ -148,6 +148,22 @@ def open_dataset(registry: Registry, openers: Sequence[Opener], record: DatasetR
     return opened
 
 
+def remove_dataset(desk: Desk, record: DatasetRecord, say: Callable[[], int]) -> int:
+    """Remove a version for good; the log index of the act that ``say`` logs first. Run again when it was cut off.
+
+    What the log says of it stays, and its number is not given again. Raises Conflict (it changed meanwhile), Unavailable.
+    """
+    held = desk.registry.records.get(DATASET, str(record.ref))
+    index = say()
+    changes = [Change(DATASET, held.key, None, held.revision)]
+    if record.body is not None:
+        changes.append(Change(DATA_RECIPIENTS, record.body.sealed, None))
+    desk.registry.records.commit(changes)
+    if record.body is not None:
+        desk.registry.blobs.delete(record.body.sealed)
+    return index
+
+
 def settle_datasets(desk: Desk) -> tuple[str, ...]:
     """Complete what is in the log and collect what is not and whose adder is gone; those still under way, in words.
 
