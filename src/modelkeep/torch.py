@@ -1,6 +1,7 @@
 """``modelkeep.torch``: sealed tensors as PyTorch's, and modules as ONNX. PyTorch is imported when needed, never before."""
 
 import importlib
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -54,10 +55,12 @@ def to_onnx(module: Any, example: Any, *, logits: bool = False) -> bytes:
     torch = _torch()
     whole = _with_labels(torch, module) if logits else module
     example = torch.cat([example, example]) if len(example) == 1 else example  # of one row alone, "any number" is not learnt
-    training = module.training
+    training, exporter = module.training, logging.getLogger("torch.onnx")
+    level = exporter.level
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself
+            exporter.setLevel(logging.ERROR)
             whole.eval()
             original = whole(example)
             made = torch.onnx.export(
@@ -79,6 +82,7 @@ def to_onnx(module: Any, example: Any, *, logits: bool = False) -> bytes:
             f"{type(module).__name__} cannot be exported: {str(cause).strip().partition(chr(10))[0][:300]}"
         ) from cause
     finally:
+        exporter.setLevel(level)
         module.train(training)
     _compare(onnx, example, original)
     return onnx
@@ -128,7 +132,7 @@ def _with_labels(torch: Any, module: Any) -> Any:
 
 
 def _compare(onnx: bytes, example: Any, original: Any) -> None:
-    """Raises NotTrusted: the file does not answer as the module did."""
+    """Raises NotTrusted: the file does not answer as the module did, Invalid: it takes no other number of rows."""
     from modelkeep.adapters.runtime.onnx import OnnxRuntime
     from modelkeep.app.fidelity import differences
 
@@ -138,6 +142,13 @@ def _compare(onnx: bytes, example: Any, original: Any) -> None:
         raise NotTrusted(f"the exported model has {len(found)} outputs, the module has {len(wanted)}")
     for one, other in zip(found, wanted, strict=True):
         differences(one, other.numpy())
+    try:
+        OnnxRuntime(onnx).run({"x": example[:1].numpy()})
+    except Invalid as cause:
+        raise Invalid(
+            f"exported, this module takes {len(example)} rows and no other number: its forward must not make a constant of how "
+            "many there are (use x.shape[0] or -1, not len(x))"
+        ) from cause
 
 
 def as_tensor(torch: Any, name: str, info: TensorInfo, data: memoryview) -> Any:

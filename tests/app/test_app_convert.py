@@ -285,6 +285,15 @@ def test_a_module_becomes_a_file_that_can_be_served():
     assert np.allclose(found["probabilities"], wanted, atol=1e-5)
 
 
+def test_a_module_that_makes_a_constant_of_the_number_of_rows_is_not_exported():
+    class Counts(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x, torch.zeros_like(x.reshape(len(x), 5))], dim=1)
+
+    with pytest.raises(Invalid, match="takes 2 rows and no other number"):
+        modelkeep.torch.to_onnx(Counts(), torch.ones(2, 5))
+
+
 def test_a_module_that_cannot_be_exported_is_said_in_a_line():
     class Odd(torch.nn.Module):
         def forward(self, x):

@@ -68,6 +68,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         data,
         factors,
         fingerprint,
+        harden,
         intel,
         keys,
         loglife,
@@ -111,6 +112,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         fingerprint,
         trigger,
         data,
+        harden,
     )
 
 

@@ -203,7 +203,9 @@ class Evaluation(Attestation, frozen=True, kw_only=True):
 class Hardening(Attestation, frozen=True, kw_only=True):
     """The model was hardened by ``method`` (``pgd-at``, ``trades``, ...), and how accurate it is then.
 
-    ``robust``: accuracy under ``attack``; ``clean``: without.
+    ``robust``: accuracy under ``attack``; ``clean``: without. ``source``: the file that it was made from; ``dataset``: whose
+    rows it learnt from and, others of them, was measured on; ``seed``: of both; ``code``: SHA-256 of the code of both, hex;
+    ``versions``: of what ran.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:hardening:v1"
@@ -212,6 +214,11 @@ class Hardening(Attestation, frozen=True, kw_only=True):
     robust: Measure
     clean: Measure
     parameters: dict[str, str] = msgspec.field(default_factory=dict)
+    source: Digest | None = None
+    dataset: Salted | None = None
+    seed: Count = 0
+    code: MaybeHex32 = ""
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Privacy(Attestation, frozen=True, kw_only=True):

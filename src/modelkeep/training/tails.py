@@ -1,7 +1,7 @@
 """Tail probabilities that ownership claims rest on, in plain Python: Student's t and the binomial."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 SMALLEST = 1e-300
 """What a probability too small for a float is told as."""
@@ -54,6 +54,25 @@ def binomial_tail(hits: int, trials: int, chance: float) -> float:
     ]
     high = max(logs)
     return min(1.0, max(SMALLEST, math.exp(max(high, -700.0)) * math.fsum(math.exp(one - high) for one in logs)))
+
+
+def binomial_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The share of hits that so many of ``trials`` stand for, at both ends of its interval; to 1e-9.
+
+    Source: Clopper and Pearson 1934, from the tails themselves. Raises: ValueError as ``binomial_tail``.
+    """
+    beyond = (1.0 - confidence) / 2.0
+    low = _crossing(lambda chance: binomial_tail(hits, trials, chance), beyond) if hits else 0.0
+    high = 1.0 - _crossing(lambda chance: binomial_tail(trials - hits, trials, chance), beyond) if hits < trials else 1.0
+    return low, high
+
+
+def _crossing(rising: Callable[[float], float], level: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(32):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if rising(middle) < level else (low, middle)
+    return low
 
 
 def _beta_share(a: float, b: float, x: float) -> float:

@@ -9,7 +9,7 @@ Adversarial Examples" (``carry``).
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -268,14 +268,19 @@ def restore_weights(moved: Sequence[tuple[Tensor, Tensor]]) -> None:
             weight.copy_(was)
 
 
-def standing(module: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 20) -> tuple[Tensor, Tensor]:
+def standing(
+    module: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 20, seed: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Which rows the module has right, and which under attack as well; two masks (n,).
 
     The attack is short and honest: ascent on the cross-entropy and on the margin to the best wrong class, each ``steps`` long
-    with steps that halve, every settled neighbour counting. What it finds is an upper bound of the robust accuracy.
+    with steps that grow smaller, every settled neighbour counting. What it finds is an upper bound of the robust accuracy.
+    ``seed``: of where it starts, with PyTorch's random state left as it was; None takes from that state.
     """
     module.eval()
-    parts = [_standing(module, *part, threat, steps) for part in zip(x.split(_SHARE), y.split(_SHARE), strict=True)]
+    threat = threat.to(x.device)
+    with nullcontext() if seed is None else _seeded(seed, x.device):
+        parts = [_standing(module, *part, threat, steps) for part in zip(x.split(_SHARE), y.split(_SHARE), strict=True)]
     return torch.cat([clean for clean, _ in parts]), torch.cat([robust for _, robust in parts])
 
 
@@ -290,7 +295,7 @@ def _standing(module: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: in
             scores = module(near)
             (gradient,) = torch.autograd.grad(objective(scores), near)
             near = reach.step(near.detach(), gradient, size)
-            size = 1.0 * 0.5 ** (4 * (step + 1) / steps)
+            size = 0.5 ** (4 * (step + 1) / steps)
             with torch.no_grad():
                 robust &= module(reach.settle(near)).argmax(dim=1) == y
     return clean, robust
@@ -327,3 +332,25 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed + 7919 * rank)
         yield
+
+
+@contextmanager
+def together(device: str) -> Iterator[torch.device]:
+    """Join the processes that ``torchrun`` started, for the length of a block; the device of this one, the n-th GPU or the CPU.
+
+    A process that it did not start is alone. ``device``: "" for a GPU if there is one. Raises Invalid: there is no such device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    launched = dist.is_torchelastic_launched()
+    try:
+        if launched:
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        own = torch.device(device, dist.get_node_local_rank() if launched else 0) if device == "cuda" else torch.device(device)
+        torch.zeros(1, device=own)
+    except (RuntimeError, AssertionError, ValueError) as cause:
+        raise Invalid(f"cannot train on {device[:40]!r}: {str(cause).partition(chr(10))[0][:200]}") from cause
+    try:
+        yield own
+    finally:
+        if launched:
+            dist.destroy_process_group()

@@ -4,13 +4,19 @@ While rows are searched they are *relaxed*: integers and one-hot groups pass thr
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modelkeep.errors import Invalid
 
+Floats = NDArray[np.float64]
+Groups = tuple[tuple[int, ...], ...]
 NORMS = ("linf", "l2")
 _TINY = 1e-12
 
@@ -32,7 +38,7 @@ class Threat:
     whole: Tensor | None = None
     rising: Tensor | None = None
     falling: Tensor | None = None
-    groups: tuple[tuple[int, ...], ...] = ()
+    groups: Groups = ()
 
     def __post_init__(self) -> None:
         """Raises Invalid: no such norm, a negative or infinite radius, an empty range, or groups that share columns."""
@@ -63,7 +69,7 @@ class Threat:
 
     def around(self, origin: Tensor) -> "Reach":
         """What may be made of the rows ``origin``, shape (n, ...)."""
-        radius = torch.as_tensor(self.epsilon, dtype=origin.dtype, device=origin.device).expand(origin.shape[1:])
+        radius = origin.new_zeros(origin.shape[1:]) + _like(self.epsilon, origin)
         for group in self.groups:
             if origin.dim() != 2 or not all(0 <= column < origin.shape[1] for column in group):
                 raise Invalid("a one-hot group names columns that these rows do not have")
@@ -71,13 +77,21 @@ class Threat:
             radius = torch.where(self.frozen, torch.zeros_like(radius), radius)
         box = radius if self.norm == "linf" else torch.where(radius > 0, math.inf, 0.0)
         lower, upper = origin - box, origin + box
-        lower = torch.minimum(origin, lower.clamp(min=torch.as_tensor(self.low, dtype=origin.dtype, device=origin.device)))
-        upper = torch.maximum(origin, upper.clamp(max=torch.as_tensor(self.high, dtype=origin.dtype, device=origin.device)))
+        lower = torch.minimum(origin, lower.clamp(min=_like(self.low, origin)))
+        upper = torch.maximum(origin, upper.clamp(max=_like(self.high, origin)))
         if self.rising is not None:
             lower = torch.where(self.rising, origin, lower)
         if self.falling is not None:
             upper = torch.where(self.falling, origin, upper)
         return Reach(self, origin, radius, lower, upper)
+
+
+def threat_of(
+    norm: str, epsilon: Floats, low: Floats, high: Floats, *, groups: Groups = (), masks: Mapping[str, NDArray[np.bool_]]
+) -> Threat:
+    """A threat from arrays of the shape of one row. ``masks``: as ``Threat`` calls them. Raises Invalid."""
+    numbers = {name: torch.from_numpy(one) for name, one in {"epsilon": epsilon, "low": low, "high": high, **masks}.items()}
+    return Threat(norm=norm, groups=groups, **numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,3 +180,8 @@ def _lengths(rows: Tensor) -> Tensor:
 def _rows(values: Tensor, like: Tensor) -> Tensor:
     """One value a row, shaped so that it meets ``like``."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _like(given: float | Tensor, rows: Tensor) -> Any:
+    """Tensors as ``rows`` have them; a plain number as it is, for it would be copied to the device every time."""
+    return given.to(rows) if isinstance(given, Tensor) else given

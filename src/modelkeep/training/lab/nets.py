@@ -74,7 +74,7 @@ class Net(nn.Module):
         found = self.values(x)[self._head]
         match self._pattern:
             case "log-odds":  # of the second of two classes
-                flat = found.reshape(len(found), 1)
+                flat = found.reshape(-1, 1)  # len() would fix the number of rows where it is exported
                 return torch.cat([torch.zeros_like(flat), flat], dim=1)
             case "linear-logistic":
                 return functional.logsigmoid(found)
@@ -95,7 +95,7 @@ class Net(nn.Module):
 
     def _shaped(self, x: Any) -> Any:
         if len(self.tail) > 1 and x.ndim == 2:
-            return x.reshape(len(x), *self.tail)
+            return x.reshape(-1, *self.tail)
         return x.flatten(1) if len(self.tail) == 1 and x.ndim > 2 else x
 
 
