@@ -130,8 +130,8 @@ def test_the_history_tells_every_epoch_and_the_best_is_returned(data, hardened):
     looked = [one for one in hardened.history if not math.isnan(one.robust)]
     best = max(looked, key=lambda one: (one.robust, one.number))
     assert (hardened.best, looked[-1].number) == (best.number, QUICK.epochs)
-    again = float(standing(hardened.module, *held, THREAT, steps=10)[1].float().mean())
-    assert again == pytest.approx(best.robust, abs=0.015)  # the attack starts elsewhere
+    again = float(standing(hardened.module, *held, THREAT, steps=10, seed=QUICK.seed)[1].float().mean())
+    assert again == pytest.approx(best.robust, abs=1e-6)
     assert hardened.history[-1].loss < hardened.history[4].loss
 
 

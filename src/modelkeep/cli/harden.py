@@ -10,7 +10,7 @@ import msgspec
 from modelkeep.app.hardening import Plan, Rules, harden_file, leads, parse_rules, statement_of
 from modelkeep.app.hardeningresults import ModelHardened, Standing
 from modelkeep.app.keep import Keep
-from modelkeep.cli.context import Context, new_file, read_file
+from modelkeep.cli.context import Context, new_file, read_file, write_file
 from modelkeep.cli.progress import bar
 from modelkeep.core import page
 from modelkeep.ledger.attestations import Measure
@@ -25,13 +25,13 @@ _PLAN = Plan()
 @click.argument("model", metavar="MODEL")
 @click.option("--data", required=True, help="npz file: rows (array 'x') and their classes (array 'y', from 0).")
 @click.option("--out", required=True, help="New ONNX file with the hardened model.")
-@click.option("--method", type=click.Choice(["pgd", "trades"]), default=_PLAN.method, show_default=True)
+@click.option("--method", type=click.Choice(["pgd", "trades"]), default=_PLAN.method, show_default=True, help="Of training.")
 @click.option("--norm", type=click.Choice(["linf", "l2"]), default=_PLAN.norm, show_default=True, help="Of the changes.")
 @click.option("--epsilon", type=click.FloatRange(min=0.0), default=_PLAN.epsilon, show_default=True, help="Their largest size.")
 @click.option("--low", type=float, help="Least value of every column that an attacker can give; none if not given.")
 @click.option("--high", type=float, help="Greatest value of every column; none if not given.")
 @click.option("--rules", default="", metavar="FILE", help="JSON: what the columns of a table have to keep under attack.")
-@click.option("--epochs", type=_COUNT, default=_PLAN.epochs, show_default=True)
+@click.option("--epochs", type=_COUNT, default=_PLAN.epochs, show_default=True, help="Passes over the rows.")
 @click.option("--batch", type=_COUNT, default=_PLAN.batch, show_default=True, help="Rows a step, of all processes together.")
 @click.option("--rate", type=float, default=_PLAN.rate, show_default=True, help="Largest learning rate.")
 @click.option("--steps", type=_COUNT, default=_PLAN.steps, show_default=True, help="Of the attack that is trained against.")
@@ -42,7 +42,7 @@ _PLAN = Plan()
 @click.option("--smoothing", type=float, default=_PLAN.smoothing, show_default=True, help="Of the labels.")
 @click.option("--widen", type=float, default=_PLAN.widen, show_default=True, help="Times epsilon to train against.")
 @click.option("--held", type=float, default=_PLAN.held, show_default=True, help="Share of the rows to measure on.")
-@click.option("--seed", type=click.IntRange(min=0), default=_PLAN.seed, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=_PLAN.seed, show_default=True, help="Of split and training.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where to train; the GPU if there is one.")
 @click.option("--report", default="", metavar="FILE", help="New HTML file about the training.")
 @click.option("--log", "logged", is_flag=True, help="Have the keep sign and log a hardening statement about the new file.")
@@ -58,7 +58,7 @@ def harden(ctx: Context, /, model: str, data: str, out: str, report: str, logged
 
     source, rows = read_file(model), read_file(data)
     if not leads():
-        harden_file(source, rows, Path(data).name, plan, to_onnx)
+        harden_file(source, rows, Path(data).name, plan, lambda *_given, **_more: b"")
         return
     with new_file(out, mode=0o644) as write, new_file(report, mode=0o644) if report else nullcontext(_nothing) as tell:
         with bar() as told:
@@ -66,11 +66,21 @@ def harden(ctx: Context, /, model: str, data: str, out: str, report: str, logged
         write(done.model)
         tell(_page(done, Path(out).name))
     if logged:
-        about = ctx.call(
-            Keep.attest_file, filename=Path(out).name, digest=done.digest, kind="hardening", predicate=statement_of(done)
-        )
-        done = msgspec.structs.replace(done, log_index=about.log_index)
+        done = msgspec.structs.replace(done, log_index=_log(ctx, done, out))
     ctx.out.show(msgspec.structs.replace(done, model=b""), _tell(done, out, report))
+
+
+def _log(ctx: Context, done: ModelHardened, out: str) -> int:
+    """Have the keep say so. When it cannot, what it was to say stays in a file: training may have taken hours."""
+    said = statement_of(done)
+    try:
+        about: dict[str, Any] = {"filename": Path(out).name, "digest": done.digest, "kind": "hardening", "predicate": said}
+        return ctx.call(Keep.attest_file, **about).log_index
+    except BaseException:  # whatever it is, somebody's patience included
+        kept = f"{out}.hardening.json"
+        write_file(kept, said)
+        ctx.out.note(f"modelkeep: {out} is made; when this is mended: modelkeep attest {out} --type hardening {kept}")
+        raise
 
 
 def _plan(given: dict[str, Any]) -> Plan:

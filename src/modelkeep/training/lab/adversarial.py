@@ -223,8 +223,14 @@ class _Run:
         every = max(1, self.recipe.epochs // self.recipe.looks)
         if held is None or (number % every and number != self.recipe.epochs):
             return math.nan, math.nan
-        clean, robust = standing(self.averaged, *held, self.threat, steps=10)
-        return float(clean.float().mean()), float(robust.float().mean())
+        if self.processes > 1:
+            for one in self.averaged.buffers():  # each process has its own: of the first they are returned, so of it they count
+                dist.broadcast(one, 0)
+        clean, robust = standing(self.averaged, *held, self.threat, steps=10, seed=self.recipe.seed)
+        found = torch.stack([clean.float().mean(), robust.float().mean()])
+        if self.processes > 1:
+            dist.broadcast(found, 0)  # all have to choose alike
+        return float(found[0]), float(found[1])
 
 
 def ascend(module: nn.Module, reach: Reach, objective: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
