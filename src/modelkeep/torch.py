@@ -3,7 +3,8 @@
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -55,12 +56,9 @@ def to_onnx(module: Any, example: Any, *, logits: bool = False) -> bytes:
     torch = _torch()
     whole = _with_labels(torch, module) if logits else module
     example = torch.cat([example, example]) if len(example) == 1 else example  # of one row alone, "any number" is not learnt
-    training, exporter = module.training, logging.getLogger("torch.onnx")
-    level = exporter.level
+    training = module.training
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, about itself
-            exporter.setLevel(logging.ERROR)
+        with torch.no_grad(), _quiet_exporter():
             whole.eval()
             original = whole(example)
             made = torch.onnx.export(
@@ -82,10 +80,23 @@ def to_onnx(module: Any, example: Any, *, logits: bool = False) -> bytes:
             f"{type(module).__name__} cannot be exported: {str(cause).strip().partition(chr(10))[0][:300]}"
         ) from cause
     finally:
-        exporter.setLevel(level)
         module.train(training)
     _compare(onnx, example, original)
     return onnx
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """What it says is about itself, and about packages that nobody asked for."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def mark_penalty(module: Any, key: bytes, owner: str) -> Callable[[], Any]:

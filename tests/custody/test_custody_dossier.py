@@ -73,6 +73,10 @@ def test_evidence_may_come_before_the_release_and_after_it():
     log = say(Log(), a.Privacy(**BY, epsilon=3.0, delta=1e-5, accountant="prv"))
     log.add(*release_statements(facts()))
     assert seen(log)["private"] and (seen(log)["epsilon"], seen(log)["delta_ppb"]) == ("3.0000", 10_000)
+    assert seen(log)["dataset_epsilon"] == "922337203685477.0000"  # nobody knows what else was trained on its data
+    data = a.Salted("loans@3", digest_of(b"loans"))
+    say(log, a.Privacy(**BY, epsilon=3.0, delta=1e-5, accountant="pld", dataset=data, dataset_epsilon=4.00001))
+    assert seen(log)["dataset_epsilon"] == "4.0001" and data.digest in log.book.dossier(REF).data()
     say(log, a.Watermark(**BY, scheme="neuralmark", commitment="ab" * 32), training(commit="ab" * 20, signature="good"))
     assert [seen(log)[name] for name in ("watermark", "trained", "code_clean", "code_signed")] == [True] * 4
     assert seen(log)["code_commit"] == "ab" * 20 and log.why == []

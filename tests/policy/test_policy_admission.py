@@ -32,6 +32,7 @@ GOOD = {
     "private": True,
     "epsilon": "8.0000",
     "delta_ppb": 10_000,
+    "dataset_epsilon": "3.0000",
     "watermark": True,
     "marked": True,
     "bom": True,

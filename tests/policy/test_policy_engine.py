@@ -19,6 +19,8 @@ MATRIX = {
     "log.read": (KEEP, {D, M, A, X}),
     "policy.read": (KEEP, {D, M, A, X}),
     "policy.set": (KEEP, {X}),
+    "privacy.budget": (KEEP, {X}),
+    "privacy.return": (KEEP, {X}),
     "attest": (model("m"), {D, M, X}),
     "approve": (model("m"), {D, M, X}),
     "publish": (model("m"), {D, M, X}),

@@ -33,6 +33,7 @@ from modelkeep.app.markverbs import MarkVerbs
 from modelkeep.app.omsverbs import OmsVerbs
 from modelkeep.app.policyverbs import PolicyVerbs
 from modelkeep.app.premises import CA_FILE, SIGNED_KINDS, TRUST_FILE, Premises, check_private
+from modelkeep.app.privacy import PrivacyVerbs
 from modelkeep.app.provenanceverbs import ProvenanceVerbs
 from modelkeep.app.registry import RegistryVerbs
 from modelkeep.app.results import Initialised
@@ -76,6 +77,7 @@ class Keep(
     MarkVerbs,
     FingerprintVerbs,
     DataVerbs,
+    PrivacyVerbs,
 ):
     """One keep, and who acts on it. Make one with ``init`` or ``open``."""
 

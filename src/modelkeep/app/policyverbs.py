@@ -10,7 +10,7 @@ from modelkeep.custody.admission import attributes
 from modelkeep.custody.policies import ACCESS, ADMISSION, CUSTOM, DEFAULT, EXTENDED, KINDS, PolicyInForce
 from modelkeep.custody.salting import salted
 from modelkeep.errors import Denied, Invalid
-from modelkeep.ledger.attestations import Dataset, Evaluation, Hardening
+from modelkeep.ledger.attestations import Dataset, Evaluation, Hardening, Privacy
 from modelkeep.ledger.kinds import short_type
 from modelkeep.policy.admission import AdmissionPolicy
 from modelkeep.workflows.attest import approve, attest, parse_predicate, subject_of
@@ -44,7 +44,7 @@ class PolicyVerbs(Acts):
         said = parse_predicate(kind, predicate, actor=self.actor.subject, at=self.premises.clock.now_ns())
         if isinstance(said, Dataset):
             subject = Resource(subject.name, self._hidden(said.name, subject.digest))
-        elif isinstance(said, Evaluation | Hardening) and said.dataset is not None:
+        elif isinstance(said, Evaluation | Hardening | Privacy) and said.dataset is not None:
             hidden = self._hidden(said.dataset.name, said.dataset.digest)
             said = msgspec.structs.replace(said, dataset=msgspec.structs.replace(said.dataset, digest=hidden))
         index = attest(self.premises.desk(), subject, said)

@@ -74,6 +74,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         loglife,
         operations,
         policy,
+        privacy,
         publishing,
         redteam,
         releases,
@@ -89,7 +90,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         witness,
     )
 
-    models = (setup, publishing, releases, run, scanning, catalogue, policy, bom, intel)
+    models = (setup, publishing, releases, run, scanning, catalogue, policy, bom, intel, privacy)
     return (
         *models,
         accounts,

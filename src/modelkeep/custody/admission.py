@@ -85,6 +85,7 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "private": privacy is not None,
         "epsilon": at_least(privacy.epsilon) if privacy else at_least(_LARGEST),
         "delta_ppb": math.ceil(privacy.delta * 1e9) if privacy else 10**9,
+        "dataset_epsilon": at_least(privacy.dataset_epsilon or _LARGEST) if privacy else at_least(_LARGEST),
         "watermark": dossier.watermark is not None,
         "bom": bool(dossier.bills),
         "audited": audit is not None and audit.audited > 0,

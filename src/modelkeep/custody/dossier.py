@@ -93,10 +93,11 @@ class Dossier:
     bills: tuple[Told[Bom], ...]
 
     def data(self) -> list[Digest]:
-        """The salted digests of the data that the training run and the evaluations name."""
+        """The salted digests of the data that the training run, the evaluations and the privacy statement name."""
         inputs = self.run.said.inputs if self.run else ()
         measured = (one.said.dataset for one in self.evaluations)
-        return sorted({each.digest for each in (*inputs, *measured) if each is not None})
+        private = self.privacy.said.dataset if self.privacy else None
+        return sorted({each.digest for each in (*inputs, *measured, private) if each is not None})
 
     def everything(self) -> list[Told[Predicate]]:
         """Every statement that stands, in the order of the log. A bill of materials says nothing new, and is not among them."""
@@ -301,7 +302,8 @@ def check_attestation(said: Attestation) -> None:
 
 
 def _check_privacy(said: Privacy) -> None:
-    if not (math.isfinite(said.epsilon) and said.epsilon >= 0.0 and 0.0 <= said.delta < 1.0 and said.accountant):
+    amounts = (said.epsilon, said.noise_multiplier, said.max_grad_norm, said.dataset_epsilon)
+    if not (all(map(math.isfinite, amounts)) and said.epsilon >= 0.0 and 0.0 <= said.delta < 1.0 and said.accountant):
         raise Invalid("a privacy statement has a finite epsilon of at least 0, 0 <= delta < 1, and names its accountant")
 
 

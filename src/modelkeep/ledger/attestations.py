@@ -20,6 +20,7 @@ Count = Annotated[int, Meta(ge=0)]
 Hex16 = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Commit = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})?$")]
+MaybeHex16 = Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")]
 MaybeHex32 = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 Norm = Annotated[str, Meta(pattern="^(l1|l2|linf)?$")]
 Severity = Annotated[str, Meta(pattern="^(critical|high|medium|low|unknown)$")]
@@ -224,7 +225,9 @@ class Hardening(Attestation, frozen=True, kw_only=True):
 class Privacy(Attestation, frozen=True, kw_only=True):
     """The model was trained with (``epsilon``, ``delta``)-differential privacy, as ``accountant`` computed it.
 
-    ``unit``: what one neighbour more or less is: ``example``, or ``user`` when one person gave many.
+    ``unit``: what one neighbour more or less is: ``example``, or ``user`` when one person gave many. ``dataset``: what it was
+    trained on, whose budget it is charged to; ``run``: 32 hex digits of the run that was reserved before, "" = none was;
+    ``dataset_epsilon``: what all runs on that data cost together by then, this one included, 0 = nobody knows.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:privacy:v1"
@@ -237,6 +240,9 @@ class Privacy(Attestation, frozen=True, kw_only=True):
     steps: Count = 0
     max_grad_norm: Amount = 0.0
     unit: str = "example"
+    dataset: Salted | None = None
+    run: MaybeHex16 = ""
+    dataset_epsilon: Amount = 0.0
 
 
 class Watermark(Attestation, frozen=True, kw_only=True):

@@ -1,0 +1,236 @@
+"""Privacy budgets of data sets in the releases log: set, reserved before a run, settled after it, and told.
+
+The log decides, and its order settles who came first: a run is reserved by an act, and counts in full from then on. Whoever
+reserved looks again once it is logged, and gives back what does not fit behind those that came before. A run that was cut off
+stays charged until somebody says how many steps it made. Acts that no trusted identity signed give nothing back; what was ever
+signed stays charged, even when its signer turns out to be compromised.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from modelkeep.core.values import Digest, Resource, Statement, digest_of
+from modelkeep.crypto.dsse import parse_envelope
+from modelkeep.custody.signatories import Signatories
+from modelkeep.custody.trust import TrustRoot
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, ModelkeepError
+from modelkeep.ledger.attestations import Privacy, Salted
+from modelkeep.ledger.log import LogView
+from modelkeep.ledger.predicates import Act, Trust
+from modelkeep.ledger.statements import check_statement, encode_statement, keep_resource, peek_type, predicate_of
+from modelkeep.training.accountant import Promise, Spend, Steps
+from modelkeep.training.budgets import Budget, Charge, Ledger, PrivacySpent, ledger_name
+from modelkeep.workflows.acts import log_act
+from modelkeep.workflows.attest import attest
+from modelkeep.workflows.registry import Desk
+from modelkeep.workflows.trust_changes import entries_of
+
+BUDGET, RESERVE, SETTLE = "privacy.budget", "privacy.reserve", "privacy.settle"
+"""Acts: a data set has another budget; a run is about to begin; it has ended after so many steps."""
+
+
+class Ledgers:
+    """The ledgers of all data sets, as a log says."""
+
+    def __init__(self, trust: TrustRoot) -> None:
+        self._signatories, self._keep = Signatories(trust), keep_resource(trust.origin)
+        self._found: dict[str, Ledger] = {}
+        self._runs: dict[str, str] = {}
+        self._seen: set[Digest] = set()
+
+    @classmethod
+    def of(cls, view: LogView, trust: TrustRoot) -> "Ledgers":
+        """Raises NotTrusted, Unavailable."""
+        made = cls(trust)
+        for index, entry in entries_of(view):
+            try:
+                made._apply(index, entry)
+            except ModelkeepError:
+                continue  # it does not count; the evidence book tells why
+        return made
+
+    def ledger(self, name: str) -> Ledger:
+        """Of one data set, empty when nothing is known of it."""
+        return self._found.get(name, Ledger(name))
+
+    def all(self) -> tuple[Ledger, ...]:
+        """By name."""
+        return tuple(self._found[name] for name in sorted(self._found))
+
+    def run(self, run: str) -> tuple[Ledger, Charge]:
+        """A run that was reserved, and the ledger that it is in. Raises Missing."""
+        ledger = self.ledger(self._runs.get(run, ""))
+        found = [one for one in ledger.charges if one.run == run]
+        if not found:
+            raise Missing(f"no run {run[:40]!r} was reserved: 'modelkeep privacy ledger' tells those that were")
+        return ledger, found[0]
+
+    def _apply(self, index: int, entry: bytes) -> None:
+        envelope = parse_envelope(entry)
+        kind = peek_type(envelope)
+        if kind not in (Act.TYPE, Privacy.TYPE, Trust.TYPE):
+            return
+        try:
+            statement, trusted = self._signatories.check(envelope, index)[0], True
+        except Conflict:  # its signer is compromised: what it charged stays charged
+            statement, trusted = check_statement(envelope, self._signatories.identities)[0], False
+        if kind == Trust.TYPE:
+            self._signatories.follow(index, envelope, statement)
+        elif self._fresh(statement) and kind == Privacy.TYPE:
+            self._charged(index, statement.subject[0].digest, predicate_of(statement, Privacy))
+        elif kind == Act.TYPE and statement.subject == (self._keep,):
+            self._acted(index, predicate_of(statement, Act), trusted)
+
+    def _fresh(self, statement: Statement) -> bool:
+        identifier, before = digest_of(encode_statement(statement)), len(self._seen)
+        self._seen.add(identifier)
+        return len(self._seen) > before
+
+    def _acted(self, index: int, said: Act, trusted: bool) -> None:
+        if said.verb == BUDGET and trusted:
+            budget = Budget(_number(said, "epsilon"), _number(said, "delta")).checked()
+            self._found[said.about] = replace(self.ledger(said.about), budget=budget)
+        elif said.verb == RESERVE:
+            self._reserved(index, said)
+        elif said.verb == SETTLE and trusted:
+            ledger, charge = self.run(said.detail.get("run", ""))
+            if not charge.settled:
+                self._put(ledger, charge.after(int(_number(said, "steps"))))
+
+    def _reserved(self, index: int, said: Act) -> None:
+        run = said.detail.get("run", "")
+        if run in self._runs:
+            raise Conflict(f"the run {run[:40]} was reserved before")
+        spend = Steps(_number(said, "noise"), _number(said, "rate"), int(_number(said, "steps")))
+        data = said.detail.get("dataset", said.about), Digest(said.detail.get("digest", ""))
+        charge = Charge(index, run, said.actor, said.at, *data, spend, delta=_number(said, "delta"), clip=_number(said, "clip"))
+        self._add(said.about, charge)
+
+    def _charged(self, index: int, model: Digest, said: Privacy) -> None:
+        """A privacy statement: of a reserved run, whose costs are known, or a charge of its own."""
+        if said.dataset is None:
+            return
+        name, spend = ledger_name(said.dataset.name), _spend(said)
+        reserved = next((one for one in self.ledger(name).charges if one.run and one.run == said.run), None)
+        if reserved is not None and spend == reserved.spend:
+            self._put(self.ledger(name), replace(reserved, models=(*reserved.models, model), settled=True))
+            return
+        charge = Charge(
+            index, "", said.actor, said.at, said.dataset.name, said.dataset.digest, spend, said.delta, said.max_grad_norm,
+            settled=True, models=(model,),
+        )  # fmt: skip
+        self._add(name, charge)
+
+    def _add(self, name: str, charge: Charge) -> None:
+        ledger = self.ledger(name)
+        self._found[name] = replace(ledger, charges=(*ledger.charges, charge))
+        if charge.run:
+            self._runs[charge.run] = name
+
+    def _put(self, ledger: Ledger, charge: Charge) -> None:
+        charges = tuple(charge if one.index == charge.index else one for one in ledger.charges)
+        self._found[ledger.name] = replace(ledger, charges=charges)
+
+
+def set_budget(desk: Desk, origin: str, name: str, budget: Budget, *, actor: str, reason: str = "") -> int:
+    """Log the budget of a data set; the index. Raises Invalid, TooLarge, NotTrusted, Unavailable."""
+    told = budget.checked()
+    detail = {"epsilon": repr(told.epsilon), "delta": repr(told.delta), "reason": reason}
+    return log_act(desk, origin, BUDGET, name, actor=actor, detail=detail)
+
+
+class Reserved(NamedTuple):
+    """A run that may begin: its ``ledger`` and ``charge``."""
+
+    ledger: Ledger
+    charge: Charge
+
+
+def reserve(desk: Desk, trust: TrustRoot, data: Salted, plan: PrivacySpent, *, actor: str) -> Reserved:
+    """Charge a run before it begins.
+
+    Of two who reserve at once, the log's order says who was first. Raises Denied (it does not fit the budget), NotTrusted,
+    Unavailable.
+    """
+    name = ledger_name(data.name)
+    _read(desk, trust).ledger(name).check(plan)
+    run = desk.entropy.token(16).hex()
+    detail = {
+        "run": run,
+        "dataset": data.name,
+        "digest": data.digest,
+        "noise": repr(plan.noise_multiplier),
+        "rate": repr(plan.sample_rate),
+        "steps": str(plan.steps),
+        "delta": repr(plan.delta),
+        "clip": repr(plan.max_grad_norm),
+    }
+    index = log_act(desk, trust.origin, RESERVE, name, actor=actor, detail=detail)
+    ledger, charge = _read(desk, trust).run(run)
+    earlier = replace(ledger, charges=tuple(one for one in ledger.charges if one.index < index))
+    try:
+        earlier.check(plan)
+    except Denied:
+        settle(desk, trust, run, 0, actor=actor, reason="others reserved first")
+        raise
+    return Reserved(ledger, charge)
+
+
+def settle(desk: Desk, trust: TrustRoot, run: str, steps: int, *, actor: str, reason: str = "") -> Charge:
+    """Say how many steps a run made, 0 = it never began; what it did not spend is given back.
+
+    Raises Missing (no such run), Conflict (it is settled), Invalid (more than were reserved), NotTrusted, Unavailable.
+    """
+    _, charge = _read(desk, trust).run(run)
+    if charge.settled:
+        raise Conflict(f"the run {run} is settled: what was spent stays spent")
+    charge.after(steps)
+    log_act(desk, trust.origin, SETTLE, run, actor=actor, detail={"run": run, "steps": str(steps), "reason": reason})
+    return _read(desk, trust).run(run)[1]
+
+
+def record(desk: Desk, trust: TrustRoot, run: str, model: Resource, *, actor: str) -> int:
+    """Log the privacy statement of a model that came out of a reserved run, in the numbers that were reserved; its index.
+
+    Raises Missing, Conflict, NotTrusted, Unavailable.
+    """
+    ledger, charge = _read(desk, trust).run(run)
+    spend = charge.spend
+    assert isinstance(spend, Steps)
+    if spend.steps == 0:
+        raise Conflict(f"the run {run} was given back: no model can have come out of it")
+    delta = ledger.budget.delta if ledger.budget else charge.delta
+    said = Privacy(
+        actor=actor,
+        at=desk.clock.now_ns(),
+        epsilon=charge.epsilon,
+        delta=charge.delta,
+        accountant="pld",
+        noise_multiplier=spend.noise,
+        sample_rate=spend.rate,
+        steps=spend.steps,
+        max_grad_norm=charge.clip,
+        dataset=Salted(charge.dataset, charge.digest),
+        run=run,
+        dataset_epsilon=ledger.total(delta),
+    )
+    return attest(desk, model, said)
+
+
+def _read(desk: Desk, trust: TrustRoot) -> Ledgers:
+    desk.registry.refresh()
+    return Ledgers.of(desk.registry.view, trust)
+
+
+def _spend(said: Privacy) -> Spend:
+    known = said.mechanism == "dp-sgd" and said.noise_multiplier > 0.0 and said.sample_rate > 0.0 and said.steps > 0
+    if known:
+        return Steps(said.noise_multiplier, said.sample_rate, said.steps)
+    return Promise(said.epsilon, said.delta)
+
+
+def _number(said: Act, field: str) -> float:
+    try:
+        return float(said.detail[field])
+    except (KeyError, ValueError) as cause:
+        raise Invalid(f"the act {said.verb} has no number {field!r}") from cause

@@ -1,0 +1,121 @@
+"""Private training from the command line: the budget of a data set, runs that are charged to it, and audits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.app.arrays import load_labelled
+from modelkeep.core.values import digest_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """train.npz, test.npz and renamed.npz (the bytes of train.npz) of three clusters of people."""
+    folder, generator = tmp_path_factory.mktemp("shelf"), np.random.default_rng(0)
+    centres = generator.normal(size=(3, 5)) * 2.0
+    for name, count in (("train", 300), ("test", 200)):
+        y = generator.integers(0, 3, count)
+        np.savez(folder / f"{name}.npz", x=centres[y] + generator.normal(size=(count, 5)), y=y)
+    (folder / "renamed.npz").write_bytes((folder / "train.npz").read_bytes())
+    return folder
+
+
+def train(cli, shelf, out, *more, dataset="people@1", epsilon="2", code=0):
+    named = ("--data", str(shelf / "train.npz"), "--out", str(out), "--bounds", "-8:8", "--epochs", "3")
+    charged = ("--dataset", dataset) if dataset else ()
+    return cli(
+        "--json", "privacy", "train", "mlp:4", *named, *charged, "--epsilon", epsilon, "--delta", "1e-5", *more, code=code
+    )
+
+
+def test_runs_are_charged_and_the_one_too_many_is_refused_before_it_begins(cli, shelf, tmp_path):
+    cli("privacy", "budget", "people", "--epsilon", "2.8", "--delta", "1e-5", "--reason", "review 3", code=0)
+    page = tmp_path / "page.html"
+    done = train(cli, shelf, tmp_path / "a.onnx", "--test", str(shelf / "test.npz"), "--report", str(page)).json
+    assert done["digest"] == digest_of((tmp_path / "a.onnx").read_bytes())
+    assert 1.98 < done["epsilon"] <= 2.0 and done["ledger"]["epsilon"] == pytest.approx(done["epsilon"], rel=1e-9)
+    assert "fresh weights" in done["repairs"] and "key from the system" in done["noise"]
+    x, y, _ = load_labelled((shelf / "test.npz").read_bytes(), "test.npz")
+    labels = OnnxRuntime((tmp_path / "a.onnx").read_bytes()).run({"x": x.astype(np.float32)})["label"]
+    assert done["accuracy"]["value"] == (labels == y).mean() > done["accuracy"]["low"]
+    assert "Ledger of people" in page.read_text() and " of 2.8 at delta 1e-05" in page.read_text()
+    assert cli("--json", "log", "show", "--last", "1", code=0).json[0]["type"] == done["logged"]["type"] == "privacy"
+
+    refused = train(cli, shelf, tmp_path / "b.onnx", dataset="people@2", code=1)
+    told = json.loads(refused.err)
+    assert told["code"] == "denied" and "data set people to epsilon" in told["message"] and "would fit" in told["message"]
+    assert not (tmp_path / "b.onnx").exists()
+    fits = told["message"].partition("one of epsilon ")[2].split()[0]
+    assert train(cli, shelf, tmp_path / "b.onnx", dataset="people@2", epsilon=fits).json["ledger"]["epsilon"] <= 2.8
+    told = json.loads(train(cli, shelf, tmp_path / "c.onnx", epsilon="0.5", code=1).err)["message"]
+    assert "would fit" not in told or float(told.partition("one of epsilon ")[2].split()[0]) < 0.5
+    (ledger,) = cli("--json", "privacy", "ledger", code=0).json
+    assert [run["state"] for run in ledger["runs"]] == ["spent", "spent"] and ledger["budget"] == 2.8
+    assert "of 2.8" in cli("privacy", "ledger", "people@7", code=0).out
+
+
+def test_the_same_data_under_another_name_is_the_same_budget(cli, shelf, tmp_path):
+    train(cli, shelf, tmp_path / "a.onnx")
+    again = train(cli, shelf, tmp_path / "b.onnx", "--data", str(shelf / "renamed.npz"), dataset="strangers", code=1)
+    assert "charged to people before" in json.loads(again.err)["message"]
+
+
+def test_a_run_that_fails_is_charged_for_the_steps_that_it_made(cli, shelf, tmp_path):
+    broken = (tmp_path / "broken.onnx").write_bytes(b"no model") and str(tmp_path / "broken.onnx")
+    named = ("--data", str(shelf / "train.npz"), "--dataset", "people", "--epsilon", "1", "--delta", "1e-5")
+    cli("privacy", "train", broken, *named, "--out", str(tmp_path / "a.onnx"), code=2)
+    ((run,),) = [one["runs"] for one in cli("--json", "privacy", "ledger", code=0).json]
+    assert (run["state"], run["steps"], run["epsilon"]) == ("returned", 0, 0.0)
+    assert "settled" in cli("privacy", "return", run["run"], code=1).line()
+    assert "no run" in cli("privacy", "return", "0" * 32, code=2).line()
+
+
+def test_what_is_charged_to_nothing_says_so(cli, shelf, tmp_path):
+    done = train(cli, shelf, tmp_path / "a.onnx", "--canaries", "40", "--seed", "3", dataset="")
+    assert done.line().startswith("no data set was named: this run is charged to no budget") and done.json["ledger"] is None
+    assert done.json["audit"]["canaries"] == 40 and "no privacy from whoever knows it" in done.json["noise"]
+    assert cli("--json", "privacy", "ledger", code=0).json == []
+    again = train(cli, shelf, tmp_path / "b.onnx", "--canaries", "40", "--seed", "3", dataset="").json
+    assert again["audit"] == done.json["audit"]
+    cli("privacy", "ledger", "nobody", code=2)
+
+
+def test_attested_runs_count_too(cli, shelf, tmp_path):
+    train(cli, shelf, tmp_path / "a.onnx", dataset="people")
+    data = {"name": "people@9", "digest": str(digest_of(b"data")), "files": 0}
+    (tmp_path / "dp.json").write_text(json.dumps({"epsilon": 1.0, "delta": 1e-6, "accountant": "rdp", "dataset": data}))
+    cli("attest", str(tmp_path / "a.onnx"), "--type", "privacy", str(tmp_path / "dp.json"), code=0)
+    ledger = cli("--json", "privacy", "ledger", "people", code=0).json
+    assert [(run["run"] != "", run["steps"] > 0) for run in ledger["runs"]] == [(True, True), (False, False)]
+    assert 2.4 < ledger["epsilon"] <= 3.0
+
+
+def test_an_overfitted_model_is_caught_and_bounds_epsilon(cli, shelf, tmp_path):
+    from modelkeep.torch import to_onnx
+    from modelkeep.training.lab.architectures import by_word
+    from modelkeep.training.lab.shadows import train_plain
+
+    x, y, _ = load_labelled((shelf / "test.npz").read_bytes(), "test.npz")
+    y = np.random.default_rng(1).integers(0, 3, len(y))  # nothing to learn but the rows themselves
+    inside = np.random.default_rng(2).random(len(x)) < 0.5
+    torch.manual_seed(0)
+    module = train_plain(by_word("mlp:64", (5,), 3), x[inside], y[inside], epochs=300)
+    (tmp_path / "model.onnx").write_bytes(to_onnx(module, torch.zeros(4, 5), logits=True))
+    for name, chosen in (("in", inside), ("out", ~inside)):
+        np.savez(tmp_path / f"{name}.npz", x=x[chosen], y=y[chosen])
+    named = (str(tmp_path / "model.onnx"), "--members", str(tmp_path / "in.npz"), "--others", str(tmp_path / "out.npz"))
+    loss = cli("--json", "privacy", "audit", *named, "--coin", code=0).json
+    assert loss["area"]["low"] > 0.6 and loss["one_run"]["epsilon"] > 0.3 and set(loss["caught"]) == {"0.01"}
+    lira = cli(
+        "--json", "privacy", "audit", *named, "--attack", "lira", "--shadows", "4", "--architecture", "mlp:8", code=0
+    ).json
+    assert lira["shadows"] == 4 and lira["area"]["low"] > 0.5
+    assert "guessing" in cli("privacy", "audit", *named, code=0).out

@@ -1,0 +1,144 @@
+"""Ledgers of privacy in the log: who reserves first, what is given back, and whose word counts."""
+
+import pytest
+from workflow_house import ORIGIN
+
+from modelkeep.core.values import Resource, digest_of
+from modelkeep.crypto.signatures import StatementSigner
+from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.ledger.attestations import Privacy, Salted
+from modelkeep.ledger.predicates import Act
+from modelkeep.ledger.statements import keep_resource, make_statement, sign_statement
+from modelkeep.training.accountant import Promise, Steps, epsilon_of
+from modelkeep.training.budgets import Budget, PrivacySpent, ledger_name, plan_run
+from modelkeep.workflows.acts import log_act
+from modelkeep.workflows.attest import attest
+from modelkeep.workflows.budgets import BUDGET, SETTLE, Ledgers, record, reserve, set_budget, settle
+
+PLAN = plan_run(5000, epsilon=1.0, delta=1e-5)
+DATA = Salted("loans@3", digest_of(b"salted"))
+MODEL = Resource("loans.onnx", digest_of(b"model"))
+
+
+@pytest.fixture
+def bounded(house):
+    """A keep where all runs on loans may cost what two like PLAN do, and not three."""
+    both = epsilon_of([PLAN.spend, PLAN.spend], 1e-5)
+    set_budget(house.desk(), ORIGIN, "loans", Budget(both + 0.01, 1e-5), actor="ada")
+    return house
+
+
+def ledger(house, name="loans"):
+    registry = house.registry()
+    registry.refresh()
+    return Ledgers.of(registry.view, house.trust).ledger(name)
+
+
+def take(house, actor="ada", plan=PLAN, data=DATA):
+    return reserve(house.desk(), house.trust, data, plan, actor=actor)
+
+
+def test_runs_are_charged_when_they_are_reserved(bounded):
+    assert [take(bounded).ledger.total(1e-5), take(bounded).ledger.total(1e-5)] == [
+        pytest.approx(epsilon_of([PLAN.spend] * count, 1e-5)) for count in (1, 2)
+    ]
+    with pytest.raises(Denied, match=r"loans to epsilon 1\.\d+ of .* 2 runs have spent .* nothing more fits|would fit"):
+        take(bounded)
+    assert len(ledger(bounded).charges) == 2  # what is refused leaves nothing
+    other = Salted("wages", DATA.digest)
+    assert take(bounded, data=other).ledger.budget is None  # nobody set one: counted, and not bounded
+    assert ledger_name("loans/a.csv") == ledger_name("loans@9") == "loans"
+
+
+def test_of_two_who_reserve_at_once_the_first_in_the_log_stands(bounded):
+    take(bounded)
+    desk = bounded.desk()
+    append, raced = desk.log.append, []
+
+    def racing(entries, **more):
+        if not raced:
+            raced.append(take(bounded, "first").charge.run)
+        return append(entries, **more)
+
+    desk.log.append = racing
+    with pytest.raises(Denied):
+        reserve(desk, bounded.trust, DATA, PLAN, actor="second")
+    found = ledger(bounded)
+    assert [(one.actor, one.spend.steps) for one in found.charges] == [
+        ("ada", PLAN.steps), ("first", PLAN.steps), ("second", 0)
+    ]  # fmt: skip
+    assert found.total(1e-5) <= found.budget.epsilon
+
+
+def test_a_run_that_was_cut_off_stays_charged_until_somebody_says_what_it_did(bounded):
+    run = take(bounded).charge.run
+    assert not ledger(bounded).charges[0].settled and ledger(bounded).charges[0].spend == PLAN.spend
+    with pytest.raises(Invalid, match="did not reserve"):
+        settle(bounded.desk(), bounded.trust, run, PLAN.steps + 1, actor="ada")
+    half = PLAN.steps // 2
+    assert settle(bounded.desk(), bounded.trust, run, half, actor="ada").epsilon < 1.0
+    with pytest.raises(Conflict, match="settled"):
+        settle(bounded.desk(), bounded.trust, run, 0, actor="ada")
+    with pytest.raises(Missing):
+        settle(bounded.desk(), bounded.trust, "0" * 32, 0, actor="ada")
+    unused = take(bounded).charge.run
+    settle(bounded.desk(), bounded.trust, unused, 0, actor="ada")
+    assert ledger(bounded).total(1e-5) == pytest.approx(
+        epsilon_of([Steps(PLAN.noise_multiplier, PLAN.sample_rate, half)], 1e-5)
+    )
+    with pytest.raises(Conflict, match="given back"):
+        record(bounded.desk(), bounded.trust, unused, MODEL, actor="ada")
+
+
+def test_what_came_out_is_said_in_the_numbers_that_were_reserved(bounded):
+    run = take(bounded).charge.run
+    record(bounded.desk(), bounded.trust, run, MODEL, actor="ada")
+    (charge,) = ledger(bounded).charges  # charged once: the statement is about the run that was reserved
+    assert charge.settled and charge.models == (MODEL.digest,)
+    (told,) = bounded.registry().refresh().attestations.about(MODEL.digest, "any")
+    said = told.said
+    assert (said.epsilon, said.steps, said.dataset, said.run) == (PLAN.epsilon, PLAN.steps, DATA, run)
+    assert said.dataset_epsilon == pytest.approx(PLAN.epsilon)
+    with pytest.raises(Conflict):
+        settle(bounded.desk(), bounded.trust, run, 0, actor="ada")  # nothing can be given back any more
+
+
+def privacy(**more):
+    return Privacy(actor="ada", at=1, epsilon=2.0, delta=1e-6, accountant="rdp", dataset=DATA, **more)
+
+
+def test_statements_of_others_are_charged_as_what_they_say(bounded):
+    attest(bounded.desk(), MODEL, privacy())
+    attest(bounded.desk(), MODEL, privacy(noise_multiplier=2.0, sample_rate=0.1, steps=10))
+    attest(bounded.desk(), MODEL, Privacy(actor="ada", at=1, epsilon=2.0, delta=1e-6, accountant="rdp"))  # of no data set
+    assert [one.spend for one in ledger(bounded).charges] == [Promise(2.0, 1e-6), Steps(2.0, 0.1, 10)]
+    run = take(bounded, plan=plan_run(5000, epsilon=0.001, delta=1e-5), data=Salted("wages", DATA.digest)).charge.run
+    attest(bounded.desk(), MODEL, privacy(run=run))  # names a run of another data set: charged for itself
+    assert len(ledger(bounded).charges) == 3 and not ledger(bounded, "wages").charges[0].settled
+
+
+def test_strangers_and_copies_set_no_budget_and_give_nothing_back(bounded):
+    run, stranger = take(bounded).charge.run, StatementSigner("stranger", bytes(32), bytes(32))
+    before = ledger(bounded)
+    for verb, about, detail in (
+        (BUDGET, "loans", {"epsilon": "99", "delta": "1e-5"}),
+        (SETTLE, run, {"run": run, "steps": "0"}),
+    ):
+        said = Act(actor="mallory", at=2, verb=verb, about=about, detail=detail)
+        bounded.desk().log.append([sign_statement(make_statement(said, keep_resource(ORIGIN)), stranger)])
+        elsewhere = sign_statement(make_statement(said, keep_resource("other.example")), bounded.ring.statement_signer())
+        bounded.desk().log.append([elsewhere])
+    assert ledger(bounded) == before
+    for wrong in ({"epsilon": "nan", "delta": "1e-5"}, {"epsilon": "-1", "delta": "1e-5"}, {"epsilon": "9"}):
+        log_act(bounded.desk(), ORIGIN, BUDGET, "loans", actor="ada", detail=wrong)
+    assert ledger(bounded).budget == before.budget
+    with pytest.raises(Invalid):
+        set_budget(bounded.desk(), ORIGIN, "loans", Budget(float("inf"), 1e-5), actor="ada")
+
+
+def test_a_smaller_budget_refuses_from_then_on(bounded):
+    take(bounded)
+    set_budget(bounded.desk(), ORIGIN, "loans", Budget(0.5, 1e-5), actor="ada")
+    small = PrivacySpent(0.01, 1e-5, 100.0, 0.01, 1, 0.1)
+    with pytest.raises(Denied, match="nothing more fits"):
+        take(bounded, plan=small)
