@@ -1,7 +1,7 @@
-"""Tail probabilities that ownership claims rest on, in plain Python: Student's t and the binomial."""
+"""Tail probabilities that claims rest on, in plain Python: Student's t, the binomial, and the beta's quantiles."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 SMALLEST = 1e-300
 """What a probability too small for a float is told as."""
@@ -57,22 +57,30 @@ def binomial_tail(hits: int, trials: int, chance: float) -> float:
 
 
 def binomial_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The share of hits that so many of ``trials`` stand for, at both ends of its interval; to 1e-9.
+    """The share of hits that so many of ``trials`` stand for, at both ends of its interval.
 
-    Source: Clopper and Pearson 1934, from the tails themselves. Raises: ValueError as ``binomial_tail``.
+    Source: Clopper and Pearson 1934. Raises: ValueError if hits are not among the trials.
     """
+    if not 0 <= hits <= trials or not trials:
+        raise ValueError(f"{hits} of {trials} is no share")
     beyond = (1.0 - confidence) / 2.0
-    low = _crossing(lambda chance: binomial_tail(hits, trials, chance), beyond) if hits else 0.0
-    high = 1.0 - _crossing(lambda chance: binomial_tail(trials - hits, trials, chance), beyond) if hits < trials else 1.0
+    low = beta_quantile(beyond, hits, trials - hits + 1) if hits else 0.0
+    high = beta_quantile(1.0 - beyond, hits + 1, trials - hits) if hits < trials else 1.0
     return low, high
 
 
-def _crossing(rising: Callable[[float], float], level: float) -> float:
+def beta_quantile(p: float, a: float, b: float) -> float:
+    """Where the distribution function of Beta(``a``, ``b``) is ``p``, by bisection to the last bits.
+
+    Raises: ValueError if ``p`` is not between 0 and 1, or a or b not positive.
+    """
+    if not (0.0 <= p <= 1.0 and a > 0.0 and b > 0.0):
+        raise ValueError(f"no quantile {p} of Beta({a}, {b})")
     low, high = 0.0, 1.0
-    for _ in range(32):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if rising(middle) < level else (low, middle)
-    return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beta_share(a, b, middle) < p else (low, middle)
+    return (low + high) / 2
 
 
 def _beta_share(a: float, b: float, x: float) -> float:

@@ -1,7 +1,7 @@
 """An ONNX classifier as a PyTorch module with gradients: the same graph, computed node by node."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ _LEARNT = {"Gemm": (1, 2), "MatMul": (0, 1), "Conv": (1, 2), "BatchNormalization
 _KINDS = {"FP32": torch.float32, "FP64": torch.float64, "FP16": torch.float32}
 _LINEAR = {b"SOFTMAX": "softmax", b"LOGISTIC": "linear-logistic", b"NONE": "logits"}
 """How logits come from the scores of a LinearClassifier, by its post_transform."""
+
+
+class Interval(NamedTuple):
+    """Bounds of a tensor, of its shape."""
+
+    low: Any
+    high: Any
 
 
 class Net(nn.Module):
@@ -71,7 +78,26 @@ class Net(nn.Module):
 
     def logits(self, x: Any) -> Any:
         """Scores of classes (n, k), of which the probabilities are the softmax. ``x``: rows (n, d) or (n, *tail)."""
-        found = self.values(x)[self._head]
+        return self._as_logits(self.values(x)[self._head])
+
+    def bounds(self, low: Any, high: Any, rule: Callable[[Node, Sequence[Any]], Any]) -> tuple[Any, Any]:
+        """Bounds of the logits over the boxes from ``low`` to ``high``, (n, d). ``rule``: an operator on an ``Interval``."""
+        found = self._run(Interval(*(self._shaped(one).to(self.kind) for one in (low, high))), rule)[self._head]
+        return self._as_logits(found.low), self._as_logits(found.high)
+
+    def values(self, x: Any) -> dict[str, Any]:
+        """Every tensor of the graph by name, for rows ``x``."""
+        return self._run(self._shaped(x).to(self.kind), _compute)
+
+    def _run(self, x: Any, rule: Callable[[Node, Sequence[Any]], Any]) -> dict[str, Any]:
+        held: dict[str, Any] = {**self.fixed, **{name: getattr(self, own) for name, own in self._held.items()}, self.input: x}
+        for node in self.nodes:
+            made = rule(node, [held[name] if name else None for name in node.inputs])
+            single = isinstance(made, Interval) or not isinstance(made, tuple | list)
+            held.update(zip(node.outputs, [made] if single else made, strict=False))
+        return held
+
+    def _as_logits(self, found: Any) -> Any:
         match self._pattern:
             case "log-odds":  # of the second of two classes
                 flat = found.reshape(-1, 1)  # len() would fix the number of rows where it is exported
@@ -83,20 +109,14 @@ class Net(nn.Module):
             case _:
                 return found
 
-    def values(self, x: Any) -> dict[str, Any]:
-        """Every tensor of the graph by name, for rows ``x``. Raises Invalid (rows of another width)."""
-        held: dict[str, Any] = {**self.fixed, **{name: getattr(self, own) for name, own in self._held.items()}}
-        held[self.input] = self._shaped(x).to(self.kind)
-        for node in self.nodes:
-            given = [held[name] if name else None for name in node.inputs]
-            made = OPERATORS[node.domain, node.op_type](node, given)
-            held.update(zip(node.outputs, made if isinstance(made, tuple | list) else [made], strict=False))
-        return held
-
     def _shaped(self, x: Any) -> Any:
         if len(self.tail) > 1 and x.ndim == 2:
             return x.reshape(-1, *self.tail)
         return x.flatten(1) if len(self.tail) == 1 and x.ndim > 2 else x
+
+
+def _compute(node: Node, given: Sequence[Any]) -> Any:
+    return OPERATORS[node.domain, node.op_type](node, given)
 
 
 def load(onnx: bytes, rows: Floats | None = None) -> Net:

@@ -1,0 +1,140 @@
+"""What measurements of robustness are worth: intervals of accuracies, and alarms where it was the attack that was fooled.
+
+Pure: counts and scores in, numbers and words out. ``training/lab`` attacks; ``app/robustness`` puts both together.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.training.tails import beta_quantile, binomial_tail
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+CONFIDENCE = 0.95
+BLACK_BOX_SHARE = 0.01
+"""Of all rows: that black-box attacks break beyond the gradient attacks, before it is an alarm."""
+FLAT_SHARE, STILL_SHARE = 0.05, 0.05
+"""Of the rows: whose gradient is zero everywhere, or whose loss did not rise in all steps."""
+UNBOUNDED_SHARE = 0.05
+"""Of the rows: that an attack in the whole box may leave standing."""
+
+
+class Share(NamedTuple):
+    """A share of examples with its interval (Clopper and Pearson 1934): ``low`` to ``high`` at the ``confidence``."""
+
+    value: float
+    low: float
+    high: float
+    examples: int
+    confidence: float = CONFIDENCE
+
+
+class Alarm(NamedTuple):
+    """A sign that the number is worth nothing: ``name``, a stable word; ``why``, with the numbers that it rests on."""
+
+    name: str
+    why: str
+
+
+def share(hits: int, examples: int, confidence: float = CONFIDENCE) -> Share:
+    """So many ``hits`` of ``examples``, two-sided. Raises: ValueError if there are no examples."""
+    if examples < 1 or not 0 <= hits <= examples:
+        raise ValueError(f"{hits} of {examples} is no share")
+    beyond = (1.0 - confidence) / 2
+    low, high = lower_bound(hits, examples, 1.0 - beyond), upper_bound(hits, examples, 1.0 - beyond)
+    return Share(hits / examples, low, high, examples, confidence)
+
+
+def lower_bound(hits: int, examples: int, confidence: float) -> float:
+    """What the share of hits is not below, one-sided at the ``confidence``: exact (Clopper and Pearson 1934)."""
+    return 0.0 if hits == 0 else beta_quantile(1.0 - confidence, hits, examples - hits + 1)
+
+
+def upper_bound(hits: int, examples: int, confidence: float) -> float:
+    """What the share of hits is not above, one-sided."""
+    return 1.0 if hits == examples else beta_quantile(confidence, hits + 1, examples - hits)
+
+
+class Paired(NamedTuple):
+    """Two measurements on the same rows: the difference of their shares with its interval, and ``p`` that it is chance
+    (McNemar's exact test, two-sided)."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(one: Mask, other: Mask, confidence: float = CONFIDENCE) -> Paired:
+    """How much more often ``one`` holds than ``other``, shape (n,) both.
+
+    The interval is exact too: that of the share of rows which differ one way, among all that differ (Newcombe 1998, method 6,
+    with Clopper-Pearson), times their share.
+    """
+    n, more, less = len(one), int((one & ~other).sum()), int((~one & other).sum())
+    differ = more + less
+    if not differ:
+        return Paired(0.0, 0.0, 0.0, 1.0)
+    way = share(more, differ, confidence)
+    p = min(1.0, 2.0 * binomial_tail(max(more, less), differ, 0.5))
+    return Paired((more - less) / n, differ / n * (2 * way.low - 1), differ / n * (2 * way.high - 1), p)
+
+
+def black_box_alarm(broken: int, examples: int) -> Alarm | None:
+    """Whether black-box attacks broke rows that gradients left standing. ``broken``: how many, of all ``examples``."""
+    found = share(broken, examples)
+    if found.low <= BLACK_BOX_SHARE:
+        return None
+    return Alarm(
+        "black-box-beats-gradient",
+        f"black-box attacks broke {broken} of {examples} rows that gradient attacks could not: gradients are masked",
+    )
+
+
+def loss_alarms(first: Floats, best: Floats, flat: Mask) -> list[Alarm]:
+    """What the loss says of rows that were attacked to the end.
+
+    ``first``, ``best``: at the start and the most that was reached, shape (n,), NaN for rows that fell earlier; ``flat``: whose
+    gradient was zero everywhere, of all that were attacked.
+    """
+    found = []
+    if len(flat) and flat.mean() > FLAT_SHARE:
+        found.append(Alarm("zero-gradient", f"the gradient is zero everywhere at {flat.sum()} of {len(flat)} rows"))
+    ended = np.isfinite(first) & np.isfinite(best)
+    still = ended & (best <= first)
+    if ended.any() and still.sum() > STILL_SHARE * len(flat):
+        found.append(
+            Alarm("loss-does-not-rise", f"the loss of {still.sum()} of {ended.sum()} rows that stood did not rise in any step")
+        )
+    return found
+
+
+def unbounded_alarm(standing: int, examples: int) -> Alarm | None:
+    """Whether an attack that may go anywhere in the box left rows ``standing``: with other classes in reach none should."""
+    if share(standing, examples).low <= UNBOUNDED_SHARE:
+        return None
+    return Alarm(
+        "unbounded-fails",
+        f"an attack that may change everything left {standing} of {examples} rows standing: it does not find what is there",
+    )
+
+
+def radius_alarm(standing: Mask, farther: Mask, epsilon: float, larger: float) -> Alarm | None:
+    """Whether a larger ball breaks fewer rows. ``standing``, ``farther``: of the same rows, after both attacks, (n,)."""
+    found = paired(farther, standing)
+    if found.low <= 0:
+        return None
+    return Alarm(
+        "larger-radius-breaks-less",
+        f"at epsilon {larger:g} {farther.sum()} of {len(farther)} rows stand, and at {epsilon:g} {standing.sum()}",
+    )
+
+
+def steps_alarm(fewer: int, more: int, examples: int, steps: int) -> Alarm | None:
+    """Whether more steps still break rows: then the attack had not ended. ``fewer``, ``more``: rows that stand after ``steps``
+    and after three times as many."""
+    if share(fewer - more, examples).low <= BLACK_BOX_SHARE:
+        return None
+    return Alarm("more-steps-break-more", f"{fewer} of {examples} rows stand after {steps} steps, and {more} after {3 * steps}")
