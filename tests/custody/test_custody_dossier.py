@@ -117,6 +117,14 @@ def test_the_lowest_lower_bound_counts(log):
     assert seen(log)["robust_accuracy"] == "0.8123"  # rounded down
 
 
+def test_an_accuracy_under_an_alarm_counts_as_none(log):
+    masked = msgspec.structs.replace(evaluation(0.9, APGD), alarms=("zero-gradient: at 80 of 100 rows",))
+    say(log, evaluation(0.8, a.Attack("square", "linf", 0.1)), masked)
+    assert (seen(log)["robust_accuracy"], seen(log)["robust_alarms"]) == ("0.0000", 1)
+    say(log, evaluation(0.7, APGD))  # measured again, and no alarm rang
+    assert (seen(log)["robust_accuracy"], seen(log)["robust_alarms"]) == ("0.7000", 0)
+
+
 def test_approvals_are_the_last_word_of_each_person(log):
     say(log, approval("bo"), approval("cy"), approval("bo", nonce="11"))
     assert (seen(log)["approvals"], seen(log)["rejections"]) == (2, 0)

@@ -29,6 +29,7 @@ GOOD = {
     "accuracy": "0.9000",
     "hardened": True,
     "robust_accuracy": "0.5000",
+    "robust_alarms": 0,
     "private": True,
     "epsilon": "8.0000",
     "delta_ppb": 10_000,

@@ -100,6 +100,15 @@ def test_a_cascade_breaks_no_row_twice_and_more_than_any_alone(digits):
     assert all(one.requires_grad for one in net.parameters())  # as it was
 
 
+def test_rows_that_fall_at_different_times_leave_the_others_in_step(digits):
+    net, x, y = digits
+    ball = cascade.ball_of(net, "linf", 0.05, LOW, HIGH)
+    narrow, wide = (
+        cascade.attack(net, x, y, ball, ["apgd-t"], Plan(steps=6, width=width)).broken["apgd-t"] for width in (37, 4000)
+    )
+    assert abs(narrow.sum() - wide.sum()) <= 3 and wide.sum() > 20
+
+
 def test_an_attack_that_is_not_known(digits):
     net, x, y = digits
     with pytest.raises(Invalid, match="no gradient attack 'square'"):

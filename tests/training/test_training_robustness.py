@@ -27,10 +27,11 @@ def test_no_share_of_nothing():
 
 
 def test_pairs_count_only_where_they_differ():
-    one, other = np.array([True] * 50 + [False] * 50), np.array([True] * 40 + [False] * 60)
+    one, other = np.array([True] * 120 + [False] * 80), np.array([True] * 100 + [False] * 100)
     found = worth.paired(one, other)
-    assert found.difference == 0.1 and found.low > 0 and found.p == pytest.approx(2 * 0.5**10)
-    assert worth.paired(one, one) == (0.0, 0.0, 0.0, 1.0)
+    assert found.difference == 0.1 and 0 < found.low < 0.1 < found.high < 0.2 and found.p == pytest.approx(2 * 0.5**20)
+    same = worth.paired(one, one)
+    assert (same.difference, same.p) == (0.0, 1.0) and same.low == -same.high > -0.05
     assert worth.paired(other, one)[:3] == pytest.approx((-0.1, -found.high, -found.low))
 
 
@@ -44,21 +45,17 @@ def test_alarms_ring():
     assert worth.black_box_alarm(3, 500) is None and worth.black_box_alarm(0, 500) is None
     assert worth.unbounded_alarm(30, 100).name == "unbounded-fails"
     assert worth.unbounded_alarm(2, 100) is None
-    assert worth.steps_alarm(300, 270, 500, 100).name == "more-steps-break-more"
-    assert worth.steps_alarm(300, 299, 500, 100) is None
+    assert worth.one_step_alarm(20, 500).name == "one-step-beats-many" and worth.one_step_alarm(2, 500) is None
     stand, more = np.arange(100) < 40, np.arange(100) < 60
     assert worth.radius_alarm(stand, more, 0.1, 0.2).name == "larger-radius-breaks-less"
     assert worth.radius_alarm(more, stand, 0.1, 0.2) is None
 
 
 def test_alarms_of_the_loss():
-    first, best, flat = np.full(100, 1.0), np.full(100, 2.0), np.zeros(100, bool)
-    assert worth.loss_alarms(first, best, flat) == []
-    best[:10] = 1.0
-    flat[:10] = True
-    assert [one.name for one in worth.loss_alarms(first, best, flat)] == ["zero-gradient", "loss-does-not-rise"]
-    fell = np.full(100, np.nan)
-    assert worth.loss_alarms(fell, fell, np.zeros(100, bool)) == []
+    some, none, nobody = np.arange(100) < 10, np.zeros(100, bool), np.zeros(0, bool)
+    assert worth.loss_alarms(none, none) == worth.loss_alarms(nobody, nobody) == []
+    assert [one.name for one in worth.loss_alarms(some, some)] == ["zero-gradient", "loss-does-not-rise"]
+    assert [one.name for one in worth.loss_alarms(none, some)] == ["loss-does-not-rise"]
 
 
 @pytest.mark.parametrize("picture", [(1, 8, 8), (3, 4, 6), None])

@@ -55,6 +55,11 @@ class Predictor:
         """Whether the model answers with class probabilities."""
         return self._plan.probabilities is not None
 
+    @property
+    def label(self) -> str | None:
+        """The output with the answered class, if there is one."""
+        return self._plan.label
+
     def probabilities(self, rows: Rows) -> Rows:
         """Class probabilities (n, k) for rows (n, d). Raises Invalid (not a classifier, wrong width, no probabilities)."""
         name = self._plan.probabilities

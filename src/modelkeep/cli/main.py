@@ -66,6 +66,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         certificates,
         config,
         data,
+        evaluate,
         factors,
         fingerprint,
         harden,
@@ -114,6 +115,7 @@ def _rooms() -> tuple[ModuleType, ...]:
         trigger,
         data,
         harden,
+        evaluate,
     )
 
 

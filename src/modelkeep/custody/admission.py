@@ -82,6 +82,7 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "accuracy": at_most(dossier.accuracy),
         "hardened": dossier.hardening is not None,
         "robust_accuracy": at_most(dossier.robust_accuracy),
+        "robust_alarms": dossier.alarms,
         "private": privacy is not None,
         "epsilon": at_least(privacy.epsilon) if privacy else at_least(_LARGEST),
         "delta_ppb": math.ceil(privacy.delta * 1e9) if privacy else 10**9,

@@ -94,7 +94,8 @@ def _slice(said: Evaluation) -> str:
 
 def _words(attack: Attack) -> str:
     norm = f" {attack.norm}" if attack.norm else ""
-    return f"{attack.name}{norm} {attack.epsilon:g}{f', {attack.steps} steps' if attack.steps else ''}"
+    steps, knowledge = f", {attack.steps} steps" if attack.steps else "", f", {attack.knowledge}" if attack.knowledge else ""
+    return f"{attack.name}{norm} {attack.epsilon:g}{steps}{knowledge}"
 
 
 def _considerations(found: Dossier) -> dict[str, Any]:

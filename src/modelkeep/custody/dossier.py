@@ -127,9 +127,14 @@ class Dossier:
 
     @property
     def robust_accuracy(self) -> float:
-        """The lowest lower bound of any accuracy under attack that stands; 0 when none was measured."""
+        """The lowest lower bound of any accuracy under attack that stands; 0 when none was measured, or one under an alarm."""
         measured = [self.hardening.said.robust.low] if self.hardening else []
         return min((*measured, *self._accuracies(attacked=True)), default=0.0)
+
+    @property
+    def alarms(self) -> int:
+        """Signs in evaluations that stand that an attack failed, and not the model withstood it."""
+        return sum(len(one.said.alarms) for one in self.evaluations)
 
     @property
     def accuracy(self) -> float:
@@ -139,7 +144,7 @@ class Dossier:
     def _accuracies(self, *, attacked: bool) -> Iterator[float]:
         for one in self.evaluations:
             if (one.said.attack is not None) is attacked and "accuracy" in one.said.metrics:
-                yield one.said.metrics["accuracy"].low
+                yield 0.0 if one.said.alarms else one.said.metrics["accuracy"].low
 
 
 def compile_dossier(ref: ReleaseRef, told: Iterable[Told[Predicate]]) -> Dossier:

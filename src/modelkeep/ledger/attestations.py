@@ -23,6 +23,7 @@ Commit = Annotated[str, Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})?$")]
 MaybeHex16 = Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")]
 MaybeHex32 = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 Norm = Annotated[str, Meta(pattern="^(l1|l2|linf)?$")]
+Knowledge = Annotated[str, Meta(pattern="^(white-box|black-box)?$")]
 Severity = Annotated[str, Meta(pattern="^(critical|high|medium|low|unknown)$")]
 SignatureFound = Annotated[str, Meta(pattern="^(good|bad|unknown|none)$")]
 Verdict = Annotated[str, Meta(pattern="^(approve|reject|withdraw)$")]
@@ -172,13 +173,15 @@ class Dataset(Attestation, frozen=True, kw_only=True):
 
 class Attack(msgspec.Struct, frozen=True):
     """An attack that a model was measured under: ``name`` such as ``apgd-ce``; ``norm``: ``linf``, ``l2``, ``l1`` or "";
-    ``epsilon``: its radius in that norm, in units of the input.
+    ``epsilon``: its radius in that norm, in units of the input; ``knowledge``: what it is given of the model, ``white-box``
+    (its gradients), ``black-box`` (its answers) or "", not said.
     """
 
     name: str
     norm: Norm = ""
     epsilon: Amount = 0.0
     steps: Count = 0
+    knowledge: Knowledge = ""
 
 
 class Measure(msgspec.Struct, frozen=True):
@@ -192,13 +195,20 @@ class Measure(msgspec.Struct, frozen=True):
 
 
 class Evaluation(Attestation, frozen=True, kw_only=True):
-    """The model was measured. ``metrics``: by name, ``accuracy`` among them; under ``attack`` when there is one."""
+    """The model was measured. ``metrics``: by name, ``accuracy`` among them; under ``attack`` when there is one.
+
+    ``alarms``: signs that the attack failed and not the model withstood, each a word and why: such an accuracy counts as 0 at
+    admission; ``seed``: of the attack; ``evaluator``: what measured, with its version.
+    """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:evaluation:v1"
     suite: str
     metrics: dict[str, Measure]
     dataset: Salted | None = None
     attack: Attack | None = None
+    alarms: tuple[str, ...] = ()
+    seed: int | None = None
+    evaluator: str = ""
 
 
 class Hardening(Attestation, frozen=True, kw_only=True):

@@ -70,16 +70,14 @@ class Paired(NamedTuple):
 def paired(one: Mask, other: Mask, confidence: float = CONFIDENCE) -> Paired:
     """How much more often ``one`` holds than ``other``, shape (n,) both.
 
-    The interval is exact too: that of the share of rows which differ one way, among all that differ (Newcombe 1998, method 6,
-    with Clopper-Pearson), times their share.
+    The interval is exact, and a little wide: from those of the shares of rows that differ one way and the other, each at half
+    of what is left to chance.
     """
     n, more, less = len(one), int((one & ~other).sum()), int((~one & other).sum())
-    differ = more + less
-    if not differ:
-        return Paired(0.0, 0.0, 0.0, 1.0)
-    way = share(more, differ, confidence)
-    p = min(1.0, 2.0 * binomial_tail(max(more, less), differ, 0.5))
-    return Paired((more - less) / n, differ / n * (2 * way.low - 1), differ / n * (2 * way.high - 1), p)
+    half = (1.0 + confidence) / 2
+    gained, lost = share(more, n, half), share(less, n, half)
+    p = min(1.0, 2.0 * binomial_tail(max(more, less), more + less, 0.5)) if more + less else 1.0
+    return Paired((more - less) / n, gained.low - lost.high, gained.high - lost.low, p)
 
 
 def black_box_alarm(broken: int, examples: int) -> Alarm | None:
@@ -93,21 +91,17 @@ def black_box_alarm(broken: int, examples: int) -> Alarm | None:
     )
 
 
-def loss_alarms(first: Floats, best: Floats, flat: Mask) -> list[Alarm]:
-    """What the loss says of rows that were attacked to the end.
+def loss_alarms(flat: Mask, still: Mask) -> list[Alarm]:
+    """What the losses say of the rows that stood against every gradient attack, shape (n,) both.
 
-    ``first``, ``best``: at the start and the most that was reached, shape (n,), NaN for rows that fell earlier; ``flat``: whose
-    gradient was zero everywhere, of all that were attacked.
+    ``flat``: the gradient was zero everywhere, of each loss; ``still``: no loss rose in any step.
     """
     found = []
     if len(flat) and flat.mean() > FLAT_SHARE:
-        found.append(Alarm("zero-gradient", f"the gradient is zero everywhere at {flat.sum()} of {len(flat)} rows"))
-    ended = np.isfinite(first) & np.isfinite(best)
-    still = ended & (best <= first)
-    if ended.any() and still.sum() > STILL_SHARE * len(flat):
-        found.append(
-            Alarm("loss-does-not-rise", f"the loss of {still.sum()} of {ended.sum()} rows that stood did not rise in any step")
-        )
+        found.append(Alarm("zero-gradient", f"the gradient is zero everywhere at {flat.sum()} of {len(flat)} rows that stood"))
+    if len(still) and still.mean() > STILL_SHARE:
+        why = f"the loss of {still.sum()} of {len(still)} rows that stood did not rise in any step"
+        found.append(Alarm("loss-does-not-rise", why))
     return found
 
 
@@ -132,9 +126,8 @@ def radius_alarm(standing: Mask, farther: Mask, epsilon: float, larger: float) -
     )
 
 
-def steps_alarm(fewer: int, more: int, examples: int, steps: int) -> Alarm | None:
-    """Whether more steps still break rows: then the attack had not ended. ``fewer``, ``more``: rows that stand after ``steps``
-    and after three times as many."""
-    if share(fewer - more, examples).low <= BLACK_BOX_SHARE:
+def one_step_alarm(broken: int, examples: int) -> Alarm | None:
+    """Whether one step breaks rows that many steps left standing. ``broken``: how many, of all ``examples``."""
+    if share(broken, examples).low <= BLACK_BOX_SHARE:
         return None
-    return Alarm("more-steps-break-more", f"{fewer} of {examples} rows stand after {steps} steps, and {more} after {3 * steps}")
+    return Alarm("one-step-beats-many", f"a single step broke {broken} of {examples} rows that many steps could not")

@@ -34,12 +34,13 @@ USUAL = Plan()
 
 
 class Trail(NamedTuple):
-    """What happened to each row, shape (n,): the loss where its last job began, and the best that was reached in it (NaN where
-    none ran to its end), and whether the gradient was zero everywhere at the start."""
+    """What attacks met with at each row, shape (n,) bool; True, too, at rows that were not attacked.
 
-    first: Any
-    best: Any
+    ``flat``: the gradient was zero everywhere, wherever a job began; ``still``: the loss rose in no step of any job.
+    """
+
     flat: Any
+    still: Any
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -71,8 +72,7 @@ def apgd_t(logits: Logits, known: Attacked, ball: Ball, plan: Plan = USUAL, *, t
 
 
 def _trail(known: Attacked) -> Trail:
-    nothing = torch.full((len(known.x),), torch.nan, dtype=known.x.dtype, device=known.x.device)
-    return Trail(nothing, nothing.clone(), torch.zeros_like(known.fallen))
+    return Trail(torch.ones_like(known.fallen), torch.ones_like(known.fallen))
 
 
 def _climb(logits: Logits, known: Attacked, jobs: Jobs, ball: Ball, plan: Plan, loss: Loss) -> Trail:
@@ -93,6 +93,7 @@ def _climb(logits: Logits, known: Attacked, jobs: Jobs, ball: Ball, plan: Plan, 
             "step": torch.zeros_like(rows), "centre": centre, "x": x, "old": x.clone(), "best_x": x.clone(),
             "gradient": torch.zeros_like(x), "size": zeros + 2 * ball.epsilon, "best": zeros - torch.inf,
             "last": zeros + torch.inf, "judged": zeros - torch.inf, "rises": zeros.clone(), "halved": zeros + 1.0,
+            "first": zeros + torch.inf,
         }  # fmt: skip
 
     def step(held: State) -> None:
@@ -101,10 +102,12 @@ def _climb(logits: Logits, known: Attacked, jobs: Jobs, ball: Ball, plan: Plan, 
         if bool(fallen.any()):
             known.fell(held["row"][fallen], held["x"][fallen])
         better = value > held["best"]
+        trail.still[held["row"][value > held["first"]]] = False
         first = held["step"] == 0
         if bool(first.any()):
             rows = held["row"][first]
-            trail.first[rows], trail.flat[rows] = value[first], ~gradient[first].any(dim=1)
+            trail.flat[rows[gradient[first].any(dim=1)]] = False
+            held["first"] = torch.where(first, value, held["first"])
         every = better[:, None]
         torch.where(every, held["x"], held["best_x"], out=held["best_x"])
         torch.where(every, gradient, held["gradient"], out=held["gradient"])  # of the best point
@@ -116,10 +119,8 @@ def _climb(logits: Logits, known: Attacked, jobs: Jobs, ball: Ball, plan: Plan, 
         if bool(span.any()):
             at, gradient = _judge(held, span, at, gradient)
         held["done"] |= fallen | (held["step"] >= plan.steps)
-        if bool(held["done"].any()):
-            trail.best[held["row"][held["done"]]] = held["best"][held["done"]]
         _move(held, at, gradient, ball, first)
-        held["step"] += 1
+        held["step"] = (held["step"] + 1).clamp_max_(plan.steps)  # a lane that is done may wait for others
 
     run(known, jobs, plan.width, enter, step)
     return trail

@@ -22,11 +22,11 @@ GRADIENT = ("apgd-ce", "apgd-t", "fab")
 
 class Outcome(NamedTuple):
     """``adversarial``: (n, d), what fooled the model in place of fallen rows; ``broken``: by attack, (n,) bool, the rows that
-    it broke and those before it did not; ``trail``: of the first APGD."""
+    it broke and those before it did not; ``trail``: of both APGDs."""
 
     adversarial: Floats
     broken: dict[str, NDArray[np.bool_]]
-    trail: Trail | None
+    trail: Trail
 
 
 def attack(
@@ -45,13 +45,14 @@ def attack(
     if unknown:
         raise Invalid(f"there is no gradient attack {sorted(unknown)[0]!r}: there are {', '.join(GRADIENT)}")
     known = Attacked(torch.from_numpy(np.ascontiguousarray(x)).to(net.kind), torch.from_numpy(np.asarray(y, np.int64)))
-    broken, trail = {}, None
+    broken, trail = {}, Trail(torch.ones_like(known.fallen), torch.ones_like(known.fallen))
     with frozen(net):
         for name in names:
             told(name, float((~known.fallen).float().mean()))
             before = known.fallen.clone()
             found = {"apgd-ce": apgd_ce, "apgd-t": apgd_t, "fab": fab}[name](net, known, ball, plan)
-            trail = trail if trail is not None or name == "fab" else found
+            if isinstance(found, Trail):
+                trail = Trail(trail.flat & found.flat, trail.still & found.still)
             broken[name] = (known.fallen & ~before).numpy()
     return Outcome(known.adversarial.numpy(), broken, trail)
 
