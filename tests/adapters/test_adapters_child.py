@@ -58,11 +58,11 @@ def test_signals_are_passed_on(tmp_path, number):
 
 
 def test_a_signal_before_the_child_is_there_is_kept():
-    waiting = child._Signals()
+    waiting = child.Signals()
     with waiting:
         os.kill(os.getpid(), signal.SIGTERM)
         with subprocess.Popen(["sleep", "60"]) as process:
-            waiting.pass_on_to(process)
+            waiting.pass_on_to(process.send_signal)
             assert process.wait(30) == -signal.SIGTERM
 
 

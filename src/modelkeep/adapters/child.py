@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -33,26 +33,29 @@ def program(command: Sequence[str]) -> Path:
 
 def run(command: Sequence[str], *, quiet: bool) -> Ended:
     """Run ``command`` to its end. ``quiet``: what it prints goes to standard error. Raises Missing, Unavailable."""
-    found, waiting = program(command), _Signals()
+    found, waiting = program(command), Signals()
     with waiting:
         try:
             child = subprocess.Popen(  # noqa: S603  # the user's own command, which is what this is for
-                list(command), executable=found, stdout=sys.stderr.fileno() if quiet and _has_descriptor() else None
+                list(command), executable=found, stdout=sys.stderr.fileno() if quiet and has_descriptor() else None
             )
         except OSError as cause:
             raise Unavailable(f"cannot run {found}: {cause.strerror}") from cause
-        waiting.pass_on_to(child)
+        waiting.pass_on_to(child.send_signal)
         code = child.wait()
     if code >= 0:
         return Ended(code, f"the command ended with {code}")
     return Ended(128 - code, f"{_name(-code)} ended the command")
 
 
-class _Signals:
-    """Holds signals back until there is a child to pass them on to. What the keyboard sent, the terminal gave it already."""
+class Signals:
+    """Holds signals back until there is a child to pass them on to. What the keyboard sent, the terminal gave it already,
+    unless the child has a terminal ``apart``.
+    """
 
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
+    def __init__(self, *, apart: bool = False) -> None:
+        self._send: Callable[[int], object] | None = None
+        self._apart = apart
         self._early: list[int] = []
         self._before: dict[signal.Signals, Any] = {}
 
@@ -65,17 +68,17 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def pass_on_to(self, child: "subprocess.Popen[bytes]") -> None:
-        """From now on, and what came before it."""
-        self._child = child
+    def pass_on_to(self, send: Callable[[int], object]) -> None:
+        """From now on, and what came before it. ``send``: sends the child a signal."""
+        self._send = send
         for number in self._early:
-            child.send_signal(number)
+            send(number)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._child is None:
+        if self._send is None:
             self._early.append(number)
-        elif number not in _FROM_THE_KEYBOARD or not _in_the_foreground():
-            self._child.send_signal(number)
+        elif self._apart or number not in _FROM_THE_KEYBOARD or not _in_the_foreground():
+            self._send(number)
 
 
 def _in_the_foreground() -> bool:
@@ -92,7 +95,8 @@ def _in_the_foreground() -> bool:
         os.close(terminal)
 
 
-def _has_descriptor() -> bool:
+def has_descriptor() -> bool:
+    """Whether standard error is a file of the system's, and not of a test's or a notebook's."""
     try:
         sys.stderr.fileno()
     except (OSError, ValueError):

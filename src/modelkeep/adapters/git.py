@@ -90,6 +90,10 @@ class GitCheckout:
         """As ``Checkout.state``."""
         return _Repository(self.top).state([Path(path).resolve() for path in apart], depth=0)
 
+    def committed(self) -> list[str]:
+        """Paths from the top of every file that HEAD has, those of submodules included. Raises as ``state`` does."""
+        return list(_Repository(self.top).committed(0))
+
 
 class _Repository:
     """One working tree with its repository. ``top``: the folder that holds ``.git``."""
@@ -135,6 +139,22 @@ class _Repository:
                 if not any(one in (self.top / name, *(self.top / name).parents) for one in apart):
                     changes |= self._new(name, depth)
         return CodeState(self.remote(), commit, raw, changes)
+
+    def committed(self, depth: int) -> Iterator[str]:
+        """The paths of HEAD's files; of a submodule that is checked out, of its own HEAD's."""
+        if depth >= MAX_DEPTH:
+            raise Invalid(f"{self.top} is the {MAX_DEPTH}th repository inside another: that is too deep")
+        commit = self.head()
+        with (
+            tempfile.TemporaryDirectory(prefix="modelkeep-git-") as folder,
+            _Objects(self._shadow(folder), self.hash) as objects,
+        ):
+            files = list(objects.files(_tree_of(objects.read("commit", commit), commit)))
+        for name, entry in files:
+            if entry.mode != "160000":
+                yield name
+            elif os.path.lexists(self.top / name / ".git"):
+                yield from (f"{name}/{inner}" for inner in _Repository(self.top / name).committed(depth + 1))
 
     def _shadow(self, folder: str) -> dict[str, str]:
         """The environment of a bare repository of ours that borrows this one's objects."""

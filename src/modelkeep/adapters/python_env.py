@@ -62,12 +62,22 @@ def installed(python: Path | str) -> Installed:
         raise Missing(f"there is no interpreter {python}")
     try:
         asked = subprocess.run(  # noqa: S603  # the interpreter that is about to run the user's command anyway
-            [where, "-c", _ASK], capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False
+            question(where), capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as cause:
         raise Unavailable(f"{where} does not say what is installed: {cause}") from cause
+    return parse(asked.stdout, where, asked.stderr)
+
+
+def question(python: str) -> list[str]:
+    """The command by which an interpreter says what is installed."""
+    return [python, "-c", _ASK]
+
+
+def parse(answer: bytes, python: Path | str, errors: bytes = b"") -> Installed:
+    """What an interpreter answered. Raises Invalid."""
     try:
-        return msgspec.json.decode(asked.stdout.rstrip().rpartition(b"\n")[2], type=Installed)
+        return msgspec.json.decode(answer.rstrip().rpartition(b"\n")[2], type=Installed)
     except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
-        said = asked.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise Invalid(f"{where} is no Python that can say what is installed: {said[-1][:200] if said else cause}") from cause
+        said = errors.decode("utf-8", "replace").strip().splitlines()
+        raise Invalid(f"{python} is no Python that can say what is installed: {said[-1][:200] if said else cause}") from cause

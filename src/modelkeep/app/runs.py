@@ -7,6 +7,7 @@ that was lost, an output that the command did not write.
 import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.datafiles import Stamp
 from modelkeep.adapters.git import GitCheckout, NoCheckout
 from modelkeep.adapters.watching import NOTHING_SEEN, Seen, Watch, walk
-from modelkeep.core.ports import Checkout, CodeState
+from modelkeep.app.isolation import Isolate, Places, Room, SealedFile, absolute, code_of
+from modelkeep.core.ports import CodeState
 from modelkeep.core.values import Digest
 from modelkeep.custody.provenance import (
     CodeReport,
@@ -61,7 +63,8 @@ class Named(NamedTuple):
 class Plan:
     """What to run and what to look at. ``python``: the interpreter to ask, "" = the command's own; ``quiet``: see ``child``.
 
-    ``apart``: files and folders in the working tree that are no code, besides data and outputs.
+    ``apart``: files and folders in the working tree that are no code, besides data and outputs, and that an isolated run does
+    not see; ``isolate``: None = with all that its user may reach; ``sealed``: data that only an isolated run may have.
     """
 
     command: tuple[str, ...]
@@ -75,13 +78,17 @@ class Plan:
     python: str = ""
     quiet: bool = False
     apart: tuple[Path, ...] = ()
+    isolate: Isolate | None = None
+    sealed: tuple[SealedFile, ...] = ()
 
     def check(self) -> None:
         """Raises Invalid, Missing, Unavailable: all that can be known before anything runs."""
         check_words(self.command, self.parameters)
         if not self.outputs and not self.output_folders:
             raise Invalid("a run is recorded for what comes out of it: name the model with --output")
-        names = [one.name for one in (*self.inputs, *self.data)]
+        if self.sealed and self.isolate is None:
+            raise Invalid("sealed data sets are opened for isolated runs alone: say --isolate")
+        names = [one.name for one in (*self.inputs, *self.data)] + list({one.report.dataset for one in self.sealed})
         for name in names:
             if names.count(name) > 1:
                 raise Invalid(f"two inputs are called {name}: call one of them otherwise, as in --input OTHER=PATH")
@@ -132,13 +139,17 @@ def record(
     """
     plan.check()
     checkout = NoCheckout() if plan.no_code else GitCheckout(Path.cwd())
-    before = _look(plan, checkout)
-    code = _code_report(plan, before.code)
+    state = checkout.state(_apart(plan))
+    code = _code_report(plan, state)
     check(code)
-    during = _run(plan)
-    if during.ended.code:
-        return during.ended
-    ended_well()
+    with _room(plan, checkout, state) as room:
+        before = _look(plan, state, room)
+        during = _run(plan, room)
+        if during.ended.code:
+            return during.ended
+        ended_well()
+        room.take_out()
+        isolation = room.said()
     outputs = tuple(_outputs(plan, before))
     _check_code(checkout.state(_apart(plan)), before.code)
     return RunReport(
@@ -149,12 +160,60 @@ def record(
         started=during.started,
         ended=during.finished,
         parameters=plan.parameters,
-        inputs=(*_declared(plan, before), *_opened(plan, during)),
+        inputs=(*_declared(plan, before), *_opened(plan, during), *(one.report for one in plan.sealed)),
         outputs=outputs,
+        isolation=isolation,
     )
 
 
-def _run(plan: Plan) -> "During":
+class _OpenAir:
+    """Where a command runs with all that its user may reach. As ``Room``."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+
+    def __enter__(self) -> "_OpenAir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was made."""
+
+    def installed(self, python: Path) -> python_env.Installed:
+        """As ``Room.installed``."""
+        return python_env.installed(python)
+
+    def run(self, *, quiet: bool) -> child.Ended:
+        """As ``Room.run``."""
+        return child.run(self._command, quiet=quiet)
+
+    def take_out(self) -> None:
+        """The outputs are where they belong."""
+
+    def said(self) -> None:
+        """Nothing was enforced."""
+
+
+def _room(plan: Plan, checkout: GitCheckout | NoCheckout, state: CodeState) -> Room | _OpenAir:
+    if plan.isolate is None:
+        return _OpenAir(plan.command)
+    new = [path for path, one in state.changes.items() if not one.tracked]
+    git = checkout if isinstance(checkout, GitCheckout) else None
+    top, code = code_of(git, new, (*plan.outputs, *plan.output_folders))
+    python = shutil.which(plan.python) if plan.python else None
+    places = Places(
+        top=top,
+        code=code,
+        read=tuple(absolute(one.path) for one in (*plan.inputs, *plan.data)),
+        files=tuple(map(absolute, plan.outputs)),
+        folders=tuple(map(absolute, plan.output_folders)),
+        hidden=tuple(path.resolve() for path in plan.apart),
+        python=Path(python) if python else None,
+        sealed=plan.sealed,
+    )
+    return Room(plan.isolate, places, plan.command)
+
+
+def _run(plan: Plan, room: Room | _OpenAir) -> "During":
     folders, clock = [one.path for one in plan.data], SystemClock()
     with Watch(folders) as watch:  # first, so that whatever happens after the survey is seen
         data = datafiles.survey(folders)
@@ -162,7 +221,7 @@ def _run(plan: Plan) -> "During":
             parse_file_name(_name(plan.data, path))
         watch.start()
         started = clock.now_ns()
-        ended = child.run(plan.command, quiet=plan.quiet)
+        ended = room.run(quiet=plan.quiet)
         finished = max(started, clock.now_ns())
         return During(ended, started, finished, data, NOTHING_SEEN if ended.code else watch.finish())
 
@@ -170,14 +229,14 @@ def _run(plan: Plan) -> "During":
 # -- before --
 
 
-def _look(plan: Plan, checkout: Checkout) -> Before:
+def _look(plan: Plan, code: CodeState, room: Room | _OpenAir) -> Before:
     python = Path(plan.python) if plan.python else python_env.interpreter(plan.command, child.program(plan.command))
     environment = Environment.of("", platform.platform(), {})
     if python is not None:
-        found = python_env.installed(python)
+        found = room.installed(python)
         environment = Environment.of(found.python, found.platform, found.packages)
     return Before(
-        code=checkout.state(_apart(plan)),
+        code=code,
         environment=environment,
         machine=Machine(machine.system(), machine.processor(), machine.cores(), machine.memory(), machine.accelerators()),
         declared={name: (path, *datafiles.digest_file(path)) for name, path in _files(plan.inputs)},

@@ -79,6 +79,7 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "code_commit": training.code.commit if training else "",
         "code_clean": training is not None and bool(training.code.commit) and not training.code.dirty,
         "code_signed": training is not None and training.code.signature == "good",
+        "isolated": training is not None and training.isolation is not None and training.isolation.network == "none",
         "accuracy": at_most(dossier.accuracy),
         "hardened": dossier.hardening is not None,
         "robust_accuracy": at_most(dossier.robust_accuracy),

@@ -17,7 +17,7 @@ from msgspec import Meta
 from modelkeep.core.ports import ChangedFile
 from modelkeep.core.values import Digest, Resource, Statement, digest_hex, digest_of, parse_digest
 from modelkeep.errors import Invalid, TooLarge
-from modelkeep.ledger.attestations import Code, Environment, Machine, Salted, TrainingRun
+from modelkeep.ledger.attestations import Code, Environment, Isolation, Machine, Salted, TrainingRun
 from modelkeep.ledger.statements import encode_statement, make_statement
 
 MASK = "***"
@@ -77,6 +77,7 @@ class RunReport(msgspec.Struct, frozen=True):
     parameters: dict[str, str] = {}
     inputs: tuple[DataReport, ...] = ()
     outputs: tuple[OutputReport, ...] = ()
+    isolation: Isolation | None = None
 
     def check(self) -> None:
         """Raises Invalid, saying what cannot be."""
@@ -90,8 +91,18 @@ class RunReport(msgspec.Struct, frozen=True):
             raise Invalid("a run without outputs has nothing to be said about")
         if len(self.outputs) > MAX_OUTPUTS:
             raise Invalid(f"a run has at most {MAX_OUTPUTS} outputs: name the models with --output")
+        if self.isolation is not None:
+            self._check_isolation(self.isolation)
         if len({one.name for one in self.outputs}) < len(self.outputs):
             raise Invalid("two outputs of a run have one name")
+
+    @staticmethod
+    def _check_isolation(said: Isolation) -> None:
+        for digest in (said.seccomp, said.mounts):
+            parse_digest(digest)
+        words = (said.engine, *said.environment)
+        if len(words) > MAX_PARAMETERS or max(map(len, words)) > MAX_NAME:
+            raise Invalid("what is said of the isolation of this run is longer than a log entry has room for")
 
 
 # -- what may be said in the log --
@@ -261,6 +272,7 @@ def run_statements(
             parameters=masked_parameters(report.parameters),
             inputs=tuple(Salted(one.name, hide(one), one.files) for one in inputs),
             outputs={one.name: one.digest for one in report.outputs},
+            isolation=report.isolation,
         )
         made = tuple(make_statement(said, Resource(one.name, one.digest)) for one in report.outputs)
         if max(len(encode_statement(one)) for one in made) <= MAX_PAYLOAD:

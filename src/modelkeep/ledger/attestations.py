@@ -92,11 +92,37 @@ class Machine(msgspec.Struct, frozen=True):
     accelerators: tuple[str, ...] = ()
 
 
+class Isolation(msgspec.Struct, frozen=True):
+    """What held a training run, as the machine that ran it says: it could reach nothing but what it was given.
+
+    ``engine``: such as ``bubblewrap 0.8.0``; ``network``: ``none``, or ``host`` when it had the machine's; ``gpu``: it had its
+    GPUs; ``seccomp``: SHA-256 of the filter of its system calls; ``mounts``: SHA-256 of the lines ``kind path``, sorted, of
+    what was where in its root; ``environment``: names of variables that it was given besides the usual. What all its processes
+    had together, 0 = any amount: ``memory`` and ``disk`` in bytes, ``processes`` with threads, ``cpus``, ``seconds`` of time.
+    ``limited_by``: ``cgroup`` (the kernel), or ``watched`` (resource limits of each process, and a look at all of them ten
+    times a second).
+    """
+
+    engine: str
+    network: Annotated[str, Meta(pattern="^(none|host)$")]
+    seccomp: Digest
+    mounts: Digest
+    limited_by: Annotated[str, Meta(pattern="^(cgroup|watched)$")]
+    gpu: bool = False
+    environment: tuple[str, ...] = ()
+    memory: Count = 0
+    disk: Count = 0
+    processes: Count = 0
+    cpus: Amount = 0.0
+    seconds: Amount = 0.0
+
+
 class TrainingRun(Attestation, frozen=True, kw_only=True):
     """The file came out of a training run. ``started`` and ``ended``: Unix nanoseconds; ``run``: 32 random hex digits.
 
     ``command``: as it was run, with secrets as ``***``; ``inputs``: data that was declared or opened; ``outputs``: names and
     digests of every model file that the run made, the subject among them. There is one statement for each of them.
+    ``isolation``: None = it ran with all that its user may reach.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:training-run:v1"
@@ -110,6 +136,7 @@ class TrainingRun(Attestation, frozen=True, kw_only=True):
     parameters: dict[str, str] = msgspec.field(default_factory=dict)
     inputs: tuple[Salted, ...] = ()
     outputs: dict[str, Digest] = msgspec.field(default_factory=dict)
+    isolation: Isolation | None = None
 
 
 class Conversion(Attestation, frozen=True, kw_only=True):
