@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from isolating import engine, where_possible
 
 from modelkeep.adapters import isolate, sandbox, seccomp
 from modelkeep.adapters.isolate import Engine
@@ -22,42 +22,16 @@ from modelkeep.errors import NotTrusted, Unavailable
 
 PYTHON = Path(sys.executable).resolve()
 ATTACKS = Path(__file__).with_name("sandbox_attacks.py")
-KERNEL_SAYS = "this machine does not let a command be isolated|cannot be isolated here|there is no 'bwrap' here"
-
-
-@functools.cache
-def engine():
-    """The one that works here; None where the machine lets nothing be isolated (a container without user namespaces)."""
-    try:
-        found = Engine.find()
-        found.probe()
-    except Unavailable:
-        return None
-    return found
-
-
-def where_possible(test):
-    """Where nothing can be isolated, a test is that this is said, and nothing run."""
-
-    @functools.wraps(test)
-    def either(*arguments, **named):
-        if engine() is None:
-            with pytest.raises(Unavailable, match=KERNEL_SAYS):
-                Engine.find().probe()
-        else:
-            test(*arguments, **named)
-
-    return either
 
 
 def room(folder, *mounts, **more):
-    """A sandbox with a folder to write to at /work."""
+    """A sandbox with a folder to write to at /written."""
     (folder / "written").mkdir(exist_ok=True)
     prefix = Mount(READ, str(PYTHON.parent.parent), str(PYTHON.parent.parent))
     more.setdefault("limits", UNLIMITED)
     return Sandbox(
-        mounts=(Mount(WRITE, str(folder / "written"), "/work"), prefix, *mounts),
-        folder="/work",
+        mounts=(Mount(WRITE, str(folder / "written"), "/written"), prefix, *mounts),
+        folder="/written",
         written=folder / "written",
         environment=sandbox.environment(),
         **more,
@@ -216,7 +190,7 @@ def test_nothing_runs_on_half_of_a_sealed_file(tmp_path):
         raise NotTrusted("the rest does not verify")
 
     with pytest.raises(NotTrusted, match="the rest does not verify"):
-        python(tmp_path, "open('/work/ran', 'w')", streams=(Stream("/data/x", broken),))
+        python(tmp_path, "open('/written/ran', 'w')", streams=(Stream("/data/x", broken),))
     assert not any((tmp_path / "written").iterdir())
 
 
@@ -291,9 +265,7 @@ time.sleep(60)
 
 @where_possible
 def test_time_processors_and_what_is_written_are_limited(tmp_path):
-    assert python(tmp_path, "import time; time.sleep(60)", limits=Limits(seconds=0.3))[0].why.endswith(
-        "longer than 0.3 seconds"
-    )
+    assert python(tmp_path, "import time; time.sleep(60)", limits=Limits(seconds=0.3))[0].why.endswith("longer than 0.3 s")
     code = """
 import os
 print(len(os.sched_getaffinity(0)))
@@ -303,9 +275,9 @@ except OSError as cause:
     print(cause.errno)
 """
     assert python(tmp_path, code, limits=Limits(cpus=1))[1] == "1\n1\n"
-    large = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); open('/work/a', 'wb').write(b'x' * (2 << 20))"
+    large = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); open('/written/a', 'wb').write(b'x' * (2 << 20))"
     assert "OSError: [Errno 27]" in python(tmp_path, large, limits=Limits(disk=1 << 20))[1]
-    many = "import time\nfor n in range(9): open(f'/work/b{n}', 'wb').write(b'x' * (1 << 19))\ntime.sleep(60)"
+    many = "import time\nfor n in range(9): open(f'/written/b{n}', 'wb').write(b'x' * (1 << 19))\ntime.sleep(60)"
     assert "it wrote more than" in python(tmp_path, many, limits=Limits(disk=1 << 20))[0].why
 
 
@@ -326,7 +298,7 @@ time.sleep(60)
 
 # -- its end --
 
-HOLD = "import fcntl, os, time; f = open('/work/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); open('/work/ready', 'w').close(); "
+HOLD = "import fcntl, os, time; f = open('/written/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); open('/written/ready', 'w').close(); "
 
 
 @where_possible
@@ -334,7 +306,7 @@ def test_nothing_that_it_started_is_left_when_it_ends(tmp_path):
     code = f"""
 import os, time
 if os.fork():
-    while not os.path.exists("/work/ready"):
+    while not os.path.exists("/written/ready"):
         time.sleep(0.01)
     os._exit(0)
 os.setsid()

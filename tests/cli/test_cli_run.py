@@ -1,6 +1,7 @@
 """``modelkeep run`` from the command line, on a keep: the statement in the log, signed code, and what is said when it fails."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from isolating import where_possible
 from repositories import Repository, SshKey
 
 from modelkeep.app.keep import Keep
@@ -255,3 +257,86 @@ def test_who_may_record_runs_and_in_which_form(cli, project):
 def name_of(raw):
     done = subprocess.run(["git", "hash-object", "-t", "commit", "--stdin"], input=raw, capture_output=True, check=True)
     return done.stdout.decode().strip()
+
+
+# -- isolated --
+
+ISOLATED = ("--isolate", "--memory", "1G", "--time", "10m", *SHELL)
+
+
+@where_possible
+def test_an_isolated_run_says_so_in_its_statement(cli, project):
+    done = cli("run", "--cpus", "1", "--disk", "1G", *ISOLATED, code=0)
+    assert "no network; at most 1,073,741,824 bytes of memory, 1,073,741,824 bytes to write, 1 processors, 600 s" in done.out
+    (run,) = runs(cli)
+    assert run.isolation.engine.startswith("bubblewrap 0.")
+    said = run.isolation
+    assert (said.network, said.memory, said.seconds, said.processes) == ("none", 1 << 30, 600, 4096)
+    assert Path("model.bin").read_text() == "a"
+
+
+@where_possible
+def test_json_of_an_isolated_run_has_standard_output_to_itself(cli, project):
+    command = ("--output", "model.bin", "--", "sh", "-c", "echo printed; echo x > model.bin")
+    done = cli("--json", "run", "--isolate", *command, code=0)
+    assert json.loads(done.out)["models"][0]["name"] == "model.bin"
+
+
+@where_possible
+def test_a_command_that_takes_too_long_is_stopped_and_not_recorded(cli, project):
+    command = ("--output", "model.bin", "--", "sh", "-c", "echo x > model.bin; sleep 600")
+    assert "it ran longer than 1 s: nothing was recorded" in cli("run", "--isolate", "--time", "1s", *command, code=137).line()
+    assert not Path("model.bin").exists()
+    assert runs(cli) == []
+
+
+@where_possible
+def test_a_keep_may_require_isolated_runs(cli, project):
+    settings(cli, require_isolated=True)
+    assert "say --isolate" in cli("run", *SHELL, code=1).line()
+    assert "say --isolate" in cli("run", "--network", *ISOLATED, code=1).line()
+    assert not Path("model.bin").exists()
+    cli("run", *ISOLATED, code=0)
+    said = runs(cli)[0]
+    outputs = (OutputReport("m", digest_of(b"m")),)
+    report = RunReport(said.command, CodeReport(), said.environment, said.machine, 5, 9, outputs=outputs)
+    keep = Keep.open(cli.keep, cli.passphrase_file.read_bytes().rstrip())
+    for isolation in (None, msgspec.structs.replace(said.isolation, network="host")):
+        with pytest.raises(NotTrusted, match="isolated"):
+            keep.run_record(report=msgspec.structs.replace(report, isolation=isolation))
+
+
+def test_where_nothing_can_be_isolated_nothing_is_run(cli, project, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("git", "sh", "cat"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    refused = cli.with_environment(PATH=str(tmp_path / "bin"))("run", *ISOLATED, code=3)
+    assert "install bubblewrap" in refused.line()
+    assert not Path("model.bin").exists()
+
+
+def test_code_that_nobody_known_signed_is_not_run_when_that_is_asked_for(cli, project, ada):
+    (cli.keep / "signers").write_text(ada.signers.read_text())
+    settings(cli, allowed_signers="signers")
+    assert "its signature is none" in cli("run", "--require-signed-code", *SHELL, code=1).line()
+    ada.sign(project)
+    project.write("train.py", "changed\n")
+    assert "its signature is good, with changes" in cli("run", "--require-signed-code", "--allow-dirty", *SHELL, code=1).line()
+    assert not Path("model.bin").exists()
+    project("checkout", "-q", "train.py")
+    cli("run", "--require-signed-code", *SHELL, code=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--memory", "8G"), "--memory limits an isolated run: say --isolate"),
+        (("--network",), "--network limits an isolated run"),
+        (("--env", "A"), "--env limits an isolated run"),
+        (("--isolate", "--memory", "8 GB"), "is no size"),
+        (("--isolate", "--time", "1.5h"), "is no duration"),
+        (("--isolate", "--env", "A=B"), "is no name of a variable"),
+    ],
+)
+def test_what_cannot_limit_a_run_is_one_line(cli, project, arguments, said):
+    assert said in cli("run", *arguments, *SHELL, code=2).line()

@@ -121,7 +121,7 @@ def test_attributes_are_plain_values(log):
         "logged": True, "witnesses": 0,
         "scanned": True, "scan_clean": True, "scanner": f"modelkeep/{RULES_VERSION}", "profile": True, "size": 90,
         "owner": "", "classification": "", "tags": [], "approvals": 0, "rejections": 0,
-        "trained": False, "code_commit": "", "code_clean": False, "code_signed": False,
+        "trained": False, "code_commit": "", "code_clean": False, "code_signed": False, "isolated": False,
         "accuracy": "0.0000", "hardened": False, "robust_accuracy": "0.0000", "robust_alarms": 0,
         "private": False, "epsilon": "922337203685477.0000", "delta_ppb": 10**9, "watermark": False, "marked": False,
         "dataset_epsilon": "922337203685477.0000",

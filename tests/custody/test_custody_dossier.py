@@ -92,6 +92,13 @@ def test_only_a_good_signature_is_one(log, signature):
     assert not seen(say(log, training(commit="ab" * 20, signature=signature)))["code_signed"]
 
 
+@pytest.mark.parametrize(("network", "isolated"), [("none", True), ("host", False)])
+def test_a_run_that_had_the_network_was_not_isolated(log, network, isolated):
+    assert not seen(say(log, training()))["isolated"]
+    said = a.Isolation("bubblewrap 0.8.0", network, digest_of(b"filter"), digest_of(b"mounts"), "watched")
+    assert seen(say(log, msgspec.structs.replace(training(), isolation=said)))["isolated"] is isolated
+
+
 def test_what_is_said_of_another_file_or_by_a_stranger_counts_for_nothing(log):
     before = seen(log)
     said = hardening(0.8)

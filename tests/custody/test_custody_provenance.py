@@ -14,7 +14,7 @@ from modelkeep.crypto.signatures import StatementSigner
 from modelkeep.custody import provenance as p
 from modelkeep.custody.salting import salted
 from modelkeep.errors import Invalid, TooLarge
-from modelkeep.ledger.attestations import Environment, Machine, TrainingRun
+from modelkeep.ledger.attestations import Environment, Isolation, Machine, TrainingRun
 from modelkeep.ledger.statements import predicate_of, sign_statement
 
 D = digest_of(b"model")
@@ -211,3 +211,28 @@ def test_what_never_fits_is_refused():
     sets = tuple(p.DataReport(f"{'long' * 40}{i}", D) for i in range(900))
     with pytest.raises(TooLarge):
         statements(msgspec.structs.replace(REPORT, inputs=sets))
+
+
+ISOLATION = Isolation("bubblewrap 0.8.0", "none", digest_of(b"filter"), digest_of(b"mounts"), "watched", environment=("A",))
+
+
+def test_what_held_a_run_is_said_as_it_was_reported():
+    assert said(msgspec.structs.replace(REPORT, isolation=ISOLATION)).isolation == ISOLATION
+    assert said(REPORT).isolation is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seccomp": "sha256:0"},
+        {"mounts": ""},
+        {"engine": "x" * 201},
+        {"environment": ("A",) * 201},
+        {"environment": ("A" * 201,)},
+    ],
+    ids=str,
+)
+def test_isolation_that_cannot_be(change):
+    report = msgspec.structs.replace(REPORT, isolation=msgspec.structs.replace(ISOLATION, **change))
+    with pytest.raises(Invalid):
+        report.check()

@@ -26,6 +26,7 @@ GOOD = {
     "code_commit": "ab" * 20,
     "code_clean": True,
     "code_signed": True,
+    "isolated": True,
     "accuracy": "0.9000",
     "hardened": True,
     "robust_accuracy": "0.5000",

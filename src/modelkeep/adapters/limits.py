@@ -156,7 +156,7 @@ class Watch:
         """What was exceeded, in words; "" = nothing."""
         limits, now = self._limits, time.monotonic()
         if limits.seconds and now - self._began > limits.seconds:
-            return f"it ran longer than {limits.seconds:g} seconds"
+            return f"it ran longer than {limits.seconds:g} s"
         count, memory = self._usage()
         if limits.processes and count > limits.processes:
             return f"it had more than {limits.processes:,} processes"

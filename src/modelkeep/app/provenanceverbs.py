@@ -22,11 +22,13 @@ class ProvenanceVerbs(Acts):
     """run: the training runs that models came out of."""
 
     @verb("run.record")
-    def run_check(self, *, code: CodeReport) -> CodeChecked:
-        """Whether a run of this code could be recorded, before it begins; how its commit is signed.
+    def run_check(self, *, code: CodeReport, isolated: bool = False) -> CodeChecked:
+        """Whether a run of this code could be recorded, before it begins; how its commit is signed. ``isolated``: it is going
+        to be, without network.
 
-        Raises NotTrusted (``provenance.require_signed_code``), Invalid, Missing (a key file), Unavailable.
+        Raises NotTrusted (``provenance.require_signed_code``, ``require_isolated``), Invalid, Missing (a key), Unavailable.
         """
+        self._check_isolated(isolated)
         self.premises.desk()  # what the statement will take is at hand now, not only after hours of training
         found = self._verified(code)
         return CodeChecked(found.signature, found.signer)
@@ -36,8 +38,9 @@ class ProvenanceVerbs(Acts):
         """Sign and log what was reported of a training run: one statement about each model that came out of it.
 
         The commit's signature is checked here, and digests of data are salted here. Raises NotTrusted
-        (``provenance.require_signed_code``), Invalid, TooLarge, Missing, Unavailable.
+        (``provenance.require_signed_code``, ``require_isolated``), Invalid, TooLarge, Missing, Unavailable.
         """
+        self._check_isolated(report.isolation is not None and report.isolation.network == "none")
         now = self.premises.clock.now_ns()
         if report.ended > now + _AHEAD:
             raise Invalid("the run ended in the future: set the clock of the machine that ran it")
@@ -59,6 +62,10 @@ class ProvenanceVerbs(Acts):
         return RunRecorded(
             said.run, said.command, code.repository, code.commit, code.dirty, code.signature, code.signer, inputs, models
         )
+
+    def _check_isolated(self, isolated: bool) -> None:
+        if self.premises.settings.provenance.require_isolated and not isolated:
+            raise NotTrusted("this keep records only runs that were isolated and had no network: say --isolate")
 
     def _verified(self, code: CodeReport) -> Verified:
         settings = self.premises.settings.provenance

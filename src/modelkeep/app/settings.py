@@ -397,6 +397,8 @@ class ProvenanceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """GnuPG home with the public keys whose signatures on commits count; empty = nobody's do."""
     require_signed_code: bool = False
     """A training run is recorded only when its code is one commit with a good signature, and nothing beside it."""
+    require_isolated: bool = False
+    """A training run is recorded only when it ran isolated, without network."""
 
 
 class IntelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
         )
 
         def check(code: CodeReport) -> None:
-            found = ctx.call(Keep.run_check, code=code)
+            found = ctx.call(Keep.run_check, code=code, isolated=isolate and not limits["network"])
             if require_signed_code and (found.signature != "good" or code.changes):
                 raise NotTrusted(f"{_NOT_SIGNED}: its signature is {found.signature}{', with changes' if code.changes else ''}")
 
