@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from modelkeep.core.page import Bar, bars, facts, heading, lines, page, paragraph, table
+from modelkeep.core.page import Bar, Chart, bars, charts, facts, heading, lines, page, paragraph, table
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 
@@ -22,6 +22,7 @@ def test_text_is_text_wherever_it_stands():
         table([HOSTILE], [[HOSTILE]]),
         bars([Bar(HOSTILE, 0.5)], caption=HOSTILE),
         lines({HOSTILE: [(0, 1), (1, 2)]}, x=HOSTILE, y=HOSTILE, caption=HOSTILE),
+        charts([Chart(HOSTILE, [1.0], [0.5], HOSTILE, HOSTILE)], caption=HOSTILE),
     ]
     told = page(HOSTILE, blocks).decode()
     assert "<script" not in told
@@ -33,7 +34,7 @@ def test_text_is_text_wherever_it_stands():
         *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "dl", "dt", "dd", "table", "thead"),
         *("tbody", "tr", "th", "td", "figure", "svg", "text", "rect", "line", "path", "polyline", "figcaption"),
     }
-    assert len(figures(told)) == 2
+    assert len(figures(told)) == 3
 
 
 def test_a_page_asks_nothing_of_a_network():
@@ -59,3 +60,13 @@ def test_lines_keep_their_points_in_order_and_leave_out_what_is_no_number():
 
 def test_a_plot_of_nothing_says_so():
     assert "nothing to draw" in lines({"a": []}, x="x", y="loss", caption="c")
+
+
+def test_charts_are_as_high_as_their_fullest_bin_and_stand_in_rows():
+    (svg,) = figures(charts([Chart("a", [0.5, 0.25, 0.0], [0.25, 0.5, 0.25]), *[Chart("b", [1.0])] * 4], caption="c"))
+    bins = [(float(one.get("y")), float(one.get("height"))) for one in svg.iter("rect")]
+    assert bins[1][1] == pytest.approx(bins[0][1] / 2, abs=0.1) and bins[2][1] == 0.0
+    assert bins[3] == bins[0] and bins[-1][0] > bins[0][0] + bins[0][1]
+    (line,) = svg.iter("polyline")
+    heights = [float(one.split(",")[1]) for one in line.get("points").split()]
+    assert heights[2] == heights[3] == pytest.approx(bins[0][0], abs=0.1) and heights[0] == heights[4] > heights[2]

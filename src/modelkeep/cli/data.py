@@ -1,4 +1,4 @@
-"""data: sealed data sets: add, list, show, grant, revoke, open, lineage, replay."""
+"""data: sealed data sets: add, list, show, grant, revoke, open, lineage, replay; check and purge are in cli/datacheck.py."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from modelkeep.app.dataresults import DataAdded, DatasetRow, DatasetShown
 from modelkeep.app.datasets import SealedDataset, plain_bytes
 from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.cli.datacheck import check, purge
 from modelkeep.core.values import digest_of
 from modelkeep.custody.datasets import About
 from modelkeep.errors import Invalid
@@ -234,4 +235,6 @@ def _words(parameters: dict[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in parameters.items())
 
 
+data.add_command(check)
+data.add_command(purge)
 COMMANDS = (data,)

@@ -1,6 +1,6 @@
 """Reports as one page of HTML that stands alone: no script, nothing asked of a network, light and dark. Text is escaped here.
 
-``page`` puts blocks under each other; ``paragraph``, ``facts``, ``table``, ``bars`` and ``lines`` make blocks.
+``page`` puts blocks under each other; ``paragraph``, ``facts``, ``table``, ``bars``, ``lines`` and ``charts`` make blocks.
 """
 
 import math
@@ -42,6 +42,16 @@ class Bar(NamedTuple):
     value: float
     low: float = math.nan
     high: float = math.nan
+
+
+class Chart(NamedTuple):
+    """A small histogram: ``shares`` of its bins, and those of something ``beside`` it; ``low``, ``high``: what the ends are."""
+
+    label: str
+    shares: Sequence[float]
+    beside: Sequence[float] = ()
+    low: str = ""
+    high: str = ""
 
 
 def page(title: str, blocks: Iterable[str], *, style: str = "") -> bytes:
@@ -127,6 +137,30 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
         drawn.append(f'<rect x="{right + 12}" y="{high + 20 * number}" width="10" height="10" fill="{colour}"/>')
         drawn.append(f'<text class="ink" x="{right + 28}" y="{high + 20 * number + 9}">{escape(name[:18])}</text>')
     return _figure(_HEIGHT, drawn, caption)
+
+
+def charts(rows: Sequence[Chart], *, caption: str, across: int = 4) -> str:
+    """Small histograms, so many ``across``, each as high as its fullest bin; what is beside one is drawn as a line."""
+    wide, tall, gap = (_WIDTH - 16 * (across - 1)) / across, 62, 108
+    drawn = []
+    for number, chart in enumerate(rows):
+        left, top = (number % across) * (wide + 16), 18 + gap * (number // across)
+        bins, most = max(len(chart.shares), 1), max([*chart.shares, *chart.beside, 1e-9])
+        step = wide / bins
+        drawn.append(f'<text class="ink" x="{left:.1f}" y="{top - 5}">{escape(chart.label[:24])}</text>')
+        for at, share in enumerate(chart.shares):
+            high, place = tall * share / most, f'x="{left + at * step + 0.5:.1f}" width="{max(step - 1, 0.5):.1f}"'
+            drawn.append(f'<rect class="bar" {place} y="{top + tall - high:.1f}" height="{high:.1f}"/>')
+        ends = [
+            (left + at * step, left + (at + 1) * step, top + tall * (1 - one / most)) for at, one in enumerate(chart.beside)
+        ]
+        path = " ".join(f"{x0:.1f},{y:.1f} {x1:.1f},{y:.1f}" for x0, x1, y in ends)
+        drawn.append(f'<polyline class="line" stroke="var(--accent)" points="{path}"/>' if path else "")
+        drawn.append(f'<path class="axis" d="M{left:.1f},{top + tall} h{wide:.1f}"/>')
+        drawn.append(f'<text x="{left:.1f}" y="{top + tall + 13}">{escape(chart.low[:12])}</text>')
+        end = f'x="{left + wide:.1f}" y="{top + tall + 13}" text-anchor="end"'
+        drawn.append(f"<text {end}>{escape(chart.high[:12])}</text>")
+    return _figure(gap * -(-len(rows) // across), drawn, caption)
 
 
 def _figure(height: float, drawn: Iterable[str], caption: str) -> str:

@@ -46,7 +46,7 @@ class Leak(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """How well a column alone tells the label: ``score``, 0 (as well as the most frequent label) to 1 (always)."""
+    """How well a column alone tells the label: ``score``, 0 (nothing) to 1 (always)."""
 
     column: str
     score: float
@@ -194,8 +194,9 @@ def same_columns(table: Table, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def telling(table: Table, names: Sequence[str], label: Column, *, seed: int = 0) -> tuple[Telling, ...]:
-    """How well each column alone tells the ``label``, the best first. A value's label is that which most others with it have
-    (five folds); a label of more than 50 numbers is told by its rank, ``score`` being the share of variance that is told."""
+    """How well each column alone tells the ``label``, the best first. What a value tells is how labels lie among the other rows
+    that have it (five folds); a label of more than 50 numbers is told by its rank, ``score`` being the share of variance that
+    is told."""
     fold = np.random.Generator(np.random.PCG64(seed)).permutation(len(table)) % _FOLDS
     ranked = label.dtype.kind == "f" and len(np.unique(label[~np.isnan(label)])) > 50
     ranks, classes = _ranks(label) if ranked else np.empty(0), np.unique(value_keys(label), return_inverse=True)[1]
@@ -310,17 +311,24 @@ def _ranks(label: Column) -> Floats:
 
 
 def _labels_told(codes: Ints, labels: Ints, fold: Ints) -> float:
-    width, classes = int(codes.max()) + 1, int(labels.max()) + 1
+    """The larger of two shares, out of fold: of the errors of the most frequent label, and of the uncertainty (in bits)."""
+    width, classes, rows = int(codes.max()) + 1, int(labels.max()) + 1, len(labels)
     cell = codes * classes + labels
-    all_counts = np.bincount(cell, minlength=width * classes)
-    right = 0
+    every = np.bincount(cell, minlength=width * classes)
+    right, bits = 0, 0.0
     for one in range(_FOLDS):
         held = fold == one
-        counts = (all_counts - np.bincount(cell[held], minlength=width * classes)).reshape(width, classes)
-        guess = (counts + counts.sum(axis=0) / (10.0 * len(codes))).argmax(axis=1)  # the most frequent label where all are even
-        right += int((guess[codes[held]] == labels[held]).sum())
-    base = np.bincount(labels).max() / len(labels)
-    return 0.0 if base == 1.0 else max(0.0, (right / len(labels) - float(base)) / (1.0 - float(base)))
+        counts = (every - np.bincount(cell[held], minlength=width * classes)).reshape(width, classes).astype(np.float64)
+        prior = counts.sum(axis=0) + 1.0
+        counts += prior / prior.sum()  # the law of all labels, worth one row, where a value was seldom seen
+        chosen = counts[codes[held]]
+        right += int((chosen.argmax(axis=1) == labels[held]).sum())
+        bits -= float(np.log2(chosen[np.arange(len(chosen)), labels[held]] / chosen.sum(axis=1)).sum())
+    base = np.bincount(labels) / rows
+    if base.max() == 1.0:
+        return 0.0
+    entropy = -float((base[base > 0] * np.log2(base[base > 0])).sum())
+    return max(0.0, 1.0 - (1.0 - right / rows) / (1.0 - float(base.max())), 1.0 - bits / rows / entropy)
 
 
 def _variance_told(codes: Ints, target: Floats, fold: Ints) -> float:

@@ -135,7 +135,7 @@ def digest(schema: Schema) -> Digest:
 
 def number(value: float) -> str:
     """A number as people read it."""
-    return f"{int(value):,}" if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+    return f"{int(value):,}" if value == int(value) and abs(value) < 1e15 else f"{value:,.6g}"
 
 
 # -- inferring --
