@@ -7,7 +7,7 @@ from modelkeep.core.tables import Table
 from modelkeep.errors import Invalid, Missing
 from modelkeep.training.datapage import Subject, render
 from modelkeep.training.encoding import codes_of, matrix_of
-from modelkeep.training.findings import Asked, default_label, examine, reasons_of
+from modelkeep.training.findings import Asked, default_label, examine, reasons_of, with_suspicions
 from modelkeep.training.schema import infer
 
 
@@ -94,6 +94,22 @@ def test_without_a_label_it_says_so_and_arrays_have_one():
     ]
     assert default_label(Table({"x": np.zeros((3, 2)), "y": np.arange(3)})) == "y"
     assert default_label(loans()) == ""
+
+
+def test_rows_that_look_planted_are_an_error_and_their_sources_are_named():
+    table = loans(branch=text(["a", "b"] * 300))
+    found = examine(table, Asked("default", origin="branch"))
+    assert "branch" not in found.features
+    planted, wrong = np.arange(600) % 100 == 3, np.arange(600) == 8
+    none = np.zeros(600, dtype=bool)
+    more = with_suspicions(found, table.columns["default"], {"planted": planted, "mislabelled": wrong}, {"a": 0.5, "b": 1e-9})
+    said = [(str(one.level), one.rows) for one in more.findings if one.check == "poison"]
+    assert said == [("error", 6), ("warning", 1), ("warning", 0)]
+    assert [one.said for one in more.findings if "source" in one.said] == [
+        "more rows of source b are in question than of others (p = 1e-09)"
+    ]
+    assert list(reasons_of(more.suspects)) == [3, 8, 103, 203, 303, 403, 503]
+    assert with_suspicions(found, table.columns["default"], {"planted": none}).findings == found.findings
 
 
 def test_the_page_shows_columns_and_plots_and_nothing_personal():

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -149,7 +149,7 @@ def check_data(data: DataSet, asked: Asked, *, against: DataSet | None = None) -
     """Check a data set; ``against``: the test set that must not share its rows. Raises Missing (no such column), Invalid."""
     label = asked.label or default_label(data.table)
     declared = frozenset(data.table.columns) if data.personal else asked.declared
-    asked = Asked(label, declared, asked.schema, asked.seed)
+    asked = replace(asked, label=label, declared=declared)
     return Check(data, label, examine(data.table, asked, against=against.table if against else None), against)
 
 

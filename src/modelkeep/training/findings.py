@@ -4,9 +4,10 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -19,14 +20,6 @@ from modelkeep.training.summaries import Kind, Summary, summarise
 from modelkeep.training.tables import Column, Table
 
 Bools = NDArray[np.bool_]
-LEAK_CHANCE = 1e-4
-"""Below this chance, rows that two tables share are no accident."""
-MANY = 0.01
-"""Share of rows from which copies and contradictions are a warning."""
-_TELLS, _NEARLY_TELLS = 0.95, 0.8
-_MOST_NEAR = 200_000
-_BEYOND_CHANCE = 5
-_UNKNOWN = frozenset({"?", "n/a", "null", "none", "nil", "-", "--", "unknown", "missing", "#n/a", "nan", "undefined", "."})
 
 
 class Level(StrEnum):
@@ -35,6 +28,29 @@ class Level(StrEnum):
     ERROR = "error"
     WARNING = "warning"
     NOTE = "note"
+
+
+LEAK_CHANCE = 1e-4
+"""Below this chance, rows that two tables share are no accident."""
+MANY = 0.01
+"""Share of rows from which copies and contradictions are a warning."""
+_TELLS, _NEARLY_TELLS = 0.95, 0.8
+_MOST_NEAR = 200_000
+_BEYOND_CHANCE = 5
+_SUSPECTED = {
+    "planted": (
+        Level.ERROR,
+        "seems to be planted: it has something that others of its label do not have",
+        "seem to be planted: they share something that others of their label do not have",
+    ),
+    "mislabelled": (
+        Level.WARNING,
+        "has a label that what was learnt from the other rows does not believe",
+        "have labels that what was learnt from the other rows does not believe",
+    ),
+}
+_WHY = {"planted": "it seems to be planted", "mislabelled": "its label seems to be wrong"}
+_UNKNOWN = frozenset({"?", "n/a", "null", "none", "nil", "-", "--", "unknown", "missing", "#n/a", "nan", "undefined", "."})
 
 
 class Finding(Struct, frozen=True):
@@ -57,12 +73,14 @@ class Asked:
     declared: frozenset[str] = frozenset()
     schema: Schema | None = None
     seed: int = 0
+    origin: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """``suspects``: rows (n,) that may be taken out, by reason; ``keys``: columns that number the rows; ``telling``: how well
-    each column alone tells the label, the best first; ``schema``: that the rows themselves follow."""
+    """``suspects``: rows (n,) that may be taken out, by reason; ``keys``: columns that number the rows; ``features``: those
+    that describe them; ``telling``: how well each column alone tells the label, the best first; ``schema``: that the rows
+    themselves follow."""
 
     findings: tuple[Finding, ...]
     personal: tuple[Personal, ...]
@@ -70,17 +88,18 @@ class Examined:
     summaries: Mapping[str, Summary]
     schema: Schema
     keys: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     suspects: Mapping[str, Bools] = field(default_factory=dict)
 
 
 def examine(table: Table, asked: Asked, *, against: Table | None = None) -> Examined:
     """Check ``table``; ``against``: the test set that must not share its rows. Raises Missing (no such column), Invalid."""
     label = table.column(asked.label) if asked.label else None
-    for name in asked.declared:
+    for name in (*asked.declared, *([asked.origin] if asked.origin else [])):
         table.column(name)
     summaries = summarise(table)
     keys = tuple(name for name in table.columns if name != asked.label and duplicates.identifying(table.columns[name]))
-    features = [name for name in table.columns if name not in {asked.label, *keys}]
+    features = [name for name in table.columns if name not in {asked.label, asked.origin, *keys}]
     personal = find_personal(table)
     hidden = frozenset(one.column for one in personal)
     said, suspects = _schema(table, summaries, asked, hidden)
@@ -99,8 +118,29 @@ def examine(table: Table, asked: Asked, *, against: Table | None = None) -> Exam
         summaries,
         of_summaries(summaries),
         keys,
+        tuple(features),
         {**suspects, **copies},
     )
+
+
+def with_suspicions(
+    found: Examined, label: Column, rows: Mapping[str, Bools], sources: Mapping[str, float] | None = None
+) -> Examined:
+    """The same with what was found by looking at all rows together. ``rows``: which (n,) are ``planted``, and which
+    ``mislabelled``; ``sources``: the chance of as many suspects among the rows of each, times their number."""
+    said = list(found.findings)
+    for kind, (level, one, many) in _SUSPECTED.items():
+        if kind in rows and (chosen := rows[kind]).any():
+            told = _rows("poison", level, chosen, one, many)
+            labels = ", ".join(sorted({str(value) for value in label[chosen].tolist()})[:5])
+            said.append(msgspec.structs.replace(told, said=f"{told.said} (label {labels})"))
+    for name, chance in (sources or {}).items():
+        if chance <= LEAK_CHANCE:
+            text = f"more rows of source {name[:80]} are in question than of others (p = {chance:.1g})"
+            said.append(Finding("poison", Level.WARNING, text))
+    suspects = {**found.suspects, **{_WHY[kind]: chosen for kind, chosen in rows.items() if chosen.any()}}
+    order = list(Level)
+    return replace(found, findings=tuple(sorted(said, key=lambda one: order.index(one.level))), suspects=suspects)
 
 
 def default_label(table: Table) -> str:
