@@ -124,6 +124,16 @@ def test_the_page_shows_columns_and_plots_and_nothing_personal():
     assert all(name in page for name in ("income", "city", "spectral", "aaaaaa0@aaaaaaa.aaa"))
 
 
+def test_whole_numbers_of_few_values_have_a_bar_each():
+    table = Table({"grade": np.repeat([1, 2, 4], 50), "default": np.arange(150) % 2})
+    page = render(Subject("t", "d", table), examine(table, Asked("default"))).decode()
+    drawn = page.split(">grade</text>")[1].split(">default</text>")[0]
+    heights = [float(one.split('height="')[1].split('"')[0]) for one in drawn.split("<rect")[1:]]
+    assert heights == [62.0, 62.0, 0.0, 62.0]
+    assert ">1</text>" in drawn
+    assert ">4</text>" in drawn
+
+
 def test_columns_become_numbers_that_keep_what_is_missing():
     table = Table(
         {"x": np.array([1.0, 2.0, np.nan, 1e9]), "t": text(["a", "b", None, "a"]), "p": np.full((4, 2, 2), 255, np.uint8)}

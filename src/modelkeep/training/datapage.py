@@ -117,9 +117,10 @@ def _of_numbers(name: str, column: Column, other: Column | None) -> page.Chart |
         low, high = values.min(), values.max()
     if low == high:
         return page.Chart(name, [1.0], (), number(float(low)), "")
-    distinct = np.unique(values)
-    bins = len(distinct) if len(distinct) <= _BINS and high - low == len(distinct) - 1 else _BINS
-    edges = np.linspace(low - 0.5, high + 0.5, bins + 1) if bins < _BINS else np.linspace(low, high, bins + 1)
+    if (values == np.floor(values)).all():
+        low, high = np.floor(low), np.ceil(high)
+    each = high - low < _BINS and (values == np.floor(values)).all()
+    edges = np.arange(low - 0.5, high + 1.0) if each else np.linspace(low, high, _BINS + 1)
 
     def shares(of: Column) -> list[float]:
         kept = np.clip(of[np.isfinite(of)], low, high)
