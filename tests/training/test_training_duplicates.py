@@ -129,6 +129,13 @@ def test_columns_that_number_the_rows_are_told_from_measurements():
     assert not found.identifying(rng.normal(size=100))
     assert not found.identifying(np.r_[np.arange(99), 5])
     assert not found.identifying(np.arange(10))
+    assert not found.identifying(text([f"remark number {at}" for at in range(100)]))
+    salaries = np.unique(rng.integers(10_000, 900_000, 100))[rng.permutation(90)]
+    assert len(np.unique(salaries)) == 90
+    assert not found.identifying(salaries, "salary")
+    assert found.identifying(salaries, "customerId")
+    assert found.identifying(np.sort(salaries), "salary")
+    assert found.identifying(10**9 + salaries, "number")
 
 
 def test_columns_that_say_the_same_and_columns_that_tell_the_label():

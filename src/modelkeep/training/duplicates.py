@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.training.encoding import spread_of
+from modelkeep.training.personal import words_of
 from modelkeep.training.summaries import value_keys
 from modelkeep.training.tables import Column, Table
 from modelkeep.training.tails import binomial_tail
@@ -31,6 +32,9 @@ _SIDE = 8
 _FOLDS, _BINS = 5, 64
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _FAR = 1e6
+LEAST_ROWS = 20
+_KEYS = frozenset({"id", "uuid", "guid", "key", "identifier"})
+_LONGEST_KEY, _NO_ACCIDENT = 64, 1e-3
 _ROWS_AT_ONCE = 4096
 
 
@@ -167,15 +171,29 @@ def _components(first: Ints, pairs: Ints) -> Ints:
             return found
 
 
-def identifying(column: Column) -> bool:
-    """Whether every row has a value of its own, as numbers of rows, customers and transactions do. Measured numbers are
-    none."""
-    if column.ndim > 1 or len(column) < 20 or column.dtype.kind == "b":
+def identifying(column: Column, name: str = "") -> bool:
+    """Whether every row (n,) has a value of its own that names it, as numbers of rows, customers and transactions do.
+
+    Measurements can be all different, too, and so can remarks: whole numbers name rows if that they are all different is no
+    accident in a range as wide (the birthday bound), if they only rise or fall, or if they have eight digits or more and all as
+    many; text if it has no spaces. The column's ``name`` may say so. Below 20 rows nothing does.
+    """
+    if column.ndim > 1 or len(column) < LEAST_ROWS or column.dtype.kind == "b":
         return False
-    keys = value_keys(column)
-    if column.dtype.kind == "f" and (np.isnan(column).any() or (column != np.floor(column)).any()):
+    if column.dtype.kind == "f" and (not np.isfinite(column).all() or (column != np.floor(column)).any()):
         return False
-    return len(np.unique(keys)) == len(keys)
+    if len(np.unique(value_keys(column))) < len(column):
+        return False
+    if words_of(name) & _KEYS:
+        return True
+    if column.dtype.kind == "O":
+        return all(one is not None and len(one) <= _LONGEST_KEY and " " not in one for one in column.tolist())
+    values = column.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    steps = np.diff(values)
+    as_many = low >= 10**7 and len(str(int(low))) == len(str(int(high)))
+    accident = math.exp(-0.5 * len(values) ** 2 / max(high - low, 1.0))
+    return bool(accident < _NO_ACCIDENT or as_many or (steps > 0).all() or (steps < 0).all())
 
 
 def same_columns(table: Table, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -98,7 +98,7 @@ def examine(table: Table, asked: Asked, *, against: Table | None = None) -> Exam
     for name in (*asked.declared, *([asked.origin] if asked.origin else [])):
         table.column(name)
     summaries = summarise(table)
-    keys = tuple(name for name in table.columns if name != asked.label and duplicates.identifying(table.columns[name]))
+    keys = tuple(name for name in table.columns if name != asked.label and duplicates.identifying(table.columns[name], name))
     features = [name for name in table.columns if name not in {asked.label, asked.origin, *keys}]
     personal = find_personal(table)
     hidden = frozenset(one.column for one in personal)
