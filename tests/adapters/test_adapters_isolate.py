@@ -298,7 +298,10 @@ time.sleep(60)
 
 # -- its end --
 
-HOLD = "import fcntl, os, time; f = open('/written/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); open('/written/ready', 'w').close(); "
+HOLD = (
+    "import fcntl, os, time; f = open('/written/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+    "open('/written/ready', 'w').close(); "
+)
 
 
 @where_possible

@@ -276,6 +276,24 @@ def test_an_isolated_run_says_so_in_its_statement(cli, project):
 
 
 @where_possible
+def test_a_sealed_data_set_goes_into_an_isolated_run_and_is_on_its_lineage(cli, project, tmp_path):
+    rows = tmp_path / "loans.csv"
+    rows.write_text("age,paid\n31,1\n64,0\n")
+    cli("data", "add", "loans", str(rows), "--purpose", "scoring", code=0)
+    training = ("--output", "model.bin", "--", "sh", "-c", "cat /data/loans@1/loans.csv > model.bin")
+    for refused in (("--isolate", "--sealed", "loans@1"), ("--isolate", "--sealed", "loans@1", "--purpose", "marketing")):
+        assert "'data.read' on dataset loans" in cli("run", *refused, *training, code=1).line()
+    assert "say --isolate" in cli("run", "--sealed", "loans@1", "--purpose", "scoring", *training, code=2).line()
+    assert not Path("model.bin").exists()
+    cli("run", "--isolate", "--sealed", "loans@1", "--purpose", "scoring", *training, code=0)
+    assert Path("model.bin").read_bytes() == rows.read_bytes()
+    (run,) = runs(cli)
+    assert [one.name for one in run.inputs] == ["loans@1/loans.csv"]
+    shown = cli("data", "lineage", "loans@1", code=0).out
+    assert f"run {run.run[:12]}" in shown and digest_of(rows.read_bytes())[:19] in shown  # what it wrote is what it read
+
+
+@where_possible
 def test_json_of_an_isolated_run_has_standard_output_to_itself(cli, project):
     command = ("--output", "model.bin", "--", "sh", "-c", "echo printed; echo x > model.bin")
     done = cli("--json", "run", "--isolate", *command, code=0)

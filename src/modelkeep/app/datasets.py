@@ -14,6 +14,8 @@ from modelkeep.container.reader import Reader, read_bytes
 from modelkeep.core.tables import Table
 from modelkeep.custody.datasets import DatasetRecord
 
+_PIECE = 1 << 20
+
 
 @dataclass(frozen=True)
 class SealedDataset:
@@ -48,6 +50,11 @@ class SealedDataset:
     def table(self, *, columns: Sequence[str] | None = None) -> Table:
         """All rows. Raises Invalid, Missing (no such column), TooLarge."""
         return table_of(self._source().rows(), columns)
+
+    def whole(self) -> Iterator[bytes]:
+        """The very bytes in order, piece by piece; each is verified before it is given."""
+        reader = self.reader()
+        return (read_bytes(reader, at, min(_PIECE, reader.size - at)) for at in range(0, reader.size, _PIECE))
 
     def write_to(self, path: str | Path) -> int:
         """The very bytes in a new file, whole or not at all: plaintext, mode 0600. How many. Raises Conflict, Unavailable."""

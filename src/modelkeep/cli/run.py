@@ -3,6 +3,7 @@
 import contextlib
 import re
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import msgspec
 from modelkeep.adapters.child import Ended
 from modelkeep.adapters.limits import Limits
 from modelkeep.adapters.process import no_tracing
-from modelkeep.app.isolation import Isolate
+from modelkeep.app.datasets import SealedDataset
+from modelkeep.app.isolation import Isolate, SealedFile
 from modelkeep.app.keep import Keep
 from modelkeep.app.runresults import RunRecorded
 from modelkeep.app.runs import Named, Plan, record
 from modelkeep.cli.context import Context, read_file, write_file
-from modelkeep.custody.provenance import CodeReport, RunReport
+from modelkeep.core.values import digest_of
+from modelkeep.custody.provenance import CodeReport, DataReport, RunReport
 from modelkeep.errors import Invalid, NotTrusted, Refused
 from modelkeep.ledger.attestations import Isolation
 
@@ -32,6 +35,8 @@ _SETTINGS = {"allow_interspersed_args": False}
 @click.argument("command", metavar="COMMAND", nargs=-1, type=click.UNPROCESSED)
 @click.option("--input", "inputs", multiple=True, metavar="[NAME=]PATH", help="File or folder that goes in; may be repeated.")
 @click.option("--data", multiple=True, metavar="[NAME=]FOLDER", help="Folder of which whatever is opened went in; repeatable.")
+@click.option("--sealed", multiple=True, metavar="NAME@VERSION", help="Isolated: sealed data set, at /data; may be repeated.")
+@click.option("--purpose", default="", help="What the sealed data sets are read for.")
 @click.option("--output", "outputs", multiple=True, help="Model file that comes out; may be repeated.")
 @click.option("--output-dir", "folders", multiple=True, help="Folder whose new and changed files come out; repeatable.")
 @click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Parameter to record; may be repeated.")
@@ -58,6 +63,8 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
     command: tuple[str, ...],
     inputs: tuple[str, ...],
     data: tuple[str, ...],
+    sealed: tuple[str, ...],
+    purpose: str,
     outputs: tuple[str, ...],
     folders: tuple[str, ...],
     parameters: tuple[str, ...],
@@ -82,6 +89,8 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
             raise Invalid("--from records a run that has ended: leave out the command")
         report = _parse_report(read_file(report_file))
     else:
+        if (sealed or purpose) and not isolate:
+            raise Invalid("sealed data sets are opened for isolated runs alone: say --isolate")
         plan = Plan(
             command=command,
             inputs=tuple(map(Named.parse, inputs)),
@@ -95,6 +104,7 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
             quiet=ctx.out.json,
             apart=_keep_folder(ctx),
             isolate=_isolate(limits) if _wanted(isolate, limits) else None,
+            sealed=_opened(ctx, sealed, purpose) if isolate else (),
         )
 
         def check(code: CodeReport) -> None:
@@ -111,6 +121,25 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
         report = found
     _say(ctx, _recorded(ctx, report, kept=report_file), report, out)
     return 0
+
+
+def _opened(ctx: Context, names: tuple[str, ...], purpose: str) -> tuple[SealedFile, ...]:
+    """The data sets, opened for ``purpose``, which the log has before COMMAND begins."""
+    found = []
+    for name in names:
+        if ctx.server:
+            fetched = ctx.call(Keep.data_fetch, dataset=name, purpose=purpose)
+            told = DataReport(f"{fetched.ref}/{fetched.filename}", digest_of(fetched.data))
+            found.append(SealedFile(told, partial(iter, [fetched.data])))
+        else:
+            opened = ctx.call(_open_here, dataset=name, purpose=purpose)
+            told = DataReport(f"{opened.ref}/{opened.record.filename}", opened.sealed.model_digest)
+            found.append(SealedFile(told, opened.whole))
+    return tuple(found)
+
+
+def _open_here(keep: Keep, *, dataset: str, purpose: str) -> SealedDataset:
+    return keep.data(dataset, purpose=purpose)
 
 
 def _recorded(ctx: Context, report: RunReport, *, kept: str) -> RunRecorded:
