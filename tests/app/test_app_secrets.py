@@ -310,6 +310,7 @@ def drive(run, desk, tmp_path, recovery):
     run("hold", "remove", next(value for name, value in held.items() if name in {"id", "hold"}), "--reason", "why")
     run("retire", "risk@2", "--reason", "why")
     run("collect", "--dry-run")
+    datasets(run, work)
     dependencies(run, work)
     evidence(run, desk, work)
     people(run)
@@ -355,6 +356,21 @@ def ownership(run, work):
     run("watermark", "verify", marked, *whose)
     for path in (mine, trigger):
         run.canaries.key(f"key of the {Path(path).name}", load(Path(path).read_bytes())["key"].tobytes())
+
+
+def datasets(run, work):
+    (work / "loans.csv").write_text("id,income\n1,2.5\n")
+    (work / "copy.py").write_text("import sys\nsys.stdout.write(open(sys.argv[1]).read())\n")
+    run("data", "add", "loans", str(work / "loans.csv"), "--purpose", "scoring")
+    run("data", "add", "loans", str(work / "loans.csv"), "--from", "loans@1", "--step", str(work / "copy.py"))
+    run("data", "list")
+    for verb in ("grant", "revoke"):
+        run("data", verb, "loans", "alice", "--purpose", "scoring")
+    run("data", "show", "loans")
+    run("data", "open", "loans@1", "--purpose", "scoring", "--out", str(work / "loans-again.csv"))
+    run("data", "lineage", "loans@2", "--croissant", str(work / "loans.json"))
+    run("data", "replay", "loans@2", "--step", str(work / "copy.py"), "--purpose", "scoring", "--unconfined")
+    run("data", "remove", "loans@1", "--reason", "why")
 
 
 def dependencies(run, work):

@@ -192,6 +192,19 @@ def test_what_cannot_be_said_of_data_is_refused_before_anything_is_sealed(house,
     assert left(house) == ([], [])
 
 
+def test_what_is_made_of_data_has_their_purposes_or_fewer(house):
+    add(house, house.desk(), about=About(purposes=("a", "b")))
+    step = (Step("clean.py", "sha256:" + "0" * 64),)
+    made = add(house, house.desk(), about=About(parents=("loans@1",), steps=step))
+    assert made.about.purposes == ("a", "b")
+    assert add(house, house.desk(), about=About(("b",), parents=("loans@2",), steps=step)).about.purposes == ("b",)
+    with pytest.raises(Invalid, match="not for c"):
+        add(house, house.desk(), about=About(("a", "c"), parents=("loans@1",), steps=step))
+    add(house, house.desk(), "other", about=About(("c",)))
+    with pytest.raises(Invalid, match="other@1 may be read for c"):  # for nothing that both may be read for
+        add(house, house.desk(), about=About(parents=("loans@1", "other@1"), steps=step))
+
+
 def test_names_purposes_and_grants():
     assert parse_data_ref("loans@12") == ReleaseRef("loans", 12)
     for text in ("loans", "loans@0", "Loans@1", "loans@latest", "@1"):

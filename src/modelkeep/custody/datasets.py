@@ -5,7 +5,7 @@ cache, and the place of the key that may change. No digest of the data stands in
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -56,6 +56,20 @@ class About(msgspec.Struct, frozen=True):
 
 
 NOTHING_SAID = About()
+
+
+def inherited(about: About, parents: Sequence[tuple[str, tuple[str, ...]]]) -> About:
+    """With the purposes of what it was made of: ``parents``, names and purposes. Raises Invalid (another purpose is named).
+
+    Else whoever may read data for one purpose could make data for any of it.
+    """
+    for name, purposes in parents:
+        if not purposes:
+            continue
+        if other := [purpose for purpose in about.purposes if purpose not in purposes]:
+            raise Invalid(f"{name} may be read for {', '.join(purposes)}, and so may what is made of it: not for {other[0]}")
+        about = msgspec.structs.replace(about, purposes=about.purposes or purposes)
+    return about
 
 
 class DatasetRecord(msgspec.Struct, frozen=True):

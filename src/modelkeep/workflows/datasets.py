@@ -26,6 +26,7 @@ from modelkeep.custody.datasets import (
     PENDING,
     About,
     DatasetRecord,
+    inherited,
     logged,
     parse_data_name,
     parse_data_ref,
@@ -69,7 +70,9 @@ def add_dataset(
     """
     about.check()
     parse_data_name(name), file_name(content.filename)
-    parents = tuple(_named(desk.registry, parse_data_ref(parent)) for parent in about.parents)
+    made_of = [find_dataset(desk.registry, parse_data_ref(parent)) for parent in about.parents]
+    about = inherited(about, [(str(each.ref), each.about.purposes) for each in made_of])
+    parents = tuple(Salted(str(each.ref), each.digest) for each in made_of if each.digest is not None)
     claim = desk.entropy.token(16).hex()
     with desk.claims.hold(claim):
         blank = DatasetRecord(
@@ -188,12 +191,6 @@ def pending_datasets(registry: Registry) -> tuple[str, ...]:
     """Those that were begun and not ended. Raises NotTrusted, Unavailable."""
     found = (DatasetRecord.parse(record) for record in registry.records.scan(DATASET))
     return tuple(f"data set {each.ref}" for each in found if each.state == PENDING)
-
-
-def _named(registry: Registry, ref: ReleaseRef) -> Salted:
-    found = find_dataset(registry, ref)
-    assert found.digest is not None
-    return Salted(str(ref), found.digest)
 
 
 def _reserve(desk: Desk, blank: DatasetRecord) -> Record:
