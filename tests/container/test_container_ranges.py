@@ -1,5 +1,7 @@
 """A sealed source read in any order, and only as far as it is asked for."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,3 +86,16 @@ def test_a_flipped_bit_is_refused_where_it_is_and_nowhere_else(piece):
         read_bytes(reader, 0, SIZE)
     other = 3
     assert read_bytes(reader, other * PIECE_LIMIT, 9) == PLAIN[other * PIECE_LIMIT : other * PIECE_LIMIT + 9]
+
+
+def test_threads_that_read_in_many_places_at_once_all_get_what_they_asked_for():
+    reader = RangeReader(open_sealed(BytesReader(BODY), DEK))
+    reader._room = 2  # less than there are threads: buffers are used again while others wait for theirs
+
+    def ask(seed: int) -> bool:
+        draw = np.random.default_rng(seed)
+        places = [int(draw.integers(0, SIZE - 3000)) for _ in range(60)]
+        return all(read_bytes(reader, at, 3000) == PLAIN[at : at + 3000] for at in places)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(ask, range(6)))

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from modelkeep.adapters.files import NewFile, SourceFile
@@ -40,7 +41,11 @@ class SealedDataset:
         return self.record.rows
 
     def reader(self) -> Reader:
-        """The bytes that were added, in any order; pictures as a tar archive."""
+        """The bytes that were added, in any order; pictures as a tar archive. It is one for all, and holds up to 16 MiB."""
+        return self._reader
+
+    @cached_property
+    def _reader(self) -> RangeReader:
         return RangeReader(self.sealed)
 
     def batches(self, size: int = 1000, *, columns: Sequence[str] | None = None) -> Iterator[Table]:
