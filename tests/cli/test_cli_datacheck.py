@@ -37,7 +37,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_schema_is_pinned_followed_and_broken_and_the_rows_that_break_it_are_purged(bare, folder):
-    first = bare("data", "check", "loans.csv", "--label", "default", "--pin", "loans.schema", "--report", "page.html", code=0)
+    first = bare(
+        "data", "check", "loans.csv", "--label", "default", "--quick", "--pin", "loans.schema", "--report", "page.html", code=0
+    )
     assert "a value of its own in every row" in first.out
     assert "nothing to mend, 1 warning" in first.out
     assert (folder / "page.html").read_bytes().startswith(b"<!doctype html>")
@@ -65,10 +67,10 @@ def test_a_schema_is_pinned_followed_and_broken_and_the_rows_that_break_it_are_p
 
 def test_a_test_set_that_leaks_is_an_error(bare, folder):
     (folder / "test.csv").write_bytes((HEAD + "".join(line(at) for at in range(250, 330))).encode())
-    found = bare("data", "check", "loans.csv", "--label", "default", "--against", "test.csv", code=1)
+    found = bare("data", "check", "loans.csv", "--label", "default", "--quick", "--against", "test.csv", code=1)
     assert "50 rows of the test set" in found.out
     (folder / "apart.csv").write_bytes((HEAD + "".join(line(at) for at in range(300, 380))).encode())
-    bare("data", "check", "loans.csv", "--label", "default", "--against", "apart.csv", code=0)
+    bare("data", "check", "loans.csv", "--label", "default", "--quick", "--against", "apart.csv", code=0)
 
 
 def quarantine(folder, bare, source, rows):

@@ -17,6 +17,7 @@ from modelkeep.app.datachecks import (
     read_quarantine,
     read_sealed,
 )
+from modelkeep.app.suspicions import suspicions
 from modelkeep.cli.context import Context, new_file, read_file
 from modelkeep.cli.output import EXIT_REFUSED
 from modelkeep.errors import Invalid
@@ -38,6 +39,8 @@ _PURPOSE = click.option("--purpose", default="", help="What a sealed data set is
 @click.option("--personal", multiple=True, metavar="COLUMN", help="Column that is meant to hold personal data; repeatable.")
 @click.option("--report", default="", metavar="PAGE", help="New HTML file with what was found, and plots.")
 @click.option("--quarantine", default="", metavar="ROWS", help="New file with the rows in question, for data purge.")
+@click.option("--origin", default="", metavar="COLUMN", help="Column that says where a row comes from; no feature.")
+@click.option("--quick", is_flag=True, help="Do not look for planted and mislabelled rows, which takes models and minutes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What is drawn at random is drawn by it.")
 @_PURPOSE
 @click.pass_obj
@@ -51,23 +54,29 @@ def check(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
     personal: Sequence[str],
     report: str,
     quarantine: str,
+    origin: str,
+    quick: bool,
     seed: int,
     purpose: str,
 ) -> None:
     """Look for what is wrong with a data set: CSV, npz, Parquet, a folder with a folder of pictures a class, or a sealed one.
 
-    Rows that break a schema, personal data, copies, rows of the test set, columns that tell the label or name rows, and labels
-    and rows that do not fit the others. No value of a column that seems personal is printed. Exit code 1: something is to be
+    Rows that break a schema, personal data, copies, rows of the test set, columns that tell the label or name rows, and rows
+    that look planted or mislabelled. No value of a column that seems personal is printed. Exit code 1: something is to be
     mended, or declared.
     """
     if schema and pin:
         raise Invalid("--schema is followed and --pin is written: check first, then pin")
-    asked = Asked(label, frozenset(personal), _schema(schema), seed)
+    asked = Asked(label, frozenset(personal), _schema(schema), seed, origin)
     with ExitStack() as stack:
         page, rows, pinned = (stack.enter_context(new_file(one)) if one else None for one in (report, quarantine, pin))
         with ctx.out.busy("Checking the data"):
             other = _read(ctx, against, purpose) if against else None
             done = check_data(_read(ctx, source, purpose), asked, against=other)
+        if not quick:
+            with ctx.out.busy("Looking for planted and mislabelled rows"):
+                done = suspicions(done, asked)
+        with ctx.out.busy("Writing"):
             for write, made in ((page, Check.page), (rows, Check.quarantine)):
                 if write:
                     write(made(done))
