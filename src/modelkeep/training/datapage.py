@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelkeep.core import page
-from modelkeep.training.findings import Examined, Finding, Level, range_of
+from modelkeep.training.findings import WHY, Bools, Examined, Finding, Level, range_of
 from modelkeep.training.schema import number
 from modelkeep.training.summaries import Kind
 from modelkeep.training.tables import Column, Table
@@ -49,15 +49,23 @@ def render(subject: Subject, found: Examined, scores: Mapping[str, Sequence[floa
         page.heading("Distributions"),
         *_distributions(subject, found),
         *_bars(found),
-        *_scores(scores or {}),
+        *_scores(scores or {}, _suspected(found, len(subject.table))),
     ]
     return page.page(title, blocks)
 
 
-def _any(found: Examined, rows: int) -> Column:
+def _any(found: Examined, rows: int) -> Bools:
     every = np.zeros(rows, dtype=bool)
     for suspects in found.suspects.values():
         every |= suspects
+    return every
+
+
+def _suspected(found: Examined, rows: int) -> Bools:
+    """Rows (n,) that look planted or mislabelled."""
+    every = np.zeros(rows, dtype=bool)
+    for kind in WHY.values():
+        every |= found.suspects.get(kind, False)
     return every
 
 
@@ -151,15 +159,18 @@ def _bars(found: Examined) -> Iterable[str]:
         )
 
 
-def _scores(scores: Mapping[str, Sequence[float]]) -> Iterable[str]:
+def _scores(scores: Mapping[str, Sequence[float]], suspected: Bools) -> Iterable[str]:
     if not scores:
         return
-    series = {}
+    edges = np.linspace(0.0, 1.0, _BINS + 1)
+
+    def shares(values: Column) -> list[float]:
+        return [float(one) for one in np.histogram(values, edges)[0] / max(len(values), 1)]
+
+    drawn = []
     for name, values in scores.items():
-        ranked = np.sort(np.asarray(values, dtype=np.float64))[::-1]
-        at = np.unique(np.geomspace(1, len(ranked), 120).astype(int)) - 1
-        series[name] = [(float(np.log10(one + 1)), float(ranked[one])) for one in at]
+        each = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0)
+        beside = shares(each[suspected]) if suspected.any() else ()
+        drawn.append(page.Chart(name, shares(each[~suspected]), beside, "0", "1"))
     yield page.heading("How suspicious rows are")
-    yield page.lines(
-        series, x="rows, most suspicious first (powers of ten)", y="score", caption="Scores of each method, sorted"
-    )
+    yield page.charts(drawn, caption="Scores of each method: share of rows; line: share of the rows that are suspected")

@@ -49,7 +49,7 @@ _SUSPECTED = {
         "have labels that what was learnt from the other rows does not believe",
     ),
 }
-_WHY = {"planted": "it seems to be planted", "mislabelled": "its label seems to be wrong"}
+WHY = {"planted": "it seems to be planted", "mislabelled": "its label seems to be wrong"}
 _UNKNOWN = frozenset({"?", "n/a", "null", "none", "nil", "-", "--", "unknown", "missing", "#n/a", "nan", "undefined", "."})
 
 
@@ -138,7 +138,7 @@ def with_suspicions(
         if chance <= LEAK_CHANCE:
             text = f"more rows of source {name[:80]} are in question than of others (p = {chance:.1g})"
             said.append(Finding("poison", Level.WARNING, text))
-    suspects = {**found.suspects, **{_WHY[kind]: chosen for kind, chosen in rows.items() if chosen.any()}}
+    suspects = {**found.suspects, **{WHY[kind]: chosen for kind, chosen in rows.items() if chosen.any()}}
     order = list(Level)
     return replace(found, findings=tuple(sorted(said, key=lambda one: order.index(one.level))), suspects=suspects)
 
