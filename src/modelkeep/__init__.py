@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelkeep import convert, torch
+    from modelkeep import convert, lab, torch
     from modelkeep.app.filechanges import RecipientChange, reencrypt_file, rewrap_file
     from modelkeep.app.fileinspect import inspect_file
     from modelkeep.app.filekeys import Keychain
@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "convert",
     "inspect_file",
+    "lab",
     "load_file",
     "open_file",
     "open_sealed",
@@ -46,7 +47,7 @@ def __getattr__(name: str) -> Any:
     """Load a public name on first use, so that importing the package stays cheap (PEP 562)."""
     import importlib
 
-    if name in ("convert", "torch"):
+    if name in ("convert", "lab", "torch"):
         return importlib.import_module(f"modelkeep.{name}")
     if name in _PLACES:
         return getattr(importlib.import_module(f"modelkeep.{_PLACES[name]}"), name)

@@ -6,15 +6,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_projections import projection_l2, projection_linf
 from pyautoattack.fab_pt import FABAttack_PT
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
+from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.convert import from_sklearn
 from modelkeep.errors import Invalid
-from modelkeep.torch import to_onnx
 from modelkeep.training.lab import nets
 from modelkeep.training.lab.attacks import cascade, fab
 from modelkeep.training.lab.attacks.apgd import Plan, checkpoints
@@ -183,12 +184,27 @@ def test_interval_bounds_certify_nothing_that_an_attack_breaks(digits, epsilon):
 
 def test_interval_bounds_hold_everywhere_in_the_box():
     torch.manual_seed(0)
-    layers = torch.nn
-    module = layers.Sequential(
-        *(layers.Unflatten(1, (1, 6, 6)), layers.Conv2d(1, 3, 3, padding=1), layers.BatchNorm2d(3), layers.LeakyReLU()),
-        *(layers.MaxPool2d(2), layers.Flatten(), layers.Linear(27, 8), layers.Tanh(), layers.Linear(8, 4)),
-    )
-    net = nets.load(to_onnx(module, torch.rand(2, 36)), np.random.default_rng(0).random((4, 36), np.float32))
+    draw = np.random.default_rng(0)
+    shapes = {"k": (3, 1, 3, 3), "kb": (3,), "n": (3,), "nb": (3,), "nm": (3,), "a": (27, 8), "ab": (8,), "c": (8, 4)}
+    tensors = [numpy_helper.from_array(draw.normal(size=shape).astype(np.float32), name) for name, shape in shapes.items()]
+    tensors += [numpy_helper.from_array(np.ones(3, np.float32), "nv"), numpy_helper.from_array(np.array([-1, 1, 6, 6]), "s")]
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["1"]),
+        helper.make_node("Conv", ["1", "k", "kb"], ["2"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["2", "n", "nb", "nm", "nv"], ["3"]),
+        helper.make_node("LeakyRelu", ["3"], ["4"]),
+        helper.make_node("MaxPool", ["4"], ["5"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["5"], ["6"]),
+        helper.make_node("Gemm", ["6", "a", "ab"], ["7"]),
+        helper.make_node("Tanh", ["7"], ["8"]),
+        helper.make_node("MatMul", ["8", "c"], ["scores"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, wide]) for name, wide in (("x", 36), ("scores", 4))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    rows = draw.random((4, 36), np.float32)
+    net = nets.load(data, rows)
+    assert nets.compare(net, rows, OnnxRuntime(data).run({"x": rows})["scores"]) < 1e-5
     centre = torch.rand(5, 36)
     low, high = logit_bounds(net, centre - 0.05, centre + 0.05)
     for _ in range(50):

@@ -1,8 +1,9 @@
 """Measure how a model stands up to attacks, noise and corruption: what the laboratory finds, put together and judged."""
 
+import importlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,7 @@ def predicates(found: Evaluated) -> list[bytes]:
 
 
 def _measure(found: Share) -> dict[str, Any]:
-    return found._asdict()
+    return asdict(found)
 
 
 def _opened(name: str, model: bytes, data: bytes, asked: Asked) -> Subject:
@@ -193,12 +194,17 @@ def clean_interface(name: str, model: bytes) -> ModelSignature:
 
 def with_gradients(model: bytes, predictor: Predictor, x: Rows) -> tuple["Net", float]:
     """The file as a module, and the greatest difference of their answers to rows. Raises Invalid, NotTrusted."""
-    try:
-        from modelkeep.training.lab import nets
-    except ModuleNotFoundError as cause:
-        raise Invalid(_MISSING) from cause
+    nets = in_laboratory("nets")
     net = nets.load(model, x[:8])
     return net, nets.compare(net, x[:512], predictor.scores(x[:512]))
+
+
+def in_laboratory(name: str) -> Any:
+    """A module of ``training/lab``. Raises Invalid (PyTorch is not installed)."""
+    try:
+        return importlib.import_module(f"modelkeep.training.lab.{name}")
+    except ModuleNotFoundError as cause:
+        raise Invalid(_MISSING) from cause
 
 
 def _picture(shape: Sequence[int]) -> tuple[int, int, int] | None:
@@ -269,13 +275,11 @@ class _Attacked:
 
     def _cascade(self, names: list[str], chosen: Mask, epsilon: float, steps: int) -> tuple[dict[int, Rows], Any]:
         """What fooled the module in place of the ``chosen`` rows, by number, and the trail."""
-        from modelkeep.training.lab.attacks import cascade
-        from modelkeep.training.lab.attacks.apgd import Plan
-
+        cascade = in_laboratory("attacks.cascade")
         net, at = self._on.net, np.flatnonzero(chosen)
         assert net is not None
         ball = cascade.ball_of(net, self._asked.norm, epsilon, *self._box)
-        plan = Plan(steps, self._asked.restarts, self._asked.seed)
+        plan = cascade.Plan(steps, self._asked.restarts, self._asked.seed)
         out = cascade.attack(net, self._on.x[at].astype(np.float32), self._on.y[at], ball, names, plan)
         fell = np.any(list(out.broken.values()), axis=0)
         trail = [np.ones_like(self._clean), np.ones_like(self._clean)]
@@ -342,11 +346,7 @@ class _Attacked:
         return self._row("square", "black-box", at[fell].tolist(), self._asked.queries)
 
     def _transfer(self) -> AttackRow:
-        try:
-            from modelkeep.training.lab.attacks import cascade, transfer
-            from modelkeep.training.lab.attacks.apgd import Plan
-        except ModuleNotFoundError as cause:
-            raise Invalid(_MISSING) from cause
+        cascade, transfer = in_laboratory("attacks.cascade"), in_laboratory("attacks.transfer")
         self._told("transfer", 0, 1)
         at, low, high = np.flatnonzero(self.standing), *self._box
         reach = np.full(len(low), self._asked.epsilon / (1.0 if self._asked.norm == "linf" else np.sqrt(len(low))))
@@ -358,7 +358,7 @@ class _Attacked:
 
         net = transfer.stand_in(probabilities, self._on.x, reach, seed=self._asked.seed)
         ball = cascade.ball_of(net, self._asked.norm, self._asked.epsilon, low, high)
-        plan = Plan(self._asked.steps, self._asked.restarts, self._asked.seed)
+        plan = cascade.Plan(self._asked.steps, self._asked.restarts, self._asked.seed)
         out = cascade.attack(net, self._on.x[at].astype(np.float32), self._on.y[at], ball, ("apgd-ce", "apgd-t"), plan)
         moved = dict(zip(at.tolist(), out.adversarial.astype(np.float64), strict=True))
         self._told("transfer", 1, 1)
@@ -370,9 +370,7 @@ def _certified(subject: Subject, asked: Asked, box: tuple[Rows, Rows], clean: Ma
     if asked.bounds:
         if subject.net is None or asked.norm != "linf":
             raise Invalid(f"interval bounds need gradients and the norm linf{f': {subject.why}' if subject.why else ''}")
-        from modelkeep.training.lab import certify
-        from modelkeep.training.lab.attacks import cascade
-
+        certify, cascade = in_laboratory("certify"), in_laboratory("attacks.cascade")
         told("bounds", 0, 1)
         ball = cascade.ball_of(subject.net, "linf", asked.epsilon, *box)
         safe = np.zeros_like(clean)

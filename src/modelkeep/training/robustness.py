@@ -3,6 +3,7 @@
 Pure: counts and scores in, numbers and words out. ``training/lab`` attacks; ``app/robustness`` puts both together.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ UNBOUNDED_SHARE = 0.05
 """Of the rows: that an attack in the whole box may leave standing."""
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Share:
     """A share of examples with its interval (Clopper and Pearson 1934): ``low`` to ``high`` at the ``confidence``."""
 
     value: float
@@ -31,7 +33,8 @@ class Share(NamedTuple):
     confidence: float = CONFIDENCE
 
 
-class Alarm(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Alarm:
     """A sign that the number is worth nothing: ``name``, a stable word; ``why``, with the numbers that it rests on."""
 
     name: str

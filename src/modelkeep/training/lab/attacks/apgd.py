@@ -18,16 +18,22 @@ Logits = Callable[[Any], Any]
 Loss = Callable[[Any, Any, Any], tuple[Any, Any]]
 MOMENTUM, RHO = 0.75, 0.75
 TARGETS = 9
-WIDTH = 512
+WIDEST, NARROWEST, NUMBERS = 512, 64, 160_000
+"""Rows computed at once: as many as hold so many numbers, which caches hold with what a small network makes of them."""
 
 
 class Plan(NamedTuple):
-    """``steps``: of each job; ``restarts``: from other random points; ``seed``: of those; ``width``: rows computed at once."""
+    """``steps``: of each job; ``restarts``: from other random points; ``seed``: of those; ``width``: rows computed at once, 0 =
+    by their size."""
 
     steps: int = 100
     restarts: int = 1
     seed: int = 0
-    width: int = WIDTH
+    width: int = 0
+
+    def wide(self, x: Any) -> int:
+        """Rows of ``x`` (n, d) that are computed at once."""
+        return self.width or min(WIDEST, max(NARROWEST, NUMBERS // x.shape[1]))
 
 
 USUAL = Plan()
@@ -66,7 +72,7 @@ def apgd_t(logits: Logits, known: Attacked, ball: Ball, plan: Plan = USUAL, *, t
     if not len(rows):
         return _trail(known)
     with torch.no_grad():
-        answers = torch.cat([logits(part) for part in known.x[rows].split(plan.width)])
+        answers = torch.cat([logits(part) for part in known.x[rows].split(plan.wide(known.x))])
     jobs = joined(one for _ in range(plan.restarts) for one in targeted(rows, answers, known.y[rows], targets))
     return _climb(logits, known, jobs, ball, plan, targeted_dlr)
 
@@ -122,7 +128,7 @@ def _climb(logits: Logits, known: Attacked, jobs: Jobs, ball: Ball, plan: Plan, 
         _move(held, at, gradient, ball, first)
         held["step"] = (held["step"] + 1).clamp_max_(plan.steps)  # a lane that is done may wait for others
 
-    run(known, jobs, plan.width, enter, step)
+    run(known, jobs, plan.wide(known.x), enter, step)
     return trail
 
 

@@ -13,7 +13,6 @@ from modelkeep.training.lab.attacks.apgd import USUAL, Plan, Trail, apgd_ce, apg
 from modelkeep.training.lab.attacks.ball import Ball
 from modelkeep.training.lab.attacks.fab import fab
 from modelkeep.training.lab.attacks.lanes import Attacked
-from modelkeep.training.lab.nets import Net
 
 Floats = NDArray[np.floating]
 GRADIENT = ("apgd-ce", "apgd-t", "fab")
@@ -30,7 +29,7 @@ class Outcome(NamedTuple):
 
 
 def attack(
-    net: Net,
+    net: Any,
     x: Floats,
     y: NDArray[np.int64],
     ball: Ball,
@@ -38,8 +37,10 @@ def attack(
     plan: Plan = USUAL,
     told: Callable[[str, float], None] = lambda _name, _share: None,
 ) -> Outcome:
-    """Attack rows that the net answers rightly. ``x``: (n, d); ``y``: (n,); ``told``: is given the name of each attack before
-    it runs, and the share of rows that stand. Raises Invalid (an attack that is not known).
+    """Attack rows that the net answers rightly.
+
+    ``net``: a module with ``kind``, the type that it takes; ``x``: (n, d); ``y``: (n,); ``told``: is given the name of each
+    attack before it runs, and the share of rows that stand. Raises Invalid (an attack that is not known).
     """
     unknown = set(names) - set(GRADIENT)
     if unknown:
@@ -57,19 +58,44 @@ def attack(
     return Outcome(known.adversarial.numpy(), broken, trail)
 
 
+class Shaped(torch.nn.Module):
+    """A module that takes rows of the shape ``tail``, as one of flat rows (n, d)."""
+
+    kind = torch.float32
+
+    def __init__(self, module: Any, tail: Sequence[int]) -> None:
+        """``module``: is asked as for evaluation while it is attacked."""
+        super().__init__()
+        self.module, self.tail = module, tuple(tail)
+
+    def forward(self, x: Any) -> Any:
+        """Logits."""
+        return self.module(x.reshape(len(x), *self.tail))
+
+
+def answers(net: Any, x: Floats, width: int = 512) -> NDArray[np.int64]:
+    """The answered classes of rows (n, d)."""
+    rows = torch.from_numpy(np.ascontiguousarray(x)).to(net.kind)
+    with torch.no_grad(), frozen(net):
+        return np.asarray(torch.cat([net(part).argmax(dim=1) for part in rows.split(width)]).numpy())
+
+
 @contextmanager
 def frozen(net: Any) -> Iterator[None]:
-    """Gradients of the input alone: weights need none meanwhile."""
+    """Gradients of the input alone, of the module as for evaluation: weights need none meanwhile."""
+    training = net.training
+    net.eval()
     learnt = [one for one in net.parameters() if one.requires_grad]
     for one in learnt:
         one.requires_grad_(False)
     try:
         yield
     finally:
+        net.train(training)
         for one in learnt:
             one.requires_grad_()
 
 
-def ball_of(net: Net, norm: str, epsilon: float, low: Floats, high: Floats) -> Ball:
+def ball_of(net: Any, norm: str, epsilon: float, low: Floats, high: Floats) -> Ball:
     """The ball, from numpy bounds of shape (d,), in the type that the net takes. Raises Invalid."""
     return Ball(norm, epsilon, *(torch.from_numpy(np.ascontiguousarray(one)).to(net.kind) for one in (low, high)))

@@ -27,7 +27,7 @@ def fab(logits: Logits, known: Attacked, ball: Ball, plan: Plan = USUAL, *, targ
         return nearest
     generator = torch.Generator().manual_seed(plan.seed)
     with torch.no_grad():
-        answers = torch.cat([logits(part) for part in known.x[rows].split(plan.width)])
+        answers = torch.cat([logits(part) for part in known.x[rows].split(plan.wide(known.x))])
     jobs = joined(one for _ in range(plan.restarts) for one in targeted(rows, answers, known.y[rows], targets))
     project = project_linf if ball.norm == "linf" else project_l2
     fresh = len(rows) * targets
@@ -64,7 +64,7 @@ def fab(logits: Logits, known: Attacked, ball: Ball, plan: Plan = USUAL, *, targ
         held["step"] += 1
         held["done"] |= inside | (held["step"] >= plan.steps)
 
-    run(known, jobs, plan.width, enter, step)
+    run(known, jobs, plan.wide(known.x), enter, step)
     return nearest
 
 
