@@ -253,6 +253,14 @@ def test_the_same_statements_give_the_same_bytes_and_others_do_not():
     assert elsewhere.serial != bill(FULL[0]).serial
 
 
+def test_a_number_under_an_alarm_is_not_told_without_it():
+    measured = a.Evaluation(
+        suite="s", metrics={"accuracy": ACCURACY}, attack=msgspec.structs.replace(APGD, knowledge="white-box"),
+        alarms=("zero-gradient: at 9 rows",), **WHO,
+    )  # fmt: skip
+    assert b"white-box, and 1 alarms rang: not to be trusted" in bill(*FULL, (measured, MODEL)).document
+
+
 def test_the_last_word_stands():
     later = msgspec.structs.replace(LOOKED, advisories=(), at=WHO["at"] + 1)
     assert bill(*FULL, (later, MODEL)).vulnerabilities == 0

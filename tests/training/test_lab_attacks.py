@@ -20,6 +20,7 @@ from modelkeep.training.lab import nets
 from modelkeep.training.lab.attacks import cascade, fab
 from modelkeep.training.lab.attacks.apgd import Plan, checkpoints
 from modelkeep.training.lab.attacks.ball import Ball
+from modelkeep.training.lab.attacks.lanes import Attacked
 from modelkeep.training.lab.attacks.losses import cross_entropy, targeted_dlr
 from modelkeep.training.lab.attacks.square import Space, share_at, square
 from modelkeep.training.lab.certify import certified, logit_bounds
@@ -108,6 +109,27 @@ def test_rows_that_fall_at_different_times_leave_the_others_in_step(digits):
         cascade.attack(net, x, y, ball, ["apgd-t"], Plan(steps=6, width=width)).broken["apgd-t"] for width in (37, 4000)
     )
     assert abs(narrow.sum() - wide.sum()) <= 3 and wide.sum() > 20
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t"])
+def test_restarts_break_more_rows(digits, name):
+    net, x, y = digits
+    ball = cascade.ball_of(net, "linf", 0.07, LOW, HIGH)
+    once, again = (cascade.attack(net, x, y, ball, [name], Plan(steps=2, restarts=n)).broken[name] for n in (1, 3))
+    assert again.sum() > once.sum()
+
+
+def test_restarts_of_fab_begin_elsewhere():
+    def logits(x):  # flat around the row
+        return torch.cat([0.0 * x + 0.02, torch.relu(x - 0.6) + torch.relu(0.4 - x)], dim=1)
+
+    ball = Ball("linf", 0.3, torch.zeros(1), torch.ones(1))
+    fallen = []
+    for restarts in (1, 2):
+        known = Attacked(torch.full((4, 1), 0.5), torch.zeros(4, dtype=torch.long))
+        nearest = fab.fab(logits, known, ball, Plan(steps=5, restarts=restarts))
+        fallen.append(int(known.fallen.sum()))
+    assert fallen == [0, 4] and (nearest >= 0.12).all() and (nearest < 0.3).all()
 
 
 def test_an_attack_that_is_not_known(digits):

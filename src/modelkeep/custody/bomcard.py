@@ -89,7 +89,8 @@ def _metric(name: str, measure: Measure, where: str) -> dict[str, Any]:
 
 def _slice(said: Evaluation) -> str:
     data = f" on {said.dataset.name}" if said.dataset else ""
-    return f"{said.suite}{data}{f', under {_words(said.attack)}' if said.attack else ''}"
+    alarms = f", and {len(said.alarms)} alarms rang: not to be trusted" if said.alarms else ""
+    return f"{said.suite}{data}{f', under {_words(said.attack)}' if said.attack else ''}{alarms}"
 
 
 def _words(attack: Attack) -> str:

@@ -28,19 +28,15 @@ def fab(logits: Logits, known: Attacked, ball: Ball, plan: Plan = USUAL, *, targ
     generator = torch.Generator().manual_seed(plan.seed)
     with torch.no_grad():
         answers = torch.cat([logits(part) for part in known.x[rows].split(plan.wide(known.x))])
-    jobs = joined(one for _ in range(plan.restarts) for one in targeted(rows, answers, known.y[rows], targets))
+    jobs = joined(targeted(rows, answers, known.y[rows], targets))
     project = project_linf if ball.norm == "linf" else project_l2
-    fresh = len(rows) * targets
 
     def enter(rows: Any, targets: Any) -> State:
-        nonlocal fresh
         centre = known.x[rows]
-        drawn = ball.grown(ball.epsilon / 2).draw(centre, generator)
-        again = torch.arange(len(rows), device=rows.device) >= fresh  # the first round begins at the row itself
-        fresh = max(0, fresh - len(rows))
+        x = ball.grown(ball.epsilon / 2).draw(centre, generator) if restart else centre.clone()
         return {
             "row": rows, "target": targets, "label": known.y[rows], "done": torch.zeros_like(rows, dtype=torch.bool),
-            "step": torch.zeros_like(rows), "centre": centre, "x": torch.where(again[:, None], drawn, centre),
+            "step": torch.zeros_like(rows), "centre": centre, "x": x,
         }  # fmt: skip
 
     def step(held: State) -> None:
@@ -64,7 +60,8 @@ def fab(logits: Logits, known: Attacked, ball: Ball, plan: Plan = USUAL, *, targ
         held["step"] += 1
         held["done"] |= inside | (held["step"] >= plan.steps)
 
-    run(known, jobs, plan.wide(known.x), enter, step)
+    for restart in range(plan.restarts):  # the first begins at the row itself
+        run(known, jobs, plan.wide(known.x), enter, step)
     return nearest
 
 
