@@ -187,6 +187,12 @@ def test_what_no_recipe_is(given):
         Recipe(**given)
 
 
+def test_a_training_that_runs_away_is_said(data):
+    (x, y), _, _ = data
+    with pytest.raises(Invalid, match="smaller rate than"):
+        harden(perceptron(), (x[:128], y[:128]), THREAT, replace(QUICK, rate=1e30, epochs=4))
+
+
 def test_rows_without_classes_are_refused():
     with pytest.raises(Invalid, match="a class for each"):
         harden(perceptron(), (torch.zeros(3, 64), torch.zeros(2, dtype=torch.long)), THREAT)

@@ -123,6 +123,8 @@ class _Run:
         self.rank: int = 0 if alone else dist.get_rank()
         self.processes: int = 1 if alone else dist.get_world_size()
         self.batch = min(recipe.batch, len(x))
+        if self.batch < self.processes:
+            raise Invalid(f"{self.processes} processes cannot share {self.batch} rows a step")
         self.total = recipe.epochs * (len(x) // self.batch)
         self.averaged = copy.deepcopy(module) if recipe.average else module
         fused = x.device.type in ("cpu", "cuda")
@@ -159,7 +161,10 @@ class _Run:
                 self.optimizer.param_groups[0]["lr"] = self.recipe.rate * _rate(self.done / self.total)
                 losses.append(self.update(rows[self.rank :: self.processes], steps, ramp))
                 self.done += 1
-        return float(torch.stack(losses).mean())
+        loss = float(torch.stack(losses).mean())
+        if not math.isfinite(loss):
+            raise Invalid(f"the loss of epoch {number} is no number: choose a smaller rate than {self.recipe.rate:g}")
+        return loss
 
     def update(self, rows: Tensor, steps: int, ramp: float) -> Tensor:
         """One step of the optimizer; the loss before it."""
