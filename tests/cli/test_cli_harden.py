@@ -114,7 +114,8 @@ def test_the_statement_is_about_exactly_the_bytes_of_the_file(place, hardened):
     salt = keep.premises.data_salts().salt("data.npz")
     assert logged["dataset"] == {"name": "data.npz", "digest": salted(salt, f"sha256:{data}"), "files": 0}
     assert logged["source"] == "sha256:" + hashlib.sha256((place / "model.onnx").read_bytes()).hexdigest()
-    assert (logged["seed"], logged["attack"]["epsilon"], logged["robust"]) == (0, 0.4, said["after"]["robust"])
+    under = {"name": "apgd-ce+apgd-t", "norm": "linf", "epsilon": 0.4, "steps": 100, "knowledge": "white-box"}
+    assert (logged["seed"], logged["attack"], logged["robust"]) == (0, under, said["after"]["robust"])
     assert len(logged["code"]) == 64 and set(logged["versions"]) == {"modelkeep", "torch"}
 
 
@@ -162,6 +163,7 @@ def test_what_an_attacker_may_not_change_he_does_not(place):
     done = harden_file(model, data, "data.npz", plan, lambda *_given, **_more: b"onnx")
     assert done.before.robust == done.before.clean
     assert done.predicate["parameters"]["rules"].startswith("sha256:")
+    assert done.predicate["attack"]["name"] == "pgd-ce+margin", "APGD keeps no rules"
     some = harden_file(
         model, data, "data.npz", Plan(epochs=1, epsilon=0.4, rules=Rules(frozen=(0, 1, 2))), lambda *_given, **_more: b"onnx"
     )

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from modelkeep.training.tails import SMALLEST, binomial_interval, binomial_tail, student_tail
+from modelkeep.training.tails import SMALLEST, binomial_tail, student_tail
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 19, 40, 1000])
@@ -29,13 +29,3 @@ def test_ends_and_what_makes_no_sense():
     for hits, trials, chance in ((4, 3, 0.5), (-1, 3, 0.5), (1, 3, 1.5)):
         with pytest.raises(ValueError, match="binomial"):
             binomial_tail(hits, trials, chance)
-
-
-@pytest.mark.parametrize(
-    ("hits", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.30850), (10, 10, 0.69150, 1.0), (8, 10, 0.44390, 0.97479), (50, 100, 0.39832, 0.60168)],
-)
-def test_intervals_are_those_of_clopper_and_pearson(hits, trials, low, high):
-    assert binomial_interval(hits, trials) == pytest.approx((low, high), abs=1e-5)
-    narrow = binomial_interval(hits, trials, 0.5)
-    assert low <= narrow[0] <= hits / trials <= narrow[1] <= high

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,14 +22,11 @@ from modelkeep.core.values import digest_of
 from modelkeep.custody.scan import refusal, scan
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.ledger.attestations import Attack, Hardening, Measure, Salted
-from modelkeep.training.tails import binomial_interval
+from modelkeep.training.robustness import share
 from modelkeep.workflows.rewrap import Progress, silent
 
 LABELS = {"pgd": "pgd-at", "trades": "trades"}
 """Methods as the statement calls them."""
-EXAM = "pgd-ce+margin"
-EXAM_STEPS = 50
-"""The attack that the rows are measured under: the one of ``training.lab.adversarial.standing``."""
 FEWEST = 20
 """Rows that are measured, and that are chosen by, at the least."""
 
@@ -104,17 +101,17 @@ def harden_file(
         net.to(device)
         learnt, chosen, exam = (lab.linear.tensors(net, shaped[part], labels[part], device) for part in parts)
         _check_labels(net, exam[0], labels)
-        before = lab.standing(net, exam, threat)
+        before = lab.examined(net, exam, threat, plan)
         done = lab.adversarial.harden(
             net, learnt, threat, recipe, held=chosen, told=lambda one: told("Training", one.number, one.of)
         )
-        after = lab.standing(done.module, exam, threat)
+        after = lab.examined(done.module, exam, threat, plan)
         onnx = export(done.module.cpu(), exam[0][:8].cpu(), logits=True)
     history = tuple(Turn(one.number, one.loss, _number(one.clean), _number(one.robust)) for one in done.history)
     said = _predicate(model, data, name, plan, after, done.best)
     counts = tuple(len(part) for part in parts)
     took = time.monotonic() - began
-    return ModelHardened(onnx, digest_of(onnx), before, after, history, done.best, counts, took, said)
+    return ModelHardened(onnx, digest_of(onnx), before.standing, after.standing, history, done.best, counts, took, said)
 
 
 def statement_of(done: ModelHardened) -> bytes:
@@ -127,10 +124,10 @@ class _Lab:
 
     def __init__(self) -> None:
         try:
-            from modelkeep.training.lab import adversarial, constraints, linear, nets
+            from modelkeep.training.lab import adversarial, constraints, exam, linear, nets
         except ModuleNotFoundError as cause:
             raise Invalid(f"hardening needs PyTorch: 'pip install modelkeep[torch]' ({cause})") from cause
-        self.nets, self.linear, self.adversarial, self.constraints = nets, linear, adversarial, constraints
+        self.nets, self.linear, self.adversarial, self.constraints, self.exam = nets, linear, adversarial, constraints, exam
 
     def opened(self, model: bytes, rows: NDArray[np.float64]) -> Any:
         """The file as a module with weights to train, which answers as the file does. Raises Invalid, NotTrusted."""
@@ -165,11 +162,18 @@ class _Lab:
         names = set(plan.__struct_fields__) & set(self.adversarial.Recipe.__dataclass_fields__)
         return self.adversarial.Recipe(**{name: getattr(plan, name) for name in names})
 
-    def standing(self, module: Any, exam: Any, threat: Any) -> Standing:
+    def examined(self, net: Any, rows: Any, threat: Any, plan: Plan) -> "_Examined":
         """How the model does on rows that nobody learnt from. Attacks of more kinds: ``modelkeep evaluate``."""
-        masks = self.adversarial.standing(module, exam[0], exam[1], threat, steps=EXAM_STEPS, seed=0)
-        clean, robust = (_measure(int(mask.sum()), len(mask)) for mask in masks)
-        return Standing(clean, robust)
+        found = self.exam.examine(net, rows[0], rows[1], threat, ruled=plan.rules != Rules(), seed=plan.seed)
+        clean, robust = (_measure(int(mask.sum()), len(mask)) for mask in (found.clean, found.robust))
+        return _Examined(Standing(clean, robust), Attack(found.attack, plan.norm, plan.epsilon, found.steps, "white-box"))
+
+
+class _Examined(NamedTuple):
+    """How a model stands, and under what."""
+
+    standing: Standing
+    attack: Attack
 
 
 _WITHOUT = (
@@ -207,14 +211,15 @@ def _check_columns(rules: Rules, width: int) -> None:
 
 
 def _measure(hits: int, examples: int) -> Measure:
-    return Measure(hits / examples, *binomial_interval(hits, examples), examples)
+    found = share(hits, examples)
+    return Measure(found.value, found.low, found.high, examples, found.confidence)
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _predicate(model: bytes, data: bytes, name: str, plan: Plan, after: Standing, best: int) -> dict[str, Any]:
+def _predicate(model: bytes, data: bytes, name: str, plan: Plan, after: _Examined, best: int) -> dict[str, Any]:
     told = {key: value for key, value in msgspec.to_builtins(plan).items() if key not in {"method", "norm", "rules", "device"}}
     parameters = {key: f"{value:g}" for key, value in told.items() if math.isfinite(value)}
     if plan.rules != Rules():
@@ -223,9 +228,9 @@ def _predicate(model: bytes, data: bytes, name: str, plan: Plan, after: Standing
         actor="",
         at=0,
         method=LABELS[plan.method] + ("+awp" if plan.shift else ""),
-        attack=Attack(EXAM, plan.norm, plan.epsilon, 2 * EXAM_STEPS),
-        robust=after.robust,
-        clean=after.clean,
+        attack=after.attack,
+        robust=after.standing.robust,
+        clean=after.standing.clean,
         parameters={**parameters, "best_epoch": str(best)},
         source=digest_of(model),
         dataset=Salted(name, digest_of(data)),
@@ -239,8 +244,9 @@ def _predicate(model: bytes, data: bytes, name: str, plan: Plan, after: Standing
 
 def _code() -> str:
     """SHA-256 of the source of what trains and measures, hex: of the files' digests, in this order."""
-    from modelkeep.training.lab import adversarial, constraints, linear, nets, operators
+    from modelkeep.training.lab import adversarial, constraints, exam, linear, nets, operators
+    from modelkeep.training.lab.attacks import apgd, ball, lanes, losses
 
-    files = (adversarial, constraints, linear, nets, operators)
+    files = (adversarial, constraints, exam, linear, nets, operators, apgd, ball, lanes, losses)
     digests = [hashlib.sha256(inspect.getsource(one).encode()).hexdigest() for one in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()

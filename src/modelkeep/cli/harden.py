@@ -151,7 +151,7 @@ def _bars(when: str, standing: Standing) -> list[page.Bar]:
 
 
 _CAVEAT = (
-    "Accuracy under attack is what one short attack left: an upper bound of what a better one leaves. "
+    "Accuracy under attack is what this attack left: an upper bound of what a better one leaves. "
     "Measure the file with 'modelkeep evaluate' before you rely on it."
 )
 

@@ -56,19 +56,6 @@ def binomial_tail(hits: int, trials: int, chance: float) -> float:
     return min(1.0, max(SMALLEST, math.exp(max(high, -700.0)) * math.fsum(math.exp(one - high) for one in logs)))
 
 
-def binomial_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The share of hits that so many of ``trials`` stand for, at both ends of its interval.
-
-    Source: Clopper and Pearson 1934. Raises: ValueError if hits are not among the trials.
-    """
-    if not 0 <= hits <= trials or not trials:
-        raise ValueError(f"{hits} of {trials} is no share")
-    beyond = (1.0 - confidence) / 2.0
-    low = beta_quantile(beyond, hits, trials - hits + 1) if hits else 0.0
-    high = beta_quantile(1.0 - beyond, hits + 1, trials - hits) if hits < trials else 1.0
-    return low, high
-
-
 def beta_quantile(p: float, a: float, b: float) -> float:
     """Where the distribution function of Beta(``a``, ``b``) is ``p``, by bisection to the last bits.
 
