@@ -165,7 +165,11 @@ def test_what_an_attacker_may_not_change_he_does_not(place):
     assert done.predicate["parameters"]["rules"].startswith("sha256:")
     assert done.predicate["attack"]["name"] == "pgd-ce+margin", "APGD keeps no rules"
     some = harden_file(
-        model, data, "data.npz", Plan(epochs=1, epsilon=0.4, rules=Rules(frozen=(0, 1, 2))), lambda *_given, **_more: b"onnx"
+        model,
+        data,
+        "data.npz",
+        Plan(epochs=1, epsilon=0.4, rules=Rules(frozen=(0, 1, 2), ranges={3: (-9.0, 9.0)}, epsilon={4: 0.3})),
+        lambda *_given, **_more: b"onnx",
     )
     all_free = harden_file(model, data, "data.npz", Plan(epochs=1, epsilon=0.4), lambda *_given, **_more: b"onnx")
     assert all_free.before.robust.value <= some.before.robust.value <= done.before.robust.value

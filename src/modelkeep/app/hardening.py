@@ -223,7 +223,8 @@ def _predicate(model: bytes, data: bytes, name: str, plan: Plan, after: _Examine
     told = {key: value for key, value in msgspec.to_builtins(plan).items() if key not in {"method", "norm", "rules", "device"}}
     parameters = {key: f"{value:g}" for key, value in told.items() if math.isfinite(value)}
     if plan.rules != Rules():
-        parameters["rules"] = digest_of(msgspec.json.encode(plan.rules, order="deterministic"))
+        rules = msgspec.to_builtins(plan.rules, str_keys=True)
+        parameters["rules"] = digest_of(msgspec.json.encode(rules, order="deterministic"))
     said = Hardening(
         actor="",
         at=0,
