@@ -160,14 +160,15 @@ def test_an_onnx_file_lends_its_layers_and_not_its_weights():
 
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(48, 4))
-    found = layers_of(to_onnx(module, torch.randn(3, 1, 8, 8), logits=True))
+    exported = to_onnx(module, torch.randn(3, 1, 8, 8), logits=True)
+    found = layers_of(exported)
     assert [type(layer) for layer in found] == [type(layer) for layer in module]
     assert found(torch.randn(2, 1, 8, 8)).shape == (2, 4) and not torch.equal(found[4].weight, module[4].weight)
     scaled = to_onnx(within_bounds(nn.Linear(3, 2), np.zeros(3), np.ones(3)), torch.randn(3, 3), logits=True)
     with pytest.raises(Invalid, match="--bounds"):
         layers_of(scaled)
     with pytest.raises(Invalid, match="4 numbers"):
-        architecture(to_onnx(module, torch.randn(3, 1, 8, 8), logits=True), (1, 8, 8), 3)
+        architecture(exported, (1, 8, 8), 3)
 
 
 @pytest.mark.parametrize("word", ["mlp", "linear:3", "mlp:0", "rnn:4", "mlp:4,", "cnn:4,4,4,4"])

@@ -158,9 +158,7 @@ def train_planned(
     average, after = [torch.zeros_like(one) for one in clipper.parameters], plan.steps // 2
     try:
         for step in range(plan.steps):
-            chosen = (noise.uniform(len(rows)) <= plan.sample_rate).nonzero().squeeze(1)
-            sums = _sums(clipper, rows, classes, chosen)
-            _noisy(clipper.parameters, sums, noise, plan, len(rows))
+            private_step(clipper, rows, classes, plan, noise)
             optimiser.step()
             if step >= after:
                 for kept, one in zip(average, clipper.parameters, strict=True):
@@ -173,6 +171,12 @@ def train_planned(
             one.copy_(kept)
             one.grad = None
     return Trained(fresh.eval(), plan, repairs, clipper.way, noise.source)
+
+
+def private_step(clipper: Clipper, rows: Tensor, classes: Tensor, plan: PrivacySpent, noise: Noise) -> None:
+    """Put the private gradient of one step into the gradients of the parameters: rows by coins, clipped, summed, with noise."""
+    chosen = (noise.uniform(len(rows)) <= plan.sample_rate).nonzero().squeeze(1)
+    _noisy(clipper.parameters, _sums(clipper, rows, classes, chosen), noise, plan, len(rows))
 
 
 def _sums(clipper: Clipper, rows: Tensor, classes: Tensor, chosen: Tensor) -> list[Tensor]:
