@@ -10,7 +10,8 @@ from commandline import PASSPHRASE
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.arrays import load_labelled
 from modelkeep.app.keep import Keep
-from modelkeep.core.values import digest_of
+from modelkeep.core.values import Principal, Role, digest_of
+from modelkeep.errors import Denied, Invalid
 from modelkeep.training.budgets import plan_run
 
 
@@ -67,7 +68,7 @@ def test_runs_are_charged_and_the_one_too_many_is_refused_before_it_begins(cli, 
 
 def reserve(cli, shelf, dataset):
     """Reserve a run as 'privacy train' does before it begins."""
-    keep = Keep.open(cli.keep, lambda: PASSPHRASE.encode())
+    keep = Keep.open(cli.keep, PASSPHRASE.encode)
     digest = digest_of((shelf / "train.npz").read_bytes())
     return keep.privacy_reserve(dataset=dataset, digest=str(digest), plan=plan_run(300, epsilon=2.0, delta=1e-5))
 
@@ -105,6 +106,31 @@ def test_attested_runs_count_too(cli, shelf, tmp_path):
     ledger = cli("--json", "privacy", "ledger", "people", code=0).json
     assert [(run["run"] != "", run["steps"] > 0) for run in ledger["runs"]] == [(True, True), (False, False)]
     assert 2.4 < ledger["epsilon"] <= 3.0
+    (told,) = (
+        Keep.open(cli.keep, PASSPHRASE.encode)
+        .premises.registry()
+        .book.attestations.about(digest_of((shelf / "test.npz").read_bytes()), "any")
+    )
+    assert told.said.dataset.name == "people@9" and told.said.dataset.digest != digest_of(b"data")  # salted
+
+
+def test_who_trains_settles_his_own_runs_alone(cli, shelf):
+    keep, run = Keep.open(cli.keep, PASSPHRASE.encode), reserve(cli, shelf, "people").run
+    ada, bea = (keep.acting_as(Principal(name, f"sub_{name}", (Role.DATA_SCIENTIST,), "local")) for name in ("ada", "bea"))
+    data, plan = str(digest_of(b"more")), plan_run(300, epsilon=1.0, delta=1e-5)
+    own = ada.privacy_reserve(dataset="people", digest=data, plan=plan).run
+    for refused in (
+        lambda: bea.privacy_settle(run=own, steps=0),
+        lambda: ada.privacy_settle(run=run, steps=0),
+        lambda: bea.privacy_record(run=own, filename="a.onnx", digest=data),
+        lambda: ada.privacy_budget(dataset="people", epsilon=99.0, delta=1e-5),
+    ):
+        with pytest.raises(Denied):
+            refused()
+    assert ada.privacy_settle(run=own, steps=0).state == "returned"
+    assert keep.privacy_settle(run=run, steps=1).state == "spent"
+    with pytest.raises(Invalid, match="whole data set"):
+        keep.privacy_budget(dataset="people@1", epsilon=9.0, delta=1e-5)
 
 
 def test_an_overfitted_model_is_caught_and_bounds_epsilon(cli, shelf, tmp_path):

@@ -31,6 +31,17 @@ class Twice(nn.Module):
         return self.last(torch.tanh(self.layer(torch.tanh(self.layer(x)))))
 
 
+class InPlace(nn.Module):
+    """Changes what a layer gave, so that its gradient is that of something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).mul_(3.0))
+
+
 class Sequence(nn.Module):
     """A layer at several places of each row, and a normalisation of the last axis."""
 
@@ -60,12 +71,12 @@ MODULES = {
 }
 
 
+@pytest.mark.parametrize("clip", [0.3, 50.0])
 @pytest.mark.parametrize("name", list(MODULES))
-def test_clipped_sums_are_those_of_gradients_one_by_one(name):
+def test_clipped_sums_are_those_of_gradients_one_by_one(name, clip):
     make, shape, way = MODULES[name]
     torch.manual_seed(1)
     module, x, y = make(), torch.randn(9, *shape), torch.randint(0, 3, (9,))
-    clip = 0.7
     wanted = [torch.zeros_like(one) for one in module.parameters()]
     norms = []
     for row, label in zip(x, y, strict=True):
@@ -82,6 +93,11 @@ def test_clipped_sums_are_those_of_gradients_one_by_one(name):
         assert torch.allclose(one, other, atol=1e-4)
     clipper.close()
     assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_what_has_no_gradients_of_single_rows_is_refused():
+    with pytest.raises(Invalid, match="cannot be trained privately"):
+        Clipper(InPlace(), torch.zeros(2, 6), 0.1)
 
 
 def test_one_row_moves_the_sum_by_no_more_than_the_clip():
@@ -115,7 +131,7 @@ def test_a_step_without_signal_is_the_noise_that_was_planned():
 def test_weights_begin_fresh_and_what_mixes_rows_is_replaced():
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3))
     before = {name: one.clone() for name, one in module.state_dict().items()}
-    made, repairs = prepare(module)
+    made, repairs = prepare(module.eval())
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in made.modules()) and len(repairs) == 3
     assert not torch.equal(made[4].weight, before["4.weight"])
     assert all(torch.equal(one, before[name]) for name, one in module.state_dict().items())

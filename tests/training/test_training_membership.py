@@ -62,6 +62,9 @@ def test_an_audit_of_randomised_response_stays_below_its_epsilon():
         told = np.where(generator.random(1000) < math.exp(1) / (1 + math.exp(1)), included, ~included)
         bounds.append(audit_one_run(told + 0.01 * generator.random(1000), included, 1e-5).epsilon)
     assert sum(bound > 1.0 for bound in bounds) <= 2 and np.median(bounds) > 0.7
+    perfect = np.arange(100.0)
+    best = audit_one_run(perfect, perfect >= 50, 0.0)  # five shares were tried: each at a fifth of 5 %
+    assert (best.correct, best.guesses) == (100, 100) and best.epsilon == one_run_epsilon(100, 100, 100, 0.0, 0.01)
     with pytest.raises(Invalid):
         audit_one_run(np.zeros(19), np.zeros(19, dtype=bool), 1e-5)
 

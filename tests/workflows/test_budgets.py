@@ -1,6 +1,8 @@
 """Ledgers of privacy in the log: who reserves first, what is given back, and whose word counts."""
 
+import msgspec
 import pytest
+from trust_house import Office
 from workflow_house import ORIGIN
 
 from modelkeep.core.values import Resource, digest_of
@@ -79,6 +81,8 @@ def test_a_run_that_was_cut_off_stays_charged_until_somebody_says_what_it_did(bo
     assert settle(bounded.desk(), bounded.trust, run, half, actor="ada").epsilon < 1.0
     with pytest.raises(Conflict, match="settled"):
         settle(bounded.desk(), bounded.trust, run, 0, actor="ada")
+    log_act(bounded.desk(), ORIGIN, SETTLE, run, actor="ada", detail={"run": run, "steps": "0"})  # of two at once, the first
+    assert ledger(bounded).charges[0].spend.steps == half
     with pytest.raises(Missing):
         settle(bounded.desk(), bounded.trust, "0" * 32, 0, actor="ada")
     unused = take(bounded).charge.run
@@ -136,9 +140,44 @@ def test_strangers_and_copies_set_no_budget_and_give_nothing_back(bounded):
         set_budget(bounded.desk(), ORIGIN, "loans", Budget(float("inf"), 1e-5), actor="ada")
 
 
+def test_what_a_stolen_key_allowed_does_not_count_and_what_it_charged_does(tmp_path):
+    office = Office(tmp_path)
+    house = office.house
+    set_budget(house.desk(), ORIGIN, "loans", Budget(8.0, 1e-5), actor="ada")
+    first, since = take(house).charge.run, office.size
+    second = take(house).charge.run
+    settle(house.desk(), house.trust, first, 0, actor="thief")
+    set_budget(house.desk(), ORIGIN, "loans", Budget(99.0, 1e-5), actor="thief")
+    assert ledger(house).budget.epsilon == 99.0 and ledger(house).charges[0].spend.steps == 0
+    office.compromise(1, since)
+    office.check_agrees()
+    found = ledger(house)
+    assert found.budget.epsilon == 8.0 and [one.run for one in found.charges] == [first, second]
+    assert [one.spend for one in found.charges] == [PLAN.spend] * 2
+
+
 def test_a_smaller_budget_refuses_from_then_on(bounded):
     take(bounded)
     set_budget(bounded.desk(), ORIGIN, "loans", Budget(0.5, 1e-5), actor="ada")
+    registry = bounded.registry()
+    registry.refresh()
+    bounded.desk().log.append(registry.view.entries(0, 1))  # a copy of the larger budget
+    assert ledger(bounded).budget.epsilon == 0.5
     small = PrivacySpent(0.01, 1e-5, 100.0, 0.01, 1, 0.1)
     with pytest.raises(Denied, match="nothing more fits"):
         take(bounded, plan=small)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": -3}, {"noise_multiplier": float("nan")}, {"sample_rate": 2.0},
+                                   {"delta": 0.0}, {"max_grad_norm": float("inf")}])  # fmt: skip
+def test_what_is_no_plan_is_not_logged(house, wrong):
+    with pytest.raises(Invalid):
+        take(house, plan=msgspec.structs.replace(PLAN, **wrong))
+    assert house.registry().refresh().size == 0
+
+
+def test_an_act_with_numbers_that_are_none_is_passed_over(bounded):
+    run = take(bounded).charge.run
+    for steps in ("inf", "1e400", "many", ""):
+        log_act(bounded.desk(), ORIGIN, SETTLE, run, actor="ada", detail={"run": run, "steps": steps})
+    assert not ledger(bounded).charges[0].settled

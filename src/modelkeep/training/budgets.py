@@ -55,7 +55,9 @@ class PrivacySpent(msgspec.Struct, frozen=True):
 
     @property
     def spend(self) -> Steps:
-        """For the accountant."""
+        """For the accountant. Raises Invalid."""
+        if self.steps < 1 or not (math.isfinite(self.max_grad_norm) and self.max_grad_norm > 0.0):
+            raise Invalid("a run makes one step or more, with a finite clip above 0")
         return Steps(self.noise_multiplier, self.sample_rate, self.steps)
 
 

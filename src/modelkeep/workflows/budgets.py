@@ -6,6 +6,7 @@ stays charged until somebody says how many steps it made. Acts that no trusted i
 signed stays charged, even when its signer turns out to be compromised.
 """
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from modelkeep.ledger.attestations import Privacy, Salted
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
 from modelkeep.ledger.statements import check_statement, encode_statement, keep_resource, peek_type, predicate_of
-from modelkeep.training.accountant import Promise, Spend, Steps
+from modelkeep.training.accountant import Promise, Spend, Steps, epsilon_of
 from modelkeep.training.budgets import Budget, Charge, Ledger, PrivacySpent, ledger_name
 from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.attest import attest
@@ -76,9 +77,11 @@ class Ledgers:
             statement, trusted = check_statement(envelope, self._signatories.identities)[0], False
         if kind == Trust.TYPE:
             self._signatories.follow(index, envelope, statement)
-        elif self._fresh(statement) and kind == Privacy.TYPE:
+        elif not self._fresh(statement):
+            raise Conflict("this statement was logged before: a copy does not count, or a larger budget of before would again")
+        elif kind == Privacy.TYPE:
             self._charged(index, statement.subject[0].digest, predicate_of(statement, Privacy))
-        elif kind == Act.TYPE and statement.subject == (self._keep,):
+        elif statement.subject == (self._keep,):
             self._acted(index, predicate_of(statement, Act), trusted)
 
     def _fresh(self, statement: Statement) -> bool:
@@ -149,10 +152,11 @@ class Reserved(NamedTuple):
 def reserve(desk: Desk, trust: TrustRoot, data: Salted, plan: PrivacySpent, *, actor: str) -> Reserved:
     """Charge a run before it begins.
 
-    Of two who reserve at once, the log's order says who was first. Raises Denied (it does not fit the budget), NotTrusted,
-    Unavailable.
+    Of two who reserve at once, the log's order says who was first. Raises Denied (it does not fit the budget), Invalid (it is
+    no plan), NotTrusted, Unavailable.
     """
     name = ledger_name(data.name)
+    epsilon_of([plan.spend], plan.delta)
     _read(desk, trust).ledger(name).check(plan)
     run = desk.entropy.token(16).hex()
     detail = {
@@ -231,6 +235,9 @@ def _spend(said: Privacy) -> Spend:
 
 def _number(said: Act, field: str) -> float:
     try:
-        return float(said.detail[field])
+        found = float(said.detail[field])
     except (KeyError, ValueError) as cause:
         raise Invalid(f"the act {said.verb} has no number {field!r}") from cause
+    if not math.isfinite(found):
+        raise Invalid(f"the act {said.verb} has no finite {field!r}")
+    return found

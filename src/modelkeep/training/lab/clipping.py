@@ -16,6 +16,8 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modelkeep.errors import Invalid
+
 OWN, HOOKS = "book-keeping", "opacus hooks"
 _KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
 _TINY = 1e-6
@@ -47,7 +49,7 @@ class Clipper:
     """Sums of gradients of rows, each at most ``clip`` long. ``way``: how they are made."""
 
     def __init__(self, module: nn.Module, example: Tensor, clip: float) -> None:
-        """``example``: a few rows that are nobody's, to see how the module works."""
+        """``example``: a few rows that are nobody's, to see how the module works. Raises Invalid (not row by row)."""
         self.clip = clip
         self._taps: list[_Tap] = []
         self._module = module
@@ -57,7 +59,14 @@ class Clipper:
         if self.way == HOOKS:
             for handle in self._handles:
                 handle.remove()
-            self._hooked: Any = GradSampleModule(module, batch_first=True, loss_reduction="sum")
+            try:
+                self._hooked: Any = GradSampleModule(module, batch_first=True, loss_reduction="sum")
+                self._hooks(example, torch.zeros(len(example), dtype=torch.long))
+            except (RuntimeError, NotImplementedError, ValueError, AttributeError) as cause:
+                reason = str(cause).partition("\n")[0][:200]
+                raise Invalid(
+                    f"this module has no gradients of single rows, and cannot be trained privately: {reason}"
+                ) from cause
 
     def sums(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """The sum of the clipped gradients of cross-entropy over rows ``x`` (b, ...), classes ``y`` (b,); one a parameter."""

@@ -98,7 +98,7 @@ def prepare(module: nn.Module, *, seed: int | None = None) -> tuple[nn.Module, t
 
     Raises Invalid (a layer keeps what cannot be drawn anew, or Opacus knows no replacement).
     """
-    found: nn.Module = copy.deepcopy(module)
+    found: nn.Module = copy.deepcopy(module).cpu().train()
     repairs = []
     for name, layer in found.named_modules():
         if getattr(layer, "inplace", False):
@@ -118,7 +118,7 @@ def prepare(module: nn.Module, *, seed: int | None = None) -> tuple[nn.Module, t
             if not callable(getattr(layer, "reset_parameters", None)):
                 raise Invalid(f"the layer {name or type(layer).__name__} cannot be given fresh weights: use layers of torch.nn")
             layer.reset_parameters()
-    return found.train(), (*repairs, "fresh weights")
+    return found, (*repairs, "fresh weights")
 
 
 def train_private(
