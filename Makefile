@@ -8,7 +8,7 @@ TESTS  := -n 3 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-extraction bench-trace bench-weightmark bench-ownership audit clean
+.PHONY: help demo test check bench bench-extraction bench-trace bench-weightmark bench-ownership bench-poison audit clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-weightmark: $(STAMP) ## marks in weights: what they cost, survive and clai
 
 bench-ownership: $(STAMP) ## what fingerprints and triggers prove of copies and of independent models (minutes; ARGS="digits victims=2" for a part)
 	@$(PY) -m benchmarks ownership -- $(ARGS)
+
+bench-poison: $(STAMP) ## planted and mislabelled rows: what is found, and what models do after the purge (ARGS="badnets rows=6000 runs=3", "flips", device=cuda)
+	@$(PY) -m benchmarks poison -- $(ARGS)
 
 audit: $(STAMP) ## look the pinned dependencies up in the vulnerability database (needs network)
 	@$(PY) -m pip_audit --strict -r constraints.txt -r tools/scanners.txt -r tools/rivals.txt --disable-pip --no-deps

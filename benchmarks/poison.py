@@ -1,7 +1,7 @@
 """Poisoned and mislabelled training data: what is found, what it costs, and what a model does before and after the purge.
 
-``python -m benchmarks poison [-- badnets cleanlabel clean flips runs=3 rows=6000 device=cuda data=FOLDER]``. Rows are of
-Fashion-MNIST where its folder is given, else of scikit-learn's digits; flips are of Adult and Credit-default, too. Beside it:
+``python -m benchmarks poison [-- badnets cleanlabel clean flips tables runs=3 rows=6000 device=cuda data=FOLDER]``. Rows are of
+Fashion-MNIST where its folder is given, else of scikit-learn's digits; ``tables`` are Adult and Credit-default. Beside it:
 cleanlab on the same out-of-fold probabilities; spectral signatures and activation clustering alone.
 """
 
@@ -25,7 +25,7 @@ from modelkeep.training.poison.labels import pool, self_confidence
 
 RIVALS = Path(__file__).parents[1] / ".venv" / "rivals" / "lib"
 SHARES, CLEAN_SHARE, FLIPS, EXAM = (0.01, 0.02, 0.05), 0.5, 0.05, 5000
-PARTS = ("badnets", "cleanlabel", "clean", "flips")
+PARTS, TABLES = ("badnets", "cleanlabel", "clean", "flips", "tables"), {"adult", "credit"}
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -138,23 +138,29 @@ def _clean(bench: Bench) -> None:
 # -- wrong labels --
 
 
-def _flips(bench: Bench, told: dict[str, str], folder: Path | None) -> None:
+def _flips(bench: Bench) -> None:
+    """Labels of pictures."""
     cleanlab, rows = _cleanlab(), []
     for seed in range(bench.runs):
         x, true = bench.draw(seed)
         y, wrong = flipped(true, FLIPS, bench.classes, seed)
-        seen = bench.look(x, y, seed, folds=3, repeats=bench.repeats)
-        several = list(seen.probabilities)
+        several = bench.look(x, y, seed, repeats=bench.repeats).probabilities
         rows.append(_labels(bench.name, x, y, wrong, several, seed, cleanlab))
-    for data in datasets(folder, {"adult", "credit"}) if folder else ():
-        many = min(int(told.get("rows", "6000")), len(data.x))
+    _tell("5 % of labels flipped", rows)
+
+
+def _tables(bench: Bench, folder: Path | None) -> None:
+    """Labels of tables, where their folder is."""
+    cleanlab, rows = _cleanlab(), []
+    for data in (each for each in datasets(folder, TABLES) if each.name in TABLES):
         for seed in range(bench.runs):
-            chosen = np.random.default_rng([seed, 8]).permutation(len(data.x))[:many]
+            chosen = np.random.default_rng([seed, 8]).permutation(len(data.x))[: bench.rows]
             x, true = data.x[chosen], data.y[chosen]
             y, wrong = flipped(true, FLIPS, 2, seed)
             several = _tabular(x, y, bench.repeats, seed)
             rows.append(_labels(data.name, x, y, wrong, several, seed, cleanlab) | _limit(x, true, bench.repeats, seed))
-    _tell("5 % of labels flipped", rows)
+    if rows:
+        _tell("5 % of labels flipped", rows)
 
 
 def _tabular(x: Floats, y: Ints, repeats: int, seed: int) -> list[Floats]:
@@ -212,7 +218,7 @@ def _cleanlab() -> Any:
 
 
 def _tell(title: str, rows: Sequence[Row]) -> None:
-    """Each run as it was, and a row a case: the mean over runs and, in brackets, the worst of them where there is a worst."""
+    """Each run as it was, and a row a case: the mean over runs and, in brackets, the worst of them."""
     low = ("TPR", "AUROC", "precision", "accuracy", "flag_TPR")
     means: list[Row] = []
     for case in dict.fromkeys(row["case"] for row in rows):
@@ -252,4 +258,6 @@ def run(args: list[str]) -> None:
     if "clean" in parts:
         _clean(bench)
     if "flips" in parts:
-        _flips(bench, told, folder)
+        _flips(bench)
+    if "tables" in parts:
+        _tables(bench, folder)
