@@ -1,10 +1,12 @@
 """A command in its sandbox: attacks from within by a real process, limits, what becomes of it when its parent dies."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import platform
+import pty
 import signal
 import socket
 import subprocess
@@ -220,6 +222,19 @@ def test_how_it_ends_is_told(tmp_path):
         run(tmp_path, "/nothing")
 
 
+@where_possible
+def test_a_terminal_of_ours_is_not_its_own(tmp_path):
+    """Started from a shell, that is: with a terminal that controls us, and that it would otherwise share."""
+    code = "import os\ntry: os.open('/dev/tty', os.O_RDWR)\nexcept OSError as e: print('refused', e.errno)\nprint(os.isatty(1))"
+    child, terminal = pty.fork()
+    if not child:
+        os._exit(0 if python(tmp_path, code) == ((0, "the command ended with 0"), f"refused {errno.ENXIO}\nFalse\n") else 1)
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 1000):  # until the other end is closed
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 # -- limits --
 
 
@@ -235,7 +250,7 @@ def test_one_process_gets_no_more_memory_than_there_is_for_all(tmp_path):
     [
         "import os, time\nfor _ in range(3): os.fork() or (bytearray(b'x') * (120 << 20), time.sleep(60))\ntime.sleep(60)",
         "import mmap, time; m = mmap.mmap(-1, 300 << 20); [m.write(b'x' * (150 << 20)) for _ in range(2)]; time.sleep(60)",
-        "import time\nfor n in '/tmp/a', '/dev/shm/b', '/home/c': open(n, 'wb').write(b'x' * (90 << 20))\ntime.sleep(60)",
+        "import time\nfor n in '/tmp/a', '/dev/shm/b', '/dev/shm/c': open(n, 'wb').write(b'x' * (90 << 20))\ntime.sleep(60)",
     ],
     ids=["together", "shared", "files in memory"],
 )
@@ -298,10 +313,7 @@ time.sleep(60)
 
 # -- its end --
 
-HOLD = (
-    "import fcntl, os, time; f = open('/written/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
-    "open('/written/ready', 'w').close(); "
-)
+HOLD = "import fcntl, os, time; f = open('lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); open('ready', 'w').close(); "
 
 
 @where_possible

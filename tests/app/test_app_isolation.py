@@ -203,6 +203,16 @@ def test_an_output_folder_that_holds_something_else_is_refused(project, folder):
         run("true", outputs=(), output_folders=(Path(folder),), data=())
 
 
+@where_possible
+def test_the_folder_that_a_run_begins_in_is_no_output_folder(project, monkeypatch):
+    """Below the top: what it left there would lie beside the code."""
+    project.write("sub/train.py", "train")
+    project.commit()
+    monkeypatch.chdir(project.folder / "sub")
+    with pytest.raises(Invalid, match="holds more than outputs"):
+        run("true", outputs=(), output_folders=(Path(),), data=())
+
+
 def test_a_home_is_not_shown_as_code(project, monkeypatch):
     monkeypatch.setenv("HOME", str(project.folder))
     with pytest.raises(Invalid, match="holds more than code"):

@@ -354,6 +354,7 @@ def test_code_that_nobody_known_signed_is_not_run_when_that_is_asked_for(cli, pr
         (("--isolate", "--memory", "8 GB"), "is no size"),
         (("--isolate", "--time", "1.5h"), "is no duration"),
         (("--isolate", "--env", "A=B"), "is no name of a variable"),
+        (("--isolate", "--env", "LD_PRELOAD"), "is for the linker"),
     ],
 )
 def test_what_cannot_limit_a_run_is_one_line(cli, project, arguments, said):

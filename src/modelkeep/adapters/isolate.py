@@ -33,6 +33,7 @@ _CHUNK = 1 << 16
 _TAIL = 2000
 _TICK = 100
 """Milliseconds between two looks at what the command uses."""
+_LOOKS = 1000
 _FEEDER = 2  # of the threads
 _NAMESPACES = ("user", "pid", "ipc", "uts", "cgroup")
 
@@ -92,7 +93,7 @@ def ask(engine: Engine, command: Sequence[str], sandbox: Sandbox) -> bytes:
     with open(os.memfd_create("modelkeep-asked"), "r+b") as said:  # noqa: PTH123  # a descriptor
         ended = _quietly(engine, command, sandbox, said.fileno())
         if ended.code:
-            raise Unavailable(f"{command[0]} gives no answer in isolation: {ended.why}")
+            raise Unavailable(f"{command[0]} gives no answer in isolation (exit code {ended.code}): {ended.why}")
         said.seek(0)
         return said.read()
 
@@ -161,7 +162,7 @@ class _Launched:
         """Let the command begin, and wait for its end or make it. Raises Unavailable (it never began)."""
         files = ("/", HOME, SCRATCH, SHARED)
         watch = limiting.Watch(self._sandbox.limits, Path(f"/proc/{self._pid}/root"), files, self._sandbox.written)
-        watch.check()
+        self._wait_until_seen(watch)
         self._go.write(b"!")
         exceeded = ""
         while not _ended(self._pidfd, _TICK):
@@ -181,6 +182,16 @@ class _Launched:
         if code is None:
             raise self._refusal()
         return Ended(code, f"the command ended with {code}")
+
+    def _wait_until_seen(self, watch: limiting.Watch) -> None:
+        """While it changes its user namespace, the kernel lets nobody but root look. Raises Unavailable when that stays so."""
+        for left in range(_LOOKS, -1, -1):
+            try:
+                return watch.check()
+            except Unavailable:
+                if not left or _ended(self._pidfd, 2):
+                    raise
+        return None
 
     def _start(
         self, engine: Engine, command: Sequence[str], out: int, err: int

@@ -51,7 +51,7 @@ class Group:
             "cpu.max": f"{int(limits.cpus * _PERIOD)} {_PERIOD}" if limits.cpus else "",
         }
         self._wanted = {name: value for name, value in wanted.items() if value}
-        for above in _own_groups():
+        for above in _own_groups() if self._wanted else ():
             if self._make(above / f"modelkeep-{secrets.token_hex(8)}"):
                 break
 
@@ -79,7 +79,7 @@ class Group:
 
     def take(self, pid: int) -> bool:
         """Put a process into the group; whether there is one that holds it, and what it starts."""
-        if self._folder is None or not self._wanted:
+        if self._folder is None:
             return False
         try:
             (self._folder / "cgroup.procs").write_text(str(pid), "ascii")
@@ -136,9 +136,10 @@ def restrain(pid: int, limits: Limits) -> None:
         if limits.cpus:
             usable = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(pid, usable[: max(1, -int(-limits.cpus // 1))])
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_LAST_RESORT), "ascii")
     except OSError as cause:
         raise Unavailable(f"cannot limit what the command uses: {cause.strerror}") from cause
+    with contextlib.suppress(OSError):  # a wish and no limit
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_LAST_RESORT), "ascii")
 
 
 class Watch:

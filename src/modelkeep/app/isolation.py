@@ -75,7 +75,7 @@ class Places:
             if _of_the_system(folder):
                 raise Invalid(f"{folder} is the system's: let an isolated run write its outputs elsewhere")
         for folder in self.folders:
-            if folder in (self.top, *self.top.parents, home, *home.parents):
+            if folder in (self.top, *self.top.parents, home, *home.parents, Path.cwd(), *Path.cwd().parents):
                 raise Invalid(f"{folder} holds more than outputs: give an isolated run an output folder of its own")
 
 

@@ -204,6 +204,8 @@ def _isolate(given: dict[str, Any]) -> Isolate:
     for name in given["names"]:
         if not _NAME.fullmatch(name):
             raise Invalid(f"{name[:80]!r} is no name of a variable: the value is taken from your own environment")
+        if name.startswith("LD_"):
+            raise Invalid(f"{name[:80]} is for the linker, which would heed it outside of the isolation, too")
     return Isolate(
         limits=Limits(
             memory=_size(given["memory"]),
