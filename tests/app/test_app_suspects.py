@@ -1,6 +1,6 @@
 import numpy as np
 
-from modelkeep.app.suspects import _flips, _joined, _Part
+from modelkeep.app.recorded import _flips, _joined, _Part
 from modelkeep.workflows.decisions import Review
 
 

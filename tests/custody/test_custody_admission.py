@@ -295,21 +295,36 @@ def test_resealing_something_else_counts_for_nothing(log, statement):
     assert len(log.why) == 1
 
 
-def commit(ref=REF, model=MODEL, **entries):
+def commit(ref=REF, model=MODEL, epoch=0, **entries):
     said = p.TraceCommitments(
-        actor="keep", at=1, release=str(ref), entries=tuple(p.Commitment(k, v * 32) for k, v in entries.items())
+        actor="keep", at=1, release=str(ref), entries=tuple(p.Commitment(k, v * 32, epoch) for k, v in entries.items())
     )
     return s.make_statement(said, Resource("m", model))
 
 
 def test_commitments_the_first_one_wins(log):
     log.add(commit(sub_1="aa", sub_2="bb"), commit(sub_1="cc", sub_3="dd"))
-    assert [log.book.commitment(f"sub_{i}", REF) for i in (1, 2, 3, 4)] == ["aa" * 32, "bb" * 32, "dd" * 32, None]
-    assert log.book.commitment("sub_1", ReleaseRef("m", 2)) is None
+    assert [said(log, f"sub_{i}") for i in (1, 2, 3, 4)] == [["aa" * 32], ["bb" * 32], ["dd" * 32], []]
+    assert log.book.committed("sub_1", ReleaseRef("m", 2)) == ()
     log.add(commit(model=EVIL, sub_9="aa")).add(commit(ref=ReleaseRef("x", 1), sub_9="aa")).add(
         commit(sub_9="aa"), signer=STRANGER
     )
-    assert log.book.commitment("sub_9", REF) is None
+    assert log.book.committed("sub_9", REF) == ()
+
+
+def said(log, subject):
+    return [one.commitment for one in log.book.committed(subject, REF)]
+
+
+def test_epochs_of_a_key_come_one_after_the_other(log):
+    log.add(commit(sub_1="aa"), commit(epoch=1, sub_1="bb"), commit(epoch=1, sub_1="cc"), commit(epoch=0, sub_1="dd"))
+    assert said(log, "sub_1") == ["aa" * 32, "bb" * 32] and log.why == []
+    log.add(commit(epoch=3, sub_1="ee"), commit(epoch=1, sub_2="ee"))
+    assert said(log, "sub_1") == ["aa" * 32, "bb" * 32] and said(log, "sub_2") == []
+    assert len(log.why) == 2 and all("comes before the one before it" in why for why in log.why)
+    assert log.book.suspicious is None
+    log.add(commit(epoch=2, sub_1="ee"))
+    assert said(log, "sub_1")[2:] == ["ee" * 32]
 
 
 def test_other_statements_are_passed_over(log):

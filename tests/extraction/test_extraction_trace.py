@@ -181,6 +181,53 @@ def test_labels_that_were_false_after_a_review_are_traced(digits):
     assert found[0].statistics["false"] > 6
 
 
+def test_the_epochs_of_a_theft_are_found_among_those_of_an_account(digits):
+    """Two thefts with a renewal in between, taught to one copy; before and after them the account asked honestly."""
+    parts = list(enumerate(np.array_split(digits.unseen, 4)))
+    keys, probes = _keys(4, seed=6), digits.unseen[:300]
+    told = [respond(DEFAULT.steps[0], Marker(keys[at], digits.profile).apply(x, digits.predict(x))) for at, x in parts]
+    stolen = TreesSurrogate()
+    stolen.fit(np.concatenate([x for _, x in parts[1:3]]), np.concatenate(told[1:3]))
+    trails = [AccountTrail("u", keys[at], x, epoch=at, epochs=4) for at, x in parts]
+    others = [AccountTrail(f"v{at}", key, parts[0][1]) for at, key in enumerate(_keys(4, seed=7))]
+    first, second, *_ = trace(stolen.predict, digits.predict, trails + others, digits.profile, probes=probes)
+    assert first.subject == "u" and first.p_bonferroni == min(1.0, 5 * first.p_value) < 1e-9 < 0.05 < second.p_bonferroni
+    assert [one.epoch for one in first.run] == [1, 2] and first.epochs == 4
+    lone = [replace(trail, epoch=0, epochs=1) for trail in trails[1:3]]
+    p = [trace(stolen.predict, digits.predict, [one], digits.profile, probes=probes)[0].p_value for one in lone]
+    assert first.p_value == pytest.approx(10 * p[0] * p[1]), "there are ten runs of four epochs"
+    assert first.statistics["questions"] == sum(len(x) for _, x in parts[1:3])
+
+
+@pytest.mark.parametrize(
+    ("logs", "asked", "run"),
+    [
+        ([2.0], {0}, (0, 0)),
+        ([-2.0], {0}, (0, 0)),
+        ([-2.0, -1.0, -3.0], {0, 1, 2}, (1, 1)),
+        ([9.0, -1.0, 9.0, -9.0], {0, 1, 2, 3}, (0, 2)),
+        ([9.0, 2.0], {0, 1}, (0, 0)),
+        ([9.0, 2.5], {0, 1}, (0, 1)),
+        ([3.0, -4.0, 3.5], {0, 1, 2}, (2, 2)),
+        ([0.0, 5.0, 0.0, 5.0, 0.0], {1, 3}, (1, 3)),
+        ([5.0, 0.0, 0.0], {0, 2}, (0, 0)),
+    ],
+)
+def test_the_run_that_says_most(logs, asked, run):
+    assert t.strongest_run(logs, asked) == run
+
+
+def test_the_choice_of_a_run_is_paid_for():
+    """Over fair coins, the corrected p of the best run of epochs is uniform or larger."""
+    rng = np.random.default_rng(3)
+    logs = np.where(rng.random((20_000, 5)) < 0.5, np.log(1.8), np.log(0.2)) * rng.integers(1, 4, size=(20_000, 1))
+    logs -= np.log(np.exp(logs).mean())  # the mean of e is 1 over these draws
+    runs = [t.strongest_run(row, range(5)) for row in logs]
+    p = np.array([t.p_of(row[a : b + 1].sum() - np.log(t.runs_of(5))) for row, (a, b) in zip(logs, runs, strict=True)])
+    for level in (0.2, 0.05, 0.01):
+        assert (p <= level).mean() <= level + 3 * np.sqrt(level / len(p))
+
+
 def test_an_account_without_questions_is_judged_by_probes_alone(digits):
     found = trace(
         digits.predict,
@@ -214,6 +261,8 @@ def test_bad_calls_are_refused(digits):
     probes = digits.unseen[:50]
     with pytest.raises(Invalid, match="twice"):
         trace(digits.predict, digits.predict, [trail, trail], digits.profile, probes=probes)
+    later = [trail, replace(trail, epoch=1, epochs=2)]
+    assert len(trace(digits.predict, digits.predict, later, digits.profile, probes=probes)) == 1
     with pytest.raises(Invalid, match="same two or more classes"):
         trace(lambda x: np.ones((len(x), 3)), digits.predict, [trail], digits.profile, probes=probes)
     with pytest.raises(Invalid, match="finite"):

@@ -20,17 +20,20 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.surrogates import harden
-from modelkeep.app.suspects import recorded_answers
+from modelkeep.app.keep import Keep
+from modelkeep.app.recorded import recorded_answers
 from modelkeep.app.tracing import check_trace
 from modelkeep.core.values import ReleaseRef, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.keys import AUDIT_SUBJECT, WATERMARK
 from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.extraction.ladder import DEFAULT, Rung
 from modelkeep.extraction.perturb import commitment
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.trace import draw_probes, probe_seed
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.statements import encode_statement, make_statement, parse_statement, predicate_of, sign_statement
+from modelkeep.workflows.decisions import OpenedKey
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import PROFILE
 from modelkeep.workflows.tracereport import TraceReport
@@ -213,6 +216,14 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
         check_trace(signed({"entry": said.accused[0].entry + 1}), trust)
     with pytest.raises(NotTrusted, match="computed again"):
         check_trace(signed(numbers={**arrays, "read": arrays["clean"]}), trust)
+    for changed, word in (
+        ({"epoch": 1, "epochs": 2}, "does not commit to this key"),
+        ({"epochs": 40}, "computed again"),
+        ({"epochs": 0}, "different epochs"),
+        ({"epoch": -1}, "different epochs"),
+    ):
+        with pytest.raises(NotTrusted, match=word):
+            check_trace(signed(changed), trust)
     with pytest.raises(NotTrusted, match="recorded answers"):
         check_trace(signed(numbers={**arrays, "served": arrays["clean"]}), trust)
     with pytest.raises(NotTrusted, match="not 1000 distinct"):
@@ -365,6 +376,16 @@ def traced_by_labels(stolen, folder, rows, labels):
         return found["accounts"], check(stolen, case, "--suspect", address, "--json", code=0).json["p"]
 
 
+def test_the_key_that_a_report_opens_is_no_longer_in_use_when_it_leaves(stolen, report):
+    _, _, keep = stolen
+    ref, (alice, bob) = ReleaseRef.parse("iris@1"), [one["subject"] for one in report[0]["accounts"]]
+    book = keep.premises.registry().book
+    assert [len(book.committed(subject, ref)) for subject in (alice, bob)] == [2, 1]
+    assert set(keep.premises.decisions().opened) == {OpenedKey("iris@1", alice, 0)}
+    opened = next(row.index for row in keep.log_show(last=50) if "opened=" in row.summary)
+    assert book.committed(alice, ref)[1].entry < opened
+
+
 def test_labels_alone_are_traced_once_a_review_had_the_account_deceived(stolen, tmp_path):
     """The copy saw top classes and nothing else, and those of a share of the regions were false."""
     _, _, keep = stolen
@@ -409,16 +430,22 @@ def test_flipped_labels_are_asked_for_in_a_review_recorded_traced_and_taken_back
 
 
 def test_accounts_that_taught_one_copy_are_accused_together(stolen, tmp_path):
-    """They signed up in one hour; the copy learnt from the answers of both."""
+    """They signed up in one hour; the copy learnt from the answers of both. By now reports have opened their keys."""
     cli, folder, keep = stolen
     keep.premises.keyring([AUDIT_SUBJECT])
     both = recorded_answers(keep.premises, keep.premises.registry(), ReleaseRef.parse("iris@1"))
-    x, told = np.concatenate([one.x for one in both.values()]), np.concatenate([one.served for one in both.values()])
+    newest = [epochs[max(epochs)] for epochs in both.values()]
+    x, told = np.concatenate([one.x for one in newest]), np.concatenate([one.served for one in newest])
     copy = ExtraTreesClassifier(20, random_state=1).fit(x, told.argmax(axis=1))
     proto = to_onnx(copy, x[:1].astype(np.float32), options={id(copy): {"zipmap": False}}, target_opset=18)
     (tmp_path / "copy.onnx").write_bytes(proto.SerializeToString())
-    case = tmp_path / "case"
-    found = cli("trace", str(tmp_path / "copy.onnx"), "--model", "iris@1", "--report", str(case), "--json", code=0).json
+    case, about = tmp_path / "case", (str(tmp_path / "copy.onnx"), "--model", "iris@1")
+    young = cli("trace", *about, "--json", code=0).json
+    assert young["together"] == [] and "opened before" in young["verdict"] and all(one["late"] for one in young["accounts"])
+    opened = keep.premises.decisions().opened
+    before = min(opened[OpenedKey("iris@1", subject, max(epochs))] for subject, epochs in both.items())
+    when = datetime.datetime.fromtimestamp(before // 1000 / 1e6, datetime.UTC).isoformat()
+    found = cli("trace", *about, "--seen", when, "--report", str(case), "--json", code=0).json
     by_name = {one["name"]: one for one in found["together"]}
     (cluster,) = [one for name, one in by_name.items() if name.startswith("signup-")]
     assert set(cluster["accounts"]) == {"alice", "bob"} and (cluster["others"], cluster["tests"]) == (0, 1.0)
@@ -449,3 +476,67 @@ def test_accounts_that_taught_one_copy_are_accused_together(stolen, tmp_path):
     ):
         with pytest.raises(NotTrusted, match=word):
             check_trace(signed(**changed), trust)
+
+
+def test_two_thefts_with_a_renewal_in_between_are_traced_by_both_keys(stolen, tmp_path):
+    """And once these were opened, what is younger is not read with them."""
+    cli, folder, keep = stolen
+    keep.user_add(name="carol", roles=("analyst",))
+    token, ref = keep.key_issue(account="carol", quota=10_000).token, ReleaseRef.parse("iris@1")
+    (carol,) = [subject for subject, name in keep.names().items() if name == "carol"]
+    rng, natural = np.random.default_rng(21), np.load(folder / "probes.npz")["x"]
+    rows = (natural[rng.integers(300, size=440)] + rng.normal(size=(440, 6)) * 0.2).astype(np.float32)
+    answers = []
+    with live(keep) as gateway, gateway.client(token) as client:
+        gateway.service.gateway._stand = lambda *_: (Rung.MARK, DEFAULT.steps[Rung.MARK])  # what others asked is no matter here
+        answers += [ask(client, rows[at : at + 44]) for at in range(0, 220, 44)]
+        done = cli("renew-mark", "carol", "--model", "iris@1", "--reason", "a letter went astray", "--json", code=0).json
+        end = time.monotonic() + 10
+        while gateway.service.gateway._marks.epoch(carol, ref) == 0:  # until the gateway's next look at the log
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert np.array_equal(ask(client, rows[:5]).argmax(axis=1), answers[0][:5].argmax(axis=1))
+        answers += [ask(client, rows[at : at + 44]) for at in range(220, 440, 44)]
+        assert gateway.errors == []
+    assert done["epoch"] == 1 and sorted(recorded_answers(keep.premises, keep.premises.registry(), ref)[carol]) == [0, 1]
+    weighted, classes, weights = harden(np.concatenate(answers))
+    copy = ExtraTreesClassifier(20, random_state=2).fit(rows[weighted], classes, sample_weight=weights)
+    proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
+    (tmp_path / "copy.onnx").write_bytes(proto.SerializeToString())
+    about, case = (str(tmp_path / "copy.onnx"), "--model", "iris@1"), tmp_path / "case"
+    found = cli("trace", *about, "--report", str(case), "--json", code=0).json
+    assert found["accounts"][0]["account"] == "carol" and found["accounts"][0]["p"] < 1e-6 and not found["accounts"][0]["spent"]
+    said = json.loads((case / "report.json").read_bytes())["predicate"]
+    assert [(one["subject"], one["epoch"], one["epochs"]) for one in said["accused"]] == [(carol, 0, 2), (carol, 1, 2)]
+    assert (case / "report.html").read_text().count(f"<h2>{carol}, epoch ") == 2
+    seen = check(stolen, case, "--suspect", about[0], "--json", code=0).json
+    assert list(seen["p"].values()) == [pytest.approx(found["accounts"][0]["p"], rel=1e-6)]
+    assert [one["seen"][-7:] for one in seen["found"] if one["what"] == "commitment"] == ["epoch 0", "epoch 1"]
+    assert len(keep.premises.registry().book.committed(carol, ref)) == 3, "she has a key that nobody was shown"
+    again = cli("trace", *about, "--json", code=0).json["accounts"][0]
+    assert again["p"] == pytest.approx(2 * found["accounts"][0]["p"]), "there are six runs of three epochs now"
+    copy = ExtraTreesClassifier(20, random_state=3).fit(rows[weighted], classes, sample_weight=weights)
+    proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
+    (tmp_path / "young.onnx").write_bytes(proto.SerializeToString())
+    young = cli("trace", str(tmp_path / "young.onnx"), "--model", "iris@1", "--json", code=0).json
+    assert "Nothing is claimed of carol" in young["verdict"] and not young["verdict"].startswith("Traced")
+    assert young["accounts"][0]["late"] and young["accounts"][0]["spent"]
+
+
+def test_keys_are_renewed_by_age_where_the_settings_say_so_and_by_hand_for_a_reason(stolen):
+    cli, folder, keep = stolen
+    ref, subjects = ReleaseRef.parse("iris@1"), keep.subjects()
+
+    def epochs():
+        book = keep.premises.registry().book
+        return [len(book.committed(subject, ref)) for subject in subjects]
+
+    before = epochs()
+    assert keep.marks_due() == 0 and keep.renew_marks(ref, subjects, before=1) == 0 and epochs() == before
+    with (folder / "keep" / "modelkeep.toml").open("a") as file:
+        file.write("\n[extraction]\nmark_epoch_days = 1e-9\n")
+    assert Keep.open(folder / "keep", PASSPHRASE).marks_due() == len(subjects) and epochs() == [one + 1 for one in before]
+    ran = cli("renew-mark", "bob", "--model", "iris@1", "--reason", " ", code=2)
+    assert "a reason has" in ran.line()
+    assert "no account" in cli("renew-mark", "nobody", "--model", "iris@1", "--reason", "x").line()
+    assert "no release" in cli("renew-mark", "bob", "--model", "iris@2", "--reason", "x").line()

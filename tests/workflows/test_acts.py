@@ -36,8 +36,40 @@ def test_commitments_are_made_once_and_cannot_be_exchanged(house, model):
     with pytest.raises(Conflict, match="the first one stands"):
         commit_traces(desk, FIRST, [Commitment("sub_1", "33" * 32)], actor="g")
     book = house.registry().refresh()
-    assert [book.commitment(f"sub_{i}", FIRST) for i in (1, 2, 3)] == ["11" * 32, "22" * 32, None]
+    assert [[one.commitment for one in book.committed(f"sub_{i}", FIRST)] for i in (1, 2, 3)] == [["11" * 32], ["22" * 32], []]
     assert book.size == 5
+
+
+def test_a_later_epoch_follows_the_one_before_it_and_is_no_exchange(house, model):
+    desk = house.desk()
+    publish(desk, model, "credit", actor="ada")
+    later = Commitment("sub_1", "33" * 32, 1)
+    with pytest.raises(Conflict, match="epoch before 1"):
+        commit_traces(desk, FIRST, [later], actor="g")
+    assert [commit_traces(desk, FIRST, [one], actor="g") for one in (ONE, later, later)] == [1, 1, 0]
+    for other in (Commitment("sub_1", "44" * 32), Commitment("sub_1", "44" * 32, 1)):
+        with pytest.raises(Conflict, match="the first one stands"):
+            commit_traces(desk, FIRST, [other], actor="g")
+    book = house.registry().refresh()
+    assert [one.commitment for one in book.committed("sub_1", FIRST)] == ["11" * 32, "33" * 32]
+    assert [one.entry for one in book.committed("sub_1", FIRST)] == [3, 4]
+
+
+def test_of_two_who_renew_at_once_both_are_content(house, model):
+    """The key of an epoch is the same whoever begins it."""
+    publish(house.desk(), model, "credit", actor="ada")
+    desk, later = house.desk(), Commitment("sub_1", "33" * 32, 1)
+    commit_traces(desk, FIRST, [ONE], actor="g")
+    append = desk.log.append
+
+    def racing(entries, **more):
+        commit_traces(house.desk(), FIRST, [later], actor="first")
+        return append(entries, **more)
+
+    desk.log.append = racing
+    assert commit_traces(desk, FIRST, [later], actor="second") == 1
+    book = house.registry().refresh()
+    assert [one.commitment for one in book.committed("sub_1", FIRST)] == ["11" * 32, "33" * 32] and not book.problems
 
 
 def test_of_two_writers_at_once_the_first_stands(house, model):
@@ -52,4 +84,4 @@ def test_of_two_writers_at_once_the_first_stands(house, model):
     desk.log.append = racing
     with pytest.raises(Conflict):
         commit_traces(desk, FIRST, [Commitment("sub_1", "33" * 32)], actor="second")
-    assert house.registry().refresh().commitment("sub_1", FIRST) == "11" * 32
+    assert house.registry().refresh().committed("sub_1", FIRST)[0].commitment == "11" * 32

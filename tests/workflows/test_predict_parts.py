@@ -14,20 +14,23 @@ from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.core.epochs import epoch_key, never_erased
 from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef
+from modelkeep.crypto.kdf import hkdf
 from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.wrap import Sealer, unwrap_key, wrap_key
+from modelkeep.custody.evidence import Committed
 from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import DEFAULT, LABEL_ONLY, Rung
+from modelkeep.extraction.perturb import commitment
 from modelkeep.extraction.profile import fit_profile
 from modelkeep.extraction.verdicts import Terms
 from modelkeep.serving.audit import AuditEntry, AuditLog, read_bodies
-from modelkeep.serving.bodies import SubjectKeys, body_context, encode_body, open_body
+from modelkeep.serving.bodies import SubjectKeys, body_context, decode_body, encode_body, open_body
 from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.evidence import AuditFolder, History, Position
+from modelkeep.workflows.marks import Marks, account_key, next_marks
 from modelkeep.workflows.moves import RUNG, Moves, open_move
-from modelkeep.workflows.predict import Marks, account_key, commitment
 from modelkeep.workflows.watch import Agreed, Calibrated, Cleared, Observation, Ruled, Today, Watch, Watchers
 
 ONE, TWO = ReleaseRef("m", 1), ReleaseRef("m", 2)
@@ -244,19 +247,41 @@ def test_a_refusal_is_a_fresh_exception_every_time():
 
 
 def test_a_mark_is_used_only_once_it_is_committed():
-    master, wanted = bytes(32), []
+    master = bytes(32)
     key = account_key(master, "sub_a", ONE)
     assert key != account_key(master, "sub_a", TWO) != account_key(master, "sub_b", TWO)
     logged: dict = {}
-    marks = Marks(master, lambda subject, ref: logged.get((subject, ref)), lambda *asked: wanted.append(asked))
+    marks = Marks(master, lambda subject, ref: logged.get((subject, ref), ()))
     with pytest.raises(Unavailable):
         marks.key("sub_a", ONE)
-    assert wanted == [("sub_a", ONE, commitment(key).hex())]
-    logged["sub_a", ONE] = commitment(key).hex()
-    assert marks.key("sub_a", ONE) == key
-    logged["sub_a", ONE] = "00" * 32
+    assert marks.epoch("sub_a", ONE) == -1
+    logged["sub_a", ONE] = (Committed(commitment(key).hex(), 7, 1),)
+    assert marks.key("sub_a", ONE) == (0, key) and marks.epoch("sub_a", ONE) == 0
+    (entry,) = next_marks(master, ONE, ["sub_a", "sub_b"], marks._logged)
+    assert (entry.subject, entry.epoch) == ("sub_a", 1), "who has no first key gets no second one"
+    assert next_marks(master, ONE, ["sub_a"], marks._logged, before=1) == []
+    assert next_marks(master, ONE, ["sub_a"], marks._logged, before=2) == [entry]
+    logged["sub_a", ONE] += (Committed(entry.commitment, 9, 2),)
+    later = account_key(master, "sub_a", ONE, 1)
+    assert marks.key("sub_a", ONE) == (1, later) and marks.epoch("sub_a", ONE) == 1
+    assert len({key, later, account_key(master, "sub_a", ONE, 2), account_key(master, "sub_a", TWO, 1)}) == 4
+    logged["sub_a", ONE] = (Committed(commitment(key).hex(), 7, 1), Committed("00" * 32, 9, 2))
     with pytest.raises(NotTrusted):
         marks.key("sub_a", ONE)
+
+
+def test_keys_of_the_first_epoch_are_those_of_before_there_were_epochs():
+    """What older logs commit to and older reports open."""
+    before = hkdf(bytes(32), salt=b"", info=b"modelkeep/account-mark/1\0sub_a\0m@1")
+    assert account_key(bytes(32), "sub_a", ONE) == before
+
+
+def test_the_record_of_an_answer_says_the_epoch_of_its_mark():
+    x = np.zeros((1, 2), np.float32)
+    plain = encode_body(x, None, b"", b"{}", 0, epoch=3)
+    assert decode_body(plain).epoch == 3
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(plain)[:-1])
+    assert decode_body(older).epoch == 0
 
 
 class Kek:

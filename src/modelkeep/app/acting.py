@@ -16,7 +16,7 @@ from modelkeep.custody.keys import WATERMARK
 from modelkeep.errors import Conflict, Missing, Unavailable
 from modelkeep.policy.engine import KEEP, Target, account, dataset, model
 from modelkeep.workflows.acts import commit_traces, log_act
-from modelkeep.workflows.marks import account_marks
+from modelkeep.workflows.marks import first_marks, next_marks
 
 T = TypeVar("T")
 _RETRIES = 16
@@ -58,7 +58,17 @@ class Acts:
         master = self.premises.keyring([WATERMARK, *DESK_FAMILIES]).secret(WATERMARK)
         for evidence in desk.registry.book.releases():
             if evidence.state is ReleaseState.PROMOTED or evidence.ref == ahead_of:
-                commit_traces(desk, evidence.ref, account_marks(master, evidence.ref, subjects), actor=self.actor.subject)
+                commit_traces(desk, evidence.ref, first_marks(master, evidence.ref, subjects), actor=self.actor.subject)
+
+    def renew_marks(self, ref: ReleaseRef, subjects: Sequence[str], *, before: int | None = None) -> int:
+        """Begin a new epoch of the watermark keys for ``ref`` of those of ``subjects`` that have one; how many it began.
+
+        ``before``: only of those whose epoch began earlier than that, Unix nanoseconds. Raises as ``commit_traces``.
+        """
+        desk = self.premises.desk()
+        master = self.premises.keyring([WATERMARK, *DESK_FAMILIES]).secret(WATERMARK)
+        entries = next_marks(master, ref, subjects, desk.registry.book.committed, before=before)
+        return commit_traces(desk, ref, entries, actor=self.actor.subject)
 
     def subjects(self) -> list[str]:
         """The pseudonym of every account."""

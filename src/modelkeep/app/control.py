@@ -52,6 +52,7 @@ CONTROL = Principal("control@local", "control@local", (Role.ADMIN,), "local")
 NOBODYS = "-"
 """No model can have this name: what is allowed on it is allowed on any."""
 _VISIT_SECONDS = 0.25
+_MARKS_SECONDS = 3600.0
 MAX_SMALL = 1 << 20
 """Largest body of a call that carries no file, bytes."""
 
@@ -206,6 +207,7 @@ class Control:
             (self._keys, settings.keys.check_seconds),
             (self._intel, settings.intel.check_seconds),
             (self._rescan, settings.control.rescan_seconds),
+            *(((self._marks, _MARKS_SECONDS),) if settings.extraction.mark_epoch_days else ()),
             *(((self._visits, _VISIT_SECONDS),) if settings.issuers else ()),
             (self._leaf, LEAF_SECONDS),
             (self._tidy, EVERY),
@@ -295,6 +297,10 @@ class Control:
             if done.outcome != CLEAN:
                 why = done.problem or f"{done.outcome}: {done.findings[0].message}"
                 self.report(f"control judged {done.ref} again: {why}")
+
+    def _marks(self) -> None:
+        if begun := self.keep.acting_as(CONTROL).marks_due():
+            self.report(f"control: {begun} account marks have a new key")
 
     def _visits(self) -> None:
         """Read the keys of other issuers when they are due, and give whoever came from there a pseudonym."""

@@ -50,8 +50,9 @@ from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.doors import Doors
 from modelkeep.workflows.explain import Explainer, ExplainTerms
 from modelkeep.workflows.follow import AdmissionFollower, Authority, Loader, open_release
+from modelkeep.workflows.marks import Marks
 from modelkeep.workflows.moves import Moves
-from modelkeep.workflows.predict import Gateway, Marks, Terms
+from modelkeep.workflows.predict import Gateway, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
 from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.service import Listen, Service
@@ -129,7 +130,7 @@ def open_gateway(
     gateway = Gateway(
         doors,
         keys,
-        Marks(keyring.secret(WATERMARK), registry.book.commitment),
+        Marks(keyring.secret(WATERMARK), registry.book.committed),
         traces.see(recorder, write="record") if traces else recorder,
         clock=clock,
         terms=Terms(epsilon=extraction.epsilon, contact=extraction.contact),

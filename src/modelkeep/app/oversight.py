@@ -14,6 +14,7 @@ from modelkeep.app.results import (
     GatewayRow,
     IncidentRow,
     LogChecked,
+    MarkRenewed,
     Reviewed,
     StatementRow,
     Status,
@@ -46,13 +47,15 @@ REVIEW = "review"
 INTEGRITY = "integrity"
 EXTRACTION = "extraction"
 DRIFT = "drift"
+MARK_RENEW = "mark.renew"
+DAY_NS = 86_400 * 1_000_000_000
 MOST_BUDGETS = 20
 """Budgets that a status shows, by pseudonym as incidents are: who may see a status need not know who asks."""
 LONGEST_NOTE = 2000
 
 
 class OversightVerbs(Acts):
-    """status, log verify/show/prove, integrity, incident list/resolve, review, trace."""
+    """status, log verify/show/prove, integrity, incident list/resolve, review, trace, renew-mark."""
 
     @verb("status")
     def status(self) -> Status:
@@ -225,12 +228,39 @@ class OversightVerbs(Acts):
         grouped = [subject for one in done.together if one.p <= significance for subject in one.members]
         subjects = list(dict.fromkeys([*accused, *grouped]))
         said = {"verdict": "accused" if subjects else "nobody", "accounts": ",".join(subjects)}
+        if claim is not None:
+            self.renew_marks(ref, claim.newest)  # first: no report leaves while a key that it opens marks answers
+            said["opened"] = ",".join(f"{one.subject}:{one.epoch}" for one in claim.accused)
         self.act(TRACE, str(ref), suspect=suspect.digest, probes=probing.how, significance=f"{significance:g}", **said)
         files: dict[str, bytes] = {}
         if claim is not None:
             page = render(claim, {one.subject: one.p for one in found}, self.premises.trust.origin)
             files = make_report(claim, self.premises.desk().signer, {PAGE: page})
         return Traced(str(ref), _verdict(found, groups, significance), significance, found, files, groups)
+
+    @verb("trace")
+    def mark_renew(self, *, ref: str, account: str, reason: str) -> MarkRenewed:
+        """Give an account a new key for the marks on its answers by ``ref``: a new epoch, from the gateways' next look on.
+
+        Raises Missing (no such account, or it has no key there yet), Invalid (no reason).
+        """
+        parsed, subject = self.ref(ref), self.owner(account).subject
+        if not 0 < len(reason.strip()) <= LONGEST_NOTE:
+            raise Invalid(f"a reason has 1 to {LONGEST_NOTE:,} characters")
+        if not self.renew_marks(parsed, [subject]):
+            raise Missing(f"{account} has no key for marks on {parsed}: promote that release first")
+        index = self.act(MARK_RENEW, subject, release=str(parsed), reason=reason)
+        epoch = len(self.premises.registry().book.committed(subject, parsed)) - 1
+        return MarkRenewed(account, str(parsed), epoch, index)
+
+    def marks_due(self) -> int:
+        """Begin a new epoch of every account key for a promoted release that is as old as the settings let one be; how many."""
+        days, begun = self.premises.settings.extraction.mark_epoch_days, 0
+        before = self.premises.clock.now_ns() - round(days * DAY_NS)
+        for evidence in self.premises.registry().book.releases() if days else ():
+            if evidence.state is ReleaseState.PROMOTED:
+                begun += self.renew_marks(evidence.ref, self.subjects(), before=before)
+        return begun
 
     def raise_incident(self, kind: str, about: str, detail: str, *, again: bool = True) -> Incident:
         """Open an incident, unless one for the same cause is open.
@@ -279,7 +309,9 @@ def _verdict(found: Sequence[Accusation], groups: Sequence[AccusedTogether], sig
     parts = [f"Traced to {names}." if names else f"No account: none is significant at {significance:g} after Bonferroni."]
     parts += [f"Together: {', '.join(one.accounts)} (p = {one.p:.1e})." for one in groups if one.p <= significance]
     if late:
-        parts.append(f"Nothing is claimed of {late}: the key was committed to after the suspect was seen.")
+        parts.append(f"Nothing is claimed of {late}: the key was committed to after the suspect was seen, or opened before.")
+    elif spent := ", ".join(one.account for one in found if one.spent):
+        parts.append(f"Keys of {spent} that an earlier report opened were left out: --seen says that the suspect is older.")
     return " ".join(parts)
 
 

@@ -459,7 +459,7 @@ class LogChecked(Struct, frozen=True):
 
 class Accusation(Struct, frozen=True):
     """One account in a trace. ``p``: corrected for the number of accounts (Bonferroni); ``late``: its key was committed to
-    after the suspect was seen, so nothing is claimed."""
+    after the suspect was seen, or opened before that, so nothing is claimed; ``spent``: a key that was opened was left out."""
 
     account: str
     subject: str
@@ -467,6 +467,7 @@ class Accusation(Struct, frozen=True):
     statistics: dict[str, float]
     queries: int
     late: bool = False
+    spent: bool = False
 
 
 class AccusedTogether(Struct, frozen=True):
@@ -490,6 +491,15 @@ class Traced(Struct, frozen=True):
     accounts: tuple[Accusation, ...]
     report: dict[str, bytes] = {}
     together: tuple[AccusedTogether, ...] = ()
+
+
+class MarkRenewed(Struct, frozen=True):
+    """An account has a new key for its marks on a release. ``epoch``: the number of that key, the first is 0."""
+
+    account: str
+    ref: str
+    epoch: int
+    log_index: int
 
 
 class IncidentRow(Struct, frozen=True):

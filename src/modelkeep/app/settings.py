@@ -225,6 +225,8 @@ class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Accounts of one release whose evidence stays in memory; the coldest go to a nameless, encrypted file in the keep."""
     clusters: tuple[Literal["network", "signup"], ...] = ("network", "signup")
     """What accounts must share to be judged as one, too."""
+    mark_epoch_days: Annotated[float, Meta(ge=0.0, le=3650.0)] = 0.0
+    """How long one key marks an account's answers before the next one does; 0: until a trace report opens it."""
 
 
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,9 +1,9 @@
 """Tracing a suspect model: what every account asked, from the audit logs, against what the suspect has learnt."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,39 +11,43 @@ from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.arrays import load_rows
-from modelkeep.app.histories import known_of, signups_of
 from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.premises import Premises
 from modelkeep.app.receipts import prove_record
+from modelkeep.app.recorded import Recorded, recorded_answers
 from modelkeep.app.results import Accusation, AccusedTogether
 from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import Digest, ReleaseRef, Resource, digest_bytes, digest_of
-from modelkeep.crypto.notes import encode_vkey
-from modelkeep.custody.evidence import ReleaseEvidence
+from modelkeep.custody.evidence import Committed, ReleaseEvidence
 from modelkeep.custody.keys import AUDIT_SUBJECT, MODEL_KEK, WATERMARK
 from modelkeep.custody.scan import refusal, scan
 from modelkeep.custody.signing import interface_of
 from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.extraction.accusation import Together, weigh_clusters, weigh_sets
 from modelkeep.extraction.flips import spots_of
-from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.scores import read_as_probabilities
-from modelkeep.extraction.trace import AccountTrail, Heard, TraceResult, draw_probes, first_asked, hear, probe_seed, trace
+from modelkeep.extraction.trace import (
+    AccountTrail,
+    EpochRead,
+    Heard,
+    TraceResult,
+    draw_probes,
+    first_asked,
+    hear,
+    probe_seed,
+    trace,
+)
 from modelkeep.formats.detect import Format
 from modelkeep.formats.safetensors import load
-from modelkeep.serving.bodies import SubjectKeys
-from modelkeep.serving.recovery import read_bodies
 from modelkeep.workflows import upstream
-from modelkeep.workflows.covariates import network_covariate
-from modelkeep.workflows.decisions import Review, decisions_of
+from modelkeep.workflows.decisions import OpenedKey, decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
 from modelkeep.workflows.tracereport import Claim, Opened, code_digest
 
 Rows = NDArray[np.float64]
-PREDICT, DECEIVED, FLIPPED = "predict", "deceived", "flipped"
 PROBES = ("data", "beacon", "log")
 DRAWN = 2_000
 """Probes that are drawn where none are handed in."""
@@ -112,22 +116,6 @@ class Probing(NamedTuple):
         return str(digest_of(given)) if self.how == "data" else self.beacon.hex()
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What an account asked a release, in order: ``x`` (n, d), ``served`` (n, k) as it left; ``first``: its first receipt;
-    ``deceived``: the rows (m, d) that were answered falsely in a ``share`` of the regions, the last time that it was so;
-    ``flipped``, ``flips``: the same of flipped labels; ``shared``: what others may share with it, its clusters' names."""
-
-    x: Rows
-    served: Rows
-    first: str
-    share: float
-    deceived: Rows
-    flips: float
-    flipped: Rows
-    shared: frozenset[str] = frozenset()
-
-
 def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
     """An ONNX model, scanned before it is loaded, and run in memory. Raises Invalid, NotTrusted."""
     verdict = scan(data, "suspect")
@@ -158,21 +146,36 @@ class Traces:
         epsilon, probes = self._here.settings.extraction.epsilon, self._probes(suspect, probing)
         victim, thief = self._victim(probes), suspect.ask(probes)
         recorded = recorded_answers(self._here, self._registry, self._ref)
-        master = self._keyring.secret(WATERMARK)
-        trails = [
-            AccountTrail(
-                subject, account_key(master, subject, self._ref), one.x, one.share, one.deceived, one.flips, one.flipped
-            )
-            for subject, one in recorded.items()
-        ]
-        heard = hear(thief, victim, probes)
-        found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=epsilon, decimals=DECIMALS)
-        traced = decisions_of(self._registry.view, self._here.trust).traced if suspect.kind == "onnx" else {}
+        heard, decisions = hear(thief, victim, probes), decisions_of(self._registry.view, self._here.trust)
+        traced = decisions.traced if suspect.kind == "onnx" else {}
         known = [seen, traced.get(str(suspect.digest), 0)]  # what is at an address may be newer than its name
         since = min((at for at in known if at), default=0)
-        committed = {subject: self._registry.book.committed_on(subject, self._ref) for subject in recorded}
-        late = {subject for subject, at in committed.items() if since and (at is None or at >= since)}
-        return Trace(suspect, probing, heard, found, recorded, since, frozenset(late))
+        held = _Held(str(self._ref), partial(self._registry.book.committed, ref=self._ref), decisions.opened, since)
+        trails = [trail for subject, one in recorded.items() for trail in self._trails(subject, one, held)]
+        found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=epsilon, decimals=DECIMALS)
+        late = frozenset(subject for subject, one in recorded.items() if not held.usable(subject, one))
+        spent = frozenset(subject for subject, one in recorded.items() if any(held.spent(subject, epoch) for epoch in one))
+        return Trace(suspect, probing, heard, found, recorded, since, late, spent)
+
+    def _trails(self, subject: str, recorded: Mapping[int, Recorded], held: "_Held") -> list[AccountTrail]:
+        """One for each epoch of which something may be claimed; if there is none, of each, to be told and not claimed."""
+        epochs = held.usable(subject, recorded) or recorded.keys()
+        master, keys = self._keyring.secret(WATERMARK), len(self._registry.book.committed(subject, self._ref))
+        return [
+            AccountTrail(
+                subject,
+                account_key(master, subject, self._ref, epoch),
+                one.x,
+                one.share,
+                one.deceived,
+                one.flips,
+                one.flipped,
+                epoch,
+                max(keys, 1),
+            )
+            for epoch, one in sorted(recorded.items())
+            if epoch in epochs
+        ]
 
     def claim(self, done: "Trace", given: bytes, significance: float, actor: str) -> Claim:
         """What a report of ``done`` claims. ``given``: the file with the probes, where they were handed in."""
@@ -197,25 +200,25 @@ class Traces:
             significance=significance,
             least=min((one.p_bonferroni for one in done.found), default=1.0),
             seen=done.seen,
-            code=self._code([one.subject for one in accused]),
-            accused=tuple(self._open(one, done.recorded[one.subject]) for one in accused),
+            code=self._code([(one.subject, read.epoch) for one in accused for read in one.run]),
+            accused=tuple(self._open(one, read, done.recorded[one.subject][read.epoch]) for one in accused for read in one.run),
             together=tuple(together),
         )
 
-    def _code(self, subjects: Sequence[str]) -> bytes:
+    def _code(self, keys: Sequence[tuple[str, int]]) -> bytes:
         """The proof of what the log says of cells and spots, if it said so before it committed to any of these keys."""
         book, profile = self._registry.book, self._evidence.profile
         index = book.profiled_at(self._ref)
-        entries = [book.committed_at(subject, self._ref) for subject in subjects]
-        if index is None or profile is None or any(at is None or at < index for at in entries):
+        entries = [book.committed(subject, self._ref)[epoch].entry for subject, epoch in keys]
+        if index is None or profile is None or any(at < index for at in entries):
             return b""
         if profile.code != code_digest(cells_of(self._profile), spots_of(self._profile)):  # of before, or of other rounding
             return b""
         return self._registry.prove(index).encode()
 
-    def _open(self, one: TraceResult, recorded: Recorded) -> Opened:
-        entry = self._registry.book.committed_at(one.subject, self._ref)
-        if entry is None or one.heard is None:
+    def _open(self, one: TraceResult, read: EpochRead, recorded: Recorded) -> Opened:
+        committed = self._registry.book.committed(one.subject, self._ref)
+        if read.epoch >= len(committed) or read.heard is None:
             raise NotTrusted(f"the releases log does not commit to the key of {one.subject} for {self._ref}")
         try:
             first = prove_record(self._here, recorded.first)
@@ -223,16 +226,18 @@ class Traces:
             first = b""
         return Opened(
             subject=one.subject,
-            key=account_key(self._keyring.secret(WATERMARK), one.subject, self._ref),
-            entry=entry,
+            epoch=read.epoch,
+            epochs=one.epochs,
+            key=account_key(self._keyring.secret(WATERMARK), one.subject, self._ref, read.epoch),
+            entry=committed[read.epoch].entry,
             p=one.p_value,
             corrected=one.p_bonferroni,
-            statistics=one.statistics,
-            heard=one.heard,
-            lied=one.lied,
-            flipped=one.flipped,
+            statistics=read.statistics,
+            heard=read.heard,
+            lied=read.lied,
+            flipped=read.flipped,
             served=recorded.served[first_asked(recorded.x)],
-            proof=self._registry.prove(entry).encode(),
+            proof=self._registry.prove(committed[read.epoch].entry).encode(),
             first=first,
         )
 
@@ -249,6 +254,28 @@ class Traces:
         return ask_release(self._here, self._registry, self._evidence, probes)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What may be claimed of a suspect that was there by ``since``, Unix nanoseconds, 0 = not known. ``committed``: the keys of
+    a subject for the release ``ref``; ``opened``: those that reports told, and when."""
+
+    ref: str
+    committed: Callable[[str], Sequence[Committed]]
+    opened: Mapping[OpenedKey, int]
+    since: int
+
+    def usable(self, subject: str, epochs: Collection[int]) -> set[int]:
+        """Those of ``epochs`` whose key the log committed to before the suspect was there, and no report opened by then."""
+        known = self.committed(subject)
+        old = {epoch for epoch in epochs if epoch < len(known) and not 0 < self.since <= known[epoch].at}
+        return {epoch for epoch in old if not self.spent(subject, epoch)}
+
+    def spent(self, subject: str, epoch: int) -> bool:
+        """Whether a report opened the key before the suspect was there: then whoever read that could have made it."""
+        at = self.opened.get(OpenedKey(self.ref, subject, epoch), 0)
+        return at > 0 and not 0 < self.since <= at
+
+
 def ask_release(premises: Premises, registry: Registry, evidence: ReleaseEvidence, rows: Rows) -> Callable[[Rows], Rows]:
     """The model of a release, without marks: rows (n, d) to probabilities (n, k). ``rows``: a few that it will be asked.
 
@@ -262,17 +289,18 @@ def ask_release(premises: Premises, registry: Registry, evidence: ReleaseEvidenc
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A suspect that was tested: ``found``, smallest p first, and what it was computed from. ``seen``: Unix nanoseconds by
-    which it was there, 0 = not known; ``late``: accounts whose keys were not committed to by then, of which nothing is
-    claimed."""
+    """A suspect that was tested: ``found``, smallest p first, and what it was computed from. ``recorded``: by subject and
+    epoch; ``seen``: Unix nanoseconds by which it was there, 0 = not known; ``late``: accounts of which nothing is claimed, for
+    by then each key was open or not yet committed to; ``spent``: accounts of which a report had opened a key."""
 
     suspect: Suspect
     probing: Probing
     probes: Heard
     found: list[TraceResult]
-    recorded: dict[str, Recorded]
+    recorded: dict[str, dict[int, Recorded]]
     seen: int
     late: frozenset[str]
+    spent: frozenset[str] = frozenset()
 
     @property
     def claimed(self) -> list[TraceResult]:
@@ -284,8 +312,8 @@ class Trace:
         """Clusters and sets of accounts that stand out as groups."""
         logs = {one.subject: one.statistics["all"] * math.log(10) for one in self.claimed}
         clusters: dict[str, set[str]] = {}
-        for subject, one in self.recorded.items():
-            for name in one.shared:
+        for subject, epochs in self.recorded.items():
+            for name in frozenset[str]().union(*(one.shared for one in epochs.values())):
                 clusters.setdefault(name, set()).add(subject)
         return [*weigh_clusters(logs, clusters), *weigh_sets(logs)]
 
@@ -304,8 +332,9 @@ class Trace:
                 one.subject,
                 one.p_bonferroni,
                 one.statistics,
-                len(self.recorded[one.subject].x),
+                sum(len(part.x) for part in self.recorded[one.subject].values()),
                 one.subject in self.late,
+                one.subject in self.spent,
             )
             for one in self.found
         )
@@ -316,80 +345,3 @@ def _profile(registry: Registry, evidence: ReleaseEvidence) -> Profile:
         raise Missing(f"{evidence.ref} has no extraction profile: its answers were not marked")
     opened = registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE)
     return Profile.from_arrays(load(opened.read_source()))
-
-
-def recorded_answers(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Recorded]:
-    """What every account asked one release and was answered; accounts whose key was erased are left out.
-
-    Needs the key family ``audit-subject``. Raises NotTrusted, Unavailable.
-    """
-    decisions = decisions_of(registry.view, premises.trust)
-    keys = SubjectKeys(premises.records, premises.ring_keys(AUDIT_SUBJECT), premises.entropy, decisions.epochs())
-    ladders = premises.ladder.history(registry.book)
-    signed_up = known_of(signups_of(premises))
-    found: dict[str, list[_Part]] = {}
-    for instance in premises.audit_instances():
-        origin = premises.audit_origin(instance)
-        vkey = encode_vkey(origin, premises.trust.audit_key)
-        for index, entry, sealed in read_bodies(premises.audit_files(instance), vkey, origin):
-            if entry.kind != PREDICT or entry.release != str(ref):
-                continue
-            try:
-                body = keys.open(sealed, entry.subject, str(ref))
-            except Missing:
-                continue
-            share = flips = 0.0
-            if entry.outcome == DECEIVED:
-                share = [ruled.ladder for ruled in ladders if ruled.at <= entry.t][-1].steps[Rung.SANCTION].deceive
-            elif entry.outcome == FLIPPED:
-                flips = _flips(decisions.reviews.get(entry.subject, ()), entry.t)
-            found.setdefault(entry.subject, []).append(
-                _Part(entry.t, f"{instance}/{index}", body.inputs(), body.served_probs(), share, flips, body.network)
-            )
-    joined = {subject: _joined(parts) for subject, parts in found.items()}
-    return {subject: replace(one, shared=one.shared.union(signed_up(subject))) for subject, one in joined.items()}
-
-
-class _Part(NamedTuple):
-    """One record of an answer: time, receipt, questions, answers, the shares of false regions and of flipped labels, and the
-    network's name."""
-
-    t: int
-    receipt: str
-    x: Rows
-    served: Rows
-    share: float
-    flips: float
-    network: bytes
-
-
-def _flips(reviews: Sequence[Review], t: int) -> float:
-    """The share of flipped labels in force at ``t``: of the last review before it that said one, else of the first after it,
-    for the clocks of two machines differ."""
-    said = [review for review in reviews if review.flips]
-    before = [review.flips for review in said if review.at <= t]
-    return before[-1] if before else said[0].flips if said else 0.0
-
-
-def _joined(parts: list[_Part]) -> Recorded:
-    parts.sort(key=lambda part: part.t)  # in order over all gateways: an e-value looks at the first question of each region
-    x, served = np.concatenate([part.x for part in parts]), np.concatenate([part.served for part in parts])
-    share = next((part.share for part in reversed(parts) if part.share), 0.0)
-    flips = next((part.flips for part in reversed(parts) if part.flips), 0.0)
-    false = [part.x for part in parts if share and part.share == share]
-    flipped = [part.x for part in parts if flips and part.flips == flips]
-    return Recorded(
-        x,
-        served,
-        parts[0].receipt,
-        share,
-        np.concatenate([x[:0], *false]),
-        flips,
-        np.concatenate([x[:0], *flipped]),
-        frozenset(name for part in parts for name in network_covariate(part.network)),
-    )
-
-
-def recorded_questions(premises: Premises, registry: Registry, ref: ReleaseRef) -> dict[str, Rows]:
-    """Every account's recorded questions (n, d) to one release; as ``recorded_answers``."""
-    return {subject: one.x for subject, one in recorded_answers(premises, registry, ref).items()}

@@ -1,4 +1,4 @@
-"""attack, trace and trace-check."""
+"""attack, trace, renew-mark and trace-check."""
 
 import importlib.util
 from contextlib import ExitStack
@@ -316,6 +316,21 @@ class _Traced:
         return ctx.call(Keep.trace, ref=self.ref, suspect=read_file(self.suspect), **how._asdict())
 
 
+@click.command("renew-mark", epilog="Example: modelkeep renew-mark alice --model credit-risk@1 --reason 'her key was shown'")
+@click.argument("account")
+@click.option("--model", "ref", required=True, metavar="NAME@VERSION", help="The release whose answers are marked.")
+@click.option("--reason", required=True, help="Why; it is logged.")
+@click.pass_obj
+def renew_mark(ctx: Context, account: str, ref: str, reason: str) -> None:
+    """Give an account a new key for the marks on its answers.
+
+    The log commits to it, and gateways mark with it within a second. What was answered before is traced by the key that marked
+    it. 'trace --report' does this by itself for every account whose newest key it opens.
+    """
+    done = ctx.call(Keep.mark_renew, ref=ref, account=account, reason=reason)
+    ctx.out.show(done, f"{done.account}: its marks on {done.ref} are in epoch {done.epoch} now (log entry {done.log_index})")
+
+
 @click.command("trace-check", epilog="Example: modelkeep trace-check case-7 --trust trust.toml --suspect suspect.onnx")
 @click.argument("folder", metavar="FOLDER")
 @click.option("--trust", required=True, help="trust.toml of the keep: its public keys.")
@@ -339,4 +354,4 @@ def trace_check(ctx: Context, folder: str, trust: str, suspect: str, key_file: s
             ctx.out.console.print(f"Not proven here: {one}", markup=False)
 
 
-COMMANDS = (attack, trace, trace_check)
+COMMANDS = (attack, trace, renew_mark, trace_check)

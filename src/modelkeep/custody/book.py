@@ -14,7 +14,7 @@ from modelkeep.core.values import Digest, ReleaseRef, ReleaseState, Statement, d
 from modelkeep.crypto.dsse import Envelope, parse_envelope
 from modelkeep.custody.catalogue import Catalogue
 from modelkeep.custody.dossier import REJECT, Attestations, Dossier, Told, compile_dossier, told_at
-from modelkeep.custody.evidence import Event, Found, Problem, ReleaseEvidence, sealed_body
+from modelkeep.custody.evidence import Committed, Event, Found, Problem, ReleaseEvidence, sealed_body
 from modelkeep.custody.policies import Policies
 from modelkeep.custody.releases import COLLECT, PUBLISH, QUARANTINE, RETIRE, SealedBody, next_state
 from modelkeep.custody.signatories import Signatories
@@ -96,7 +96,7 @@ class EvidenceBook:
         self._profiles: dict[Digest, tuple[Found, Profile]] = {}
         self._audits: dict[str, AuditCheckpoint] = {}
         self._first_profile: dict[ReleaseRef, int] = {}  # of those whose profile was sealed anew
-        self._commitments: dict[tuple[str, ReleaseRef], tuple[str, int, int]] = {}
+        self._committed: dict[tuple[str, ReleaseRef], tuple[Committed, ...]] = {}
         self._marked: set[ReleaseRef] = set()
         self._calibrations: dict[ReleaseRef, tuple[tuple[int, Calibration], ...]] = {}
         self._seen: set[Digest] = set()
@@ -194,24 +194,13 @@ class EvidenceBook:
         """The highest released version of a model name; 0 when there is none."""
         return max((ref.version for ref in tuple(self._releases) if ref.name == name), default=0)
 
-    def commitment(self, subject: str, ref: ReleaseRef) -> str | None:
-        """The 64 hex digits that commit to the watermark key of ``subject`` for ``ref``; None when there are none."""
-        found = self._commitments.get((subject, ref))
-        return None if found is None else found[0]
+    def committed(self, subject: str, ref: ReleaseRef) -> tuple[Committed, ...]:
+        """What the log says of the watermark keys of ``subject`` for ``ref``, by epoch; the last one marks from there on."""
+        return self._committed.get((subject, ref), ())
 
     def profiled_at(self, ref: ReleaseRef) -> int | None:
         """Index of the log entry that said first what the extraction profile of ``ref`` is; None when it has none."""
         return self._first_profile.get(ref, self.release(ref).entries.get("profile"))
-
-    def committed_at(self, subject: str, ref: ReleaseRef) -> int | None:
-        """Index of the log entry that commits to the watermark key of ``subject`` for ``ref``; None when there is none."""
-        found = self._commitments.get((subject, ref))
-        return None if found is None else found[1]
-
-    def committed_on(self, subject: str, ref: ReleaseRef) -> int | None:
-        """Unix nanoseconds at which that entry was made; None when there is none."""
-        found = self._commitments.get((subject, ref))
-        return None if found is None else found[2]
 
     def calibrations(self, ref: ReleaseRef) -> tuple[tuple[int, Calibration], ...]:
         """Every calibration of a release with its log index, oldest first; the last one is in force."""
@@ -466,7 +455,12 @@ class EvidenceBook:
         if said.entries:
             self._marked.add(known.ref)
         for entry in said.entries:
-            self._commitments.setdefault((entry.subject, known.ref), (entry.commitment, found.index, said.at))
+            earlier = self.committed(entry.subject, known.ref)
+            if entry.epoch > len(earlier):
+                raise Conflict(f"epoch {entry.epoch} of a watermark key of {entry.subject[:80]} comes before the one before it")
+            if entry.epoch == len(earlier):  # else the first one stands
+                commit = Committed(entry.commitment, found.index, said.at)
+                self._committed[entry.subject, known.ref] = (*earlier, commit)
 
     def _fold_calibration(self, found: Found, statement: Statement) -> None:
         said = predicate_of(statement, Calibration)

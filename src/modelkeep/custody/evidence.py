@@ -1,5 +1,7 @@
 """What the releases log says about one release, as frozen values. ``custody/book`` folds them from the log."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState
@@ -29,6 +31,15 @@ class Event(msgspec.Struct, frozen=True):
     verb: str
     actor: str
     reason: str
+    at: int
+
+
+class Committed(NamedTuple):
+    """What the log says of one watermark key of an account: 64 hex digits that commit to it, in which entry, and when that was
+    made (Unix nanoseconds by the signer's clock)."""
+
+    commitment: str
+    entry: int
     at: int
 
 

@@ -3,14 +3,14 @@
 For a suspect independent of the key, every symbol is uniform given the questions and earlier symbols. With scores M_i[a]
 that use no other answer, prod_i exp(l M_i[a_i]) / mean_a exp(l M_i[a]) is a martingale with mean 1, for every l, also when a
 thief chose his questions by earlier answers; so is its mean over a fixed grid of l. The smooth symbols are read on probes
-that do not depend on the key. Fine and smooth symbols have independent keys, so the product of their e-values is one too. By
-Markov's inequality p = 1 / e is a p-value. Source: Vovk and Wang 2021, "E-values: calibration, combination and
-applications", section 2.
+that do not depend on the key. Fine and smooth symbols have independent keys, so the product of their e-values is one too; so
+have the epochs of an account, of which the run that says most is taken and corrected for how many runs there are. By Markov's
+inequality p = 1 / e is a p-value. Source: Vovk and Wang 2021, "E-values: calibration, combination and applications", section 2.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,8 @@ DEEP: tuple[Callable[[Floats], Floats], float] = (lambda p: np.log(p + 1e-7), 50
 LATER = 0.04
 """Weight of the readings that came later: little, so that p of the reports of before rises by less than they may differ."""
 SMALLEST = 1e-300
+WORTH = math.log(10.0)
+"""Of an epoch, as the log of an e-value: less than that, and its key is better not opened."""
 USUALLY = 0.9
 """In this share of its answers a suspect that tells its leading classes alone tells as many as it ever does."""
 
@@ -56,9 +58,9 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AccountTrail:
-    """What one account asked: ``x`` (n, d) in order, ``key`` its 32-byte account key; ``deceived``: of these the rows that it
-    asked while a review had it answered falsely in a ``share`` of the regions, 0 = it never was; ``flipped``, ``flips``: the
-    same of flipped labels.
+    """What one account asked in one epoch: ``x`` (n, d) in order, ``key`` its 32-byte account key then; ``deceived``: of these
+    the rows that it asked while a review had it answered falsely in a ``share`` of the regions, 0 = it never was; ``flipped``,
+    ``flips``: the same of flipped labels; ``epochs``: how many keys it ever had.
     """
 
     subject: str
@@ -68,6 +70,8 @@ class AccountTrail:
     deceived: Floats | None = None
     flips: float = 0.0
     flipped: Floats | None = None
+    epoch: int = 0
+    epochs: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,21 +91,32 @@ class Flipped:
     heard: Heard
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EpochRead:
+    """What the key of one ``epoch`` says. ``statistics``: log10 of the e-values, by kind, and how many questions and probes
+    they rest on, and of all together (``all``); ``heard``: the distinct questions, and both models' answers, None where nothing
+    was asked; ``lied``, ``flipped``: those of a deceived account."""
+
+    epoch: int
+    statistics: dict[str, float]
+    heard: Heard | None = None
+    lied: Lied | None = None
+    flipped: Flipped | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TraceResult:
-    """``p_value``: chance of evidence this strong for a suspect independent of the account's key; ``p_bonferroni``: times the
-    number of accounts, at most 1; ``statistics``: log10 of the e-values, by kind, and how many questions and cells they rest
-    on, and of all together (``all``); ``heard``: the distinct questions, and both models' answers, None of an account that
-    asked nothing; ``lied``, ``flipped``: those of a deceived one.
+    """``p_value``: chance of evidence this strong for a suspect independent of the account's keys; ``p_bonferroni``: times the
+    number of accounts, at most 1; ``statistics``: as of an epoch, summed over ``run``, and ``all`` less what the choice of that
+    run costs; ``run``: the epochs in a row that say most, in which it asked something; ``epochs``: how many keys it ever had.
     """
 
     subject: str
     p_value: float
     p_bonferroni: float
     statistics: dict[str, float]
-    heard: Heard | None = None
-    lied: Lied | None = None
-    flipped: Flipped | None = None
+    run: tuple[EpochRead, ...] = ()
+    epochs: int = 1
 
 
 def probe_seed(beacon: bytes, suspect: bytes) -> int:
@@ -186,7 +201,7 @@ class Reading:
         flips = 0.0 if flipped is None else _flip_evidence(key, flipped, self._probes)
         if flipped is not None:  # by a key of its own, of questions in their order: the product is an e-value, too
             total = _log_mean(np.array([total, flips, total + flips]))
-        p = max(min(1.0, math.exp(-max(total, 0.0))) if total < 690 else SMALLEST, SMALLEST)
+        p = p_of(total)
         statistics = {"questions": float(0 if asked is None else len(asked.x)), "probes": float(len(self._probes.x))}
         statistics |= {f"fine-{name}": value / math.log(10) for name, value in zip(self._readers, fine, strict=True)}
         statistics |= {f"smooth-{name}": value / math.log(10) for name, value in zip(self._readers, smooth, strict=True)}
@@ -218,16 +233,16 @@ def trace(
     epsilon: float = 0.05,
     decimals: int = 4,
 ) -> list[TraceResult]:
-    """Test every account, smallest p-value first.
+    """Test every account, smallest p-value first: by the run of its epochs that says most, corrected for how many there are.
 
     ``suspect``, ``victim``: (b, d) to probabilities (b, k), the victim's without mark; ``probes``: (m, d), not chosen with
     any key, or what both answered to them; ``epsilon``, ``decimals``: as served. Raises Invalid (a model without classes,
-    answers of another shape, an account twice).
+    answers of another shape, an epoch of an account twice).
     """
-    if len({trail.subject for trail in accounts}) != len(accounts):
+    if len({(trail.subject, trail.epoch) for trail in accounts}) != len(accounts):
         raise Invalid("an account appears twice in the trace: join its questions first")
     heard = probes if isinstance(probes, Heard) else hear(suspect, victim, probes)
-    reading, results = Reading(heard, epsilon), []
+    reading, read = Reading(heard, epsilon), dict[str, list[EpochRead]]()
     for trail in accounts:
         x = trail.x[first_asked(trail.x)]
         asked = hear(suspect, victim, x) if len(x) else None
@@ -238,9 +253,48 @@ def trace(
         if trail.flips and trail.flipped is not None and len(trail.flipped):
             told = hear(suspect, victim, trail.flipped[first_asked(trail.flipped)])
             flipped = Flipped(trail.flips, spots_of(profile), told)
-        p, statistics = reading.weigh(trail.key, profile, asked, lied=lied, flipped=flipped, decimals=decimals)
-        results.append(TraceResult(trail.subject, p, min(1.0, p * len(accounts)), statistics, asked, lied, flipped))
+        _, statistics = reading.weigh(trail.key, profile, asked, lied=lied, flipped=flipped, decimals=decimals)
+        read.setdefault(trail.subject, []).append(EpochRead(trail.epoch, statistics, asked, lied, flipped))
+    epochs = {trail.subject: trail.epochs for trail in accounts}
+    results = [_result(subject, found, epochs[subject], len(read)) for subject, found in read.items()]
     return sorted(results, key=lambda result: (result.p_value, result.subject))
+
+
+def _result(subject: str, read: list[EpochRead], epochs: int, accounts: int) -> TraceResult:
+    logs = [0.0] * max(epochs, *(one.epoch + 1 for one in read))
+    for one in read:
+        logs[one.epoch] = one.statistics["all"] * math.log(10)
+    first, last = strongest_run(logs, {one.epoch for one in read})
+    run = tuple(sorted((one for one in read if first <= one.epoch <= last), key=lambda one: one.epoch))
+    names = dict.fromkeys(name for one in run for name in one.statistics)
+    statistics = {name: sum(one.statistics.get(name, 0.0) for one in run) for name in names}
+    statistics["probes"] = run[0].statistics["probes"]
+    log_e = sum(logs[first : last + 1]) - math.log(runs_of(len(logs)))
+    statistics["all"] = log_e / math.log(10)
+    p = p_of(log_e)
+    return TraceResult(subject, p, min(1.0, p * accounts), statistics, run, len(logs))
+
+
+def runs_of(epochs: int) -> int:
+    """How many runs of epochs there are, which corrects the p-value of the one that says most."""
+    return epochs * (epochs + 1) // 2
+
+
+def strongest_run(logs: Sequence[float], asked: Collection[int]) -> tuple[int, int]:
+    """First and last of the epochs in a row with the largest product of e-values, where each that was ``asked`` in must be
+    worth a factor of ten, or its key stays closed; the shortest of equal ones. ``logs``: log e-value by epoch, 0 where nothing
+    was asked."""
+    worth = [log - WORTH if epoch in asked else 0.0 for epoch, log in enumerate(logs)]
+    sums = np.concatenate([[0.0], np.cumsum(worth)])
+    ends = sorted(asked)
+    found = [(-(sums[last + 1] - sums[first]), last - first, first) for first in ends for last in ends if first <= last]
+    _, length, first = min(found)
+    return first, first + length
+
+
+def p_of(log_e: float) -> float:
+    """The p-value 1 / e, at most 1."""
+    return max(min(1.0, math.exp(-max(log_e, 0.0))) if log_e < 690 else SMALLEST, SMALLEST)
 
 
 def _answers(model: Predict, x: Floats) -> Floats:

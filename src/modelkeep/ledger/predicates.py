@@ -4,7 +4,7 @@
 ``:v2``. Times are Unix nanoseconds; digests are ``sha256:<hex>``. ``statements`` has the envelope around them.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -169,14 +169,16 @@ class Act(Predicate, frozen=True, kw_only=True):
 
 
 class Commitment(msgspec.Struct, frozen=True):
-    """``subject``: account pseudonym; ``commitment``: 64 hex digits that commit to its watermark key."""
+    """``subject``: account pseudonym; ``commitment``: 64 hex digits that commit to its watermark key of ``epoch``, which begins
+    with this statement: the first is 0."""
 
     subject: str
     commitment: str
+    epoch: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class TraceCommitments(Predicate, frozen=True, kw_only=True):
-    """Watermark keys of accounts are committed before their first answer. Subject: the model file."""
+    """Watermark keys of accounts are committed before the first answer that they mark. Subject: the model file."""
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:trace-commitments:v1"
     release: str

@@ -36,7 +36,8 @@ class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
     otherwise; ``raw`` and ``served``: (rows, classes) float64 in the same way, empty when the model is no classifier;
     ``outputs``: what was answered then, as the JSON that left; ``rung``: the ladder's rung in force; ``network``: the name of
     the network that asked (access/networks), 8 bytes or nothing; records of before have none; ``hidden``: (rows, r) float32
-    coordinates of the model's inner layer, in the same way, or nothing when the evidence looks at none.
+    coordinates of the model's inner layer, in the same way, or nothing when the evidence looks at none; ``epoch``: of the
+    account key that marked the answer, 0 where nothing did.
     """
 
     version: int
@@ -49,6 +50,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True, tag=False):
     rung: int
     network: bytes = b""
     hidden: bytes = b""
+    epoch: int = 0
 
     def inputs(self) -> NDArray[np.float64]:
         """The inputs, shape (rows, features)."""
@@ -80,11 +82,12 @@ def encode_body(
     rung: int,
     network: bytes = b"",
     hidden: NDArray[np.float32] | None = None,
+    epoch: int = 0,
 ) -> bytes:
     """The plain body of an answer. ``x``: shape (rows, features), float32 or float64; the rest as ``Body`` has it."""
     raw_bytes = _EMPTY if raw is None else raw.tobytes()
     seen = _EMPTY if hidden is None else hidden.tobytes()
-    body = Body(_BODY_VERSION, len(x), x.itemsize == 8, x.tobytes(), raw_bytes, served, outputs, rung, network, seen)
+    body = Body(_BODY_VERSION, len(x), x.itemsize == 8, x.tobytes(), raw_bytes, served, outputs, rung, network, seen, epoch)
     return _ENCODER.encode(body)
 
 

@@ -37,10 +37,10 @@ def log_audit_checkpoint(desk: Desk, note: bytes, checkpoint: Checkpoint, *, act
 
 
 def commit_traces(desk: Desk, ref: ReleaseRef, entries: Iterable[Commitment], *, actor: str) -> int:
-    """Commit to watermark keys of accounts for a release, before their first answer; how many were new.
+    """Commit to watermark keys of accounts for a release, before their first answer by them; how many were new.
 
     An account that has the same commitment already is passed over. Raises Conflict (it has another: a key cannot be exchanged
-    afterwards), Missing (no such release), TooLarge, NotTrusted, Unavailable.
+    afterwards; or the epoch before it has none), Missing (no such release), TooLarge, NotTrusted, Unavailable.
     """
     known = desk.registry.release(ref)
     new = _new(desk.registry.book, ref, entries)
@@ -48,16 +48,19 @@ def commit_traces(desk: Desk, ref: ReleaseRef, entries: Iterable[Commitment], *,
     statements = list(commitment_statements(model, str(ref), new, actor=actor, at=now))
     if statements:
         desk.log_statements(statements)
-        _new(desk.registry.refresh(), ref, new)  # another writer may have been first: then this raises
+        if _new(desk.registry.refresh(), ref, new):  # another writer may have been first: then this raises
+            raise Conflict(f"the releases log did not take commitments to watermark keys for {ref}: see 'modelkeep log verify'")
     return len(new)
 
 
 def _new(book: EvidenceBook, ref: ReleaseRef, entries: Iterable[Commitment]) -> list[Commitment]:
     new = []
     for entry in entries:
-        standing = book.commitment(entry.subject, ref)
-        if standing is None:
+        standing = book.committed(entry.subject, ref)
+        if entry.epoch == len(standing):
             new.append(entry)
-        elif standing != entry.commitment:
+        elif entry.epoch > len(standing):
+            raise Conflict(f"{entry.subject} has no watermark key for {ref} of the epoch before {entry.epoch}")
+        elif standing[entry.epoch].commitment != entry.commitment:
             raise Conflict(f"{entry.subject} is committed to another watermark key for {ref}: the first one stands")
     return new

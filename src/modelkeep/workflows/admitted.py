@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from modelkeep.core.values import ModelSignature, ReleaseRef
 from modelkeep.errors import Missing, ModelkeepError, Unavailable
 from modelkeep.extraction.layer import Layer
-from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.profile import Profile
 from modelkeep.policy.engine import Target
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime
 from modelkeep.serving.validate import InputPlan, Usual
+from modelkeep.workflows.marks import Marking
 from modelkeep.workflows.watch import Watching
 
 LEASE = 1.0
@@ -42,7 +42,7 @@ class Served(msgspec.Struct, frozen=True):
     watch: Watching | None
     row_seconds: float
     remote: RemoteRuntime | None
-    markers: dict[str, Marker]
+    markers: dict[str, Marking]
     usual: Usual | None = None
     background: NDArray[np.float64] | None = None
     layer: Layer | None = None

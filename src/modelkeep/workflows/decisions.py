@@ -4,6 +4,7 @@ A cleared account's evidence counts from the review on. An erased name has no se
 (core/epochs); a forgotten account is nobody's.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -67,6 +68,14 @@ class Review(NamedTuple):
         return f"{self.outcome}, {self.flips:.1%} of labels flipped" if self.flips else self.outcome
 
 
+class OpenedKey(NamedTuple):
+    """An account key that a trace report tells: of which release and subject, and of which epoch."""
+
+    release: str
+    subject: str
+    epoch: int
+
+
 class FalseAlarm(msgspec.Struct, frozen=True):
     """A review found that ``subject`` was accused wrongly, ``at`` Unix nanoseconds: for the next calibration."""
 
@@ -76,6 +85,7 @@ class FalseAlarm(msgspec.Struct, frozen=True):
 
 
 _BATCH = 256
+_EPOCH = re.compile("[0-9]{1,9}")
 
 
 class Decisions:
@@ -110,6 +120,8 @@ class Decisions:
         """Unix nanoseconds at which each suspect was traced first, by its digest: it was there by then."""
         self.grants: dict[str, dict[tuple[str, str], int]] = {}
         """Log index of each grant in force, by data set, then by (pseudonym or ``role:NAME``, purpose)."""
+        self.opened: dict[OpenedKey, int] = {}
+        """Unix nanoseconds from which on whoever read a trace report may know an account key."""
         self.archived: dict[str, Archived] = {}
         """Audit logs that were pruned, by origin."""
 
@@ -198,6 +210,8 @@ class Decisions:
             return None
         if said.verb == TRACE:
             self.traced.setdefault(said.detail.get("suspect", ""), said.at)
+            for key in opened_keys(said.about, said.detail.get("opened", "")):
+                self.opened.setdefault(key, said.at)
             return None
         if said.verb == INDICATE:
             self.indicators = said.detail.get("digest", "")
@@ -252,6 +266,12 @@ class Decisions:
         earlier = self.archived.get(said.about)
         if earlier is None or earlier.removed is Removed.BODIES:
             self.archived[said.about] = found
+
+
+def opened_keys(release: str, said: str) -> list[OpenedKey]:
+    """The account keys that a ``trace`` act says its report opens, as ``SUBJECT:EPOCH,…``; what is no such is passed over."""
+    parts = [one.rpartition(":") for one in said.split(",")]
+    return [OpenedKey(release, subject, int(epoch)) for subject, _, epoch in parts if subject and _EPOCH.fullmatch(epoch)]
 
 
 def _share(said: str) -> float:

@@ -24,11 +24,11 @@ from modelkeep.access.view import Grant
 from modelkeep.access.work import Question
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
-from modelkeep.errors import NotTrusted, OverBudget, ReviewRequired, Unavailable
+from modelkeep.errors import OverBudget, ReviewRequired, Unavailable
 from modelkeep.extraction.deceive import deceived
 from modelkeep.extraction.flips import Flipper, flipped, spots_of
 from modelkeep.extraction.ladder import DEFAULT, Rung, Step, respond, respond_one
-from modelkeep.extraction.perturb import Marker, commitment
+from modelkeep.extraction.perturb import Marker
 from modelkeep.policy.engine import KEEP, Target, model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
@@ -38,7 +38,7 @@ from modelkeep.serving.validate import Checked
 from modelkeep.workflows.admitted import NOTHING, Served
 from modelkeep.workflows.covariates import network_covariate
 from modelkeep.workflows.doors import OURS, Answer, Call, Doors, Entrance
-from modelkeep.workflows.marks import account_key
+from modelkeep.workflows.marks import UNMARKED, Marking, Marks
 from modelkeep.workflows.recorder import Recorder
 from modelkeep.workflows.watch import Observation, Watching
 
@@ -68,31 +68,6 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
     raw: Floats | None
     served: bytes
     outputs: dict[str, Values]
-
-
-class Marks:
-    """The account marks: keys from the master key, each used only once the log holds its commitment."""
-
-    def __init__(
-        self,
-        master: bytes,
-        committed: Callable[[str, ReleaseRef], str | None],
-        wanted: Callable[[str, ReleaseRef, str], None] = lambda _subject, _ref, _commitment: None,
-    ) -> None:
-        """``committed``: the commitment in the releases log, hex; ``wanted``: told of a (subject, release, commitment) that
-        is not there."""
-        self._master, self._committed, self._wanted = master, committed, wanted
-
-    def key(self, subject: str, ref: ReleaseRef) -> bytes:
-        """The key of ``subject`` for ``ref``. Raises Unavailable (not committed yet), NotTrusted (another one is)."""
-        key = account_key(self._master, subject, ref)
-        mine, logged = commitment(key).hex(), self._committed(subject, ref)
-        if logged is None:
-            self._wanted(subject, ref, mine)
-            raise Unavailable(f"the watermark key of {subject} for {ref} is not in the releases log yet: ask again in a second")
-        if logged != mine:
-            raise NotTrusted(f"the releases log commits to another watermark key of {subject} for {ref}")
-        return key
 
 
 class Gateway:
@@ -160,7 +135,7 @@ class Gateway:
             while sealer is None:  # made, or made anew because the subject was erased meanwhile
                 await _in_thread(lambda: self._keys.key(subject))
                 sealer = self._keys.sealer(subject, served.text)
-            marker = served.markers.get(subject) or await self._marker(served, subject)
+            epoch, marker = self._marking(served, subject) or await self._begin(served, subject)
             if served.remote is None and rows * served.row_seconds < INLINE_SECONDS:
                 found = served.runtime.run(checked.feeds)
             else:
@@ -170,7 +145,7 @@ class Gateway:
             outputs = [(spec, shown.outputs[spec.name]) for spec in wanted]
             reply = call.form.write(served.ref, request, outputs)
             said = b"" if shown.raw is not None else _in_json(reply, served.ref, request.id, outputs)
-            plain = encode_body(x, shown.raw, shown.served, said, rung, network, hidden)
+            plain = encode_body(x, shown.raw, shown.served, said, rung, network, hidden, epoch)
             entry = AuditEntry("predict", subject, served.text, "", _outcome(step) or outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
             if watch is not None:
@@ -290,16 +265,21 @@ class Gateway:
             outputs[plan.label] = shown.argmax(axis=1).astype(label.dtype).reshape(label.shape)
         return Shown(raw, shown.tobytes(), outputs)
 
-    async def _marker(self, served: Served, subject: str) -> Marker | None:
+    def _marking(self, served: Served, subject: str) -> Marking | None:
+        """What marks for ``subject``, if it is at hand and the releases log has begun no later epoch."""
+        found = served.markers.get(subject)
+        return found if found is not None and found.epoch >= self._marks.epoch(subject, served.ref) else None
+
+    async def _begin(self, served: Served, subject: str) -> Marking:
         profile = served.profile
         if profile is None or served.outputs.probabilities is None:
-            return None
-        key = self._marks.key(subject, served.ref)
+            return UNMARKED
+        epoch, key = self._marks.key(subject, served.ref)
         marker = await _in_thread(lambda: Marker(key, profile, self._terms.epsilon, self._terms.decimals))
         if len(served.markers) >= self._terms.max_markers:
             served.markers.pop(next(iter(served.markers)))
-        served.markers[subject] = marker
-        return marker
+        made = served.markers[subject] = Marking(epoch, marker)
+        return made
 
     def agent(self, headers: Mapping[bytes, bytes]) -> bytes:
         """The User-Agent among the ``headers`` of a request, for its ``Call``; b"" while nobody looks out for one."""

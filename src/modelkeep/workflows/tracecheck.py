@@ -1,7 +1,7 @@
 """A trace report, computed again with the public keys of a keep and nothing else of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +17,7 @@ from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction.accusation import cluster_log_e, corrected, set_tests
 from modelkeep.extraction.flips import COORDINATES, Spots
 from modelkeep.extraction.perturb import Cells, Marker, commitment
-from modelkeep.extraction.trace import Flipped, Heard, Lied, Predict, Reading, first_asked
+from modelkeep.extraction.trace import Flipped, Heard, Lied, Predict, Reading, first_asked, p_of, runs_of
 from modelkeep.formats.safetensors import load
 from modelkeep.ledger.predicates import Profile, TraceCommitments
 from modelkeep.ledger.proofs import check_proof, origin_of
@@ -106,16 +106,21 @@ def check_report(
     reading = Reading(probes.heard, said.epsilon)
     p, logs = dict[str, float](), dict[str, float]()
     grouped = {subject for group in said.together for subject in group.members}
-    for one in said.accused:
-        marker = Marker(_key(one), cells, said.epsilon, said.decimals)
-        if fixed is not None and fixed >= one.entry:
-            raise NotTrusted(f"the log says what cells and spots are after it committed to the key of {one.subject}")
-        found += _committed(files, one, said, root, signatories, min(filter(None, (said.seen, seen)), default=0))
-        shown = _shown(files, one.numbers)
-        p[one.subject], logs[one.subject], told = _computed(reading, marker, cells, spots, one, said, shown)
-        if p[one.subject] > said.significance and one.subject not in grouped:
-            raise NotTrusted(f"the p-value of {one.subject} is {p[one.subject]:.2g}, and {said.significance:g} is significant")
-        found += told
+    for subject, keys in _by_account(said).items():
+        alone = []
+        for one in keys:
+            marker = Marker(_key(one), cells, said.epsilon, said.decimals)
+            if fixed is not None and fixed >= one.entry:
+                raise NotTrusted(f"the log says what cells and spots are after it committed to the key of {subject}")
+            found += _committed(files, one, said, root, signatories, min(filter(None, (said.seen, seen)), default=0))
+            log_e, told = _computed(reading, marker, cells, spots, one, said, _shown(files, one.numbers))
+            alone.append(log_e)
+            found += told
+        logs[subject] = sum(alone) - math.log(runs_of(keys[0].epochs))
+        p[subject] = _corrected(keys, logs[subject], said)
+        if p[subject] > said.significance and subject not in grouped:
+            raise NotTrusted(f"the p-value of {subject} is {p[subject]:.2g}, and {said.significance:g} is significant")
+        found.append(_p_value(keys, logs[subject], p[subject], said, len(reading)))
     found += [_multiplied(group, said, logs) for group in said.together]
     if suspect is not None:
         for name in (PROBES, *(one.numbers for one in said.accused)):
@@ -134,8 +139,8 @@ def rows_of(files: Mapping[str, bytes]) -> Floats:
 def _committed(
     files: Mapping[str, bytes], one: Accused, said: TraceReport, root: TrustRoot, signatories: Signatories, seen: int
 ) -> list[Found]:
-    """The log committed to the opened key, and did so before the account's first recorded answer, and before the suspect was
-    ``seen`` if that is known. Raises NotTrusted."""
+    """The log committed to the opened key, and did so before the account's first recorded answer by it, and before the suspect
+    was ``seen`` if that is known. Raises NotTrusted."""
     if commitment(_key(one)).hex() != one.commitment:
         raise NotTrusted(f"the opened key of {one.subject} is not the one that {one.commitment[:16]} commits to")
     proof, _ = check_proof(_file(files, one.proof), root.releases_log, root.releases_origin)
@@ -143,9 +148,11 @@ def _committed(
         raise NotTrusted(f"{one.proof} proves entry {proof.index} of the log, and the report names {one.entry}")
     statement, _ = signatories.check(parse_envelope(proof.entry), proof.index)
     known = predicate_of(statement, TraceCommitments)
-    if known.release != said.release or (one.subject, one.commitment) not in {(e.subject, e.commitment) for e in known.entries}:
+    entries = {(entry.subject, entry.commitment, entry.epoch) for entry in known.entries}
+    if known.release != said.release or (one.subject, one.commitment, one.epoch) not in entries:
         raise NotTrusted(f"entry {one.entry} of the log does not commit to this key of {one.subject} for {said.release}")
-    found = [Found("commitment", f"entry {one.entry} of the releases log commits to the key of {one.subject}")]
+    of = f"{one.subject}, epoch {one.epoch}" if one.epochs > 1 else one.subject
+    found = [Found("commitment", f"entry {one.entry} of the releases log commits to the key of {of}")]
     if seen and known.at >= seen:
         raise NotTrusted(f"the log committed to the key of {one.subject} after the suspect was seen: nothing can be claimed")
     if seen:
@@ -165,10 +172,22 @@ def _committed(
     return [*found, Found("order", f"it was committed to {(record.t - known.at) / 1e9:,.0f} s before its first answer")]
 
 
+def _by_account(said: TraceReport) -> dict[str, list[Accused]]:
+    """The opened keys of each accused account, ascending by epoch. Raises NotTrusted: they are no epochs of one account."""
+    found: dict[str, list[Accused]] = {}
+    for one in said.accused:
+        found.setdefault(one.subject, []).append(one)
+    for subject, keys in found.items():
+        epochs, same = [one.epoch for one in keys], {(one.p, one.corrected, one.epochs) for one in keys}
+        if len(same) != 1 or epochs != sorted(set(epochs)) or not 0 <= epochs[0] <= epochs[-1] < keys[0].epochs:
+            raise NotTrusted(f"the keys of {subject} that the report opens are not those of different epochs, with one p-value")
+    return found
+
+
 def _computed(
     reading: Reading, marker: Marker, cells: Cells, spots: Spots, one: Accused, said: TraceReport, shown: _Shown
-) -> tuple[float, float, list[Found]]:
-    """The corrected p-value, and the log of e, from the numbers. Raises NotTrusted: it is larger than claimed."""
+) -> tuple[float, list[Found]]:
+    """The log of e of one key, from the numbers. Raises NotTrusted: they are not what the report says of them."""
     if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
         raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
     lied = Lied(one.share, _arrays(shown.more, "lied.", one.numbers)) if one.share else None
@@ -176,26 +195,30 @@ def _computed(
         raise Invalid(f"the report says that {one.flips:.1%} of the labels of {one.subject} were flipped")
     flipped = Flipped(one.flips, spots, _arrays(shown.more, "flipped.", one.numbers)) if one.flips else None
     asked = shown.heard if one.questions else None
-    alone, statistics = reading.weigh(_key(one), cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
-    p = min(1.0, alone * said.accounts)
-    if alone > one.p * 1.05:  # a cell may fall to its neighbour on another processor
-        raise NotTrusted(f"the p-value of {one.subject} is {alone:.2g} when it is computed again, and {one.p:.2g} is claimed")
+    _, statistics = reading.weigh(_key(one), cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
     served = np.asarray(shown.more.get("served", np.empty((0, 0))), dtype=np.float64)
     marks = carried(marker, shown.heard, served, said.decimals) if served.shape == shown.heard.clean.shape else 0
     if marks < one.carried:
         raise NotTrusted(f"{marks} recorded answers to {one.subject} carry the key's mark, and {one.carried} are claimed")
-    words = f"p = {alone:.2g}, {p:.2g} after Bonferroni over {said.accounts} accounts, from {one.questions} questions"
-    return (
-        p,
-        statistics["all"] * math.log(10),
-        [
-            Found("p-value", f"{one.subject}: {words} and {len(reading)} probes"),
-            Found(
-                "mark",
-                f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal",
-            ),
-        ],
-    )
+    words = f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal"
+    return statistics["all"] * math.log(10), [Found("mark", words)]
+
+
+def _corrected(keys: Sequence[Accused], log_e: float, said: TraceReport) -> float:
+    """The p-value of an account, corrected for how many there are. Raises NotTrusted: it is larger than claimed."""
+    alone = p_of(log_e)
+    if alone > keys[0].p * 1.05 ** len(keys):  # a cell may fall to its neighbour on another processor
+        raise NotTrusted(
+            f"the p-value of {keys[0].subject} is {alone:.2g} when it is computed again, and {keys[0].p:.2g} is claimed"
+        )
+    return min(1.0, alone * said.accounts)
+
+
+def _p_value(keys: Sequence[Accused], log_e: float, p: float, said: TraceReport, probes: int) -> Found:
+    of = f"epochs {keys[0].epoch} to {keys[-1].epoch} of {keys[0].epochs}" if keys[0].epochs > 1 else ""
+    words = f"p = {p_of(log_e):.2g}, {p:.2g} after Bonferroni over {said.accounts} accounts"
+    asked = f"{sum(one.questions for one in keys)} questions and {probes} probes"
+    return Found("p-value", f"{keys[0].subject}: {words}, from {asked}{f', by {of}' if of else ''}")
 
 
 def _multiplied(group: Grouped, said: TraceReport, logs: Mapping[str, float]) -> Found:

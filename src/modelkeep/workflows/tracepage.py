@@ -39,7 +39,7 @@ which it does for a share q of them, and S<sub>i</sub> how much the suspect look
 def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
     """One page of HTML, UTF-8. ``p_values``: corrected, of every account, by pseudonym; ``origin``: the keep's name."""
     accused = claim.accused
-    names = ", ".join(one.subject for one in accused if one.corrected <= claim.significance)
+    names = ", ".join(dict.fromkeys(one.subject for one in accused if one.corrected <= claim.significance))
     names = names or "; ".join(f"one of {', '.join(one.members)}" for one in claim.together)
     title = f"The suspect was taught by answers to {names}" if accused else "The suspect is traced to no account"
     probes = {"data": "rows that were handed in", "beacon": "drawn by a beacon", "log": "drawn by the suspect's digest"}
@@ -77,11 +77,17 @@ def _moment(ns: int) -> str:
 def _account(one: Opened) -> str:
     fine = max(value for name, value in one.statistics.items() if name.startswith("fine-"))
     smooth = max(value for name, value in one.statistics.items() if name.startswith("smooth-"))
+    title = f"{one.subject}, epoch {one.epoch}" if one.epochs > 1 else one.subject
+    whole = (
+        f" This is of the run of its {one.epochs} epochs that says most, and corrected for how many runs there are."
+        if one.epochs > 1
+        else ""
+    )
     return (
-        f"<h2>{escape(one.subject)}</h2><p>p = {one.p:.2g}, {one.corrected:.2g} after Bonferroni, from {len(one.heard.x):,} "
-        f"distinct questions. Its fresh symbols alone are worth e = 10<sup>{fine:.1f}</sup>, the shared ones, read on the "
-        f"probes, 10<sup>{smooth:.1f}</sup>. {_lied(one)}Entry {one.entry:,} of the releases log commits to its key, which "
-        "this report opens, and no other.</p>"
+        f"<h2>{escape(title)}</h2><p>p = {one.p:.2g}, {one.corrected:.2g} after Bonferroni.{whole} It asked "
+        f"{len(one.heard.x):,} distinct questions. Its fresh symbols alone are worth e = 10<sup>{fine:.1f}</sup>, the shared "
+        f"ones, read on the probes, 10<sup>{smooth:.1f}</sup>. {_lied(one)}Entry {one.entry:,} of the releases log commits to "
+        "this key, which this report opens.</p>"
     )
 
 

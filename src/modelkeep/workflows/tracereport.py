@@ -36,6 +36,8 @@ CAVEATS = (
     "they come from, and how many records each account has in them.",
     "How many accounts were tested, which corrects p, is the owner's word: the releases log commits to a key of every account "
     "that was ever answered, and whoever reads it can count them.",
+    "How many epochs an account was in, and that it asked nothing in those between two that are shown, is the owner's word: "
+    "the log commits to every key.",
     "Where no proof of the code is in it, that cells and spots were fixed before the keys is the owner's word.",
     "Which accounts share a network or a sign-up hour, and how many such groups there are, is the owner's word, too.",
     "Times are those of the keep's clock. Witnesses' cosignatures under the log's checkpoints say more where there are some.",
@@ -55,11 +57,15 @@ class Probed(msgspec.Struct, frozen=True):
 
 
 class Accused(msgspec.Struct, frozen=True):
-    """An account whose p-value is significant, or that of a group which it is in. ``key``: its opened key for this release,
-    hex; ``entry``: index in the releases log of the statement that commits to it; ``p``: of its own test, ``corrected``: by
-    Bonferroni; ``carried``: recorded answers that are the clean answer with this key's mark, to the last decimal; ``share``:
-    of the regions in which it was answered falsely after a review, 0 = it was not; ``flips``: of the spots in which its labels
-    were flipped; ``statistics``: log10 e-values; the rest: file names.
+    """An account whose p-value is significant, or that of a group which it is in, and one opened key of it.
+
+    It has an entry for each epoch of the run that says most, if it asked something then. ``key``: for this release in this
+    ``epoch``, hex; ``epochs``: how many keys the log committed to for it, which corrects p for the choice of the run;
+    ``entry``: index in the releases log of the statement that commits to the key; ``p``: of the account's own test, the same
+    in all its entries, ``corrected``: by Bonferroni; ``questions`` and what follows is of this epoch; ``carried``: recorded
+    answers that are the clean answer with this key's mark, to the last decimal; ``share``: of the regions in which it was
+    answered falsely after a review, 0 = it was not; ``flips``: of the spots in which its labels were flipped; ``statistics``:
+    log10 e-values; the rest: file names.
     """
 
     subject: str
@@ -76,6 +82,8 @@ class Accused(msgspec.Struct, frozen=True):
     first: str
     share: float = 0.0
     flips: float = 0.0
+    epoch: int = 0
+    epochs: int = 1
 
 
 class Grouped(msgspec.Struct, frozen=True):
@@ -115,11 +123,13 @@ class TraceReport(Predicate, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Opened:
-    """All that is shown of one accused account. ``served``: answers (n, k) as they left to the distinct questions in ``heard``;
-    ``proof``: tlog-proof of log entry ``entry``, which commits to the key; ``first``: tlog-proof of the first audit record, b""
-    where no checkpoint covers it."""
+    """All that is shown of one epoch of an accused account. ``served``: answers (n, k) as they left to the distinct questions
+    in ``heard``; ``proof``: tlog-proof of log entry ``entry``, which commits to the key; ``first``: tlog-proof of the first
+    audit record, b"" where no checkpoint covers it."""
 
     subject: str
+    epoch: int
+    epochs: int
     key: bytes
     entry: int
     p: float
@@ -158,6 +168,11 @@ class Claim:
     together: tuple[Together, ...] = ()
     seen: int = 0
     code: bytes = b""
+
+    @property
+    def newest(self) -> tuple[str, ...]:
+        """Accounts of which it opens the newest key: they must have another before it leaves."""
+        return tuple(one.subject for one in self.accused if one.epoch == one.epochs - 1)
 
 
 def code_digest(cells: Cells, spots: Spots) -> Digest:
@@ -215,6 +230,8 @@ def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes
                 first=first if one.first else "",
                 share=0.0 if one.lied is None else one.lied.share,
                 flips=0.0 if one.flipped is None else one.flipped.share,
+                epoch=one.epoch,
+                epochs=one.epochs,
             )
         )
     said = TraceReport(
