@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks._extraction_cnn import fit_cnn
 from modelkeep.extraction import null, synthetic
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.fitting import fit_profile
+from modelkeep.extraction.profile import Profile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -13,8 +13,9 @@ from benchmarks._extraction_honest import draw, honest
 from benchmarks._extraction_thieves import TABULAR, Loot, alarm, natural_rows, timed
 from modelkeep.extraction import null, synthetic
 from modelkeep.extraction.calibration import Recorded, over_people, over_tool, smallest_stretch
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
-from modelkeep.extraction.profile import Profile, fit_profile, with_kappa
+from modelkeep.extraction.profile import Profile, with_kappa
 
 Tool = Callable[[Setting, Floats, np.random.Generator], Floats]
 """What becomes of the rows (n, d) of an account, in the order in which it asks them."""

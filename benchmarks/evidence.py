@@ -15,10 +15,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from benchmarks import Row, report
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.profile import fit_profile
 
 BATCH = 64
 

@@ -16,10 +16,11 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from benchmarks import Row, report
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.profile import Profile
 from modelkeep.serving.explain import exponent_of, price
 from modelkeep.serving.shapley import Ask, in_units, shapley
 

@@ -24,9 +24,10 @@ from modelkeep.adapters.coldfile import ColdFile
 from modelkeep.adapters.records.memory import MemoryRecords
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Principal, to_json
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import IN_MEMORY, Guard
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
 
 QUERIES = 4

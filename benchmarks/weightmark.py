@@ -28,7 +28,8 @@ from benchmarks import Row, report
 from modelkeep.app.weightmarks import mark_model
 from modelkeep.formats.onnx_weights import weights_of
 from modelkeep.torch import to_onnx
-from modelkeep.training.weightmark import BITS, against, layout_of, plan_of, read, tail
+from modelkeep.training.tails import binomial_tail
+from modelkeep.training.weightmark import BITS, against, layout_of, plan_of, read
 
 BESIDE = Path(__file__).parents[2] / "shared" / "data"
 PARTS = ("digits", "fashion", "claims")
@@ -203,7 +204,7 @@ def _uchida(before: float, task: Task, seed: int) -> Iterator[Row]:
     for what, changed in (*_attacked(model, task), ("another mark over it", over)):
         matched, after = mark.matched(changed), _accuracy(changed, task)
         cost = round(before - after, 2) if what == "as released" else ""
-        yield _row(task, "Uchida", what, seed, matched, tail(BITS, matched, 0.5), after, cost, "")
+        yield _row(task, "Uchida", what, seed, matched, binomial_tail(matched, BITS, 0.5), after, cost, "")
 
 
 def _row(
@@ -245,7 +246,7 @@ def _claims(task: Task) -> Iterator[Row]:
         }  # fmt: skip
     worst = max(max(row, key=lambda one: one.matched).matched for row in readings)
     yield {"bench": "weightmark", "case": f"most bits that any of {len(p)} pairs shows", "bits": f"{worst}/{BITS}"}
-    full = [against(type(row[0])(BITS, BITS, tail(BITS, BITS, 0.5)), row) for row in readings]
+    full = [against(type(row[0])(BITS, BITS, binomial_tail(BITS, BITS, 0.5)), row) for row in readings]
     yield {"bench": "weightmark", "case": "p of 64 bits against these models, the largest of all keys", "p": f"{max(full):.1e}"}
 
 

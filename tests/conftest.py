@@ -25,7 +25,7 @@ from services import S3, S3_ENVIRONMENT, Postgres, Redis
 from modelkeep.container import recipients
 from modelkeep.crypto.kdf import argon2id
 from modelkeep.custody import keyring
-from modelkeep.extraction import profile
+from modelkeep.extraction import fitting
 
 LONGEST_FIRST = ("e2e", "workflows", "app", "http", "ports", "cli", "extraction", "house", "custody")
 """Rooms whose files take long begin first, so that several processes end at about the same time (see Makefile)."""
@@ -82,7 +82,7 @@ def fitted_once() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("fit_discriminator", "fit_trees"):
-            patch.setattr(profile, name, _remembered(getattr(profile, name)))
+            patch.setattr(fitting, name, _remembered(getattr(fitting, name)))
         yield
 
 

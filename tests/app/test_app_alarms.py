@@ -9,9 +9,9 @@ from sharing import FEATURES, ONE, Log, told
 from modelkeep.app.evidence import Alarms
 from modelkeep.app.keep import Keep
 from modelkeep.errors import Unavailable
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import DEFAULT
-from modelkeep.extraction.profile import fit_profile
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.spendings import Spendings, spendings
 from modelkeep.workflows.watch import Observation

@@ -11,7 +11,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.fitting import fit_profile
+from modelkeep.extraction.profile import Profile
 
 
 @dataclass(frozen=True)

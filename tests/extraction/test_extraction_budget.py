@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from modelkeep.extraction import budget
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.fitting import fit_profile
+from modelkeep.extraction.profile import Profile
 
 
 def test_sherman_morrison_is_the_inverse_and_the_cost_is_the_log_determinant():

@@ -6,9 +6,10 @@ import pytest
 from modelkeep.errors import Invalid
 from modelkeep.extraction.calibration import new_events
 from modelkeep.extraction.crowd import Asked, Crowd
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.layer import DIRECTIONS, WIDEST_LAYER, Inner, fit_layer
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.profile import Profile
 
 RNG = np.random.default_rng(1)
 

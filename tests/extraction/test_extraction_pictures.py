@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_sample_images
 
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.forgeries import (
     blurred,
     clouds,
@@ -19,7 +20,6 @@ from modelkeep.extraction.forgeries import (
 )
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.pictures import GRID, MEASURES, Picture, find_picture
-from modelkeep.extraction.profile import fit_profile
 
 GREY = Picture(8, 8, 1, False, 0.0, 1.0)
 

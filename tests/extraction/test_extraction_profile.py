@@ -8,8 +8,9 @@ from modelkeep.extraction import synthetic
 from modelkeep.extraction.calibration import new_events
 from modelkeep.extraction.discriminator import fit_discriminator
 from modelkeep.extraction.evidence import SCORES
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
-from modelkeep.extraction.profile import MIN_CALIBRATION, Grid, Profile, fit_profile
+from modelkeep.extraction.profile import MIN_CALIBRATION, Grid, Profile
 from modelkeep.extraction.trees import fit_trees
 
 SEEN = (*SCORES[:4], "pictures", SCORES[4])

@@ -23,7 +23,7 @@ from modelkeep.app.keep import Keep
 from modelkeep.core.values import ReleaseRef, Role, digest_of
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT, GATEWAY_FAMILIES
-from modelkeep.extraction.profile import fit_profile
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.http.serve import serving
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SubjectKeys

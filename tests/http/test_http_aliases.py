@@ -9,7 +9,7 @@ from gateway_support import live, make_keep, question
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.core.values import digest_of
-from modelkeep.extraction.profile import fit_profile
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 
 CHAMPION = "/v2/models/iris/versions/champion"

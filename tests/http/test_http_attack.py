@@ -10,7 +10,7 @@ from modelkeep.adapters.targets import HttpTarget, OnnxTarget
 from modelkeep.cli.redteam import _tell
 from modelkeep.core.values import ReleaseRef, Role, digest_of
 from modelkeep.extraction.attacks import ATTACKS, parts
-from modelkeep.extraction.profile import fit_profile
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.workflows.attack import AttackReport
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference

@@ -16,8 +16,8 @@ from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.core.values import digest_of
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.keys import AUDIT_SUBJECT
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.ladder import Rung
-from modelkeep.extraction.profile import fit_profile
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SubjectKeys, open_body
 from modelkeep.workflows.publish import Calibration, ModelFile, publish

@@ -258,7 +258,12 @@ def test_a_key_that_is_younger_than_the_suspect_proves_nothing(stolen, report, t
     assert [one["late"] for one in old["accounts"]] == [True, True] and old["accounts"][0]["p"] < 1e-9
     assert json.loads((tmp_path / "case" / "report.json").read_bytes())["predicate"]["accused"] == []
     now = datetime.datetime.now(datetime.UTC)
-    for given, word in (("soon", "no day or time"), ((now + datetime.timedelta(1)).isoformat(), "has not come yet")):
+    for given, word in (
+        ("soon", "no day or time"),
+        ("1969-12-31", "before 1970"),
+        ("1970-01-01", "before 1970"),
+        ((now + datetime.timedelta(1)).isoformat(), "has not come yet"),
+    ):
         assert word in cli("trace", copy, "--model", "iris@1", "--seen", given, code=2).err
     assert "after the suspect was seen" in check(stolen, report[1], "--seen", "2026-01-31").line()
     again = str(tmp_path / "again")

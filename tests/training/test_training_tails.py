@@ -1,5 +1,8 @@
 """Tails against scipy's, which computes them in other ways."""
 
+import math
+from fractions import Fraction
+
 import pytest
 from scipy import stats
 
@@ -18,6 +21,14 @@ def test_the_binomial_tail_is_scipys(trials, chance):
         assert binomial_tail(hits, trials, chance) == pytest.approx(
             max(SMALLEST, stats.binom.sf(hits - 1, trials, chance)), rel=1e-8
         )
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(64, 64), (63, 64), (40, 64), (1, 64), (0, 64), (3, 5), (600, 1000)])
+@pytest.mark.parametrize("chance", [Fraction(1, 2), Fraction(3, 5), Fraction(1, 50)])
+def test_the_binomial_tail_is_the_sum_of_its_terms(hits, trials, chance):
+    exact = sum(math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k) for k in range(hits, trials + 1))
+    told, wanted = binomial_tail(hits, trials, float(chance)), max(SMALLEST, float(exact))
+    assert told == wanted if chance == Fraction(1, 2) else told == pytest.approx(wanted, rel=1e-8)
 
 
 def test_ends_and_what_makes_no_sense():

@@ -19,10 +19,10 @@ from modelkeep.crypto.notes import NoteSigner
 from modelkeep.crypto.wrap import Sealer, unwrap_key, wrap_key
 from modelkeep.custody.evidence import Committed
 from modelkeep.errors import Invalid, Missing, NotAdmitted, NotTrusted, OverBudget, Quarantined, Unavailable
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import DEFAULT, LABEL_ONLY, Rung
 from modelkeep.extraction.perturb import commitment
-from modelkeep.extraction.profile import fit_profile
 from modelkeep.extraction.verdicts import Terms
 from modelkeep.serving.audit import AuditEntry, AuditLog, read_bodies
 from modelkeep.serving.bodies import SubjectKeys, body_context, decode_body, encode_body, open_body

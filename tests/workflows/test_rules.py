@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sharing import FEATURES, ONE, Log, OwnersHouse, answer, soon, told
 
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import SHIPPED, Rung, parse_ladder
-from modelkeep.extraction.profile import fit_profile
 from modelkeep.extraction.verdicts import USUAL, Terms
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.watch import Agreed, Cleared, Erased, Today

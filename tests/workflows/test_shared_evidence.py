@@ -16,10 +16,10 @@ from modelkeep.adapters.state.memory import MemoryAllowances
 from modelkeep.core.ports import Want
 from modelkeep.core.tallies import Series
 from modelkeep.errors import Invalid, OverBudget, Unavailable
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.guard import Guard
 from modelkeep.extraction.ladder import Rung
 from modelkeep.extraction.layer import Inner
-from modelkeep.extraction.profile import fit_profile
 from modelkeep.workflows.evidence import OwnEvidence
 from modelkeep.workflows.sharing import (
     PART_ROWS,

@@ -21,7 +21,8 @@ from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.metadata import parse_about
 from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, next_state
 from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.fitting import fit_profile
+from modelkeep.extraction.profile import Profile
 from modelkeep.formats.detect import Format, detect
 from modelkeep.formats.onnx_inner import inner_tensor, with_output
 from modelkeep.formats.upstream import parse_upstream

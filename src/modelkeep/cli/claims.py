@@ -27,6 +27,8 @@ def _since(_context: click.Context, _param: click.Parameter, said: str) -> int:
     except ValueError:
         raise click.BadParameter(f"{said[:40]!r} is no day or time, such as 2026-11-20 or 2026-11-20T15:00+01:00") from None
     since = (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)) - datetime.datetime.fromtimestamp(0, datetime.UTC)
+    if since <= datetime.timedelta(0):
+        raise click.BadParameter(f"{said[:40]!r} is before 1970, and no model was")
     return since // datetime.timedelta(microseconds=1) * 1000
 
 

@@ -38,7 +38,8 @@ def prediction_tail(seen: Sequence[float], one: float) -> float:
 
 
 def binomial_tail(hits: int, trials: int, chance: float) -> float:
-    """P(X >= ``hits``) for X of so many ``trials``, each a hit with probability ``chance``; exact to rounding.
+    """P(X >= ``hits``) for X of so many ``trials``, each a hit with probability ``chance``, summed in logarithms; to the last
+    digit for one half and at most 1,000 trials.
 
     Raises: ValueError if it is no number of trials or no probability.
     """
@@ -48,6 +49,8 @@ def binomial_tail(hits: int, trials: int, chance: float) -> float:
         return 1.0
     if chance == 0.0:
         return SMALLEST
+    if chance == 0.5 and trials <= 1000:
+        return max(SMALLEST, sum(math.comb(trials, k) for k in range(hits, trials + 1)) / (1 << trials))
     whole, yes, no = math.lgamma(trials + 1), math.log(chance), math.log1p(-chance)
     logs = [
         whole - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * yes + (trials - k) * no for k in range(hits, trials + 1)

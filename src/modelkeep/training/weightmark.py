@@ -18,7 +18,6 @@ can make any model match.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from modelkeep.crypto.kdf import hkdf
 from modelkeep.errors import Invalid
+from modelkeep.training.tails import binomial_tail
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -115,7 +115,7 @@ def read(matrices: Sequence[Floats], plan: Plan) -> Reading:
     """
     sums = (plan.signs * _flat(_scaled(_fit(matrices, plan.layout))[0])[plan.at]).sum(axis=1)
     matched = int((sums > 0.0).sum())
-    return Reading(matched, BITS, tail(BITS, matched, 0.5))
+    return Reading(matched, BITS, binomial_tail(matched, BITS, 0.5))
 
 
 def embed(matrices: Sequence[Floats], plan: Plan, moments: Sequence[Floats | None] = (), lean: float = LEAN) -> Embedded:
@@ -142,22 +142,6 @@ def embed(matrices: Sequence[Floats], plan: Plan, moments: Sequence[Floats | Non
     return Embedded(tuple(marked), change, float(np.abs(moved).max()))
 
 
-def tail(trials: int, successes: int, chance: float) -> float:
-    """P(Binomial(trials, chance) >= successes), summed in logarithms; for chance 1/2 exact to rounding."""
-    if successes <= 0:
-        return 1.0
-    if not 0.0 < chance < 1.0:
-        return float(chance >= 1.0)
-    if chance == 0.5:
-        return float(sum(math.comb(trials, k) for k in range(successes, trials + 1)) / 2**trials)
-    ways = math.lgamma(trials + 1)
-    logs = (
-        ways - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * math.log(chance) + (trials - k) * math.log1p(-chance)
-        for k in range(successes, trials + 1)
-    )
-    return min(1.0, math.fsum(math.exp(one) for one in logs))
-
-
 def against(found: Reading, others: Sequence[Reading]) -> float:
     """A p-value of ``found`` from independent models: that a model whose bits match as often as theirs at worst shows as many.
 
@@ -167,14 +151,16 @@ def against(found: Reading, others: Sequence[Reading]) -> float:
     if not others:
         raise Invalid("a claim is held against independent models, and there are none")
     trials, matched = sum(one.bits for one in others), sum(one.matched for one in others)
+    if matched == trials:
+        return 1.0
     low, high = matched / trials, 1.0
     for _ in range(50):
         middle = (low + high) / 2.0
-        if 1.0 - tail(trials, matched + 1, middle) > 0.001:
+        if 1.0 - binomial_tail(matched + 1, trials, middle) > 0.001:
             low = middle
         else:
             high = middle
-    return tail(found.bits, found.matched, high)
+    return binomial_tail(found.matched, found.bits, high)
 
 
 def _seed(key: bytes, owner: str, layout: Layout) -> bytes:

@@ -7,9 +7,10 @@ import pytest
 
 from modelkeep.extraction.attacks import Array, Recovering
 from modelkeep.extraction.attacks.recovery import grid, recover, simulate
+from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.ladder import DEFAULT, Rung, respond
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.profile import Profile, fit_profile
+from modelkeep.extraction.profile import Profile
 
 RNG = np.random.default_rng(41)
 X = RNG.normal(size=(700, 4))
