@@ -11,7 +11,8 @@ from modelkeep.app.control import CONTROL, open_control
 from modelkeep.app.handover import RingWatch, decode, encode, follow_ring, open_for, send_ring
 from modelkeep.app.keep import Keep
 from modelkeep.app.keyverbs import COMPROMISES, KEYS, ROTATIONS, TURNING
-from modelkeep.app.settings import KeySettings, parse
+from modelkeep.app.sections import KeySettings
+from modelkeep.app.settings import parse
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Principal, Role, to_json
 from modelkeep.custody.keyring import Keyring, Unlocked

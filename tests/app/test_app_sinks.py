@@ -8,7 +8,8 @@ import pytest
 from modelkeep.app.audits import new_audit, recover_all
 from modelkeep.app.control import CONTROL
 from modelkeep.app.keep import Keep
-from modelkeep.app.settings import AuditSettings, Settings, parse
+from modelkeep.app.sections import AuditSettings
+from modelkeep.app.settings import Settings, parse
 from modelkeep.app.sinks import open_sink, open_sinks, sink_limits
 from modelkeep.app.sinktroubles import log_break_glass
 from modelkeep.custody.keys import AUDIT_LOG

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from modelkeep.app.settings import UpstreamSettings
+from modelkeep.app.sections import UpstreamSettings
 from modelkeep.app.upstreams import UpstreamPlace, Upstreams
 from modelkeep.errors import Denied, Invalid, NotTrusted, Unavailable
 from modelkeep.formats.upstream import parse_upstream

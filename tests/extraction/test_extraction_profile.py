@@ -30,7 +30,7 @@ def test_round_trip_through_plain_arrays(digits):
 
 def test_the_same_seed_gives_the_same_profile(tumour, monkeypatch):
     for fit in (fit_discriminator, fit_trees):  # not as tests/conftest.py remembers them
-        monkeypatch.setattr(f"modelkeep.extraction.profile.{fit.__name__}", fit)
+        monkeypatch.setattr(f"modelkeep.extraction.fitting.{fit.__name__}", fit)
     again = fit_profile(tumour.reference, tumour.predict, seed=1).to_arrays()
     assert all(np.array_equal(a, again[name]) for name, a in tumour.profile.to_arrays().items())
 

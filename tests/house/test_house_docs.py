@@ -10,7 +10,8 @@ import pytest
 
 import modelkeep.errors
 from modelkeep.app.keep import Keep
-from modelkeep.app.settings import IssuerSettings, Settings, all_settings, variable
+from modelkeep.app.sections import IssuerSettings
+from modelkeep.app.settings import Settings, all_settings, variable
 from modelkeep.app.verbs import table
 from modelkeep.cli.main import cli
 from modelkeep.cli.output import exit_code

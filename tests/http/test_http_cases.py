@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from gateway_support import PASSPHRASE, live, make_keep, predict, records, soon, watch_of
 
 from modelkeep.app import evidence
+from modelkeep.app.caseresults import CaseFile
 from modelkeep.app.keep import Keep
-from modelkeep.app.results import CaseFile
 from modelkeep.app.verbs import call, table
 from modelkeep.cli.main import cli
 from modelkeep.core.ports import Change

@@ -6,7 +6,7 @@ from gateway_support import PASSPHRASE, live
 from same_models import identity
 
 from modelkeep.app.keep import Keep
-from modelkeep.app.settings import UpstreamSettings
+from modelkeep.app.sections import UpstreamSettings
 from modelkeep.app.upstreams import UpstreamPlace, Upstreams
 from modelkeep.core.values import Role
 from modelkeep.errors import Invalid, NotTrusted, Unavailable

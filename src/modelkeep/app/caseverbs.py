@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from modelkeep.access.accounts import ACCOUNT, parse_account
 from modelkeep.access.externals import EXTERNAL, parse_external
 from modelkeep.app.budgets import budget_rows, named
+from modelkeep.app.caseresults import AlikeRow, CaseAccount, CaseFile, CaseRelease, CaseRow
 from modelkeep.app.oversight import EXTRACTION, REVIEW, OversightVerbs
 from modelkeep.app.premises import Premises
 from modelkeep.app.recorded import recorded_questions
-from modelkeep.app.results import AlikeRow, CaseAccount, CaseFile, CaseRelease, CaseRow
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.values import ReleaseRef

@@ -30,7 +30,8 @@ from modelkeep.app.handover import CONTROL_NAME, Opened, follow_ring
 from modelkeep.app.identity import KeyReader, Visitors, client_authorities, open_issuers, open_proofs
 from modelkeep.app.premises import CA_FILE, Premises
 from modelkeep.app.processes import announce, find, withdraw
-from modelkeep.app.settings import AccessSettings, GatewaySettings, LimitSettings, ValidationSettings, load
+from modelkeep.app.sections import AccessSettings, GatewaySettings, LimitSettings, ValidationSettings
+from modelkeep.app.settings import load
 from modelkeep.app.sinktroubles import SinkTroubles
 from modelkeep.app.stores import open_state
 from modelkeep.app.upstreams import Upstreams

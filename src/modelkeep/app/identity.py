@@ -10,7 +10,8 @@ from modelkeep.access.issuerkeys import IssuerKeys
 from modelkeep.access.issuers import Issuer, Issuers, IssuerTerms
 from modelkeep.access.limits import Limiter
 from modelkeep.adapters.identity.oidc import HttpKeySource, check_address
-from modelkeep.app.settings import IssuerSettings, Settings
+from modelkeep.app.sections import IssuerSettings
+from modelkeep.app.settings import Settings
 from modelkeep.app.witnessing import inside
 from modelkeep.core.ports import Clock
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable

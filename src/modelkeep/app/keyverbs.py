@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from modelkeep.adapters.keys.uri import open_keys
+from modelkeep.app.keyresults import FamilyRow, HeldRow, Inventory, KeyRetired, KeyRotated, VersionRow
 from modelkeep.app.oversight import OversightVerbs
 from modelkeep.app.premises import same_place
-from modelkeep.app.results import FamilyRow, HeldRow, Inventory, KeyRetired, KeyRotated, VersionRow
 from modelkeep.app.settings import FILE_NAME
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import KeyInfo, WrappingKeys

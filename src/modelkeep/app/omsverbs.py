@@ -1,7 +1,7 @@
 """Verbs about the key of OpenSSF signatures: its public half, its rotation, and what follows when it may be in other hands."""
 
+from modelkeep.app.keyresults import KeyRotated
 from modelkeep.app.oversight import OversightVerbs
-from modelkeep.app.results import KeyRotated
 from modelkeep.app.verbs import verb
 from modelkeep.custody.keyring import Keyring
 from modelkeep.custody.keys import COMPROMISE, COMPROMISED, OMS_SIGNING, PRIMARY

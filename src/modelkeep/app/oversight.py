@@ -8,21 +8,11 @@ from modelkeep.app.acting import Acts
 from modelkeep.app.budgets import HALF, budget_rows
 from modelkeep.app.offline import check_logs
 from modelkeep.app.receipts import prove_record
-from modelkeep.app.results import (
-    Accusation,
-    AccusedTogether,
-    GatewayRow,
-    IncidentRow,
-    LogChecked,
-    MarkRenewed,
-    Reviewed,
-    StatementRow,
-    Status,
-    Traced,
-)
+from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status
 from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.shelf import keep_shelf
 from modelkeep.app.suspects import Asked, Suspect, Traces, onnx_suspect
+from modelkeep.app.traceresults import Accusation, AccusedTogether, MarkRenewed, Traced
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.records import parse_record

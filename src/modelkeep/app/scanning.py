@@ -12,7 +12,7 @@ from modelkeep.adapters.confine import Limits
 from modelkeep.adapters.files import SourceFile
 from modelkeep.adapters.scanners import OtherScanners
 from modelkeep.app.scanresults import CLEAN, UNCLEAN, UNREADABLE, FileScan, ScanReport
-from modelkeep.app.settings import ScanSettings
+from modelkeep.app.sections import ScanSettings
 from modelkeep.core.values import digest_of
 from modelkeep.custody.opinions import Rule, Scanner
 from modelkeep.errors import Invalid, Missing, ModelkeepError, Unavailable

@@ -16,7 +16,7 @@ from modelkeep.adapters.sinks.stream import Stream, client_context
 from modelkeep.adapters.sinks.syslog import SyslogSink
 from modelkeep.adapters.sinks.webhook import Secret, WebhookSink
 from modelkeep.app.premises import SINKS_FOLDER, Premises
-from modelkeep.app.settings import AuditSettings
+from modelkeep.app.sections import AuditSettings
 from modelkeep.core.ports import LogFiles, Sink
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted

@@ -15,7 +15,7 @@ from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.premises import Premises
 from modelkeep.app.receipts import prove_record
 from modelkeep.app.recorded import Recorded, recorded_answers
-from modelkeep.app.results import Accusation, AccusedTogether
+from modelkeep.app.traceresults import Accusation, AccusedTogether
 from modelkeep.app.upstreams import Upstreams
 from modelkeep.core.values import Digest, ReleaseRef, Resource, digest_bytes, digest_of
 from modelkeep.custody.evidence import Committed, ReleaseEvidence

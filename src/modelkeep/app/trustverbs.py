@@ -5,9 +5,10 @@ import datetime
 from modelkeep.access.refresh import REFRESH
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.adapters.tls import authority_certificate, belongs, first_certificate
+from modelkeep.app.keyresults import IdentityRow, KeyRotated, TrustChanged
 from modelkeep.app.oversight import OversightVerbs
 from modelkeep.app.premises import CA_FILE
-from modelkeep.app.results import IdentityRow, KeyRotated, StateChanged, TrustChanged
+from modelkeep.app.results import StateChanged
 from modelkeep.app.tokens import SCHEME, check_token_uri, in_token
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change

@@ -11,7 +11,7 @@ import msgspec
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.dialling import Callee, LinkBounds, tls_context
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.app.settings import UpstreamSettings
+from modelkeep.app.sections import UpstreamSettings
 from modelkeep.core.ports import Link
 from modelkeep.core.values import TensorSpec
 from modelkeep.custody.evidence import ReleaseEvidence

@@ -10,7 +10,7 @@ from typing import Self
 from modelkeep.adapters.clock import SystemClock, SystemEntropy
 from modelkeep.adapters.folders import sync_folder
 from modelkeep.adapters.logfile import FolderLogFiles
-from modelkeep.app.results import WitnessMade, WitnessSaw
+from modelkeep.app.witnessresults import WitnessMade, WitnessSaw
 from modelkeep.crypto.cosignatures import KINDS, SEED_SIZE, Cosigner
 from modelkeep.crypto.notes import NoteVerifier, check_name, parse_checkpoint, split_note
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable

@@ -2,9 +2,9 @@
 
 from modelkeep.adapters.witnesses import HttpWitnesses, trust_of
 from modelkeep.app.oversight import OversightVerbs
-from modelkeep.app.results import WitnessReport, WitnessRow
 from modelkeep.app.verbs import verb
 from modelkeep.app.witnessing import inside
+from modelkeep.app.witnessresults import WitnessReport, WitnessRow
 from modelkeep.errors import NotTrusted
 from modelkeep.ledger.quorum import LogPolicy
 from modelkeep.workflows.cosign import Cosigning, Told, read_told

@@ -2,8 +2,8 @@
 
 import click
 
+from modelkeep.app.caseresults import AlikeRow, CaseFile, CaseRelease
 from modelkeep.app.keep import Keep
-from modelkeep.app.results import AlikeRow, CaseFile, CaseRelease
 from modelkeep.cli.context import Context, moment
 from modelkeep.errors import Invalid
 

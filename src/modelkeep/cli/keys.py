@@ -7,7 +7,7 @@ import click
 
 from modelkeep.adapters.keys.uri import is_key_uri
 from modelkeep.app.keep import Keep
-from modelkeep.app.results import KeyRotated, VersionRow
+from modelkeep.app.keyresults import KeyRotated, VersionRow
 from modelkeep.cli.context import Context, moment, read_secret_file
 from modelkeep.cli.progress import bar
 from modelkeep.cli.unsealing import tell_locked_out

@@ -38,7 +38,7 @@ from modelkeep.workflows.tracepage import PAGE
 if TYPE_CHECKING:
     from modelkeep.adapters.surrogates import MlpNumbers, MlpSurrogate, TreesNumbers, TreesSurrogate
     from modelkeep.adapters.targets import HttpTarget
-    from modelkeep.app.results import Traced
+    from modelkeep.app.traceresults import Traced
 
 _HELP = """Steal a model through a gateway, as a real client would, and report how good the copy is.
 

@@ -15,7 +15,8 @@ from modelkeep.adapters.logs import Log
 from modelkeep.adapters.systemd import Notifier
 from modelkeep.adapters.tls import server_context, throwaway
 from modelkeep.app.gateway import own_certificate
-from modelkeep.app.settings import ControlSettings, GatewaySettings, Settings
+from modelkeep.app.sections import ControlSettings, GatewaySettings
+from modelkeep.app.settings import Settings
 from modelkeep.app.unsealing import Unsealing
 from modelkeep.cli.context import Context
 from modelkeep.errors import Invalid, ModelkeepError, NotTrusted, Unavailable

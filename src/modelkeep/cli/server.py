@@ -22,7 +22,8 @@ from modelkeep.app.owner import NAME as OWNER
 from modelkeep.app.owner import run_owner
 from modelkeep.app.premises import CA_FILE
 from modelkeep.app.processes import Child, address_file, stop_at_once, supervise
-from modelkeep.app.settings import LogSettings, TraceSettings, load
+from modelkeep.app.sections import LogSettings, TraceSettings
+from modelkeep.app.settings import load
 from modelkeep.app.workers import MOST_WORKERS, Crew
 from modelkeep.cli.context import Context
 from modelkeep.cli.sealing import Switch, enter

@@ -3,7 +3,7 @@
 import click
 
 from modelkeep.app.keep import Keep
-from modelkeep.app.results import TrustChanged
+from modelkeep.app.keyresults import TrustChanged
 from modelkeep.cli.context import Context, read_file
 
 MAY_SIGN = click.option(

@@ -8,8 +8,8 @@ import click
 from modelkeep.adapters.process import harden
 from modelkeep.adapters.tls import Identity, server_context
 from modelkeep.app.keep import Keep
-from modelkeep.app.results import WitnessReport, WitnessSaw
 from modelkeep.app.witness import WitnessFolder
+from modelkeep.app.witnessresults import WitnessReport, WitnessSaw
 from modelkeep.cli.context import Context, moment, read_file, read_secret_file
 from modelkeep.errors import Invalid
 from modelkeep.http.witness import run_witness
