@@ -1,0 +1,38 @@
+"""Data sets over a running control: added and read by people from afar, by the policy, on the record."""
+
+LINES = "id,income\n" + "".join(f"{number},{number / 7}\n" for number in range(300))
+
+
+def test_a_data_scientist_adds_and_grants_and_an_analyst_reads_for_that_purpose_alone(open_house, tmp_path):
+    ca = str(open_house.keep / "tls" / "ca.pem")
+
+    def person(name, role):
+        here = open_house.cli.with_environment(XDG_CONFIG_HOME=str(tmp_path / name))
+        added = here("user", "add", name, "--role", role, "--json", code=0).json
+        (tmp_path / f"{name}.old").write_text(added["password"])
+        (tmp_path / f"{name}.new").write_text(f"four quite ordinary words of {name}")
+        files = ("--password-file", str(tmp_path / f"{name}.old"), "--new-password-file", str(tmp_path / f"{name}.new"))
+        here("--server", open_house.control, "login", "--user", name, "--ca", ca, *files, code=0)
+        return lambda *words, **more: here("--server", open_house.control, "data", *words, **more)
+
+    dora, anton = person("dora", "data_scientist"), person("anton", "analyst")
+    (tmp_path / "loans.csv").write_text(LINES)
+    assert "not" in anton("add", "distant", str(tmp_path / "loans.csv"), code=1).err
+    assert (
+        "added distant@1: csv, 300 rows"
+        in dora("add", "distant", str(tmp_path / "loans.csv"), "--purpose", "scoring", code=0).out
+    )
+    assert "distant@1" in anton("list", code=0).out
+    out = str(tmp_path / "out.csv")
+    asked = ("open", "distant@1", "--purpose", "scoring", "--out", out)
+    assert "without a grant" in anton(*asked, code=1).err
+    dora("grant", "distant", "anton", "--purpose", "scoring", code=0)
+    assert "added by dora" in anton("show", "distant", code=0).out
+    anton(*asked, code=0)
+    assert (tmp_path / "out.csv").read_text() == LINES
+    assert "anton (analyst) may not" in anton("remove", "distant@1", "--reason", "no", code=1).err
+    assert "works on the folder only" in anton("replay", "distant", "--step", out, code=2).err
+    said = open_house.cli("log", "show", "--last", "12", code=0).out
+    assert "data.denied purpose=scoring" in said
+    assert "data.open how=fetch purpose=scoring" in said
+    dora("remove", "distant@1", "--reason", "the test ended", code=0)
