@@ -37,7 +37,7 @@ def examine(net: Net, x: Tensor, y: Tensor, threat: Threat, *, ruled: bool, seed
     low, high = (torch.as_tensor(one).to(flat).flatten().expand(flat.shape[1]) for one in (threat.low, threat.high))
     ball = Ball(threat.norm, float(radius), low, high)
     with torch.no_grad():
-        clean = torch.cat([net(part).argmax(dim=1) for part in flat.split(plan.width)]) == y
+        clean = torch.cat([net(part).argmax(dim=1) for part in flat.split(plan.wide(flat))]) == y
     known = Attacked(flat[clean].clone(), y[clean])
     with frozen(net):
         apgd_ce(net, known, ball, plan)
