@@ -106,7 +106,10 @@ class Group:
 
 
 def _own_groups() -> list[Path]:
-    """The control group of this process and those above it, nearest first; none without cgroup v2."""
+    """The control group of this process and those above it, nearest first; none without cgroup v2.
+
+    Not past one that limits something: a run is not to have more than whoever started this process gave it.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text("utf-8").splitlines()
     except OSError:
@@ -114,8 +117,25 @@ def _own_groups() -> list[Path]:
     named = [line[3:].strip("/") for line in lines if line.startswith("0::")]
     if not named or not (_FILESYSTEM / "cgroup.controllers").is_file():
         return []
-    here = _FILESYSTEM / named[0]
-    return [place for place in (here, *here.parents) if _FILESYSTEM in (place, *place.parents)]
+    here, found = _FILESYSTEM / named[0], list[Path]()
+    for place in (here, *here.parents):
+        if _FILESYSTEM not in (place, *place.parents):
+            break
+        found.append(place)
+        if _limits_something(place):
+            break
+    return found
+
+
+def _limits_something(group: Path) -> bool:
+    for name in ("memory.max", "memory.high", "pids.max", "cpu.max", "cpuset.cpus"):
+        try:
+            said = (group / name).read_text("ascii").split()
+        except OSError:  # this controller is not on here, so it does not limit
+            continue
+        if said and said[0] != "max":
+            return True
+    return False
 
 
 def restrain(pid: int, limits: Limits) -> None:
