@@ -1,5 +1,6 @@
 """Private training from the command line: the budget of a data set, runs that are charged to it, and audits."""
 
+import datetime
 import json
 
 import numpy as np
@@ -51,6 +52,7 @@ def test_runs_are_charged_and_the_one_too_many_is_refused_before_it_begins(cli, 
     labels = OnnxRuntime((tmp_path / "a.onnx").read_bytes()).run({"x": x.astype(np.float32)})["label"]
     assert done["accuracy"]["value"] == (labels == y).mean() > done["accuracy"]["low"]
     assert "Ledger of people" in page.read_text() and " of 2.8 at delta 1e-05" in page.read_text()
+    assert datetime.datetime.now(datetime.UTC).strftime("<td>%Y-") in page.read_text()
     assert cli("--json", "log", "show", "--last", "1", code=0).json[0]["type"] == done["logged"]["type"] == "privacy"
 
     refused = train(cli, shelf, tmp_path / "b.onnx", dataset="people@2", code=1)
@@ -96,6 +98,8 @@ def test_what_is_charged_to_nothing_says_so(cli, shelf, tmp_path):
     assert done.json["audit"]["canaries"] == 40 and "no privacy from whoever knows it" in done.json["noise"]
     assert cli("--json", "privacy", "ledger", code=0).json == []
     cli("privacy", "ledger", "nobody", code=2)
+    foretold = train(cli, shelf, tmp_path / "b.onnx", "--seed", "3", code=2)
+    assert "can be foretold" in json.loads(foretold.err)["message"]
 
 
 def test_attested_runs_count_too(cli, shelf, tmp_path):

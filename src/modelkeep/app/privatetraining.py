@@ -1,5 +1,6 @@
 """Private training and its audit on this machine: arrays in, an ONNX file, figures and a report out. No keep is asked here."""
 
+import datetime
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -246,7 +247,7 @@ def report(done: PrivateModel) -> bytes:
         blocks += [heading("Audit"), *_audited(done.audit, done.epsilon)]
     if done.ledger is not None:
         ledger = done.ledger
-        rows = [(one.at, one.dataset, one.state, one.epsilon, one.steps) for one in ledger.runs]
+        rows = [(_moment(one.at), one.dataset, one.state, one.epsilon, one.steps) for one in ledger.runs]
         limit = f" of {ledger.budget:g}" if ledger.budget >= 0.0 else ", and no budget is set"
         blocks += [
             heading(f"Ledger of {ledger.name}"),
@@ -254,6 +255,10 @@ def report(done: PrivateModel) -> bytes:
             table(("at", "data", "state", "epsilon", "steps"), rows),
         ]
     return page(f"Private training of {done.file}", blocks)
+
+
+def _moment(nanoseconds: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _audited(audit: OneRun, promised: float) -> list[str]:

@@ -113,6 +113,8 @@ class _Asked:
 
     def run(self, ctx: Context, write: Any) -> PrivateModel:
         """Reserve, train, write the model, and log what it is. Raises Denied (the budget), Invalid, Missing, Unavailable."""
+        if self.dataset and self.seed is not None:
+            raise Invalid("noise from a seed can be foretold, so that no such run is logged as private: leave out --seed")
         raw = read_file(self.data)
         rows = Rows.of(raw, self.data, self.classes)
         test = Rows.of(read_file(self.test), self.test, rows.classes) if self.test else None
