@@ -52,6 +52,7 @@ def test_runs_are_charged_and_the_one_too_many_is_refused_before_it_begins(cli, 
     labels = OnnxRuntime((tmp_path / "a.onnx").read_bytes()).run({"x": x.astype(np.float32)})["label"]
     assert done["accuracy"]["value"] == (labels == y).mean() > done["accuracy"]["low"]
     assert "Ledger of people" in page.read_text() and " of 2.8 at delta 1e-05" in page.read_text()
+    assert "<td>spent</td>" in page.read_text() and done["ledger"]["runs"][0]["models"] == [done["digest"]]
     assert datetime.datetime.now(datetime.UTC).strftime("<td>%Y-") in page.read_text()
     assert cli("--json", "log", "show", "--last", "1", code=0).json[0]["type"] == done["logged"]["type"] == "privacy"
 

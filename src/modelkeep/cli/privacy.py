@@ -140,9 +140,9 @@ class _Asked:
         except BaseException as cause:
             self._give_back(ctx, made.run, steps.made, cause)
             raise
-        told = msgspec.structs.replace(done.told, run=made.run, ledger=made.ledger)
-        logged = ctx.call(Keep.privacy_record, run=made.run, filename=Path(self.out).name, digest=told.digest)
-        return msgspec.structs.replace(told, logged=logged)
+        logged = ctx.call(Keep.privacy_record, run=made.run, filename=Path(self.out).name, digest=done.told.digest)
+        (ledger,) = ctx.call(Keep.privacy_ledger, dataset=self.dataset)
+        return msgspec.structs.replace(done.told, run=made.run, ledger=ledger, logged=logged)
 
     def _trained(self, ctx: Context, task: PrivateTask, test: Rows | None, steps: "_Steps") -> PrivatelyTrained:
         with bar(shown=not ctx.out.json) as progress:
