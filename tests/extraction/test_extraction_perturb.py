@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,24 +59,34 @@ def test_the_same_query_gets_the_same_mark_alone_or_in_a_batch(digits):
     assert np.array_equal(marker.apply(x.astype(np.float32), probs), batch)
 
 
-def test_the_code_says_where_the_mass_went(digits, tumour):
+@pytest.mark.parametrize("fine", [0.0, 0.35])
+def test_the_code_says_where_the_mass_went(digits, tumour, fine):
     x = digits.unseen[:200]
-    probs, marker = digits.predict(x), Marker(KEY, digits.profile)
-    code, moved = marker.code(x, probs), marker.apply(x, probs) - probs
-    for i in np.flatnonzero(code.size):
+    probs, marker = digits.predict(x), Marker(KEY, replace(digits.profile, fine=fine))
+    code, moved, size = marker.code(x, probs), marker.apply(x, probs) - probs, marker.sizes(probs)
+    for i in np.flatnonzero(size):
         gained = np.zeros(10)
-        for symbol in (code.fine[i], code.smooth[i]):
-            gained[symbol + (symbol >= code.top[i])] += code.size[i] * 0.0125
+        placed = (code.fine[i], code.smooth[i]) if not fine else [code.fine[i] if code.size[i] else code.smooth[i]] * 2
+        for symbol in placed:
+            gained[symbol + (symbol >= code.top[i])] += size[i] * 0.0125
         gained[code.top[i]] = -gained.sum()
         assert np.allclose(moved[i], gained)
-    assert 0.8 < (code.size > 0).mean() <= 1.0
+    assert 0.8 < (size > 0).mean() <= 1.0
+    assert abs((code.size > 0).sum() / (size > 0).sum() - (fine or 1.0)) < 0.1
     x = tumour.unseen[:100]
-    probs, marker = tumour.predict(x), Marker(KEY, tumour.profile)
-    code, marked = marker.code(x, probs), marker.apply(x, probs)
+    probs, marker = tumour.predict(x), Marker(KEY, replace(tumour.profile, fine=fine))
+    code, marked, size = marker.code(x, probs), marker.apply(x, probs), marker.sizes(probs)
     fall = (probs - marked)[np.arange(100), code.top]
-    both = code.fine + code.smooth
-    assert (fall[(both == 2) & (code.size > 0)] > 0).all()
+    both = code.fine + code.smooth if not fine else 2 * np.where(code.size > 0, code.fine, code.smooth)
+    assert (fall[(both == 2) & (size > 0)] > 0).all()
     assert (fall[both == 0] <= 0).all()
+
+
+def test_a_profile_of_before_marks_as_it_did(digits):
+    """Known answers: what was marked and reported then is read by the same symbols."""
+    x = np.arange(640.0).reshape(10, 64) % 17
+    code = Marker(KEY, replace(digits.profile, fine=0.0)).code(x, np.full((10, 10), 0.1))
+    assert code.fine.tolist() == [3, 2, 6, 8, 6, 6, 8, 3, 0, 3]
 
 
 def test_another_key_marks_otherwise_and_symbols_are_even(digits):

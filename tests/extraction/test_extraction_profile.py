@@ -141,7 +141,9 @@ def test_training_rows_of_another_width_are_refused(tumour):
         lambda a: a.update(kappa=a["kappa"][:3]),
         lambda a: a.update(limits=np.full_like(a["limits"], np.nan)),
         lambda a: a.update(scalars=a["scalars"][:2]),
-        lambda a: a.update(scalars=a["scalars"] * [1, 1, 0]),
+        lambda a: a.update(scalars=a["scalars"] * [1, 1, 0, 1]),
+        lambda a: a.update(scalars=a["scalars"] * [1, 1, 1, 4]),
+        lambda a: a.update(scalars=a["scalars"][:3]),
         lambda a: a.update(counts=np.array([3, *a["counts"][1:]])),
         lambda a: a.update(counts=np.array([99, 1, 1, 1, 1])),
         lambda a: a.update(counts=np.array([], dtype=np.int64)),
@@ -189,8 +191,14 @@ def test_damaged_arrays_of_pictures_are_refused(digits, spoil):
         Profile.from_arrays(arrays)
 
 
+def of_version_5(arrays):
+    """The arrays as they were before a share of the answers carried the fine mark alone."""
+    return arrays | {"scalars": arrays["scalars"][:3], "counts": np.array([5, *arrays["counts"][1:]])}
+
+
 def of_version_4(arrays):
     """The arrays as they were before pictures had a network of their own, and rows off the grid thresholds of theirs."""
+    arrays = of_version_5(arrays)
     taus = len(arrays["taus"])
     found = {name: array for name, array in arrays.items() if name.split(".")[0] not in {"picture", "grid", "surroundings"}}
     found |= {name: np.delete(arrays[name], 3, axis=1) for name in ("class_shift", "class_scale")}
@@ -216,6 +224,14 @@ def of_version_2(arrays):
     found["kappa"] = np.concatenate([arrays["kappa"][: 4 * taus], arrays["kappa"][5 * taus :]])
     found["counts"] = np.array([2, *arrays["counts"][1:]])
     return found
+
+
+def test_a_profile_of_before_the_share_marks_every_answer_with_both_symbols(digits):
+    arrays = of_version_5(digits.profile.to_arrays())
+    profile = Profile.from_arrays(arrays)
+    again = profile.to_arrays()
+    assert (profile.fine, digits.profile.fine) == (0.0, 0.35)
+    assert again.keys() == arrays.keys() and all(np.array_equal(again[name], array) for name, array in arrays.items())
 
 
 @pytest.mark.parametrize(

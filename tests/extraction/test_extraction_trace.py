@@ -54,6 +54,18 @@ def test_a_copy_of_a_binary_model_is_traced(tumour):
     assert found[1].p_bonferroni > 0.05
 
 
+def test_answers_that_carry_one_symbol_each_teach_copies_the_smooth_one_better(digits):
+    """From fresh probes alone, beside marks of a profile of before."""
+    p = {}
+    for fine in (0.0, digits.profile.fine):
+        case = replace(digits, profile=replace(digits.profile, fine=fine))
+        x, key = case.unseen, _keys(5)[4]
+        suspect = _copy(case, key, x, MlpSurrogate((128, 64), updates=3000))
+        trail = AccountTrail("u", key, x[:0])
+        p[fine] = trace(suspect, case.predict, [trail], case.profile, probes=draw_probes(case.profile, 1500, 1))[0].p_value
+    assert p[digits.profile.fine] < 0.01 * p[0.0]
+
+
 @pytest.mark.parametrize("name", ["tumour", "digits"])
 def test_p_values_of_an_independent_model_are_uniform_or_larger(name, request):
     """Over many keys, for a model that learnt from clean answers to the very questions that the account asked."""

@@ -237,8 +237,10 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
     with pytest.raises(NotTrusted, match="after the suspect was seen"):
         check_trace(signed(), trust, seen=1)
     probes = {name: array.copy() for name, array in load(files["probes.safetensors"]).items()}
-    for part in ("offset", "spots.slope"):  # he looked for cells or spots with which somebody is accused
-        moved = dump({**probes, part: probes[part] + np.float32(0.5)})
+    with pytest.raises(Invalid, match="share of answers"):
+        check_trace(signed(other={"probes.safetensors": dump({**probes, "fine": probes["fine"] + 1.0})}), trust)
+    for part in ("offset", "spots.slope", "fine"):  # he looked for cells or spots with which somebody is accused
+        moved = dump({**probes, part: probes[part] + np.float32(0.125)})
         with pytest.raises(NotTrusted, match="that these are the cells and spots"):
             check_trace(signed(other={"probes.safetensors": moved}), trust)
     with pytest.raises(NotTrusted, match="after it committed to the key"):

@@ -34,6 +34,8 @@ from modelkeep.extraction.trees import Trees, fit_trees
 
 CELLS = 64
 MAX_CALIBRATION = 4000
+FINE = 0.35
+"""Share of the answers that carry the fine mark: enough for the log. The others teach copies the smooth one."""
 SHOWN, HELD_OUT = 6000, 4000
 """Rows that the network and the trees learn from, at most; with as many to learn from as the second, some are held out."""
 
@@ -120,6 +122,7 @@ def fit_profile(
         pictures=pictures,
         grid=grid,
         surroundings=around,
+        fine=FINE,
     )
 
 

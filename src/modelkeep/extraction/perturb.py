@@ -1,7 +1,8 @@
 """The trace code: a small keyed mark on every answer, different for every account, that never changes a top-1.
 
-Each answer carries two symbols with half of the room each. The *fine* symbol is fresh for every distinct query; the *smooth*
-symbol is shared by all queries of one (cell, top class), so that a copy learns it and shows it on inputs nobody ever asked.
+The *fine* symbol is fresh for every distinct query; the *smooth* symbol is shared by all queries of one (cell, top class), so
+that a copy learns it and shows it on inputs nobody ever asked. A share of the queries that the key draws carries the fine
+symbol alone, every other one the smooth, each with the whole room; by profiles of before, each answer carries both, with half.
 With k > 2 classes a symbol names the non-top class that receives mass from the top; with k = 2 it says whether the top gives
 or takes. Symbols are uniform and independent under HMAC-like keyed hashing (BLAKE2b with a key, RFC 7693), which is all that
 the trace's p-values rest on.
@@ -33,7 +34,7 @@ def commitment(key: bytes) -> bytes:
 class Code:
     """What a key says about n queries. ``fine``, ``smooth``: (n,) symbols 0 ... k-2 (k > 2) or 0, 1 (k = 2); ``cell``, ``top``:
     (n,), which the smooth symbol belongs to; ``size``: (n,) share of its full room that one symbol has, 0 ... 1, the same
-    for every key.
+    for every key, and 0 where the fine symbol is not placed.
     """
 
     fine: Ints
@@ -46,11 +47,13 @@ class Code:
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
     """Nearest-centre search as one product: cell = argmax((x - mean) @ slope + offset). ``mean``: (d,); ``slope``: (d, cells);
-    ``offset``: (cells,). It is all of a profile that a mark needs, and no secret."""
+    ``offset``: (cells,); ``fine``: share of the queries that carry the fine symbol alone, 0 = each carries both. It is all of a
+    profile that a mark needs, and no secret."""
 
     mean: NDArray[np.float32]
     slope: NDArray[np.float32]
     offset: NDArray[np.float32]
+    fine: float = 0.0
 
     def of(self, x: NDArray[np.floating]) -> Ints:
         """Cell of each row of ``x`` (n, d)."""
@@ -68,7 +71,7 @@ def cells_of(profile: Profile) -> Cells:
     embedding = profile.embedding
     slope = (embedding.basis / embedding.scale[:, None]) @ profile.cells.T
     offset = -0.5 * (profile.cells**2).sum(axis=1)
-    return Cells(embedding.mean.astype(np.float32), slope.astype(np.float32), offset.astype(np.float32))
+    return Cells(embedding.mean.astype(np.float32), slope.astype(np.float32), offset.astype(np.float32), profile.fine)
 
 
 class Marker:
@@ -87,6 +90,7 @@ class Marker:
         self._smooth = hkdf(key, salt=b"", info=b"modelkeep/trace-smooth/1")
         self.falsity = hkdf(key, salt=b"", info=b"modelkeep/deceive/1")
         self.cells = cells if isinstance(cells, Cells) else cells_of(cells)
+        self._chosen = int(self.cells.fine * 2.0**64)
         self._room = epsilon / 2.0
         self._unit = 10.0**-decimals
         self._table: dict[tuple[int, int], int] = {}
@@ -126,7 +130,7 @@ class Marker:
         half = self._half(high - max(marked))
         marked[top] = high
         if half:
-            for symbol in (self._fine_symbol(row, classes - 1), self._smooth_symbol(cell, top, classes - 1)):
+            for symbol in self._symbols(row, cell, top, classes - 1):
                 marked[symbol + (symbol >= top)] += half
             marked[top] = high - 2.0 * half
         return marked
@@ -137,13 +141,14 @@ class Marker:
         rows = np.asarray(x, dtype=np.float32)
         cell = self.cells.of(rows)
         top = probs.argmax(axis=1)
-        alphabet = max(2, classes - 1)
+        fine = [self._fine_symbol(row, max(2, classes - 1)) for row in rows]
+        placed = np.array([chosen for _, chosen in fine], dtype=np.float64)
         return Code(
-            fine=np.array([self._fine_symbol(row, alphabet) for row in rows], dtype=np.int64),
+            fine=np.array([symbol for symbol, _ in fine], dtype=np.int64),
             smooth=self.smooth(cell, top, classes),
             cell=cell,
             top=top,
-            size=self.sizes(probs),
+            size=self.sizes(probs) * placed,
         )
 
     def smooth(self, cell: Ints, top: Ints, classes: int) -> Ints:
@@ -176,12 +181,25 @@ class Marker:
         down, up = self._rooms(high)
         if not down:
             return 0.0
-        gives = self._fine_symbol(row, 2) + self._smooth_symbol(cell, top, 2)
+        gives = sum(self._symbols(row, cell, top, 2))
         return 0.5 * (gives * down - (2 - gives) * up)
 
-    def _fine_symbol(self, row: NDArray[np.float32], alphabet: int) -> int:
+    def _symbols(self, row: NDArray[np.float32], cell: int, top: int, alphabet: int) -> tuple[int, int]:
+        """The two that an answer carries, each with half of the room."""
+        symbol, chosen = self._fine_symbol(row, alphabet)
+        if not self._chosen:
+            return symbol, self._smooth_symbol(cell, top, alphabet)
+        if not chosen:
+            symbol = self._smooth_symbol(cell, top, alphabet)
+        return symbol, symbol
+
+    def _fine_symbol(self, row: NDArray[np.float32], alphabet: int) -> tuple[int, bool]:
+        """The fine symbol, and whether the answer carries it."""
         plain = (row + _ZERO).tobytes()  # a zero has one sign only
-        return int.from_bytes(hashlib.blake2b(plain, digest_size=8, key=self._fine).digest(), "little") % alphabet
+        if not self._chosen:
+            return int.from_bytes(hashlib.blake2b(plain, digest_size=8, key=self._fine).digest(), "little") % alphabet, True
+        drawn = hashlib.blake2b(plain, digest_size=16, key=self._fine).digest()
+        return int.from_bytes(drawn[:8], "little") % alphabet, int.from_bytes(drawn[8:], "little") < self._chosen
 
     def _smooth_symbol(self, cell: int, top: int, alphabet: int) -> int:
         symbol = self._table.get((cell, top))

@@ -59,7 +59,8 @@ class Profile:
     ``streams``; ``cells``: (64, r) centres of the trace code; ``curve``: (3, points) of the budget; ``counts``: (features,
     classes, training rows, calibration rows); ``layer``: the inner layer that is looked at, too, None where none is;
     ``pictures``: what judges pictures, None where rows are a table's and in a profile of before that; ``grid``,
-    ``surroundings``: None in a profile of before those.
+    ``surroundings``: None in a profile of before those; ``fine``: share of the answers that carry the fine mark alone, 0
+    in a profile of before that, by which each carries both.
     """
 
     embedding: Embedding
@@ -82,6 +83,7 @@ class Profile:
     pictures: PictureJudge | None = None
     grid: Grid | None = None
     surroundings: Surroundings | None = None
+    fine: float = 0.0
 
     @property
     def n_features(self) -> int:
@@ -157,7 +159,8 @@ class Profile:
         if self.surroundings is not None:
             out |= {f"surroundings.{f.name}": getattr(self.surroundings, f.name) for f in fields(Surroundings)}
         out |= {name: getattr(self, name) for name in _PLAIN}
-        out["scalars"] = np.array([self.near, self.alpha, *([self.beside] if self.beside else [])])
+        scalars = [self.near, self.alpha, *([self.beside] if self.beside else []), *([self.fine] if self.fine else [])]
+        out["scalars"] = np.array(scalars)
         out["counts"] = np.array((self._version, *self.counts), dtype=np.int64)
         return {name: np.ascontiguousarray(value) for name, value in out.items()}
 
@@ -167,14 +170,16 @@ class Profile:
             return 2
         if not self.beside:
             return 3
-        return 4 if self.grid is None and self.pictures is None else VERSION
+        if self.grid is None and self.pictures is None:
+            return 4
+        return VERSION if self.fine else 5
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Profile":
         """Rebuild from ``to_arrays``. Raises Invalid (missing, misshapen or not finite)."""
         try:
             counts = [int(v) for v in arrays["counts"]]
-            if counts[0] not in {2, 3, 4, VERSION} or len(counts) != 5:
+            if counts[0] not in {2, 3, 4, 5, VERSION} or len(counts) != 5:
                 raise Invalid(
                     f"extraction profile version {counts[0]} is none that this modelkeep reads: publish the model again"
                 )
@@ -193,6 +198,7 @@ class Profile:
                 pictures=PictureJudge.from_arrays(got),
                 grid=Grid(*(got[f"grid.{f.name}"] for f in fields(Grid))) if counts[0] >= 5 else None,
                 surroundings=_surroundings(got) if counts[0] >= 5 else None,
+                fine=float(got["scalars"][3]) if counts[0] >= 6 else 0.0,
                 counts=(counts[1], counts[2], counts[3], counts[4]),
             )
         except (KeyError, IndexError, TypeError, ValueError) as cause:
@@ -236,16 +242,18 @@ def _sees(profile: Profile) -> bool:
 
 
 def _on_grid(profile: Profile) -> bool:
-    """Whether what came with version 5 fits the rest."""
+    """Whether what came with versions 5 and 6 fits the rest."""
     grid, around = profile.grid, profile.surroundings
     if grid is None or around is None:
         return grid is None and around is None
+    if not 0.0 <= profile.fine < 1.0:
+        return False
     fits = grid.whole.shape == (profile.n_features,) and grid.limits.shape == profile.limits.shape
     size = (1 + len(profile.embedding.centre), len(LEARNT))
     return fits and around.mean.shape == around.spread.shape == size and bool((around.least > 0.0).all())
 
 
-VERSION = 5
+VERSION = 6
 LEARNT = [-1]
 """The scores that are judged by their surroundings: the trees'."""
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")

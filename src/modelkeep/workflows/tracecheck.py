@@ -89,10 +89,7 @@ def check_report(
     if suspect_digest is not None and suspect_digest != about.digest:
         raise NotTrusted(f"the suspect is {suspect_digest}, and the report is about {about.digest}")
     probes = _shown(files, PROBES)
-    try:
-        cells = Cells(*(np.asarray(probes.more[name], dtype=np.float32) for name in ("mean", "slope", "offset")))
-    except KeyError as cause:
-        raise Invalid(f"{PROBES} of the report lacks {cause}") from cause
+    cells = _cells(probes.more)
     spots = _spots(probes.more, probes.heard.x.shape[1])
     fixed = _fixed(files, said, cells, spots, root, signatories)
     found.append(
@@ -233,6 +230,18 @@ def _multiplied(group: Grouped, said: TraceReport, logs: Mapping[str, float]) ->
     if p > said.significance or p > group.p * 1.05 ** len(counted) or tests < 1.0 or len(counted) > said.accounts:
         raise NotTrusted(f"{who}: its p-value is {p:.2g} when it is computed again, and {group.p:.2g} is claimed")
     return Found("together", f"{who}: p = {p:.2g} after Bonferroni over {tests:.3g} groups; somebody among them, it says")
+
+
+def _cells(arrays: Mapping[str, NDArray[Any]]) -> Cells:
+    """The cells of the code. Raises Invalid (arrays that are not there, or a share that is none)."""
+    try:
+        mean, slope, offset = (np.asarray(arrays[name], dtype=np.float32) for name in ("mean", "slope", "offset"))
+    except KeyError as cause:
+        raise Invalid(f"{PROBES} of the report lacks {cause}") from cause
+    fine = np.asarray(arrays.get("fine", [0.0]), dtype=np.float64)
+    if fine.shape != (1,) or not 0.0 <= fine[0] < 1.0:
+        raise Invalid(f"{PROBES} of the report has no share of answers with a fine mark")
+    return Cells(mean, slope, offset, float(fine[0]))
 
 
 def _spots(arrays: Mapping[str, NDArray[Any]], columns: int) -> Spots:

@@ -178,7 +178,8 @@ class Claim:
 def code_digest(cells: Cells, spots: Spots) -> Digest:
     """What the log says of cells and spots before any account has a key: SHA-256 over a tag and, for each array, its shape and
     its little-endian numbers. Whoever could choose them afterwards could choose those that accuse somebody."""
-    said = [b"modelkeep/trace-code/1"]
+    share = np.array([cells.fine])
+    said = [b"modelkeep/trace-code/2", share.astype("<f8").tobytes()] if cells.fine else [b"modelkeep/trace-code/1"]
     for array, kind in (
         (cells.mean, "<f4"),
         (cells.slope, "<f4"),
@@ -201,6 +202,7 @@ def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes
     accused for a statement)."""
     cells = claim.cells
     shown: dict[str, NDArray[Any]] = {"mean": cells.mean, "slope": cells.slope, "offset": cells.offset}
+    shown |= {"fine": np.array([cells.fine])} if cells.fine else {}
     shown |= {"spots.mean": claim.spots.mean, "spots.slope": np.ascontiguousarray(claim.spots.slope)}
     files = {**pages, PROBES: dump(_heard(claim.probes) | shown)}
     if claim.code:
