@@ -60,7 +60,7 @@ def fab(logits: Logits, known: Attacked, ball: Ball, plan: Plan = USUAL, *, targ
         held["step"] += 1
         held["done"] |= inside | (held["step"] >= plan.steps)
 
-    for restart in range(plan.restarts):  # the first begins at the row itself
+    for restart in range(plan.restarts):  # noqa: B007 — `enter` reads it; the first begins at the row itself
         run(known, jobs, plan.wide(known.x), enter, step)
     return nearest
 
