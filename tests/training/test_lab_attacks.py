@@ -132,6 +132,16 @@ def test_restarts_of_fab_begin_elsewhere():
     assert fallen == [0, 4] and (nearest >= 0.12).all() and (nearest < 0.3).all()
 
 
+def test_threads_and_gradients_are_left_as_they_were(digits):
+    net, x, y = digits
+    torch.set_num_threads(2)
+    try:
+        cascade.attack(net, x[:5], y[:5], cascade.ball_of(net, "linf", 0.1, LOW, HIGH), ["apgd-ce"], Plan(steps=1))
+        assert torch.get_num_threads() == 2 and all(one.requires_grad for one in net.parameters())
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_an_attack_that_is_not_known(digits):
     net, x, y = digits
     with pytest.raises(Invalid, match="no gradient attack 'square'"):

@@ -42,6 +42,8 @@ SUITE = "modelkeep evaluate"
 _CHECKED, _CURVE_ROWS, _CERTIFIED = 100, 200, 100
 """Rows for the attack without bounds, for other radii, and for smoothing."""
 _SHORT = 20
+_SMALL = 1 << 20
+"""Bytes of a model that runs on one thread: more would wait for each other."""
 _TIMES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _LEAST = 1e-38
 _MISSING = "gradient attacks need PyTorch: 'pip install modelkeep[torch]', or ask for --attack square alone"
@@ -165,7 +167,7 @@ def _opened(name: str, model: bytes, data: bytes, asked: Asked) -> Subject:
     chosen = np.sort(np.random.default_rng(asked.seed).permutation(len(x))[: asked.rows])
     x, y = x[chosen], y[chosen]
     interface = clean_interface(name, model)
-    predictor = Predictor(OnnxRuntime(model, threads=2), interface, x)
+    predictor = Predictor(OnnxRuntime(model, threads=1 if len(model) < _SMALL else 2), interface, x)
     if predictor.scores(x[:2]).shape[1] < 2:
         raise Invalid(f"{name} is no classifier: it does not answer with a score for each class")
     net, why, difference = None, "", 0.0

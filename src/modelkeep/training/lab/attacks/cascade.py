@@ -15,6 +15,8 @@ from modelkeep.training.lab.attacks.fab import fab
 from modelkeep.training.lab.attacks.lanes import Attacked
 
 Floats = NDArray[np.floating]
+SMALL = 50_000
+"""Weights of a network that is attacked on one thread."""
 GRADIENT = ("apgd-ce", "apgd-t", "fab")
 """Attacks that need gradients, in the order in which they are run."""
 
@@ -47,7 +49,7 @@ def attack(
         raise Invalid(f"there is no gradient attack {sorted(unknown)[0]!r}: there are {', '.join(GRADIENT)}")
     known = Attacked(torch.from_numpy(np.ascontiguousarray(x)).to(net.kind), torch.from_numpy(np.asarray(y, np.int64)))
     broken, trail = {}, Trail(torch.ones_like(known.fallen), torch.ones_like(known.fallen))
-    with frozen(net):
+    with frozen(net), few_threads(net):
         for name in names:
             told(name, float((~known.fallen).float().mean()))
             before = known.fallen.clone()
@@ -78,6 +80,18 @@ def answers(net: Any, x: Floats, width: int = 512) -> NDArray[np.int64]:
     rows = torch.from_numpy(np.ascontiguousarray(x)).to(net.kind)
     with torch.no_grad(), frozen(net):
         return np.asarray(torch.cat([net(part).argmax(dim=1) for part in rows.split(width)]).numpy())
+
+
+@contextmanager
+def few_threads(net: Any) -> Iterator[None]:
+    """One thread for a small network: its steps are so short that several would spend their time waiting for each other."""
+    before = torch.get_num_threads()
+    if sum(one.numel() for one in net.parameters()) <= SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
