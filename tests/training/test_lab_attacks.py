@@ -94,9 +94,12 @@ def test_a_cascade_breaks_no_row_twice_and_more_than_any_alone(digits):
     net, x, y = digits
     ball = cascade.ball_of(net, "linf", 0.1, LOW, HIGH)
     told = []
-    out = cascade.attack(net, x, y, ball, plan=Plan(steps=10), told=lambda name, left: told.append((name, left)))
+    out = cascade.attack(net, x, y, ball, plan=Plan(steps=10), told=lambda *what: told.append(what))
     counts = np.sum(list(out.broken.values()), axis=0)
-    assert counts.max() == 1 and [name for name, _ in told] == list(cascade.GRADIENT)
+    assert counts.max() == 1 and list(dict.fromkeys(name for name, _, _ in told)) == list(cascade.GRADIENT)
+    for name in cascade.GRADIENT:  # how much is done grows from nothing to all
+        done = [(one, whole) for said, one, whole in told if said == name]
+        assert done == sorted(done) and done[0][0] == 0 and done[-1][0] == done[-1][1] > 0
     alone = cascade.attack(net, x, y, ball, ["apgd-ce"], Plan(steps=10)).broken["apgd-ce"]
     assert counts.sum() >= alone.sum() and np.array_equal(alone, out.broken["apgd-ce"])
     assert all(one.requires_grad for one in net.parameters())  # as it was

@@ -49,6 +49,10 @@ _LEAST = 1e-38
 _MISSING = "gradient attacks need PyTorch: 'pip install modelkeep[torch]', or ask for --attack square alone"
 
 
+def _quiet(_what: str, _done: int, _total: int) -> None:
+    """Nobody looks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What is to be measured. ``epsilon``: in ``norm``, in units of the input; ``low``, ``high``: of every input, None = as the
@@ -105,9 +109,7 @@ class Subject:
         return np.asarray(self.predictor.scores(rows).argmax(axis=1), np.int64)
 
 
-def evaluate(
-    name: str, model: bytes, data: bytes, asked: Asked, *, called: str = "test", told: Told | None = None
-) -> Evaluated:
+def evaluate(name: str, model: bytes, data: bytes, asked: Asked, *, called: str = "test", told: Told = _quiet) -> Evaluated:
     """Measure an ONNX classifier on the rows of an npz file (arrays ``x`` and ``y``). ``called``: the name of that data.
 
     Gradients come from the same graph computed by PyTorch, and what it finds is put to the file itself before it counts.
@@ -115,7 +117,6 @@ def evaluate(
     module does not answer as it does).
     """
     asked.check()
-    told = told or (lambda _what, _done, _total: None)
     begun = time.monotonic()
     subject = _opened(name, model, data, asked)
     box = _box(subject.x, asked)
@@ -268,21 +269,21 @@ class _Attacked:
         return rows, alarms
 
     def _gradient(self, name: str) -> AttackRow:
-        self._told(name, 0, 1)
-        moved, trail = self._cascade([name], self.standing, self._asked.epsilon, self._asked.steps)
+        moved, trail = self._cascade([name], self.standing, self._asked.epsilon, self._asked.steps, self._told)
         self._flat &= trail[0]
         self._still &= trail[1]
-        self._told(name, 1, 1)
         return self._row(name, "white-box", self._fell(moved), self._asked.steps)
 
-    def _cascade(self, names: list[str], chosen: Mask, epsilon: float, steps: int) -> tuple[dict[int, Rows], Any]:
+    def _cascade(
+        self, names: list[str], chosen: Mask, epsilon: float, steps: int, told: Told = _quiet
+    ) -> tuple[dict[int, Rows], Any]:
         """What fooled the module in place of the ``chosen`` rows, by number, and the trail."""
         cascade = in_laboratory("attacks.cascade")
         net, at = self._on.net, np.flatnonzero(chosen)
         assert net is not None
         ball = cascade.ball_of(net, self._asked.norm, epsilon, *self._box)
         plan = cascade.Plan(steps, self._asked.restarts, self._asked.seed)
-        out = cascade.attack(net, self._on.x[at].astype(np.float32), self._on.y[at], ball, names, plan)
+        out = cascade.attack(net, self._on.x[at].astype(np.float32), self._on.y[at], ball, names, plan, told)
         fell = np.any(list(out.broken.values()), axis=0)
         trail = [np.ones_like(self._clean), np.ones_like(self._clean)]
         for whole, part in zip(trail, out.trail, strict=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,12 +38,12 @@ def attack(
     ball: Ball,
     names: Sequence[str] = GRADIENT,
     plan: Plan = USUAL,
-    told: Callable[[str, float], None] = lambda _name, _share: None,
+    told: Callable[[str, int, int], None] = lambda _name, _done, _total: None,
 ) -> Outcome:
     """Attack rows that the net answers rightly.
 
-    ``net``: a module with ``kind``, the type that it takes; ``x``: (n, d); ``y``: (n,); ``told``: is given the name of each
-    attack before it runs, and the share of rows that stand. Raises Invalid (an attack that is not known).
+    ``net``: a module with ``kind``, the type that it takes; ``x``: (n, d); ``y``: (n,); ``told``: is given the name of an
+    attack, how much of it is done, and of how much. Raises Invalid (an attack that is not known).
     """
     unknown = set(names) - set(GRADIENT)
     if unknown:
@@ -51,7 +52,7 @@ def attack(
     broken, trail = {}, Trail(torch.ones_like(known.fallen), torch.ones_like(known.fallen))
     with frozen(net), few_threads(net):
         for name in names:
-            told(name, float((~known.fallen).float().mean()))
+            known.told = partial(told, name)
             before = known.fallen.clone()
             found = {"apgd-ce": apgd_ce, "apgd-t": apgd_t, "fab": fab}[name](net, known, ball, plan)
             if isinstance(found, Trail):

@@ -21,10 +21,10 @@ class Jobs(NamedTuple):
 
 class Attacked:
     """What is known of rows. ``x``: (n, d); ``y``: (n,); ``adversarial``: the rows, in place of fallen ones what fooled the
-    model; ``fallen``: (n,) bool."""
+    model; ``fallen``: (n,) bool; ``told``: is given how many jobs are done, of how many."""
 
-    def __init__(self, x: Any, y: Any) -> None:
-        self.x, self.y = x, y
+    def __init__(self, x: Any, y: Any, told: Callable[[int, int], None] = lambda _done, _total: None) -> None:
+        self.x, self.y, self.told = x, y, told
         self.adversarial, self.fallen = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def fell(self, rows: Any, points: Any) -> None:
@@ -42,34 +42,36 @@ def run(known: Attacked, jobs: Jobs, width: int, enter: Callable[[Any, Any], Sta
     ``enter``: rows and targets to the state of their lanes; ``step``: one step of every lane, which sets ``done`` where the job
     is done and tells ``known`` who fell.
     """
-    queue = _chunks(known, jobs)
+    queue = _Queue(known, jobs)
     state: State = {}
     while True:
         busy = ~(state["done"] | known.fallen[state["row"]]) if state else None
         held = int(busy.sum()) if busy is not None else 0
         if busy is None or held < len(busy) * (1 - STALE) or not held:
-            fresh = queue(width - held)
+            fresh = queue.take(width - held)
             if busy is not None and held < len(busy):
                 state = {name: one[busy] for name, one in state.items()} if held else {}
             if len(fresh.rows):
                 entered = enter(fresh.rows, fresh.targets)
                 state = {name: torch.cat([state[name], one]) for name, one in entered.items()} if state else entered
+            known.told(queue.at - held - len(fresh.rows), len(jobs.rows))
             if not state:
                 return
         step(state)
 
 
-def _chunks(known: Attacked, jobs: Jobs) -> Callable[[int], Jobs]:
-    at = 0
+class _Queue:
+    """The jobs that no lane has taken yet."""
 
-    def take(count: int) -> Jobs:
+    def __init__(self, known: Attacked, jobs: Jobs) -> None:
+        self._known, self._jobs, self.at = known, jobs, 0
+
+    def take(self, count: int) -> Jobs:
         """The next jobs of rows that still stand."""
-        nonlocal at
-        standing = (~known.fallen[jobs.rows[at:]]).nonzero().squeeze(1)[:count] + at
-        at = int(standing[-1]) + 1 if len(standing) == count else len(jobs.rows)
-        return Jobs(jobs.rows[standing], jobs.targets[standing])
-
-    return take
+        rows, targets = self._jobs
+        standing = (~self._known.fallen[rows[self.at :]]).nonzero().squeeze(1)[:count] + self.at
+        self.at = int(standing[-1]) + 1 if len(standing) == count else len(rows)
+        return Jobs(rows[standing], targets[standing])
 
 
 def targeted(rows: Any, logits: Any, labels: Any, most: int) -> Iterator[Jobs]:
