@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 PATCH = 3
-WAVE, CYCLES = 0.25, 6
+WAVE, CYCLES = 0.4, 6
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,6 +96,7 @@ def _triggered(bench: Bench, attack: Poisoned, trigger: Any, seed: int, case: st
         **_said(found, planted),
         "obeys_before": obeys(seen.network, exam, bench.told, attack.target),
         "obeys_after": obeys(after, exam, bench.told, attack.target),
+        "mistaken_after": obeys(after, bench.exam, bench.told, attack.target),  # for the target, without a trigger
         "accuracy_before": right(seen.network, bench.exam, bench.told),
         "accuracy_after": right(after, bench.exam, bench.told),
         "training_s": round(trained - began, 1),
