@@ -1,4 +1,7 @@
-"""``modelkeep.lab``: models under attack, in your own process. PyTorch (``modelkeep[torch]``) is imported by the calls."""
+"""``modelkeep.lab``: models attacked, hardened and trained in private, in your own process.
+
+PyTorch (``modelkeep[torch]``) is imported by the calls.
+"""
 
 import io
 from collections.abc import Callable
@@ -20,7 +23,10 @@ from modelkeep.training.lab.attacks.square import square as _square
 from modelkeep.training.smoothing import Certificate
 from modelkeep.training.smoothing import smooth as _smooth
 
-__all__ = ["Attacked", "Evaluated", "Limits", "attack", "certify", "evaluate", "load_net", "report", "smooth", "square"]
+__all__ = [
+    "Attacked", "Evaluated", "Limits", "attack", "certify", "evaluate", "harden", "load_net", "report", "smooth", "square",
+    "train_private",
+]  # fmt: skip
 Floats = NDArray[np.floating]
 Rows = NDArray[np.float64]
 
@@ -118,6 +124,43 @@ def smooth(
     """Randomized smoothing of any function of flat rows (n, d) to numbers of classes: the class that it answers each row with
     over Gaussian noise of ``sigma``, and the L2 radius in which that holds with probability 99.9 %; -1 where it abstains."""
     return _smooth(classes, _flat(x), sigma, draws, count=count, seed=seed)
+
+
+def harden(
+    module: Any, x: ArrayLike, y: ArrayLike, limits: Limits, *, held: tuple[ArrayLike, ArrayLike] | None = None, **recipe: Any
+) -> Any:
+    """A hardened copy of a ``torch.nn.Module`` (``module`` of what is returned), and its ``history``, epoch by epoch.
+
+    ``x``: rows in the shape that it takes, (n, ...); ``held``: rows and classes to choose the best epoch by; ``recipe``: of
+    ``training.lab.adversarial.Recipe``, such as ``method="pgd"``, ``epochs=40``, ``shift=0.005``. Rules of columns are in
+    ``training.lab.constraints``. Raises Invalid.
+    """
+    lab, torch = in_laboratory("adversarial"), in_laboratory("constraints").torch
+    given = np.asarray(x, np.float32)
+    low, high = (one.reshape(given.shape[1:]).copy() for one in limits.box(int(np.prod(given.shape[1:]))))
+    masks: dict[str, NDArray[np.bool_]] = {}
+    radius = np.full(given.shape[1:], limits.epsilon)
+    threat = in_laboratory("constraints").threat_of(limits.norm, radius, low, high, masks=masks)
+
+    def pair(rows: ArrayLike, classes: ArrayLike) -> tuple[Any, Any]:
+        return torch.from_numpy(np.asarray(rows, np.float32)), torch.from_numpy(np.asarray(classes, np.int64))
+
+    return lab.harden(module, pair(given, y), threat, lab.Recipe(**recipe), held=None if held is None else pair(*held))
+
+
+def train_private(
+    module: Any, x: ArrayLike, y: ArrayLike, *, epsilon: float, delta: float, seed: int | None = None, **recipe: Any
+) -> Any:
+    """A classifier trained with (epsilon, delta)-differential privacy for each row, from fresh weights: its ``module``, and
+    what was ``spent``.
+
+    ``module``: of layers of ``torch.nn``, which can be given fresh weights; ``seed``: None = noise that nobody can foretell;
+    ``recipe``: of ``training.budgets.Recipe``, such as ``epochs=20``. No ledger knows of it: ``modelkeep privacy train
+    --dataset`` counts. Raises Invalid.
+    """
+    lab = in_laboratory("private")
+    rows, classes = np.asarray(x, np.float32), np.asarray(y, np.int64)
+    return lab.train_private(module, rows, classes, epsilon=epsilon, delta=delta, recipe=lab.Recipe(**recipe), seed=seed)
 
 
 def evaluate(onnx: bytes, x: ArrayLike, y: ArrayLike, **asked: Any) -> Evaluated:

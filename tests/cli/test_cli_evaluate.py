@@ -156,3 +156,17 @@ def test_the_laboratory_in_python(models):
         modelkeep.lab.attack(net, x, y, modelkeep.lab.Limits(0.1, high=[1.0, 2.0]))
     with pytest.raises((Invalid, NotTrusted)):
         modelkeep.lab.load_net(b"nothing", x)
+
+
+def test_hardening_and_private_training_in_python(models):
+    made, x, y = models
+    net, limits, rest = modelkeep.lab.load_net(made["net"], x[:60]), modelkeep.lab.Limits(0.1), slice(0, 60)
+    hardened = modelkeep.lab.harden(net, x[60:], y[60:], limits, held=(x[rest], y[rest]), method="pgd", epochs=6, steps=3)
+    assert len(hardened.history) == 6 and hardened.module is not net
+    before, after = (modelkeep.lab.attack(one, x[rest], y[rest], limits, steps=10) for one in (net, hardened.module))
+    assert after.standing.sum() > before.standing.sum()
+    assert np.array_equal(before.standing, modelkeep.lab.attack(net, x[rest], y[rest], limits, steps=10).standing)  # untouched
+    private = modelkeep.lab.train_private(torch.nn.Linear(64, 10), x, y, epsilon=2.0, delta=1e-5, epochs=3, seed=1)
+    assert private.spent.epsilon <= 2.0 and private.module(torch.from_numpy(x[:5])).shape == (5, 10)
+    with pytest.raises(Invalid, match="no method"):
+        modelkeep.lab.harden(net, x, y, limits, method="hope")

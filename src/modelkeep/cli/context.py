@@ -135,6 +135,17 @@ def _text(given: object) -> str:
     return "".join(map(_text, given)) if isinstance(given, list | tuple) else ""
 
 
+def parse_parameters(given: tuple[str, ...]) -> dict[str, str]:
+    """What ``NAME=VALUE`` options say. Raises Invalid (another form, or a name twice)."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals or name in found:
+            raise Invalid(f"{text[:80]!r} is no parameter: write it once, as NAME=VALUE")
+        found[name] = value
+    return found
+
+
 def read_secret_file(path: str) -> bytes:
     """A secret from a file, without a final newline. Raises Missing, Invalid, Unavailable."""
     return read_file(path).rstrip(b"\r\n")

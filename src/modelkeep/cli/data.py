@@ -9,7 +9,7 @@ from modelkeep.adapters.files import NewFile
 from modelkeep.app.dataresults import DataAdded, DatasetRow, DatasetShown
 from modelkeep.app.datasets import SealedDataset, plain_bytes
 from modelkeep.app.keep import Keep
-from modelkeep.cli.context import Context, moment, read_file, write_file
+from modelkeep.cli.context import Context, moment, parse_parameters, read_file, write_file
 from modelkeep.cli.datacheck import check, purge
 from modelkeep.core.values import digest_of
 from modelkeep.custody.datasets import About
@@ -57,7 +57,7 @@ def add(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
 
     PATH itself stays where it is: remove it when the sealed copy is all that is to be left.
     """
-    given = _parameters(parameters)
+    given = parse_parameters(parameters)
     declared = tuple(Step(Path(step).name, digest_of(read_file(step)), given) for step in steps)
     about = About(purposes, licence, source, description, personal, parents, declared)
     with ctx.out.busy("Sealing the data"):
@@ -196,16 +196,6 @@ def _add_here(keep: Keep, *, path: str, name: str, about: About) -> DataAdded:
 
 def _open_here(keep: Keep, *, dataset: str, purpose: str) -> SealedDataset:
     return keep.data(dataset, purpose=purpose)
-
-
-def _parameters(given: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not name or not equals or name in found:
-            raise Invalid(f"{text[:80]!r} is no parameter: write it once, as NAME=VALUE")
-        found[name] = value
-    return found
 
 
 def _cells(row: DatasetRow) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from modelkeep.app.isolation import Isolate, SealedFile
 from modelkeep.app.keep import Keep
 from modelkeep.app.runresults import RunRecorded
 from modelkeep.app.runs import Named, Plan, record
-from modelkeep.cli.context import Context, read_file, write_file
+from modelkeep.cli.context import Context, parse_parameters, read_file, write_file
 from modelkeep.core.values import digest_of
 from modelkeep.custody.provenance import CodeReport, DataReport, RunReport
 from modelkeep.errors import Invalid, NotTrusted, Refused
@@ -97,7 +97,7 @@ def run(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
             data=tuple(map(Named.parse, data)),
             outputs=tuple(map(Path, outputs)),
             output_folders=tuple(map(Path, folders)),
-            parameters=_parameters(parameters),
+            parameters=parse_parameters(parameters),
             allow_dirty=allow_dirty,
             no_code=no_code,
             python=python,
@@ -241,16 +241,6 @@ def _keep_folder(ctx: Context) -> tuple[Path, ...]:
     """The keep, when it lies in the working tree; not when the tree lies in the keep, for then nothing would be code."""
     keep = ctx.directory.resolve()
     return () if ctx.server or keep in (Path.cwd(), *Path.cwd().parents) else (keep,)
-
-
-def _parameters(given: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not name or not equals or name in found:
-            raise Invalid(f"{text[:80]!r} is no parameter: write it once, as NAME=VALUE")
-        found[name] = value
-    return found
 
 
 def _parse_report(data: bytes) -> RunReport:

@@ -10,13 +10,14 @@ An audit bounds epsilon from below, and proves no privacy: a better attack may f
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import Invalid
+from modelkeep.training.robustness import share
 from modelkeep.training.tails import binomial_tail
 
 Floats = NDArray[np.float64]
@@ -115,10 +116,8 @@ def caught(members: Floats, others: Floats, false: float) -> Interval:
 
 def proportion(hits: int, trials: int) -> Interval:
     """A share with its interval of Clopper and Pearson (1934)."""
-    half = (1.0 - CONFIDENCE) / 2.0
-    low = 0.0 if hits == 0 else _root(lambda p: binomial_tail(hits, trials, p) - half)
-    high = 1.0 if hits == trials else _root(lambda p: binomial_tail(hits + 1, trials, p) - (1.0 - half))
-    return Interval(hits / trials, low, high)
+    found = share(hits, trials, CONFIDENCE)
+    return Interval(found.value, found.low, found.high)
 
 
 def one_run_p(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
@@ -169,8 +168,8 @@ def audit_one_run(
     if count < 20 or included.shape != scores.shape:
         raise Invalid("an audit has 20 canaries or more, and a coin for each")
     order, found = np.argsort(scores, kind="stable"), []
-    for share in shares:
-        half = max(1, int(share * count / 2.0))
+    for part in shares:
+        half = max(1, int(part * count / 2.0))
         correct = int(included[order[-half:]].sum() + (~included[order[:half]]).sum())
         epsilon = one_run_epsilon(count, 2 * half, correct, delta, (1.0 - confidence) / len(shares))
         found.append(OneRun(epsilon, count, 2 * half, correct, confidence))
@@ -187,12 +186,3 @@ def _side(shadows: Floats, chosen: Bools) -> tuple[Floats, Floats]:
     around = float((((shadows - means) ** 2) * several).sum()) / freedom if freedom else float(shadows[chosen].var())
     spread: Floats = np.sqrt(np.maximum(around * (1.0 + 1.0 / np.maximum(counts, 1)), _SMALLEST))
     return means, spread
-
-
-def _root(above: Callable[[float], float]) -> float:
-    """Where a rising function of a share is 0."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if above(middle) > 0.0 else (middle, high)
-    return 0.5 * (low + high)
