@@ -76,7 +76,8 @@ def _said(found: Suspicions, planted: Bools) -> dict[str, float]:
 
 
 def _triggered(bench: Bench, attack: Poisoned, trigger: Any, seed: int, case: str, false: float) -> Row:
-    """One poisoned training set: found, purged, learnt again."""
+    """One poisoned training set: found, purged, learnt again; beside it a network that learnt from the rows as they were."""
+    never = bench.again(*bench.draw(seed), seed)
     began = time.perf_counter()
     seen = bench.look(attack.x, attack.y, seed)
     trained = time.perf_counter()
@@ -96,7 +97,7 @@ def _triggered(bench: Bench, attack: Poisoned, trigger: Any, seed: int, case: st
         **_said(found, planted),
         "obeys_before": obeys(seen.network, exam, bench.told, attack.target),
         "obeys_after": obeys(after, exam, bench.told, attack.target),
-        "mistaken_after": obeys(after, bench.exam, bench.told, attack.target),  # for the target, without a trigger
+        "obeys_never_poisoned": obeys(never, exam, bench.told, attack.target),
         "accuracy_before": right(seen.network, bench.exam, bench.told),
         "accuracy_after": right(after, bench.exam, bench.told),
         "training_s": round(trained - began, 1),

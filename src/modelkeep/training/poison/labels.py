@@ -15,7 +15,7 @@ from modelkeep.training.poison._inputs import Bools, Floats, Ints, labels_of, pr
 _SLACK, _LEAST = 1e-6, 1e-6
 _STEPS = 30
 _ANCHOR = 0.02
-"""Share of a class's farthest rows that its noise is read from."""
+"""Share of the rows that are farthest from a class, of two: its noise is read from them."""
 
 
 def thresholds(probabilities: Floats, y: Ints) -> Floats:
@@ -133,9 +133,11 @@ def floors(probabilities: Floats) -> Floats:
 
     The noise is taken to replace labels without a look at the row, and each class to have rows that cannot be of it (anchors:
     Liu and Tao 2016; Patrini et al. 2017); where a class has none, its floor is an upper bound of the noise.
-    Returns the ``_ANCHOR`` quantile of each column.
+    Returns a quantile of each column: the 2 % one of two classes; of k it may be higher, as 1 - 1/k of rows are of others.
     """
-    return np.quantile(probabilities, _ANCHOR, axis=0)
+    classes = probabilities.shape[1]
+    out: Floats = np.quantile(probabilities, max(_ANCHOR, 0.5 - 1.0 / classes), axis=0)
+    return out
 
 
 def replaced(probabilities: Floats, y: Ints) -> tuple[Floats, Floats]:
