@@ -153,5 +153,7 @@ WEAK: dict[str, Callable[[int], Surrogate]] = {
 
 
 def copies(pictures: bool) -> dict[str, Callable[[int], Surrogate]]:
-    """Every kind of copy, by name; ``pictures``: with a convolutional one (60 epochs)."""
-    return {**FITTING, **({CONVOLUTIONS: lambda seed: Network(seed, (), epochs=60)} if pictures else {}), **WEAK}
+    """Every kind of copy, by name; ``pictures``: with a convolutional one, to the end (200 epochs) and stopped after 60."""
+    early = {f"{CONVOLUTIONS}, stopped early": lambda seed: Network(seed, (), epochs=60)}
+    whole = {CONVOLUTIONS: lambda seed: Network(seed, (), epochs=200)}
+    return {**FITTING, **(whole if pictures else {}), **WEAK, **(early if pictures else {})}
