@@ -336,7 +336,8 @@ os.setsid()
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 5), (signal.SIGINT, 5)])
 def test_it_dies_with_its_parent_and_hears_what_the_parent_is_told(tmp_path, number, code):
     script = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
 sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 from pathlib import Path
 from test_adapters_isolate import python
@@ -345,10 +346,13 @@ sys.exit(python(Path({str(tmp_path)!r}), handled + {HOLD!r} + "time.sleep(600)")
 """
     with subprocess.Popen([sys.executable, "-c", script], cwd="/", start_new_session=True) as parent:
         ready = tmp_path / "written" / "ready"
-        while not ready.exists():
-            assert parent.poll() is None
-        parent.send_signal(number)
-        assert parent.wait(60) == code
+        try:
+            while not ready.exists():
+                assert parent.poll() is None
+            parent.send_signal(number)
+            assert parent.wait(60) == code
+        finally:
+            parent.kill()
     with (tmp_path / "written" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the last of it to be gone
 
