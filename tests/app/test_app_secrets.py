@@ -208,9 +208,14 @@ ELSEWHERE = {
     "unseal",
     "lock",
     "unsealing provider",
+    "privacy return",
+    "renew-mark",
+    "harden",
+    "privacy train",
+    "privacy audit",
 }
-"""Verbs that need a server, a person who logged in, or a key provider: tests/e2e, tests/http and those of the providers have
-them."""
+"""Verbs that need a server, a person who logged in, a run that was cut off, seconds of training, or a key provider: tests/e2e,
+tests/http, tests of the verb itself, and those of the providers have them."""
 
 
 def verbs(command=root, path=()):
@@ -327,6 +332,7 @@ def drive(run, desk, tmp_path, recovery):
     run("trace", model, "--model", "risk@1", "--probes", reference, "--report", str(work / "report"))
     run("trace-check", str(work / "report"), "--trust", str(run.cli.keep / "trust.toml"), "--suspect", model)
     ownership(run, work)
+    laboratory(run, work)
     run("keys", "compromise", "statement-signing", "1", "--since", "3", "--reason", "why")
     run("trust", "resign", "risk@1")
     run("keys", "recover", "--identity-file", str(work / "recovery"), "--new-passphrase-file", str(desk / "pass"))
@@ -358,6 +364,21 @@ def ownership(run, work):
         run.canaries.key(f"key of the {Path(path).name}", load(Path(path).read_bytes())["key"].tobytes())
 
 
+def laboratory(run, work):
+    model, data = str(work / "network.onnx"), str(work / "known.npz")
+    rng, (x, y) = np.random.default_rng(6), rows(5, 40)
+    np.savez(data, x=x, y=y)
+    ages = [f"{age:.3f},{rng.normal():.3f}" for age in rng.normal(40, 9, 60)]
+    for name, lines in (("ages", ages), ("twice", [*ages, ages[0], ages[0], ages[0]])):
+        (work / f"{name}.csv").write_text("\n".join(["age,balance", *lines, ""]))
+    run("data", "check", str(work / "ages.csv"), "--quick")
+    run.cli("data", "check", str(work / "twice.csv"), "--quick", "--quarantine", str(work / "doubtful.json"))
+    run("data", "purge", str(work / "twice.csv"), "--quarantine", str(work / "doubtful.json"), "--out", str(work / "once.csv"))
+    run("evaluate", model, "--data", data, "--attack", "square", "--queries", "5", "--rows", "10")
+    run("privacy", "budget", "loans", "--epsilon", "8", "--delta", "1e-5")
+    run("privacy", "ledger", "loans")
+
+
 def datasets(run, work):
     (work / "loans.csv").write_text("id,income\n1,2.5\n")
     (work / "copy.py").write_text("import sys\nsys.stdout.write(open(sys.argv[1]).read())\n")
@@ -368,7 +389,8 @@ def datasets(run, work):
         run("data", verb, "loans", "alice", "--purpose", "scoring")
     run("data", "show", "loans")
     run("data", "open", "loans@1", "--purpose", "scoring", "--out", str(work / "loans-again.csv"))
-    run("data", "lineage", "loans@2", "--croissant", str(work / "loans.json"))
+    run("data", "lineage", "loans@2")
+    run("data", "lineage", "loans@2", "--purpose", "scoring", "--croissant", str(work / "loans.json"))
     run("data", "replay", "loans@2", "--step", str(work / "copy.py"), "--purpose", "scoring", "--unconfined")
     run("data", "remove", "loans@1", "--reason", "why")
 

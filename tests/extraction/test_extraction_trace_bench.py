@@ -60,8 +60,8 @@ def test_accounts_that_act_together_are_answered_each_with_its_own_mark(thefts):
 
 def test_a_theft_is_drawn_by_its_run_alone_and_its_account_is_named(thefts):
     with threadpool_limits(1):
-        theft, copy = thefts.copy(FOREST, 1, 150)
+        theft, copy = thefts.copy(FOREST, 1, 300)
         found, other = (thefts.weighed(copy.predict, one) for one in (theft, replace(theft, key=bytes(32))))
-    assert np.array_equal(theft.served, Thefts(thefts.setting).theft(1, 150).served)
+    assert np.array_equal(theft.served, Thefts(thefts.setting).theft(1, 300).served)
     assert found["log"] < -3.0 and other["log"] == 0.0
     assert corrected(1e-12) == -7.0 and corrected(0.5) == 0.0

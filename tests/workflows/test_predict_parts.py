@@ -29,7 +29,7 @@ from modelkeep.serving.bodies import SubjectKeys, body_context, decode_body, enc
 from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.admitted import NOTHING, Admitted
 from modelkeep.workflows.evidence import AuditFolder, History, Position
-from modelkeep.workflows.marks import Marks, account_key, next_marks
+from modelkeep.workflows.marks import EpochKey, Marks, account_key, next_marks
 from modelkeep.workflows.moves import RUNG, Moves, open_move
 from modelkeep.workflows.watch import Agreed, Calibrated, Cleared, Observation, Ruled, Today, Watch, Watchers
 
@@ -256,14 +256,14 @@ def test_a_mark_is_used_only_once_it_is_committed():
         marks.key("sub_a", ONE)
     assert marks.epoch("sub_a", ONE) == -1
     logged["sub_a", ONE] = (Committed(commitment(key).hex(), 7, 1),)
-    assert marks.key("sub_a", ONE) == (0, key) and marks.epoch("sub_a", ONE) == 0
+    assert marks.key("sub_a", ONE) == EpochKey(0, key) and marks.epoch("sub_a", ONE) == 0
     (entry,) = next_marks(master, ONE, ["sub_a", "sub_b"], marks._logged)
     assert (entry.subject, entry.epoch) == ("sub_a", 1), "who has no first key gets no second one"
     assert next_marks(master, ONE, ["sub_a"], marks._logged, before=1) == []
     assert next_marks(master, ONE, ["sub_a"], marks._logged, before=2) == [entry]
     logged["sub_a", ONE] += (Committed(entry.commitment, 9, 2),)
     later = account_key(master, "sub_a", ONE, 1)
-    assert marks.key("sub_a", ONE) == (1, later) and marks.epoch("sub_a", ONE) == 1
+    assert marks.key("sub_a", ONE) == EpochKey(1, later) and marks.epoch("sub_a", ONE) == 1
     assert len({key, later, account_key(master, "sub_a", ONE, 2), account_key(master, "sub_a", TWO, 1)}) == 4
     logged["sub_a", ONE] = (Committed(commitment(key).hex(), 7, 1), Committed("00" * 32, 9, 2))
     with pytest.raises(NotTrusted):

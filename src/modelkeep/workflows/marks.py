@@ -6,8 +6,10 @@ says which epoch's key marked it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from modelkeep.core.hidden import holds_secrets
 from modelkeep.core.values import ReleaseRef
 from modelkeep.crypto.kdf import hkdf
 from modelkeep.custody.evidence import Committed
@@ -48,7 +50,9 @@ def _committing(master: bytes, subject: str, ref: ReleaseRef, epoch: int) -> Com
     return Commitment(subject, commitment(account_key(master, subject, ref, epoch)).hex(), epoch)
 
 
-class EpochKey(NamedTuple):
+@holds_secrets("epoch")
+@dataclass(frozen=True, slots=True, repr=False)
+class EpochKey:
     """A watermark key that the log commits to, and its epoch."""
 
     epoch: int
@@ -65,6 +69,7 @@ class Marking(NamedTuple):
 UNMARKED = Marking(0, None)
 
 
+@holds_secrets()
 class Marks:
     """The account marks: keys from the master key, each used only once the log holds its commitment."""
 

@@ -274,11 +274,11 @@ class Gateway:
         profile = served.profile
         if profile is None or served.outputs.probabilities is None:
             return UNMARKED
-        epoch, key = self._marks.key(subject, served.ref)
-        marker = await _in_thread(lambda: Marker(key, profile, self._terms.epsilon, self._terms.decimals))
+        found = self._marks.key(subject, served.ref)
+        marker = await _in_thread(lambda: Marker(found.key, profile, self._terms.epsilon, self._terms.decimals))
         if len(served.markers) >= self._terms.max_markers:
             served.markers.pop(next(iter(served.markers)))
-        made = served.markers[subject] = Marking(epoch, marker)
+        made = served.markers[subject] = Marking(found.epoch, marker)
         return made
 
     def agent(self, headers: Mapping[bytes, bytes]) -> bytes:

@@ -92,24 +92,23 @@ def grid(probs: Array) -> NDArray[np.float64]:
 def simulate(clean: Array, rng: np.random.Generator, *, unit: float, epsilon: float) -> Array:
     """Answers (m, k) as a gateway would mark them under an unknown key and round them to multiples of ``unit`` (0: not).
 
-    Two symbols with half of the room each: for k > 2 each gives mass of the top class to another one, for k = 2 they say
-    whether the top class gives or takes (``extraction/perturb.py``).
+    One symbol with the whole room: for k > 2 it gives mass of the top class to another one, for k = 2 it says whether the top
+    class gives or takes (``extraction/perturb.py``, profiles of version 6).
     """
     rows, classes = np.arange(len(clean)), clean.shape[1]
     top, two = clean.argmax(axis=1), np.sort(clean, axis=1)[:, -2:]
     marked = clean.copy()
     if classes == 2:
         down, up = np.minimum(epsilon / 2, 0.95 * (two[:, 1] - 0.5)), np.minimum(epsilon / 2, 0.8 * (1.0 - two[:, 1]))
-        gives = rng.integers(0, 2, size=(2, len(clean))).sum(axis=0)
-        shift = 0.5 * (gives * down - (2 - gives) * up)
+        gives = rng.integers(0, 2, size=len(clean))
+        shift = gives * down - (1 - gives) * up
         marked[rows, top] -= shift
         marked[rows, 1 - top] += shift
     else:
-        half = 0.5 * np.minimum(epsilon / 2, 0.45 * (two[:, 1] - two[:, 0]))
-        for _ in range(2):
-            other = (top + rng.integers(1, classes, size=len(clean))) % classes
-            marked[rows, other] += half
-            marked[rows, top] -= half
+        whole = np.minimum(epsilon / 2, 0.45 * (two[:, 1] - two[:, 0]))
+        other = (top + rng.integers(1, classes, size=len(clean))) % classes
+        marked[rows, other] += whole
+        marked[rows, top] -= whole
     if unit == 1.0:
         return np.asarray(np.eye(classes)[top])
     return np.rint(marked / unit) * unit if unit else marked
