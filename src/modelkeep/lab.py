@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
+from modelkeep.app.labelled import labelled_npz
 from modelkeep.app.predictor import Predictor
 from modelkeep.app.robustness import Asked, clean_interface, in_laboratory, with_gradients
 from modelkeep.app.robustness import evaluate as _evaluate
@@ -168,7 +169,7 @@ def evaluate(onnx: bytes, x: ArrayLike, y: ArrayLike, **asked: Any) -> Evaluated
     ``attacks=("apgd", "square")``. Raises Invalid, NotTrusted."""
     data = io.BytesIO()
     np.savez(data, x=np.asarray(x), y=np.asarray(y))
-    return _evaluate("model.onnx", onnx, data.getvalue(), Asked(**asked))
+    return _evaluate("model.onnx", onnx, labelled_npz(data.getvalue(), "test"), Asked(**asked))
 
 
 def _flat(x: ArrayLike) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ import modelkeep.convert
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.hardening import Plan, Rules, harden_file, parse_rules
 from modelkeep.app.keep import Keep
+from modelkeep.app.labelled import labelled_npz
 from modelkeep.custody.salting import salted
 from modelkeep.errors import Invalid
 
@@ -130,13 +131,14 @@ EACH = """
 import hashlib, json, os, sys
 from pathlib import Path
 from modelkeep.app.hardening import Plan, harden_file, leads
+from modelkeep.app.labelled import labelled_npz
 
 def export(module, _example, **_more):
     return b"".join(one.detach().numpy().tobytes() for one in module.parameters())
 
 model, data, folder = map(Path, sys.argv[1:])
 plan = Plan(epochs=12, rate=0.02, epsilon=0.4, widen=1.0, device="cpu")
-done = harden_file(model.read_bytes(), data.read_bytes(), "data.npz", plan, export)
+done = harden_file(model.read_bytes(), labelled_npz(data.read_bytes(), "data.npz"), plan, export)
 (folder / os.environ["RANK"]).write_text(done.digest)
 if leads():
     print(json.dumps(done.predicate))
@@ -160,18 +162,17 @@ def test_two_processes_make_one_model_and_the_first_says_so(place, hardened, tmp
 def test_what_an_attacker_may_not_change_he_does_not(place):
     model, data = (place / "model.onnx").read_bytes(), (place / "data.npz").read_bytes()
     plan = Plan(epochs=1, epsilon=0.4, rules=Rules(frozen=tuple(range(WIDTH))))
-    done = harden_file(model, data, "data.npz", plan, lambda *_given, **_more: b"onnx")
+    done = harden_file(model, labelled_npz(data, "data.npz"), plan, lambda *_given, **_more: b"onnx")
     assert done.before.robust == done.before.clean
     assert done.predicate["parameters"]["rules"].startswith("sha256:")
     assert done.predicate["attack"]["name"] == "pgd-ce+margin", "APGD keeps no rules"
     some = harden_file(
         model,
-        data,
-        "data.npz",
+        labelled_npz(data, "data.npz"),
         Plan(epochs=1, epsilon=0.4, rules=Rules(frozen=(0, 1, 2), ranges={3: (-9.0, 9.0)}, epsilon={4: 0.3})),
         lambda *_given, **_more: b"onnx",
     )
-    all_free = harden_file(model, data, "data.npz", Plan(epochs=1, epsilon=0.4), lambda *_given, **_more: b"onnx")
+    all_free = harden_file(model, labelled_npz(data, "data.npz"), Plan(epochs=1, epsilon=0.4), lambda *_given, **_more: b"onnx")
     assert all_free.before.robust.value <= some.before.robust.value <= done.before.robust.value
 
 
@@ -186,7 +187,7 @@ def test_a_logistic_regression_is_trained_by_its_coefficients(place):
         seen.extend(one.detach().numpy().copy() for one in module.parameters())
         return b"onnx"
 
-    done = harden_file(linear, data, "data.npz", plan, export)
+    done = harden_file(linear, labelled_npz(data, "data.npz"), plan, export)
     assert done.before.clean.value > 0.7
     assert [one.shape for one in seen] == [(WIDTH, 2), (2,)]
     assert not np.allclose(seen[0][:, 1], estimator.coef_[0], atol=1e-4)
@@ -217,14 +218,19 @@ def test_trees_are_refused_in_one_sentence(place, bare, tmp_path):
 def test_a_plan_that_does_not_hold_is_refused(place, plan, said):
     model, data = (place / "model.onnx").read_bytes(), (place / "data.npz").read_bytes()
     with pytest.raises(Invalid, match=said):
-        harden_file(model, data, "data.npz", plan, lambda *_given, **_more: b"")
+        harden_file(model, labelled_npz(data, "data.npz"), plan, lambda *_given, **_more: b"")
 
 
 def test_classes_that_the_model_does_not_know_are_refused(place, tmp_path):
     x, y = rows()
     np.savez(tmp_path / "odd.npz", x=x, y=y + 1)
     with pytest.raises(Invalid, match="classes 1 to 2"):
-        harden_file((place / "model.onnx").read_bytes(), (tmp_path / "odd.npz").read_bytes(), "odd", Plan(), lambda *_g: b"")
+        harden_file(
+            (place / "model.onnx").read_bytes(),
+            labelled_npz((tmp_path / "odd.npz").read_bytes(), "odd"),
+            Plan(),
+            lambda *_g: b"",
+        )
 
 
 def test_rules_are_read_from_json():

@@ -10,9 +10,10 @@ from msgspec import Struct
 
 from modelkeep.adapters.datarows import copy_pictures, other_pictures, without_rows
 from modelkeep.adapters.files import NewFile, SourceFile
-from modelkeep.adapters.tables import IMAGES, kind_of, pictures, read_table
+from modelkeep.adapters.tables import IMAGES, Source, kind_of, pictures, read_table, table_of
+from modelkeep.app.dataresults import DataFetched
 from modelkeep.app.dataverbs import DataVerbs
-from modelkeep.container.reader import read_bytes
+from modelkeep.container.reader import BytesReader, read_bytes
 from modelkeep.core.tables import Table
 from modelkeep.core.values import Digest, digest_of, parse_digest, to_json
 from modelkeep.errors import Invalid, NotTrusted
@@ -143,6 +144,11 @@ def read_sealed(keep: DataVerbs, ref: str, *, purpose: str = "") -> DataSet:
     Unavailable."""
     opened = keep.data(ref, purpose=purpose)
     return DataSet(opened.ref, Digest(opened.sealed.model_digest), opened.table(), opened.record.about.personal)
+
+
+def read_fetched(got: DataFetched, *, personal: bool) -> DataSet:
+    """The same of a sealed data set that came from a server. Raises Invalid, TooLarge."""
+    return DataSet(got.ref, digest_of(got.data), table_of(Source(got.kind, BytesReader(got.data)).rows()), personal)
 
 
 def check_data(data: DataSet, asked: Asked, *, against: DataSet | None = None) -> Check:

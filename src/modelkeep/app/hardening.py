@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.app.arrays import load_labelled
 from modelkeep.app.hardeningresults import ModelHardened, Standing, Turn
+from modelkeep.app.labelled import Labelled
 from modelkeep.core.values import digest_of
 from modelkeep.custody.scan import refusal, scan
 from modelkeep.errors import Invalid, NotTrusted
@@ -83,16 +83,16 @@ def leads() -> bool:
 
 
 def harden_file(
-    model: bytes, data: bytes, name: str, plan: Plan, export: Callable[..., bytes], told: Progress = silent
+    model: bytes, data: Labelled, plan: Plan, export: Callable[..., bytes], told: Progress = silent
 ) -> ModelHardened:
-    """Harden the ONNX classifier ``model`` with the rows of an npz file: arrays ``x`` and ``y``, classes from 0.
+    """Harden the ONNX classifier ``model`` with labelled rows, classes from 0.
 
-    ``name``: what the data is called in the statement; ``export``: ``modelkeep.torch.to_onnx``. Raises Invalid (PyTorch is not
+    ``export``: ``modelkeep.torch.to_onnx``. Raises Invalid (PyTorch is not
     installed; no gradient goes through the model; too few rows; a plan that does not hold), NotTrusted (a scan finds something
     in it, or the new file does not answer as the module does), TooLarge.
     """
     lab, began = _Lab(), time.monotonic()
-    rows, labels, shape = load_labelled(data, name)
+    rows, labels, shape = data.x, data.y, data.shape
     net = lab.opened(model, rows)
     parts = _split(len(rows), plan)
     threat, recipe = lab.threat(plan, net, rows.shape[1], shape), lab.recipe(plan)
@@ -108,7 +108,7 @@ def harden_file(
         after = lab.examined(done.module, exam, threat, plan)
         onnx = export(done.module.cpu(), exam[0][:8].cpu(), logits=True)
     history = tuple(Turn(one.number, one.loss, _number(one.clean), _number(one.robust)) for one in done.history)
-    said = _predicate(model, data, name, plan, after, done.best)
+    said = _predicate(model, data, plan, after, done.best)
     counts = tuple(len(part) for part in parts)
     took = time.monotonic() - began
     return ModelHardened(onnx, digest_of(onnx), before.standing, after.standing, history, done.best, counts, took, said)
@@ -219,7 +219,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _predicate(model: bytes, data: bytes, name: str, plan: Plan, after: _Examined, best: int) -> dict[str, Any]:
+def _predicate(model: bytes, data: Labelled, plan: Plan, after: _Examined, best: int) -> dict[str, Any]:
     told = {key: value for key, value in msgspec.to_builtins(plan).items() if key not in {"method", "norm", "rules", "device"}}
     parameters = {key: f"{value:g}" for key, value in told.items() if math.isfinite(value)}
     if plan.rules != Rules():
@@ -234,7 +234,7 @@ def _predicate(model: bytes, data: bytes, name: str, plan: Plan, after: _Examine
         clean=after.standing.clean,
         parameters={**parameters, "best_epoch": str(best)},
         source=digest_of(model),
-        dataset=Salted(name, digest_of(data)),
+        dataset=Salted(data.name, data.digest),
         seed=plan.seed,
         code=_code(),
         versions={name: metadata.version(name) for name in ("modelkeep", "torch")},

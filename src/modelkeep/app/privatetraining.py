@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.app.arrays import load_labelled
+from modelkeep.app.labelled import Labelled
 from modelkeep.app.privacyresults import MembershipAudit, PrivateModel
 from modelkeep.app.suspects import onnx_suspect
 from modelkeep.core.page import Bar, bars, facts, heading, lines, page, paragraph, table
@@ -49,13 +49,13 @@ class Rows:
     classes: int
 
     @classmethod
-    def of(cls, data: bytes, where: str, classes: int = 0) -> "Rows":
-        """An npz file with arrays x and y. ``classes``: 0 = as the labels say. Raises Invalid, TooLarge."""
-        flat, labels, shape = load_labelled(data, where)
+    def of(cls, data: Labelled, classes: int = 0) -> "Rows":
+        """Labelled rows. ``classes``: 0 = as the labels say. Raises Invalid (no such classes)."""
+        labels = data.y
         count = classes or int(labels.max()) + 1
         if labels.min() < 0 or labels.max() >= count or count < 2:
-            raise Invalid(f"{where}: labels are 0 to {count - 1} for {count} classes, two or more")
-        return cls(flat.reshape(-1, *shape).astype(np.float32), labels, count)
+            raise Invalid(f"{data.name}: labels are 0 to {count - 1} for {count} classes, two or more")
+        return cls(data.x.reshape(-1, *data.shape).astype(np.float32), labels, count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.app.arrays import load_labelled
+from modelkeep.app.labelled import Labelled
 from modelkeep.app.predictor import Predictor
 from modelkeep.app.premises import Premises
 from modelkeep.app.robustnessresults import AttackRow, Certified, Corrupted, Evaluated, Radius
@@ -109,8 +109,8 @@ class Subject:
         return np.asarray(self.predictor.scores(rows).argmax(axis=1), np.int64)
 
 
-def evaluate(name: str, model: bytes, data: bytes, asked: Asked, *, called: str = "test", told: Told = _quiet) -> Evaluated:
-    """Measure an ONNX classifier on the rows of an npz file (arrays ``x`` and ``y``). ``called``: the name of that data.
+def evaluate(name: str, model: bytes, data: Labelled, asked: Asked, *, called: str = "", told: Told = _quiet) -> Evaluated:
+    """Measure an ONNX classifier on labelled rows. ``called``: what statements name them, unless as the rows are.
 
     Gradients come from the same graph computed by PyTorch, and what it finds is put to the file itself before it counts.
     Raises Invalid (no classifier, rows that it does not take, PyTorch is not installed), NotTrusted (the file is not clean; the
@@ -129,8 +129,9 @@ def evaluate(name: str, model: bytes, data: bytes, asked: Asked, *, called: str 
     alarms = [*alarms, *attacked.radius_alarms]
     seconds = time.monotonic() - begun
     return Evaluated(
-        model=name, digest=digest_of(model), data=called, data_digest=digest_of(data), norm=asked.norm, epsilon=asked.epsilon,
-        box=(float(box[0][0]), float(box[1][0])), seed=asked.seed, clean=_share(clean), attacks=tuple(rows),
+        model=name, digest=digest_of(model), data=called or data.name, data_digest=data.digest,
+        norm=asked.norm, epsilon=asked.epsilon, box=(float(box[0][0]), float(box[1][0])), seed=asked.seed,
+        clean=_share(clean), attacks=tuple(rows),
         robust=_share(attacked.standing), alarms=tuple(alarms), black_box=subject.why, difference=subject.difference,
         curve=curve, certified=tuple(_certified(subject, asked, box, clean, told)),
         corrupted=tuple(_corrupted(subject, box, clean, told)) if asked.corruptions else (), seconds=round(seconds, 2),
@@ -163,10 +164,9 @@ def _measure(found: Share) -> dict[str, Any]:
     return asdict(found)
 
 
-def _opened(name: str, model: bytes, data: bytes, asked: Asked) -> Subject:
-    x, y, shape = load_labelled(data, "the test data")
-    chosen = np.sort(np.random.default_rng(asked.seed).permutation(len(x))[: asked.rows])
-    x, y = x[chosen], y[chosen]
+def _opened(name: str, model: bytes, data: Labelled, asked: Asked) -> Subject:
+    chosen = np.sort(np.random.default_rng(asked.seed).permutation(len(data.x))[: asked.rows])
+    x, y = data.x[chosen], data.y[chosen]
     interface = clean_interface(name, model)
     predictor = Predictor(OnnxRuntime(model, threads=1 if len(model) < _SMALL else 2), interface, x)
     if predictor.scores(x[:2]).shape[1] < 2:
@@ -180,7 +180,7 @@ def _opened(name: str, model: bytes, data: bytes, asked: Asked) -> Subject:
                 raise
             why = str(cause).removeprefix("black box only: ")
     tail = tuple(interface.inputs[0].shape[1:])
-    picture = _picture(shape) or _picture(tail)
+    picture = _picture(data.shape) or _picture(tail)
     return Subject(predictor, x, _numbered(predictor, x, y), picture, net, why, difference)
 
 

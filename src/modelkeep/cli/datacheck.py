@@ -14,20 +14,21 @@ from modelkeep.app.datachecks import (
     purge_file,
     purge_sealed,
     read_data,
+    read_fetched,
     read_quarantine,
     read_sealed,
 )
+from modelkeep.app.keep import Keep
+from modelkeep.app.labelled import is_sealed
 from modelkeep.app.suspicions import suspicions
 from modelkeep.cli.context import Context, new_file, read_file
+from modelkeep.cli.labelled import purpose_option
 from modelkeep.cli.output import EXIT_REFUSED
 from modelkeep.errors import Invalid
 from modelkeep.training.findings import Asked, Level, counted
 from modelkeep.training.schema import Schema, decode
 
 _SIGNS = {Level.ERROR: "error  ", Level.WARNING: "warning", Level.NOTE: "note   "}
-
-
-_PURPOSE = click.option("--purpose", default="", help="What a sealed data set is read for; the log records it.")
 
 
 @click.command(epilog="Example: modelkeep data check loans.csv --label default --against test.csv --report check.html")
@@ -42,7 +43,7 @@ _PURPOSE = click.option("--purpose", default="", help="What a sealed data set is
 @click.option("--origin", default="", metavar="COLUMN", help="Column that says where a row comes from; no feature.")
 @click.option("--quick", is_flag=True, help="Do not look for planted and mislabelled rows, which takes models and minutes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What is drawn at random is drawn by it.")
-@_PURPOSE
+@purpose_option
 @click.pass_obj
 def check(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
     ctx: Context,
@@ -92,7 +93,7 @@ def check(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
 @click.argument("source", metavar="FILE|NAME@VERSION")
 @click.option("--quarantine", required=True, metavar="ROWS", help="File that data check wrote; strike out what is to stay.")
 @click.option("--out", default="", metavar="CLEAN", help="New file, or folder of pictures, for what is left of FILE.")
-@_PURPOSE
+@purpose_option
 @click.pass_obj
 def purge(ctx: Context, source: str, quarantine: str, out: str, purpose: str) -> None:
     """Leave the rows in quarantine out of a data set, which itself stays as it is.
@@ -101,7 +102,7 @@ def purge(ctx: Context, source: str, quarantine: str, out: str, purpose: str) ->
     sealed data set, what is left becomes its next version, which the log says was made of this one.
     """
     rows = read_quarantine(read_file(quarantine))
-    sealed = _is_sealed(source)
+    sealed = is_sealed(source)
     if sealed == bool(out):
         raise Invalid("--out names the file for what is left of a file; of a sealed data set the next version is made")
     with ctx.out.busy("Leaving rows out"):
@@ -114,13 +115,12 @@ def purge(ctx: Context, source: str, quarantine: str, out: str, purpose: str) ->
     ctx.out.show(done, text + why)
 
 
-def _is_sealed(source: str) -> bool:
-    return "@" in source and not Path(source).exists()
-
-
 def _read(ctx: Context, source: str, purpose: str) -> DataSet:
-    if _is_sealed(source):
-        return read_sealed(ctx.local("checking a sealed data set"), source, purpose=purpose)
+    if is_sealed(source):
+        if not ctx.server:
+            return read_sealed(ctx.keep, source, purpose=purpose)
+        about = ctx.call(Keep.data_show, dataset=source).row
+        return read_fetched(ctx.call(Keep.data_fetch, dataset=source, purpose=purpose), personal=about.personal)
     return read_data(source)
 
 

@@ -7,18 +7,23 @@ from typing import Any
 import click
 
 from modelkeep.app.keep import Keep
+from modelkeep.app.labelled import is_sealed
 from modelkeep.app.robustness import ATTACKS, Asked, evaluate, opened_release, predicates, with_logged
 from modelkeep.app.robustnesspage import report
 from modelkeep.app.robustnessresults import Evaluated
 from modelkeep.cli.context import Context, new_file, read_file
+from modelkeep.cli.labelled import ROWS, label_option, purpose_option, read_labelled
 from modelkeep.cli.output import below
 from modelkeep.cli.progress import bar
+from modelkeep.errors import Invalid
 from modelkeep.training.robustness import Share
 
 
 @click.command("evaluate", epilog="Example: modelkeep evaluate model.onnx --data test.npz --epsilon 0.1 --report page.html")
 @click.argument("model", metavar="MODEL")
-@click.option("--data", "test", required=True, metavar="FILE", help="npz file: test rows 'x' and their labels 'y'.")
+@click.option("--data", "test", required=True, metavar="DATA", help=f"Test rows and labels: {ROWS}.")
+@label_option
+@purpose_option
 @click.option("--name", "called", default="", metavar="NAME", help="What statements call the data; the name of its file.")
 @click.option("--attack", default="apgd,fab,square", show_default=True, help=f"Any of {', '.join(ATTACKS)}, with commas.")
 @click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True, help="Norm of the ball.")
@@ -37,21 +42,26 @@ from modelkeep.training.robustness import Share
 @click.option("--report", "page", default="", metavar="FILE", help="New file for a report in HTML.")
 @click.option("--log", "logged", is_flag=True, help="Sign and log what was found, one statement of each attack.")
 @click.pass_obj
-def evaluate_(ctx: Context, /, model: str, test: str, called: str, attack: str, page: str, logged: bool, **given: Any) -> None:
+def evaluate_(ctx: Context, /, model: str, called: str, attack: str, page: str, logged: bool, **given: Any) -> None:
     """Attack MODEL, a release of this keep or an ONNX file, and tell how accurate it stays, with intervals.
 
     Attacks run one after the other, each on the rows that are left. Alarms tell when it is not the model that withstands.
     """
+    test, label, purpose = (given.pop(name) for name in ("test", "label", "purpose"))
     asked = Asked(attacks=tuple(part.strip() for part in attack.split(",") if part.strip()), **given)
     asked.check()
+    if is_sealed(test) and called:
+        raise Invalid("--name is for files: statements call a sealed data set by its own name")
     with new_file(page) if page else nullcontext(lambda _data: None) as write:
         release = "@" in model and not Path(model).exists()
         if release:
             data, name = opened_release(ctx.local("evaluating a release").premises, model), model
         else:
             data, name = read_file(model), Path(model).name
+        rows = read_labelled(ctx, test, label, purpose)
+        called = called or (rows.name if rows.sealed else Path(test).stem)
         with bar(shown=not ctx.out.json) as told:
-            found = evaluate(name, data, read_file(test), asked, called=called or Path(test).stem, told=told)
+            found = evaluate(name, data, rows, asked, called=called, told=told)
         if logged:
             found = with_logged(found, [_log(ctx, model if release else "", name, found, said) for said in predicates(found)])
         write(report(found))

@@ -11,6 +11,7 @@ from modelkeep.app.hardening import Plan, Rules, harden_file, leads, parse_rules
 from modelkeep.app.hardeningresults import ModelHardened, Standing
 from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, new_file, read_file, write_file
+from modelkeep.cli.labelled import ROWS, label_option, purpose_option, read_labelled
 from modelkeep.cli.progress import bar
 from modelkeep.core import page
 from modelkeep.ledger.attestations import Measure
@@ -23,7 +24,9 @@ _PLAN = Plan()
     epilog="Example: modelkeep harden model.onnx --data train.npz --epsilon 0.1 --low 0 --high 1 --out hardened.onnx --log"
 )
 @click.argument("model", metavar="MODEL")
-@click.option("--data", required=True, help="npz file: rows (array 'x') and their classes (array 'y', from 0).")
+@click.option("--data", required=True, help=f"Rows and their classes, from 0: {ROWS}.")
+@label_option
+@purpose_option
 @click.option("--out", required=True, help="New ONNX file with the hardened model.")
 @click.option("--method", type=click.Choice(["pgd", "trades"]), default=_PLAN.method, show_default=True, help="Of training.")
 @click.option("--norm", type=click.Choice(["linf", "l2"]), default=_PLAN.norm, show_default=True, help="Of the changes.")
@@ -47,7 +50,9 @@ _PLAN = Plan()
 @click.option("--report", default="", metavar="FILE", help="New HTML file about the training.")
 @click.option("--log", "logged", is_flag=True, help="Have the keep sign and log a hardening statement about the new file.")
 @click.pass_obj
-def harden(ctx: Context, /, model: str, data: str, out: str, report: str, logged: bool, **given: Any) -> None:
+def harden(  # click hands over one argument an option
+    ctx: Context, /, *, model: str, data: str, label: str, purpose: str, out: str, report: str, logged: bool, **given: Any
+) -> None:
     """Train MODEL, an ONNX classifier, on the neighbours of its rows that it gets most wrong.
 
     Its accuracy is measured before and after, plain and under attack, on rows that had no part in it. Start it with torchrun to
@@ -56,13 +61,13 @@ def harden(ctx: Context, /, model: str, data: str, out: str, report: str, logged
     plan = _plan(given)
     from modelkeep.torch import to_onnx
 
-    source, rows = read_file(model), read_file(data)
+    source, rows = read_file(model), read_labelled(ctx, data, label, purpose)
     if not leads():
-        harden_file(source, rows, Path(data).name, plan, lambda *_given, **_more: b"")
+        harden_file(source, rows, plan, lambda *_given, **_more: b"")
         return
     with new_file(out, mode=0o644) as write, new_file(report, mode=0o644) if report else nullcontext(_nothing) as tell:
         with bar() as told:
-            done = harden_file(source, rows, Path(data).name, plan, to_onnx, told)
+            done = harden_file(source, rows, plan, to_onnx, told)
         write(done.model)
         tell(_page(done, Path(out).name))
     if logged:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from modelkeep.app.keep import Keep
+from modelkeep.app.labelled import Labelled, check_alike, is_sealed
 from modelkeep.app.privacyresults import MembershipAudit, PrivacyLedger, PrivateModel
 from modelkeep.app.privatetraining import (
     Attack,
@@ -25,11 +26,11 @@ from modelkeep.app.privatetraining import (
     train_private_model,
 )
 from modelkeep.cli.context import Context, moment, new_file, read_file
+from modelkeep.cli.labelled import ROWS, label_option, purpose_option, read_labelled
 from modelkeep.cli.progress import bar
-from modelkeep.core.values import digest_of
 from modelkeep.errors import Invalid, ModelkeepError
 from modelkeep.torch import to_onnx
-from modelkeep.training.budgets import Recipe, plan_run
+from modelkeep.training.budgets import Recipe, ledger_name, plan_run
 
 _RECIPE = Recipe()
 
@@ -44,8 +45,11 @@ def privacy() -> None:
     epilog="Example: modelkeep privacy train mlp:64 --data loans.npz --dataset loans --epsilon 3 --delta 1e-5 --out loans.onnx",
 )
 @click.argument("architecture", metavar="ARCHITECTURE")
-@click.option("--data", required=True, metavar="FILE", help="npz file: rows x and classes y, from 0 on.")
-@click.option("--dataset", default="", metavar="NAME", help="Charge the run to this data set, and log what came out of it.")
+@click.option("--data", required=True, metavar="DATA", help=f"Rows and classes, from 0 on: {ROWS}.")
+@label_option
+@purpose_option
+@click.option("--dataset", default="", metavar="NAME",
+              help="Charge the run to this data set, and log what came of it.  [default: sealed --data]")  # fmt: skip
 @click.option(
     "--epsilon", required=True, type=click.FloatRange(0.0, min_open=True), help="The promise: smaller is more private."
 )
@@ -53,7 +57,7 @@ def privacy() -> None:
               help="Of the promise; far below one over the number of rows.")  # fmt: skip
 @click.option("--out", required=True, metavar="FILE", help="New ONNX file.")
 @click.option("--report", "page", default="", metavar="FILE", help="New HTML page about the run.")
-@click.option("--test", default="", metavar="FILE", help="npz file of other rows, to measure the model on.")
+@click.option("--test", default="", metavar="DATA", help="Other rows, as --data, to measure the model on.")
 @click.option("--bounds", default="", metavar="LOW:HIGH|FILE",
               help="Public bounds of the columns, or an npz file with low and high: rows are scaled by them.")  # fmt: skip
 @click.option("--classes", type=click.IntRange(0), default=0, help="How many the task has.  [default: as the labels say]")
@@ -87,6 +91,8 @@ class _Asked:
 
     architecture: str
     data: str
+    label: str
+    purpose: str
     dataset: str
     epsilon: float
     delta: float
@@ -113,24 +119,22 @@ class _Asked:
 
     def run(self, ctx: Context, write: Any) -> PrivateModel:
         """Reserve, train, write the model, and log what it is. Raises Denied (the budget), Invalid, Missing, Unavailable."""
-        if self.dataset and self.seed is not None:
+        if (self.dataset or is_sealed(self.data)) and self.seed is not None:
             raise Invalid("noise from a seed can be foretold, so that no such run is logged as private: leave out --seed")
-        raw = read_file(self.data)
-        rows = Rows.of(raw, self.data, self.classes)
-        test = Rows.of(read_file(self.test), self.test, rows.classes) if self.test else None
-        if test is not None and test.x.shape[1:] != rows.x.shape[1:]:
-            raise Invalid(f"{self.test} has rows of shape {test.x.shape[1:]}, and {self.data} of {rows.x.shape[1:]}")
+        data = read_labelled(ctx, self.data, self.label, self.purpose)
+        dataset, rows = self._charged(data), Rows.of(data, self.classes)
+        test = self._test(ctx, data, rows.classes) if self.test else None
         recipe = Recipe(self.epochs, self.batch, self.clip, self.learning_rate)
         plan = plan_run(len(rows.x), epsilon=self.epsilon, delta=self.delta, recipe=recipe)
         layers = read_file(self.architecture) if Path(self.architecture).exists() else self.architecture
         bounds = _bounds(self.bounds, rows.x.shape[1:]) if self.bounds else None
         task = PrivateTask(layers, rows, plan, recipe, bounds, self.canaries, self.seed)
-        if not self.dataset:
+        if not dataset:
             ctx.out.note("no data set was named: this run is charged to no budget, and nothing is logged")
             done = self._trained(ctx, task, test, _Steps())
             write(done.onnx)
             return done.told
-        made = ctx.call(Keep.privacy_reserve, dataset=self.dataset, digest=str(digest_of(raw)), plan=plan)
+        made = ctx.call(Keep.privacy_reserve, dataset=dataset, digest=str(data.digest), plan=plan)
         if made.ledger.budget < 0.0:
             ctx.out.note(f"no budget is set for {made.ledger.name}: what is spent is counted, and not bounded")
         steps = _Steps()
@@ -141,8 +145,21 @@ class _Asked:
             self._give_back(ctx, made.run, steps.made, cause)
             raise
         logged = ctx.call(Keep.privacy_record, run=made.run, filename=Path(self.out).name, digest=done.told.digest)
-        (ledger,) = ctx.call(Keep.privacy_ledger, dataset=self.dataset)
+        (ledger,) = ctx.call(Keep.privacy_ledger, dataset=dataset)
         return msgspec.structs.replace(done.told, run=made.run, ledger=ledger, logged=logged)
+
+    def _charged(self, data: Labelled) -> str:
+        """The data set that pays, "" for none. Raises Invalid: a sealed one pays for itself."""
+        if not data.sealed:
+            return self.dataset
+        if self.dataset not in {"", data.name, ledger_name(data.name)}:
+            raise Invalid(f"the data is {data.name}, which is charged under its own name: leave out --dataset")
+        return data.name
+
+    def _test(self, ctx: Context, data: Labelled, classes: int) -> Rows:
+        found = read_labelled(ctx, self.test, self.label, self.purpose)
+        check_alike(data, found)
+        return Rows.of(found, classes)
 
     def _trained(self, ctx: Context, task: PrivateTask, test: Rows | None, steps: "_Steps") -> PrivatelyTrained:
         with bar(shown=not ctx.out.json) as progress:
@@ -215,8 +232,10 @@ def _spent(ledger: PrivacyLedger) -> str:
     epilog="Example: modelkeep privacy audit loans.onnx --members loans.npz --others rest.npz --attack lira --shadows 8",
 )
 @click.argument("model", metavar="MODEL")
-@click.option("--members", required=True, metavar="FILE", help="npz file of rows x, y that the model was trained on.")
-@click.option("--others", required=True, metavar="FILE", help="npz file of rows of the same kind that it was not trained on.")
+@click.option("--members", required=True, metavar="DATA", help=f"Rows that the model was trained on: {ROWS}.")
+@click.option("--others", required=True, metavar="DATA", help="Rows of the same kind that it was not trained on.")
+@label_option
+@purpose_option
 @click.option("--attack", type=click.Choice(["loss", "lira", "rmia"]), default="loss", show_default=True, help="How to look.")
 @click.option("--shadows", type=click.IntRange(2, 256), default=8, show_default=True, help="Models to train for lira and rmia.")
 @click.option("--architecture", default="", metavar="ARCHITECTURE", help="Of the shadow models.  [default: MODEL's own layers]")
@@ -224,13 +243,17 @@ def _spent(ledger: PrivacyLedger) -> str:
 @click.option("--delta", type=click.FloatRange(0.0, 1.0), default=1e-5, show_default=True, help="Of that bound.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shadow models.")
 @click.pass_obj
-def audit(ctx: Context, /, model: str, members: str, others: str, **given: Any) -> None:
+def audit(  # click hands over one argument an option
+    ctx: Context, /, *, model: str, members: str, others: str, label: str, purpose: str, **given: Any
+) -> None:
     """Tell how well the answers of MODEL, an ONNX file, show which rows it was trained on."""
     data = read_file(model)
     named = given.pop("architecture")
     layers = (read_file(named) if Path(named).exists() else named) if named else data
     attack = Attack(given.pop("attack"), architecture=layers, **given)
-    inside, outside = (Rows.of(read_file(file), file) for file in (members, others))
+    trained, rest = (read_labelled(ctx, one, label, purpose) for one in (members, others))
+    check_alike(trained, rest)
+    inside, outside = Rows.of(trained), Rows.of(rest)
     with bar(shown=not ctx.out.json) as told:
         found = audit_membership(data, Path(model).name, inside, outside, attack, told=told)
     ctx.out.show(found, _told(found))
