@@ -125,6 +125,9 @@ def test_statements_name_a_sealed_data_set_as_its_lineage_does(keep, shelf, tmp_
     expected = {"name": "loans@1", "digest": salted_digest(keep, shelf), "files": 0}
     for entry in (*found["logged"], hard["log_index"], done["logged"]["log_index"]):
         assert predicate(keep, entry)["dataset"] == expected, entry
+    lineage = keep("data", "lineage", "loans@1", code=0).out
+    assert f"model  {hard['digest'][:19]}, by harden\n" in lineage
+    assert f"model  {done['digest'][:19]}, by privacy train\n" in lineage + "\n"
     reads = keep("log", "show", "--last", "20", code=0).out
     assert reads.count("data.open how=fetch purpose=scoring") == 3
     assert not [path for path in (tmp_path / "here").iterdir() if path.suffix not in {".onnx"}], "nothing in the clear"

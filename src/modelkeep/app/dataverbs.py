@@ -47,7 +47,7 @@ from modelkeep.custody.datasets import (
 )
 from modelkeep.custody.keys import AUDIT_SUBJECT, DATA_KEK
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, NotTrusted
-from modelkeep.ledger.attestations import Dataset, TrainingRun
+from modelkeep.ledger.attestations import Dataset, Hardening, Privacy, TrainingRun
 from modelkeep.policy.engine import dataset as target_of
 from modelkeep.training import lineage
 from modelkeep.training.croissant import Described, croissant
@@ -67,6 +67,8 @@ READ, REMOVE = "data.read", "data.remove"
 OPEN, DENIED, REPLAY = "data.open", "data.denied", "data.replay"
 """Acts: somebody read a version for a purpose; was not let; ran its steps again and found the same."""
 _ROLE = "role:"
+_TRAINED: tuple[tuple[type[Hardening] | type[Privacy], str], ...] = ((Hardening, "harden"), (Privacy, "privacy train"))
+"""Statements about a model that say which data it learnt from, without a recorded run."""
 
 
 class DataVerbs(Acts):
@@ -313,6 +315,14 @@ class DataVerbs(Acts):
                 if (exact or before in nodes) and edge not in edges:
                     edges.append(edge)
             edges.append(Edge(name, f"{MODEL}:{run.about}"))
+        for kind, how in _TRAINED:
+            for made in book.attestations.every(kind):
+                learnt, name = made.said.dataset, f"{MODEL}:{made.about}"
+                if learnt is None or (learnt.digest not in known and f"{DATA}:{learnt.name}" not in nodes):
+                    continue
+                nodes.setdefault(name, Node(name, MODEL, f"model  {made.about[:19]}", made.index))
+                exact = known.get(learnt.digest)
+                edges.append(Edge(exact or f"{DATA}:{learnt.name}", name, how, exact is not None))
         for evidence in book.releases():
             if f"{MODEL}:{evidence.model}" in nodes:
                 name = f"{RELEASE}:{evidence.ref}"
