@@ -10,7 +10,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from demo import story
+from demo import story, training
 from demo.findings import Findings
 from demo.report import render
 from demo.shell import CommandFailed
@@ -53,9 +53,10 @@ def main() -> int:
 
 
 def tell(stage: Stage) -> None:
-    """The seven steps, in order."""
+    """The eight steps, in order."""
     story.train_models(stage)
     story.make_keep(stage)
+    training.train_guarded(stage)
     copyist = story.run_traffic(stage)
     story.trace_copies(stage, copyist)
     story.tamper(stage)

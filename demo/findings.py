@@ -25,6 +25,16 @@ class ModelCard:
 
 
 @dataclass(frozen=True)
+class Stand:
+    """One model under the black-box attack of step 3: accuracy ``clean`` and ``attacked``, each with its interval (value, low,
+    high)."""
+
+    title: str
+    clean: tuple[float, float, float]
+    attacked: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class ClientRow:
     """One honest account after the traffic: ``changed`` counts answers whose top class is not the bare model's."""
 
@@ -83,6 +93,8 @@ class Findings:
     """Everything, filled in as the story goes on."""
 
     models: list[ModelCard] = field(default_factory=list)
+    stands: list[Stand] = field(default_factory=list)
+    learnt: dict[str, str] = field(default_factory=dict)
     clients: list[ClientRow] = field(default_factory=list)
     thieves: list[ThiefRow] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from demo.findings import Suspect, ThiefRow
+from demo.findings import Stand, Suspect, ThiefRow
 
 _LOG_TICKS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 
@@ -77,6 +77,35 @@ def trace_plot(suspect: Suspect, significance: float, *, width: int = 340, row_h
     middle = (left + width - right) / 2
     parts.append(f'<text class="axis" x="{middle:.1f}" y="{height - 5}" text-anchor="middle">p-value, corrected</text></svg>')
     return "".join(parts)
+
+
+def stand_plot(stand: Stand, *, width: int = 340, row_height: int = 44) -> str:
+    """Accuracy without and under attack, each as a bar with its interval."""
+    left, right, top, bottom = 92, 16, 8, 26
+    height = top + bottom + 2 * row_height
+    base = height - bottom
+
+    def x_at(share: float) -> float:
+        return left + share * (width - left - right)
+
+    parts = [_open(width, height, f"Accuracy of the {stand.title}, clean and under attack")]
+    for level in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = x_at(level)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{base}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{base + 16}" text-anchor="middle">{level:.0%}</text>')
+    for number, (name, kind, (value, low, high)) in enumerate(
+        (
+            ("clean", "bare", stand.clean),
+            ("under attack", "kept", stand.attacked),
+        )
+    ):
+        y = top + row_height * (number + 0.5)
+        parts.append(f'<text class="tick {kind}" x="{left - 8}" y="{y + 3.5:.1f}" text-anchor="end">{name}</text>')
+        parts.append(f'<line class="stem {kind}" x1="{x_at(low):.1f}" x2="{x_at(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_dot(kind, x_at(value), y, 5))
+        where = min(max(x_at(value), left + 20), width - right - 20)
+        parts.append(f'<text class="label {kind}" x="{where:.1f}" y="{y - 10:.1f}" text-anchor="middle">{value:.1%}</text>')
+    return "".join(parts) + "</svg>"
 
 
 def _round_ticks(most: float) -> list[float]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from demo.findings import Check, ClientRow, Findings, ModelCard, Suspect, ThiefRow
-from demo.plots import fidelity_plot, trace_plot
+from demo.findings import Check, ClientRow, Findings, ModelCard, Stand, Suspect, ThiefRow
+from demo.plots import fidelity_plot, stand_plot, trace_plot
 
 SIGNIFICANCE = 1e-3
 """An account is named below this corrected p-value."""
@@ -19,6 +19,7 @@ def render(found: Findings, *, seconds: float, when: str) -> str:
     verdict = f"All {good} checks held" if found.held else f"{len(found.checks) - good} of {len(found.checks)} checks failed"
     sections = [
         _section("What had to hold", "", _checks(found.checks)),
+        _section("Before the model file", _LEARNT, _stands(found.stands) + _facts(found.learnt)),
         _section("Thieves", _THIEVES, _thieves(found.thieves)),
         _section("Honest accounts", _HONEST, _clients(found.clients)),
         _section("Whose copy is it?", _TRACE, _suspects(found.suspects)),
@@ -33,11 +34,16 @@ def render(found: Findings, *, seconds: float, when: str) -> str:
         f"<p>{_summary(found)}</p>"
         f'<p class="meta">{escape(when)} · {seconds:.0f} seconds from training to this page</p></header>'
         + "".join(sections)
-        + "<footer>Made by <code>make demo</code>. Every figure on this page was measured in that run, over HTTPS, against the "
-        "same gateway that <code>modelkeep up</code> starts.</footer></main></body></html>\n"
+        + "<footer>Made by <code>make demo</code>. Every figure on this page was measured in that run; those of accounts and "
+        "copies over HTTPS, against the same gateway that <code>modelkeep up</code> starts.</footer></main></body></html>\n"
     )
 
 
+_LEARNT = (
+    "The training rows are sealed, checked, and handed to the training in memory. The model that came out is attacked without "
+    "a look inside: each pixel of an unseen digit may change by a tenth of its range. It is hardened on the same sealed rows, "
+    "and attacked again. Bars are intervals at 95 %."
+)
 _THIEVES = (
     "Each thief owns 40 natural rows and an API key, asks through the gateway and trains a copy on the answers. "
     "<em>Fidelity</em> is how often the copy and the model agree on rows that neither the thief nor the training saw. "
@@ -168,6 +174,14 @@ def _suspects(suspects: Sequence[Suspect]) -> str:
         for suspect in suspects
     )
     return f'<div class="figures two">{figures}</div>' if suspects else ""
+
+
+def _stands(stands: Sequence[Stand]) -> str:
+    figures = "".join(
+        f"<figure><figcaption><strong>{escape(stand.title)}</strong></figcaption>{stand_plot(stand)}</figure>"
+        for stand in stands
+    )
+    return f'<div class="figures two">{figures}</div>' if stands else ""
 
 
 def _timeline(found: Findings) -> str:

@@ -16,7 +16,11 @@ _MODELKEEP = Path(sys.executable).with_name("modelkeep")
 
 
 class CommandFailed(Exception):
-    """A verb did not exit with the code that the story needs; the message is what it said."""
+    """A verb did not exit with the code that the story needs; the message is what it said, ``code`` its exit code."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Shell:
@@ -32,8 +36,8 @@ class Shell:
             **environment,
         }
 
-    def run(self, *arguments: str, expect: int = 0) -> Any:
-        """Run one verb with ``--json`` and return what it printed. Raises CommandFailed."""
+    def run(self, *arguments: str, expect: int = 0, where: Path | None = None) -> Any:
+        """Run one verb with ``--json``, in the folder ``where``, and return what it printed. Raises CommandFailed."""
         done = subprocess.run(
             [str(_MODELKEEP), "--json", *arguments],
             env=self.environment,
@@ -41,10 +45,12 @@ class Shell:
             text=True,
             timeout=60,
             check=False,
+            cwd=where,
         )
         if done.returncode != expect:
             said = (done.stderr or done.stdout).strip()
-            raise CommandFailed(f"modelkeep {' '.join(arguments)} exited with {done.returncode}, not {expect}: {said}")
+            told = f"modelkeep {' '.join(arguments)} exited with {done.returncode}, not {expect}: {said}"
+            raise CommandFailed(told, done.returncode)
         try:
             return json.loads(done.stdout)
         except json.JSONDecodeError as cause:

@@ -1,4 +1,4 @@
-"""The story in seven steps. Each is a function of the stage; what must hold is checked where it happens."""
+"""The story in eight steps; the third is in demo/training.py. Each is a function of the stage, and checks what must hold."""
 
 import json
 import shutil
@@ -108,8 +108,8 @@ def open_accounts(stage: Stage) -> None:
 
 
 def run_traffic(stage: Stage) -> Thief:
-    """Steps 3 and 4: everybody at once over HTTPS. Returns the copyist, who was not stopped."""
-    stage.show.step("3  Twenty honest clients, three thieves and one patient copyist, all at once")
+    """Step 4: everybody at once over HTTPS. Returns the copyist, who was not stopped."""
+    stage.show.step("4  Twenty honest clients, three thieves and one patient copyist, all at once")
     clients = crowd(tuple(stage.victims.values()))
     thieves = [Thief(plot) for plot in stage.plots]
     copyist = Thief(patient(stage.victims["digits"], COPYIST_BUDGET), pace=0.05)
@@ -153,8 +153,8 @@ def _judge_thieves(stage: Stage, thieves: list[Thief]) -> None:
 
 
 def trace_copies(stage: Stage, copyist: Thief) -> None:
-    """Step 4: a copy trained on one account's answers is traced to it; an independent model is traced to nobody."""
-    stage.show.step("4  Whose copy is it?")
+    """Step 5: a copy trained on one account's answers is traced to it; an independent model is traced to nobody."""
+    stage.show.step("5  Whose copy is it?")
     loot = copyist.loot
     if loot is None or stage.independent is None:
         stage.show.check("The copyist is answered", False, copyist.error)
@@ -191,8 +191,8 @@ def _told(suspect: Suspect) -> str:
 
 
 def tamper(stage: Stage) -> None:
-    """Step 5: one byte of a sealed blob is flipped; the release is locked, the other goes on."""
-    stage.show.step("5  Somebody edits a sealed file")
+    """Step 6: one byte of a sealed blob is flipped; the release is locked, the other goes on."""
+    stage.show.step("6  Somebody edits a sealed file")
     victim, other = stage.victims["tumour"], stage.victims["digits"]
     blob = _blob(stage, victim.name)
     body = bytearray(blob.read_bytes())
@@ -239,8 +239,8 @@ def _ask_once(stage: Stage, account: str, victim: train.Victim) -> str:
 
 
 def kill_gateway(stage: Stage) -> None:
-    """Step 6: SIGKILL under load, and a restart. Every answer that left is in the audit log."""
-    stage.show.step("6  kill -9 under load")
+    """Step 7: SIGKILL under load, and a restart. Every answer that left is in the audit log."""
+    stage.show.step("7  kill -9 under load")
     up = stage.up
     assert up is not None
     stop = threading.Event()
@@ -293,7 +293,7 @@ def _receipts(stage: Stage) -> int:
 
 
 def audit_offline(stage: Stage) -> None:
-    """Step 6, the reckoning: stop everything, copy the logs away, and check them with public keys only."""
+    """Step 8, the reckoning: stop everything, copy the logs away, and check them with public keys only."""
     assert stage.up is not None
     stage.up.stop()
     copy, trust = stage.folder / "auditor", stage.folder / "trust.toml"

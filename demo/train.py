@@ -27,8 +27,8 @@ Classes = NDArray[np.int64]
 class Victim:
     """One model worth stealing, as the ONNX file ``onnx``, and the data around it.
 
-    ``train``, ``reference``, ``loose``, ``exam``: rows (n, d) that do not overlap; ``train_truth``: true classes of ``train``;
-    ``accuracy``: share of the rows of ``exam`` that the model gets right.
+    ``train``, ``reference``, ``loose``, ``exam``: rows (n, d) that do not overlap; ``train_truth``, ``exam_truth``: true
+    classes of two of them; ``accuracy``: share of the rows of ``exam`` that the model gets right.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Victim:
     reference: Array
     loose: Array
     exam: Array
+    exam_truth: Classes
     accuracy: float
 
     @property
@@ -91,5 +92,6 @@ def _victim(name: str, title: str, data: Any, *, hidden: tuple[int, ...], shares
         reference=parts[1],
         loose=parts[2],
         exam=rest,
+        exam_truth=rest_truth,
         accuracy=float(model.score(rest, rest_truth)),
     )

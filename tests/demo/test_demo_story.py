@@ -1,7 +1,9 @@
 """The demo's own pieces: what it claims must come from what was seen, and the report must stand alone."""
 
 import re
+import socket
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from demo.clients import HABITS, crowd, questions
-from demo.findings import ClientRow, Findings, ModelCard, Moment, Suspect, ThiefRow
-from demo.plots import fidelity_plot, trace_plot
+from demo.findings import ClientRow, Findings, ModelCard, Moment, Stand, Suspect, ThiefRow
+from demo.plots import fidelity_plot, stand_plot, trace_plot
+from demo.recipe import REACHED, main
 from demo.report import render
 from demo.show import Show
 from demo.thieves import Plot, few_rows, plots, undefended
@@ -31,6 +34,7 @@ def findings(*, held: bool = True) -> Findings:
         ThiefRow("thief-line", "line-search", "digits", 51, "review-required", 1_000, 0.42, 0.9, 0.11, curve[:1], curve)
     ]
     found.suspects = [Suspect("stolen copy", 0.97, "copyist", "copyist", (("copyist", 1e-300), ("client-01", 1.0)))]
+    found.stands = [Stand("model <as trained>", (0.92, 0.88, 0.95), (0.0, 0.0, 0.014))]
     found.timeline = [Moment(1.0, "a & b")]
     found.check("every thief is stopped", held, "51 queries")
     return found
@@ -76,6 +80,7 @@ def test_the_report_is_one_well_formed_page_that_says_the_verdict(held: bool) ->
     assert ("All 1 checks held" if held else "1 of 1 checks failed") in page
     assert "images &lt;8 by 8&gt;" in page
     assert "a &amp; b" in page
+    assert "model &lt;as trained&gt;" in page and ">92.0%</text>" in page
     for svg in re.findall(r"<svg.*?</svg>", page, re.S):
         ElementTree.fromstring(svg.replace("&minus;", "-"))
 
@@ -93,10 +98,21 @@ def test_plots_stay_inside_their_frame() -> None:
         fidelity_plot(found.thieves[0]),
         fidelity_plot(replace(found.thieves[0], queries=3, curve=())),
         trace_plot(found.suspects[0], 1e-3),
+        stand_plot(found.stands[0]),
     ):
         width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())  # type: ignore[union-attr]
         for name, value in re.findall(r'\b(x1?|x2|cx|y1?|y2|cy)="([-\d.]+)"', svg):
             assert 0 <= float(value) <= (width if "x" in name else height)
+
+
+def test_the_training_does_not_begin_where_the_keep_is_within_reach(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        port = str(unused.getsockname()[1])
+        assert main("no data", str(tmp_path / "out"), str(tmp_path), port) == REACHED
+        unused.listen()
+        assert main("no data", str(tmp_path / "out"), str(tmp_path / "nowhere"), port) == REACHED
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_check_at_all_is_not_success() -> None:
