@@ -15,6 +15,7 @@ import numpy as np
 from modelkeep.adapters.csvrows import CsvRows
 from modelkeep.adapters.streams import buffered
 from modelkeep.adapters.tables import CSV, IMAGES, NPZ, PARQUET, Source
+from modelkeep.adapters.tarred import tar_files
 from modelkeep.container.reader import Reader, read_bytes
 from modelkeep.errors import Invalid, Missing, Unavailable
 
@@ -68,9 +69,12 @@ def _npz(reader: Reader, gone: Collection[int]) -> Iterator[bytes]:
 
 def _parquet(reader: Reader, gone: Collection[int]) -> Iterator[bytes]:
     Source(PARQUET, reader).rows()  # Invalid if there is no library, or it is no such file
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
-    found: Any = parquet.read_table(buffered(reader))
+    try:
+        found: Any = parquet.read_table(buffered(reader))
+    except (ArrowException, OSError) as cause:
+        raise Invalid(f"the Parquet file cannot be read: {str(cause)[:200]}") from None
     keep = np.ones(len(found), dtype=bool)
     keep[list(gone)] = False
     packed = io.BytesIO()
@@ -80,12 +84,7 @@ def _parquet(reader: Reader, gone: Collection[int]) -> Iterator[bytes]:
 
 def _archive(reader: Reader, gone: Collection[int]) -> Iterator[bytes]:
     """A tar archive of pictures: headers and contents of the others as they are."""
-    try:
-        with tarfile.open(fileobj=buffered(reader, 1 << 16), mode="r:") as archive:
-            members = [member for member in archive if member.isreg()]
-    except tarfile.TarError:
-        raise Invalid("the pictures are not in a tar archive, or it is damaged") from None
-    for row, member in enumerate(members):
+    for row, member in enumerate(list(tar_files(reader))):
         if row not in gone:
             end = member.offset_data + member.size + -member.size % tarfile.BLOCKSIZE
             yield bytes(read_bytes(reader, member.offset, end - member.offset))

@@ -30,7 +30,8 @@ class ImageRows:
         if not self._files:
             raise Invalid(f"there are no pictures ({', '.join(ENDINGS)}) in folders of classes here")
         for name in files:
-            if name.count("/") != 1 or not name.lower().endswith(ENDINGS):
+            unfit = name.count("/") != 1 or name.split("/")[0] in ("", ".", "..") or not name.isprintable()
+            if unfit or not name.lower().endswith(ENDINGS):
                 raise Invalid(f"{name[:80]!r} is no picture in the folder of a class: CLASS/NAME with {', '.join(ENDINGS)}")
         self._first = self._picture(*self._files[0])
         self.names = ["x", "y"]

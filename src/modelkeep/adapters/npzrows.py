@@ -4,6 +4,8 @@ A stored member is read by ranges, straight into the array; a deflated one is un
 """
 
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +18,15 @@ from numpy.typing import NDArray
 from modelkeep.adapters.streams import buffered
 from modelkeep.container.reader import Buffer, Reader, Window, read_bytes
 from modelkeep.core.tables import Column, Table
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, TooLarge
 from modelkeep.formats.npy import MAX_HEADER, read_npy
 
 MAX_ARRAYS = 4096
+MAX_TURNED = 16 << 30
+"""Bytes of an array whose rows do not lie together, and which is therefore held in memory."""
 _LOCAL = 30
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError)
+"""What unpacking raises; bz2 has no error of its own."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class NpzRows:
             count = min(size, lengths[0] - at)
             try:
                 yield Table({name: _plain(name, rows.next(count)) for name, rows in readers.items()})
-            except (zipfile.BadZipFile, zlib.error, EOFError):
+            except _DAMAGED:
                 raise Invalid(f"the arrays are damaged or cut off after row {at}") from None
 
     def unpacked(self, columns: Sequence[str]) -> int:
@@ -82,7 +88,7 @@ class NpzRows:
                 raw = source.read(MAX_HEADER + 12)
             header = read_npy(raw)
             dtype = np.dtype(header.descr if isinstance(header.descr, str) else "V0")
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, TypeError, ValueError):
+        except (*_DAMAGED, RuntimeError, NotImplementedError, TypeError, ValueError):
             raise Invalid(f"{where} is damaged, encrypted or of no type that is read") from None
         except Invalid as cause:
             raise Invalid(f"{where}: {cause}") from None
@@ -93,11 +99,15 @@ class NpzRows:
             count *= length
         if not header.shape or member.file_size != header.begin + count * dtype.itemsize:
             raise Invalid(f"{where} has no rows, or not the bytes that its header promises")
+        if not dtype.itemsize or 0 in header.shape[1:]:
+            raise Invalid(f"{where} has rows of no bytes: a file of any size could promise any number of them")
         fortran = b"'fortran_order': True" in raw[: header.begin] and len(header.shape) > 1
         return _Array(member, dtype, header.shape, fortran, header.begin)
 
     def _rows(self, name: str, array: _Array) -> "_Ranged | _Streamed | _Whole":
         if array.fortran:
+            if array.member.file_size > MAX_TURNED:
+                raise TooLarge(f"array {name[:80]!r} is in Fortran order and above {MAX_TURNED >> 30} GiB: store it in C order")
             return _Whole(self._zip, array)
         if array.member.compress_type == zipfile.ZIP_STORED:
             return _Ranged(array, self._stored(name, array.member))

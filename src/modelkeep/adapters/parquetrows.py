@@ -25,7 +25,7 @@ class ParquetRows:
             texts = [field.name for field in schema if _is_text(arrow, field.type)]
             source.seek(0)
             self._file = parquet.ParquetFile(source, read_dictionary=texts)
-        except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, OSError):
+        except (arrow.ArrowException, OSError, UnicodeDecodeError):
             raise Invalid("the file is no Parquet file, or it is damaged") from None
         self.names, self.rows = list(schema.names), int(self._file.metadata.num_rows)
         if not self.names or len(set(self.names)) != len(self.names):
@@ -40,17 +40,17 @@ class ParquetRows:
             for batch in self._file.iter_batches(batch_size=size, columns=list(columns), use_threads=False):
                 if batch.num_rows:
                     yield Table({name: _plain(self._arrow, name, batch.column(name)) for name in columns})
-        except (self._arrow.ArrowInvalid, self._arrow.ArrowNotImplementedError, OSError, KeyError) as cause:
+        except (self._arrow.ArrowException, OSError, LookupError, UnicodeDecodeError) as cause:
             raise Invalid(f"the Parquet file cannot be read: {str(cause)[:200]}") from None
 
     def unpacked(self, columns: Sequence[str]) -> int:
-        """Bytes that ``columns`` have in memory, about."""
-        metadata, count = self._file.metadata, 0
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            parts = (group.column(place) for place in range(group.num_columns))
-            count += sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
-        return int(max(count, 8 * metadata.num_rows * len(columns)))
+        """Bytes that ``columns`` have in memory, at least, as far as the file says it of whole rows.
+
+        What it says of one column is not asked: pyarrow ends the process where that is damaged, and cannot be caught.
+        """
+        metadata = self._file.metadata
+        groups = range(metadata.num_row_groups) if set(columns) == set(self.names) else ()
+        return int(max(sum(metadata.row_group(each).total_byte_size for each in groups), 8 * self.rows * len(columns)))
 
 
 def _libraries() -> tuple[Any, Any]:

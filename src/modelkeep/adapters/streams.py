@@ -5,6 +5,8 @@ from typing import Any
 
 from modelkeep.container.reader import Reader
 
+_LARGE = 1 << 20
+
 
 class ReaderFile(io.RawIOBase):
     """Reads ``reader`` from its first byte on; seekable. What ``reader`` raises comes through as it is."""
@@ -37,6 +39,17 @@ class ReaderFile(io.RawIOBase):
         return self._at
 
 
+class _Buffered(io.BufferedReader):
+    """Asked for more than there is, it takes no memory for it: formats name lengths, and damaged ones name any."""
+
+    def __init__(self, reader: Reader, ahead: int) -> None:
+        super().__init__(ReaderFile(reader), ahead)
+        self._size = reader.size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size if size is None or size < _LARGE else min(size, max(0, self._size - self.tell())))
+
+
 def buffered(reader: Reader, ahead: int = 1 << 20) -> io.BufferedReader:
     """The same with ``ahead`` bytes read at once."""
-    return io.BufferedReader(ReaderFile(reader), ahead)
+    return _Buffered(reader, ahead)

@@ -3,7 +3,7 @@
 A file is read in batches and never held as a whole, unless the whole table is asked for.
 """
 
-import tarfile
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from modelkeep.adapters.files import SourceFile
 from modelkeep.adapters.imagerows import ImageRows
 from modelkeep.adapters.npzrows import NpzRows
 from modelkeep.adapters.parquetrows import ParquetRows
-from modelkeep.adapters.streams import buffered
+from modelkeep.adapters.tarred import tar_files
 from modelkeep.adapters.watching import walk
 from modelkeep.container.reader import Reader, Window, read_bytes
 from modelkeep.core.tables import Table, joined
@@ -127,9 +127,22 @@ def batches_of(rows: Rows, size: int, columns: Sequence[str] | None = None) -> I
 
 
 def pictures(folder: Path) -> dict[str, Callable[[], bytes]]:
-    """Every file below ``folder``, in the order of their names. Raises Invalid (too many), Unavailable."""
-    found = sorted(str(path.relative_to(folder)) for path, _, _ in walk([folder]))
-    return {name: partial(_picture, folder / name) for name in found}
+    """Every file below ``folder``, in the order of their names.
+
+    Raises Invalid (too many, or a link leads out: what else is on the machine is no part of it), Unavailable.
+    """
+    top, found, looked = os.path.realpath(folder), list[str](), set[Path]()
+    for path, _, second in walk([folder]):
+        looked.update({path, path.parent} if second else {path.parent})
+        found.append(str(path.relative_to(folder)))
+    for path in looked:
+        _check_within(path, top)
+    return {name: partial(_picture, folder / name) for name in sorted(found)}
+
+
+def _check_within(path: Path, top: str) -> None:
+    if os.path.commonpath([os.path.realpath(path), top]) != top:
+        raise Invalid(f"{path} is a link that leads out of the folder: copy what belongs to the data set into it")
 
 
 def _picture(path: Path) -> bytes:
@@ -140,15 +153,12 @@ def _picture(path: Path) -> bytes:
 def _archived(reader: Reader) -> dict[str, Callable[[], bytes]]:
     """The files of a tar archive, in its order."""
     found: dict[str, Callable[[], bytes]] = {}
-    try:
-        with tarfile.open(fileobj=buffered(reader, 1 << 16), mode="r:") as archive:
-            for member in archive:
-                if len(found) >= MAX_PICTURES:
-                    raise TooLarge(f"the archive has more than {MAX_PICTURES:,} pictures")
-                if member.isreg():
-                    found[member.name] = partial(_bounded, reader, member.offset_data, member.size, member.name)
-    except tarfile.TarError:
-        raise Invalid("the pictures are not in a tar archive, or it is damaged") from None
+    for member in tar_files(reader):
+        if len(found) >= MAX_PICTURES:
+            raise TooLarge(f"the archive has more than {MAX_PICTURES:,} pictures")
+        if member.name in found:
+            raise Invalid(f"the archive has two pictures {member.name[:80]!r}: row numbers would not say which")
+        found[member.name] = partial(_bounded, reader, member.offset_data, member.size, member.name)
     return found
 
 

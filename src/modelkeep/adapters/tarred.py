@@ -6,13 +6,15 @@ the blocks of zeros that fill up the last record.
 
 import tarfile
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from modelkeep.adapters.datafiles import Stamp, stamp
 from modelkeep.adapters.files import SourceFile
-from modelkeep.errors import Conflict, Missing, NotTrusted
+from modelkeep.adapters.streams import buffered
+from modelkeep.container.reader import Reader
+from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 
 _BLOCK = 512
 
@@ -60,6 +62,15 @@ class TarFolder:
                     if Stamp.of(source.found) != part.was:
                         raise Conflict(f"{part.path} changed while it was read: run it again when nobody writes to it")
                     source.read_into(first - begin, into[first - offset : last - offset])
+
+
+def tar_files(reader: Reader) -> Iterator[tarfile.TarInfo]:
+    """The regular files of a tar archive, in its order. Raises Invalid (no such archive, or damaged)."""
+    try:
+        with tarfile.open(fileobj=buffered(reader, 1 << 16), mode="r:") as archive:
+            yield from (member for member in archive if member.type in tarfile.REGULAR_TYPES and not member.issparse())
+    except (tarfile.TarError, ValueError, OverflowError):  # the latter two from lengths that no file can have
+        raise Invalid("the pictures are not in a tar archive, or it is damaged") from None
 
 
 def _head(name: str, size: int) -> bytes:
