@@ -57,13 +57,15 @@ from modelkeep.workflows.datasets import (
     add_dataset,
     all_datasets,
     find_dataset,
+    first_adder,
     last_version,
     open_dataset,
     remove_dataset,
 )
 from modelkeep.workflows.decisions import GRANT, REVOKE
+from modelkeep.workflows.decisions import REMOVE_DATA as REMOVE
 
-READ, REMOVE = "data.read", "data.remove"
+READ = "data.read"
 OPEN, DENIED, REPLAY = "data.open", "data.denied", "data.replay"
 """Acts: somebody read a version for a purpose; was not let; ran its steps again and found the same."""
 _ROLE = "role:"
@@ -75,18 +77,27 @@ class DataVerbs(Acts):
     """data: sealed data sets."""
 
     def authorize(self, action: str, arguments: dict[str, Any]) -> None:
-        """As of every verb; for reading and granting a data set, by what the log grants. A denied reading is logged."""
+        """As of every verb; for reading and granting a data set, by what the log grants. A denied reading is logged.
+
+        Grants are of all versions, so they are given by whoever added the first one: else a new version would open the others.
+        """
         if action not in (READ, GRANT, REMOVE):
             super().authorize(action, arguments)
             return
         found, purpose = self._dataset(arguments["dataset"]), arguments.get("purpose", "")
+        if purpose:
+            parse_purpose(purpose)
         engine = self.premises.shipped_access if self.actor.account.endswith("@local") else self.premises.access
-        grants = self.premises.decisions().grants.get(found.ref.name, {})
+        decided = self.premises.decisions()
+        if action == READ and str(found.ref) in decided.removed:
+            raise Missing(f"the data set {found.ref} was removed: what is left of it came back from elsewhere")
+        grants = decided.grants.get(found.ref.name, {})
+        owner = first_adder(self.premises.registry(), found.ref.name) if action == GRANT else found.actor
         known = {
             "purpose": purpose,
             "fits": fits(found.about.purposes, purpose),
             "granted": is_granted(grants, self.actor.subject, self.actor.roles, purpose),
-            "owner": found.actor == self.actor.subject,
+            "owner": owner == self.actor.subject,
             "personal": found.about.personal,
         }
         try:
@@ -259,6 +270,8 @@ class DataVerbs(Acts):
 
     def _read(self, dataset: str, purpose: str, how: str) -> SealedDataset:
         here, found = self.premises, self._dataset(dataset)
+        if "@" not in dataset:  # a newer one may have come since, and nobody asked whether he may read that
+            self.authorize(READ, {"dataset": str(found.ref), "purpose": purpose})
         index = self.act(OPEN, str(found.ref), purpose=purpose, how=how)
         try:
             salt = here.data_salts().existing(str(found.ref))

@@ -31,6 +31,7 @@ from modelkeep.custody.datasets import (
     parse_data_name,
     parse_data_ref,
 )
+from modelkeep.custody.dossier import Told
 from modelkeep.custody.releases import Counter, file_name
 from modelkeep.custody.salting import salted
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
@@ -129,6 +130,20 @@ def last_version(registry: Registry, name: str) -> DatasetRecord:
     return found[-1]
 
 
+def first_adder(registry: Registry, name: str) -> str:
+    """The pseudonym of who added the first version of ``name``, as the log has it; "" when nobody did. Removing it changes
+    nothing: the name stays his. Raises NotTrusted, Unavailable."""
+    return next((told.said.actor for told, _ in _told(registry, name)), "")
+
+
+def _told(registry: Registry, name: str) -> Iterator[tuple[Told[Dataset], int]]:
+    """What the log says of versions of ``name`` that lay sealed here, and their numbers, oldest first."""
+    for told in registry.refresh().attestations.every(Dataset):
+        said, at, version = told.said.name.rpartition("@")
+        if at and said == name and version.isdecimal() and told.said.body is not None:
+            yield told, int(version)
+
+
 def open_dataset(registry: Registry, openers: Sequence[Opener], record: DatasetRecord, salt: bytes | None) -> SealedFile:
     """Open the sealed body of a version that ``find_dataset`` gave. ``salt``: of the version, None when it was erased.
 
@@ -202,7 +217,8 @@ def _reserve(desk: Desk, blank: DatasetRecord) -> Record:
         except Missing:
             last, expected = 0, 0
         known = (parse_data_ref(record.key).version for record in records.scan(DATASET, f"{name}@"))
-        version = max(last, *known, 0) + 1
+        told = (version for _, version in _told(desk.registry, name))
+        version = max(last, *known, *told, 0) + 1
         body, key = msgspec.structs.replace(blank, ref=ReleaseRef(name, version)).encode(), f"{name}@{version}"
         with contextlib.suppress(Conflict):
             changes = [Change(DATA_COUNTER, name, Counter(version).encode(), expected), Change(DATASET, key, body, 0)]

@@ -36,8 +36,8 @@ TRACE = "trace"
 ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
 """Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
 
-GRANT, REVOKE = "data.grant", "data.revoke"
-"""Acts: an account or a role may read a data set for a purpose; it no longer may."""
+GRANT, REVOKE, REMOVE_DATA = "data.grant", "data.revoke", "data.remove"
+"""Acts: an account or a role may read a data set for a purpose; it no longer may; a version is removed for good."""
 
 ARCHIVE = "log.archive"
 """Act: a closed audit log was copied elsewhere, and some or all of it removed here."""
@@ -120,6 +120,8 @@ class Decisions:
         """Unix nanoseconds at which each suspect was traced first, by its digest: it was there by then."""
         self.grants: dict[str, dict[tuple[str, str], int]] = {}
         """Log index of each grant in force, by data set, then by (pseudonym or ``role:NAME``, purpose)."""
+        self.removed: set[str] = set()
+        """Versions of data sets that were removed, ``name@version``."""
         self.opened: dict[OpenedKey, int] = {}
         """Unix nanoseconds from which on whoever read a trace report may know an account key."""
         self.archived: dict[str, Archived] = {}
@@ -204,6 +206,9 @@ class Decisions:
             return None
         if said.verb in (GRANT, REVOKE):
             self._grant(said, index)
+            return None
+        if said.verb == REMOVE_DATA:
+            self.removed.add(said.about)
             return None
         if said.verb == ALLOW:
             self._allow(said, index)
