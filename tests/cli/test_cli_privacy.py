@@ -119,6 +119,44 @@ def test_attested_runs_count_too(cli, shelf, tmp_path):
     assert told.said.dataset.name == "people@9" and told.said.dataset.digest != digest_of(b"data")  # salted
 
 
+@pytest.mark.parametrize("field", [{"run": "0" * 32}, {"dataset_epsilon": 0.1}])
+def test_what_the_ledger_says_is_not_attested_by_hand(cli, shelf, tmp_path, field):
+    (tmp_path / "dp.json").write_text(json.dumps({"epsilon": 1.0, "delta": 1e-6, "accountant": "rdp", **field}))
+    refused = cli("attest", str(shelf / "test.npz"), "--type", "privacy", str(tmp_path / "dp.json"), code=2)
+    assert "said by 'modelkeep privacy train' alone" in refused.line()
+
+
+def test_data_that_lie_sealed_are_charged_to_the_name_that_was_first(cli, shelf):
+    keep, data = Keep.open(cli.keep, PASSPHRASE.encode), shelf / "train.npz"
+    keep.data_add_from(data, "people")
+    with pytest.raises(Denied, match="charged to people before, or sealed so"):
+        reserve(cli, shelf, "strangers")
+    keep.data_add_from(data, "copied")  # whoever adds the same bytes elsewhere bars nobody from the first name
+    assert reserve(cli, shelf, "people@1").run
+    with pytest.raises(Invalid, match="names no data set"):
+        reserve(cli, shelf, "@1")
+
+
+def test_of_two_names_reserved_at_once_the_first_in_the_log_is_charged(cli, shelf):
+    keep = Keep.open(cli.keep, PASSPHRASE.encode)
+    salts, raced = keep.premises.data_salts, []
+
+    def racing():
+        if len(raced) == 1:
+            raced.append(reserve(cli, shelf, "people"))
+        raced.append(None)
+        return salts()
+
+    keep.premises.data_salts = racing
+    plan = plan_run(300, epsilon=1.0, delta=1e-5)
+    with pytest.raises(Denied, match="charged to people before"):
+        keep.privacy_reserve(dataset="strangers", digest=str(digest_of((shelf / "train.npz").read_bytes())), plan=plan)
+    assert [(one.name, one.runs[0].state) for one in keep.privacy_ledger()] == [
+        ("people", "reserved"),
+        ("strangers", "returned"),
+    ]
+
+
 def test_who_trains_settles_his_own_runs_alone(cli, shelf):
     keep, run = Keep.open(cli.keep, PASSPHRASE.encode), reserve(cli, shelf, "people").run
     ada, bea = (keep.acting_as(Principal(name, f"sub_{name}", (Role.DATA_SCIENTIST,), "local")) for name in ("ada", "bea"))

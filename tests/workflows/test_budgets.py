@@ -181,3 +181,34 @@ def test_an_act_with_numbers_that_are_none_is_passed_over(bounded):
     for steps in ("inf", "1e400", "many", ""):
         log_act(bounded.desk(), ORIGIN, SETTLE, run, actor="ada", detail={"run": run, "steps": steps})
     assert not ledger(bounded).charges[0].settled
+
+
+def test_a_reservation_pays_for_one_model_and_for_nobody_elses(bounded):
+    run, other = take(bounded).charge.run, Resource("other.onnx", digest_of(b"another model"))
+    numbers = {"noise_multiplier": PLAN.noise_multiplier, "sample_rate": PLAN.sample_rate, "steps": PLAN.steps, "run": run}
+    theirs = msgspec.structs.replace(privacy(**numbers), actor="mallory")
+    attest(bounded.desk(), other, theirs)  # names the run of another: charged for itself, and settles nothing
+    assert [(one.settled, one.models) for one in ledger(bounded).charges] == [(False, ()), (True, (other.digest,))]
+    with pytest.raises(Conflict, match="reserved by somebody else"):
+        record(bounded.desk(), bounded.trust, run, MODEL, actor="mallory")
+    record(bounded.desk(), bounded.trust, run, MODEL, actor="ada")
+    attest(bounded.desk(), MODEL, privacy(**numbers))  # said again, it is the same model
+    assert len(ledger(bounded).charges) == 2
+    with pytest.raises(Conflict, match="another model came out of it"):
+        record(bounded.desk(), bounded.trust, run, other, actor="ada")
+    attest(bounded.desk(), other, msgspec.structs.replace(privacy(**numbers), at=2))
+    assert len(ledger(bounded).charges) == 3  # whoever says so nevertheless is charged
+
+
+def test_a_plan_that_promises_nothing_is_not_reserved(house):
+    with pytest.raises(Invalid, match="no finite epsilon"):
+        take(house, plan=msgspec.structs.replace(PLAN, noise_multiplier=1e-4, sample_rate=1.0))
+    assert house.registry().refresh().size == 0
+
+
+def test_what_has_no_finite_sum_is_told_as_unknown(house):
+    attest(house.desk(), MODEL, Privacy(actor="ada", at=1, epsilon=1e6, delta=1e-6, accountant="rdp", dataset=DATA))
+    run = take(house).charge.run
+    record(house.desk(), house.trust, run, MODEL, actor="ada")
+    said = [told.said for told in house.registry().refresh().attestations.about(MODEL.digest, "any")]
+    assert [one.dataset_epsilon for one in said if one.run] == [0.0]  # admission takes that for very large

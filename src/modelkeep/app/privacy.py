@@ -5,13 +5,14 @@ from modelkeep.app.privacyresults import PrivacyBudgeted, PrivacyLedger, Privacy
 from modelkeep.app.results import Attested
 from modelkeep.app.verbs import verb
 from modelkeep.core.values import Digest, parse_digest
-from modelkeep.custody.salting import parse_dataset, salted
+from modelkeep.custody.salting import DataSalts, parse_dataset, salted
 from modelkeep.errors import Denied, Invalid, Missing
 from modelkeep.ledger.attestations import Salted
 from modelkeep.training.accountant import Steps
 from modelkeep.training.budgets import Budget, Charge, Ledger, PrivacySpent, ledger_name
 from modelkeep.workflows.attest import subject_of
 from modelkeep.workflows.budgets import Ledgers, record, reserve, set_budget, settle
+from modelkeep.workflows.datasets import all_datasets
 
 LONGEST_REASON = 2000
 _NO_BUDGET = 1e-5
@@ -49,10 +50,17 @@ class PrivacyVerbs(Acts):
         Raises Denied (it would exceed the budget, or the same data is known by another name), Invalid, Unavailable.
         """
         name, plain, here = ledger_name(parse_dataset(dataset)), parse_digest(digest), self.premises
+        if not name:
+            raise Invalid(f"{dataset[:80]!r} names no data set before its version or file")
         desk = here.desk()
         self._check_name(name, plain)
         hidden = salted(here.data_salts().salt(dataset.partition("/")[0]), plain)
         made = reserve(desk, here.trust, Salted(dataset, hidden), plan, actor=self.actor.subject)
+        try:
+            self._check_name(name, plain)
+        except Denied:  # who reserved it under another name at the same time was first
+            settle(desk, here.trust, made.charge.run, 0, actor=self.actor.subject, reason="reserved under another name first")
+            raise
         return PrivacyReserved(made.charge.run, self._told(made.ledger))
 
     @verb("run.record")
@@ -84,21 +92,27 @@ class PrivacyVerbs(Acts):
         return Ledgers.of(self.premises.view(), self.premises.trust)
 
     def _check_name(self, name: str, plain: Digest) -> None:
-        """Raises Denied: runs on the very same data were charged to another name."""
+        """Raises Denied: the very same data was charged, or sealed, under another name first."""
+        charged = [(each.name, one) for each in self._ledgers().all() for one in each.charges]
+        found = [(one.index, first, one.dataset, one.digest) for first, one in charged]
+        sealed = [(each, each.digest) for each in all_datasets(self.premises.registry())]
+        found += [(each.entry, each.ref.name, str(each.ref), digest) for each, digest in sealed if digest and each.entry >= 0]
         salts = self.premises.data_salts()
-        for ledger in self._ledgers().all():
-            for charge in ledger.charges if ledger.name != name else ():
-                try:
-                    salt = salts.existing(charge.dataset.partition("/")[0])
-                except (Missing, Invalid):
-                    continue
-                if salted(salt, plain) == charge.digest:
-                    raise Denied(f"this very data was charged to {ledger.name} before: name it so, for it is one budget")
+        known = next((first for _, first, dataset, digest in sorted(found) if _is_salted(salts, dataset, plain, digest)), name)
+        if known != name:
+            raise Denied(f"this very data was charged to {known} before, or sealed so: name it so, for it is one budget")
 
     def _told(self, ledger: Ledger) -> PrivacyLedger:
         delta = ledger.budget.delta if ledger.budget else max([_NO_BUDGET, *(one.delta for one in ledger.charges)])
         limit = ledger.budget.epsilon if ledger.budget else -1.0
         return PrivacyLedger(ledger.name, ledger.total(delta), delta, limit, tuple(map(_run, ledger.charges)))
+
+
+def _is_salted(salts: DataSalts, dataset: str, plain: Digest, digest: Digest) -> bool:
+    try:
+        return salted(salts.existing(dataset.partition("/")[0]), plain) == digest
+    except (Missing, Invalid):
+        return False
 
 
 def _whole(dataset: str) -> str:

@@ -98,6 +98,10 @@ class Charge:
         """Of this run alone."""
         return epsilon_of([self.spend], max(self.delta, LEAST_DELTA)) if isinstance(self.spend, Steps) else self.spend.epsilon
 
+    def pays_for(self, model: Digest, actor: str) -> bool:
+        """Whether this is the run of ``model``: who reserved it says so, and no other came out of it."""
+        return actor == self.actor and self.models in ((), (model,))
+
     def after(self, steps: int) -> "Charge":
         """The same once it is known that only so many steps were run. Raises Invalid (more than were reserved)."""
         if not isinstance(self.spend, Steps) or not 0 <= steps <= self.spend.steps:

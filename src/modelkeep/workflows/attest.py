@@ -15,6 +15,7 @@ from modelkeep.ledger.attestations import (
     Conversion,
     Dataset,
     Fingerprint,
+    Privacy,
     TrainingRun,
     Vulnerabilities,
 )
@@ -68,6 +69,11 @@ def parse_predicate(kind: str, data: bytes, *, actor: str, at: int) -> Attestati
     check_attestation(said)
     if isinstance(said, Dataset) and said.body is not None:
         raise Invalid("where a data set lies sealed is said by 'modelkeep data add' alone: leave out 'body'")
+    if isinstance(said, Privacy) and (said.run or said.dataset_epsilon):
+        raise Invalid(
+            "which run was reserved, and what all runs on the data cost, is said by 'modelkeep privacy train' alone: leave out "
+            "'run' and 'dataset_epsilon'"
+        )
     return said
 
 

@@ -110,13 +110,16 @@ class Ledgers:
         self._add(said.about, charge)
 
     def _charged(self, index: int, model: Digest, said: Privacy) -> None:
-        """A privacy statement: of a reserved run, whose costs are known, or a charge of its own."""
+        """A privacy statement: of a reserved run, whose costs are known, or a charge of its own.
+
+        A reservation pays for one model, and for nobody else's: else a hundred could be trained for the price of one.
+        """
         if said.dataset is None:
             return
         name, spend = ledger_name(said.dataset.name), _spend(said)
         reserved = next((one for one in self.ledger(name).charges if one.run and one.run == said.run), None)
-        if reserved is not None and spend == reserved.spend:
-            self._put(self.ledger(name), replace(reserved, models=(*reserved.models, model), settled=True))
+        if reserved is not None and reserved.pays_for(model, said.actor) and spend == reserved.spend:
+            self._put(self.ledger(name), replace(reserved, models=(model,), settled=True))
             return
         charge = Charge(
             index, "", said.actor, said.at, said.dataset.name, said.dataset.digest, spend, said.delta, said.max_grad_norm,
@@ -153,10 +156,11 @@ def reserve(desk: Desk, trust: TrustRoot, data: Salted, plan: PrivacySpent, *, a
     """Charge a run before it begins.
 
     Of two who reserve at once, the log's order says who was first. Raises Denied (it does not fit the budget), Invalid (it is
-    no plan), NotTrusted, Unavailable.
+    no plan, or promises nothing), NotTrusted, Unavailable.
     """
     name = ledger_name(data.name)
-    epsilon_of([plan.spend], plan.delta)
+    if not math.isfinite(epsilon_of([plan.spend], plan.delta)):
+        raise Invalid(f"this plan has no finite epsilon at delta {plan.delta:g}: add noise, or make fewer steps")
     _read(desk, trust).ledger(name).check(plan)
     run = desk.entropy.token(16).hex()
     detail = {
@@ -196,14 +200,16 @@ def settle(desk: Desk, trust: TrustRoot, run: str, steps: int, *, actor: str, re
 def record(desk: Desk, trust: TrustRoot, run: str, model: Resource, *, actor: str) -> int:
     """Log the privacy statement of a model that came out of a reserved run, in the numbers that were reserved; its index.
 
-    Raises Missing, Conflict, NotTrusted, Unavailable.
+    Raises Missing, Conflict (it was given back, or another model came out of it), NotTrusted, Unavailable.
     """
     ledger, charge = _read(desk, trust).run(run)
     spend = charge.spend
     assert isinstance(spend, Steps)
+    if not charge.pays_for(model.digest, actor):
+        raise Conflict(f"the run {run} was reserved by somebody else, or another model came out of it: reserve one of its own")
     if spend.steps == 0:
         raise Conflict(f"the run {run} was given back: no model can have come out of it")
-    delta = ledger.budget.delta if ledger.budget else charge.delta
+    whole = ledger.total(ledger.budget.delta if ledger.budget else charge.delta)
     said = Privacy(
         actor=actor,
         at=desk.clock.now_ns(),
@@ -216,7 +222,7 @@ def record(desk: Desk, trust: TrustRoot, run: str, model: Resource, *, actor: st
         max_grad_norm=charge.clip,
         dataset=Salted(charge.dataset, charge.digest),
         run=run,
-        dataset_epsilon=ledger.total(delta),
+        dataset_epsilon=whole if math.isfinite(whole) else 0.0,
     )
     return attest(desk, model, said)
 
