@@ -91,3 +91,9 @@ def test_more_of_anything_never_costs_less(noise, rate, steps, more):
     assert cost(noise * more, rate, steps) <= base + 1e-9
     assert cost(noise, min(1.0, rate * more), steps) >= base * (1 - 1e-3)
     assert cost(noise, rate, steps + 1) >= base * (1 - 1e-3)
+
+
+def test_a_sum_beyond_what_floats_hold_is_unbounded_and_not_cut_off():
+    once = Steps(0.8217, 1.0, 300)
+    assert 300 < epsilon_of([once], 1e-7) < 500
+    assert math.isinf(epsilon_of([once, Steps(0.8217, 1.0, 700)], 1e-7))  # it is some 950: said to be 700 before

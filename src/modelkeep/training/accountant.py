@@ -93,7 +93,8 @@ def epsilon_of(spent: Sequence[Spend], delta: float) -> float:
     if math.isinf(width):
         return math.inf
     pairs = [_laws(one, width, cut / sum(times)) for one in counted]
-    return max(_epsilon([pair[side] for pair in pairs], times, width, delta, cut) for side in (0, 1))
+    found = max(_epsilon([pair[side] for pair in pairs], times, width, delta, cut) for side in (0, 1))
+    return found if found <= _HIGHEST else math.inf  # exp() of more is cut off in ``_cross``, which would tell too little
 
 
 def noise_for(epsilon: float, delta: float, rate: float, steps: int, before: Sequence[Spend] = ()) -> float:
