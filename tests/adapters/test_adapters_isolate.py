@@ -164,12 +164,12 @@ def test_it_has_no_process_terminal_descriptor_or_variable_of_ours(found):
 
 def test_the_filter_of_every_machine_is_a_program_that_ends_in_a_verdict():
     for machine in ("x86_64", "aarch64"):
-        plain = seccomp.program(machine, network=False, pinned=False)
+        plain = seccomp.program(machine, network=False, pinned=False, counted=False)
         assert len(plain) % 8 == 0
         assert plain[-8:] == b"\x06\0\0\0\0\0\xff\x7f"
-        assert len(seccomp.program(machine, network=True, pinned=True)) == len(plain) + 5 * 8
+        assert len(seccomp.program(machine, network=True, pinned=True, counted=True)) == len(plain) + 11 * 8
     with pytest.raises(Unavailable, match="riscv64"):
-        seccomp.program("riscv64", network=False, pinned=False)
+        seccomp.program("riscv64", network=False, pinned=False, counted=False)
 
 
 # -- what it is given --
@@ -260,6 +260,18 @@ def test_all_processes_together_get_no_more_memory(tmp_path, code):
 
 
 @where_possible
+def test_where_memory_is_limited_none_is_had_that_no_process_holds(tmp_path):
+    """Files in memory and System V segments: written and let go of, they are in no process that could be looked at."""
+    code = """
+import ctypes, os, platform
+numbers = {"x86_64": (319, 447, 29), "aarch64": (279, 447, 194)}[platform.machine()]
+libc = ctypes.CDLL(None, use_errno=True)
+print([(libc.syscall(number, 0, 4096, 0o1600), ctypes.get_errno())[1] for number in numbers])
+"""
+    assert python(tmp_path, code, limits=Limits(memory=1 << 30))[1] == "[1, 1, 1]\n"
+
+
+@where_possible
 def test_a_fork_bomb_comes_to_an_end(tmp_path):
     """By the kernel, which refuses more, or, where it lets root have more, by being stopped."""
     bomb = """
@@ -294,6 +306,19 @@ except OSError as cause:
     assert "OSError: [Errno 27]" in python(tmp_path, large, limits=Limits(disk=1 << 20))[1]
     many = "import time\nfor n in range(9): open(f'/written/b{n}', 'wb').write(b'x' * (1 << 19))\ntime.sleep(60)"
     assert "it wrote more than" in python(tmp_path, many, limits=Limits(disk=1 << 20))[0].why
+
+
+@where_possible
+def test_a_file_that_was_removed_and_is_open_is_written_to_the_disk_as_well(tmp_path):
+    code = """
+import os, time
+for n in range(4):
+    kept = os.open(f"{n}", os.O_CREAT | os.O_WRONLY)
+    os.unlink(f"{n}")
+    os.write(kept, b"x" * (1 << 19))
+time.sleep(60)
+"""
+    assert "it wrote more than" in python(tmp_path, code, limits=Limits(disk=1 << 20))[0].why
 
 
 @where_possible

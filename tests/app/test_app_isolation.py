@@ -1,6 +1,7 @@
 """An isolated training run, from its working tree to its record: what it sees, what comes out, and what does not."""
 
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,28 @@ def test_the_packages_of_its_python_are_asked_for_inside(project, tmp_path):
 
 
 @where_possible
+def test_an_environment_that_names_the_working_tree_shows_nothing_that_git_ignores(project):
+    """``pip install -e .`` leaves a line that names it."""
+    project.write(".gitignore", "data\nkeep\n.env\nout\n*.log\nmodel*\nvenv\nbin\nlib*\ninclude\npyvenv.cfg\n")
+    project.commit()
+    venv.create(project.folder / "venv", symlinks=True)
+    (site,) = (project.folder / "venv").glob("lib/python*/site-packages")
+    (site / "editable.pth").write_text(f"{project.folder}\n")
+    script = "import os; open('model.bin', 'w').write(str([os.path.exists(one) for one in ('train.py', '.env', '.git')]))"
+    run(script, program=("venv/bin/python", "-c"))
+    assert Path("model.bin").read_text() == "[True, False, False]"
+    venv.create(project.folder, symlinks=True)
+    with pytest.raises(Invalid, match="is the working tree and a Python environment"):
+        run(script, program=("bin/python", "-c"))
+
+
+@where_possible
+def test_processors_that_are_not_held_by_a_group_are_told_as_whole_ones(project):
+    said = run("echo x > model.bin", how=Isolate(Limits(cpus=0.5))).isolation
+    assert said.cpus == {"watched": 1.0, "cgroup": 0.5}[said.limited_by]
+
+
+@where_possible
 def test_variables_and_files_are_passed_on_by_name(project, monkeypatch, tmp_path):
     monkeypatch.setenv("ONE", "1")
     monkeypatch.setenv("TWO", "2")
@@ -164,6 +187,8 @@ def test_outputs_come_out_wherever_they_are_declared(project, tmp_path):
         "echo x > model.bin; ln -s ../keep out/a.onnx",
         "echo x > model.bin; mkfifo out/a.onnx",
         "echo x > model.bin; mkdir -p out/.git/hooks",
+        "echo x > model.bin; mkdir -p out/b/objects out/b/refs; echo ref: refs/heads/main > out/b/HEAD",
+        "echo x > model.bin; mkdir -p out/$(printf 'd/%.0s' $(seq 150)); cd out; while cd d; do :; done; echo x > a",
         "echo x > model.bin; echo x > out/tracked.onnx",
     ],
 )
@@ -194,6 +219,22 @@ def test_more_than_may_be_written_does_not_come_out(project):
     with pytest.raises(Conflict, match=r"more than 1,500,000 bytes of output"):
         run(large, how=Isolate(Limits(disk=1_500_000)), output_folders=(Path("out"),))
     assert not (project.folder / "model.bin").exists()
+
+
+@where_possible
+def test_a_file_with_holes_does_not_fill_the_disk_when_it_is_copied(project):
+    with pytest.raises(Conflict, match="there is no room for them: nothing was taken out"):
+        run("truncate -s 4T model.bin")
+    assert not (project.folder / "model.bin").exists()
+    assert left_over(project) == []
+
+
+@where_possible
+def test_nothing_is_left_of_folders_deeper_than_any_path(project):
+    """Each name is long, so that the whole path is beyond what the system takes."""
+    deep = "import os\nopen('model.bin', 'w').write('x')\nfor _ in range(1200):\n os.mkdir('d' * 99); os.chdir('d' * 99)"
+    run(deep, program=("/usr/bin/python3", "-c"), data=())
+    assert left_over(project) == []
 
 
 @where_possible

@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ _PERIOD = 100_000  # microseconds, of cpu.max
 _LAST_RESORT = 500  # oom_score_adj: where the machine's own memory ends, a run ends before what else is on it
 _DISK_EVERY = 1.0
 UNKNOWN = 1 << 62
+_MOST_FILES = 1_000_000  # that are counted: a look must not take long
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -185,7 +187,7 @@ class Watch:
             return f"it used more than {limits.memory:,} bytes of memory"
         if limits.disk and now - self._looked > _DISK_EVERY:
             self._looked = now
-            if space(self._written) > limits.disk:
+            if space(self._written) + self._removed() > limits.disk:
                 return f"it wrote more than {limits.disk:,} bytes"
         return ""
 
@@ -221,6 +223,19 @@ class Watch:
                         total += int(line.split()[1]) << 10
         return total
 
+    def _removed(self) -> int:
+        """Bytes of files that were removed while somebody has them open, where it writes to."""
+        found = dict[int, int]()
+        with contextlib.suppress(OSError):
+            device = self._written.stat().st_dev
+            for process in self._processes():
+                for path in process.glob("task/*/fd/*"):
+                    with contextlib.suppress(OSError):
+                        one = path.stat()
+                        if one.st_dev == device and not one.st_nlink and stat.S_ISREG(one.st_mode):
+                            found[one.st_ino] = one.st_blocks * 512
+        return sum(found.values())
+
     def _in_files(self) -> int:
         total = 0
         for folder in self._memory_files:
@@ -231,15 +246,19 @@ class Watch:
 
 
 def space(folder: Path) -> int:
-    """Bytes that the files under ``folder`` take, links not followed; ``UNKNOWN`` when a folder cannot be looked into.
+    """Bytes that the files under ``folder`` take, links not followed; ``UNKNOWN`` when a folder cannot be looked into, or holds
+    more than a million.
 
     A file that was removed while it is open is not seen.
     """
-    total, left = 0, [folder]
+    total, count, left = 0, 0, [folder]
     while left:
         try:
             with os.scandir(left.pop()) as entries:
                 for entry in entries:
+                    count += 1
+                    if count > _MOST_FILES:
+                        return UNKNOWN
                     if entry.is_dir(follow_symlinks=False):
                         left.append(Path(entry.path))
                     else:

@@ -105,7 +105,8 @@ class Sandbox:
 
     def filter(self) -> bytes:
         """Its seccomp filter. Raises Unavailable."""
-        return seccomp.program(platform.machine(), network=self.network, pinned=bool(self.limits.cpus))
+        limits = self.limits
+        return seccomp.program(platform.machine(), network=self.network, pinned=bool(limits.cpus), counted=bool(limits.memory))
 
 
 def environment(given: Sequence[str] = (), more: Iterable[tuple[str, str]] = ()) -> dict[str, str]:

@@ -89,6 +89,8 @@ REFUSED: dict[str, tuple[int, int]] = {
 
 _IOCTL, _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3 = (16, 29), (41, 198), (53, 199), (56, 220), (435, 435)
 _SCHED_SETAFFINITY = (203, 122)
+_UNCOUNTED = ((319, 279), (447, 447), (29, 194))
+"""memfd_create, memfd_secret and shmget: memory that no process has mapped, so that no look at processes counts it."""
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32 = 0x40000000
 _TYPES_INTO_A_TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
@@ -109,11 +111,12 @@ class _Line(NamedTuple):
     value: int
 
 
-def program(machine: str, *, network: bool, pinned: bool) -> bytes:
+def program(machine: str, *, network: bool, pinned: bool, counted: bool) -> bytes:
     """The filter for ``machine`` (``x86_64``, ``aarch64``), as an array of ``struct sock_filter``.
 
     ``network``: also let it ask for addresses (route netlink), as the resolver does; ``pinned``: let it not choose its
-    processors, which somebody has chosen. Raises Unavailable for another machine.
+    processors, which somebody has chosen; ``counted``: nor have memory that is counted for no process. Raises Unavailable for
+    another machine.
     """
     if machine not in _MACHINES:
         raise Unavailable(f"no seccomp filter is known for {machine} machines: a run cannot be isolated here")
@@ -121,6 +124,8 @@ def program(machine: str, *, network: bool, pinned: bool) -> bytes:
     refused = [numbers[column] for numbers in REFUSED.values() if numbers[column] >= 0]
     if pinned:
         refused.append(_SCHED_SETAFFINITY[column])
+    if counted:
+        refused += [numbers[column] for numbers in _UNCOUNTED]
     lines = [
         _Line(_LOAD, 0, 0, _ARCH),
         *_unless(_Line(_EQUAL, 1, 0, arch), _KILL),

@@ -17,12 +17,16 @@ from modelkeep.adapters.sandbox import READ, WRITE, Mount
 from modelkeep.errors import Conflict, Invalid, Unavailable
 
 MAX_FILES = 100_000
+MAX_DEPTH = 100
+"""Folders in folders, of an output."""
 COPIED = 1 << 20
 """Code files of more bytes than this are shown to the command where they are, and not copied."""
 _CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NOTHING = "nothing was taken out"
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
+_BARE = {"HEAD", "objects", "refs"}
+"""What git takes a folder for a repository by, whose settings name programs."""
 
 
 class Staging:
@@ -42,8 +46,7 @@ class Staging:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _make_removable(self.root)
-        shutil.rmtree(self.root, ignore_errors=True)
+        _remove(self.root)
 
     def stand_for(self, place: Path) -> None:
         """Let the command write to ``place``, an absolute path: it has an empty folder there."""
@@ -103,8 +106,11 @@ class Staging:
         """
         try:
             found = [*self._named(files), *self._below(folders, code)]
-            if self._limit and sum(one.source.lstat().st_size for one in found) > self._limit:
+            size = sum(one.source.lstat().st_size for one in found)
+            if self._limit and size > self._limit:
                 raise Conflict(f"the command wrote more than {self._limit:,} bytes of output: {_NOTHING}")
+            if size > min((_free(one.base) for one in found), default=0):  # of a file with holes, its copy has none
+                raise Conflict(f"the command left {size:,} bytes of output, and there is no room for them: {_NOTHING}")
             for one in found:
                 one.copy()
         except OSError as cause:
@@ -195,10 +201,13 @@ def _check_plain(path: Path, said: Path) -> None:
 
 def _walk(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The names of all that is in a folder and is no folder, no link followed."""
+    if len(names) > MAX_DEPTH:
+        raise Conflict(f"the command left more than {MAX_DEPTH} folders in each other: {_NOTHING}")
     with os.scandir(folder) as listed:
         entries = sorted(listed, key=lambda entry: entry.name)
+    bare = {entry.name for entry in entries} >= _BARE
     for entry in entries:
-        if entry.name == ".git":  # whose hooks and settings name programs
+        if entry.name == ".git" or bare:  # whose hooks and settings name programs
             raise Conflict(f"the command left a git repository in an output folder: {_NOTHING}")
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), (*names, entry.name))
@@ -206,11 +215,30 @@ def _walk(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield (*names, entry.name)
 
 
-def _make_removable(root: Path) -> None:
-    """So that what a command made unreadable does not stay."""
-    for folder, names, _ in os.walk(root):
-        for name in names:
-            with contextlib.suppress(OSError):
-                path = Path(folder, name)
-                if not path.is_symlink():
-                    path.chmod(0o700)
+def _free(folder: Path) -> int:
+    """Bytes that fit where a folder is, or will be."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _remove(root: Path) -> None:
+    """All of a folder, however deep and unreadable the command made it: what is in a folder moves up before it is emptied."""
+    left, count = [root], 0
+    while left:
+        folder = left.pop()
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)
+            with os.scandir(folder) as listed:
+                entries = list(listed)
+            for entry in entries:
+                path = Path(entry.path)
+                if not entry.is_dir(follow_symlinks=False):
+                    path.unlink()
+                    continue
+                path.chmod(0o700)
+                count += 1
+                left.append(path.rename(root / f".left-{count}-{os.urandom(8).hex()}"))
+            if folder != root:
+                folder.rmdir()
+    with contextlib.suppress(OSError):
+        root.rmdir()

@@ -5,6 +5,7 @@ and the data that were named, each where it is on this machine. Whatever it writ
 """
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,7 +17,7 @@ from modelkeep.adapters import isolate, python_env, sandbox
 from modelkeep.adapters.child import Ended, has_descriptor, program
 from modelkeep.adapters.git import GitCheckout
 from modelkeep.adapters.isolate import Engine
-from modelkeep.adapters.limits import UNLIMITED, WATCHED, Limits
+from modelkeep.adapters.limits import CGROUP, UNLIMITED, WATCHED, Limits
 from modelkeep.adapters.sandbox import MAX_STREAMS, READ, Mount, Sandbox, Stream
 from modelkeep.adapters.staging import Staging
 from modelkeep.core.values import digest_of
@@ -134,7 +135,7 @@ class Room:
             memory=limits.memory,
             disk=limits.disk,
             processes=limits.processes,
-            cpus=limits.cpus,
+            cpus=limits.cpus if self._limited_by == CGROUP else float(math.ceil(limits.cpus)),  # whole ones, by affinity
             seconds=limits.seconds,
             limited_by=self._limited_by,
         )
@@ -150,6 +151,9 @@ class Room:
             with contextlib.suppress(Invalid):
                 staging.make_folder(folder)
         prefixes = {prefix for one in pythons for prefix in _prefixes(one)}
+        if any(one.resolve() == places.top.resolve() for one in prefixes):
+            raise Invalid(f"{places.top} is the working tree and a Python environment: give the latter a folder of its own")
+        prefixes |= {path for one in prefixes for path in _linked(one) if not _within(path, places.top)}
         shown = {*places.read, *map(absolute, how.readable), *prefixes}
         code = {places.top / name for name in places.code}
         if not _of_the_system(found) and found not in code and prefixes.isdisjoint(found.parents):
@@ -206,7 +210,8 @@ def _prefixes(python: Path) -> Iterable[Path]:
     for one in (*seen, python.resolve()):
         prefix = one.parent.parent if one.parent.name == "bin" else one
         prefix = one if prefix in (home, *home.parents, home / ".local") else prefix
-        yield from (path for path in (prefix, *_linked(prefix)) if not _of_the_system(path))
+        if not _of_the_system(prefix):
+            yield prefix
 
 
 def _linked(prefix: Path) -> Iterable[Path]:
@@ -219,8 +224,14 @@ def _linked(prefix: Path) -> Iterable[Path]:
     for file in sorted(prefix.glob("lib*/python*/site-packages/*.pth")):
         for line in file.read_text("utf-8", "replace").splitlines():
             path = Path(line.strip())
-            if path.is_absolute() and path.is_dir() and path not in (home, *home.parents):
+            if path.is_absolute() and path.is_dir() and path not in (home, *home.parents) and not _of_the_system(path):
                 yield absolute(path)
+
+
+def _within(path: Path, top: Path) -> bool:
+    """Whether it is in the working tree: of that the command has a private copy, without what git ignores."""
+    real, whole = path.resolve(), top.resolve()
+    return real == whole or whole in real.parents
 
 
 def _of_the_system(path: Path) -> bool:
