@@ -75,3 +75,13 @@ def test_corruptions_stay_in_the_box_and_grow(picture):
 def test_a_corruption_that_is_not_known():
     with pytest.raises(ValueError, match="no corruption blur"):
         harm.corrupt("blur", np.zeros((1, 4)), 1, np.zeros(4), np.ones(4), None)
+
+
+def test_alarms_of_the_rows():
+    rng = np.random.default_rng(0)
+    rows, labels = rng.uniform(size=(100, 3)), rng.integers(0, 2, 100)
+    assert worth.row_alarms(rows, labels) == []
+    assert [one.name for one in worth.row_alarms(rows, np.ones(100, np.int64))] == ["one-class"]
+    assert [one.name for one in worth.row_alarms(rows[np.arange(100) % 49], labels[np.arange(100) % 49])] == ["repeated-rows"]
+    assert worth.row_alarms(rows[np.arange(100) % 51], labels[np.arange(100) % 51]) == []
+    assert worth.parted_alarm(20, 500).name == "module-falls-alone" and worth.parted_alarm(3, 500) is None

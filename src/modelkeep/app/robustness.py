@@ -105,8 +105,9 @@ class Subject:
         return np.log(np.maximum(found, _LEAST)) if self.predictor.classifies else found
 
     def classes(self, rows: Rows) -> NDArray[np.int64]:
-        """The number of the answered class of each row."""
-        return np.asarray(self.predictor.scores(rows).argmax(axis=1), np.int64)
+        """The number of the answered class of each row; one above the last where an answer holds what is no number."""
+        found = self.predictor.scores(rows)
+        return np.asarray(np.where(np.isnan(found).any(axis=1), found.shape[1], found.argmax(axis=1)), np.int64)
 
 
 def evaluate(name: str, model: bytes, data: Labelled, asked: Asked, *, called: str = "", told: Told = _quiet) -> Evaluated:
@@ -220,12 +221,15 @@ def _picture(shape: Sequence[int]) -> tuple[int, int, int] | None:
 
 
 def _numbered(predictor: Predictor, x: Rows, y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels as numbers of classes, by how the model's own labels and scores go together; as they are where it gives none."""
+    """Labels as numbers of classes, by how the model's own labels and scores go together; as they are where it gives none, but
+    for -1 where there is no such class."""
+    count = predictor.scores(x[:1]).shape[1]
+    known_as_they_are = np.where((y >= 0) & (y < count), y, -1)
     if predictor.label is None:
-        return y
+        return known_as_they_are
     label = np.concatenate([np.asarray(one[predictor.label]).reshape(-1) for one in predictor.answers(x)])
     if label.dtype.kind not in "iu":
-        return y
+        return known_as_they_are
     numbers = predictor.scores(x).argmax(axis=1)
     known = {int(one): int(np.bincount(numbers[label == one]).argmax()) for one in np.unique(label)}
     return np.array([known.get(int(one), -1) for one in y], np.int64)
@@ -250,13 +254,14 @@ class _Attacked:
         self.standing = clean.copy()
         self.radius_alarms: list[Alarm] = []
         self._flat, self._still = np.ones_like(clean), np.ones_like(clean)
+        self._parted = set[int]()
         self._space = Space(asked.norm, asked.epsilon, *box, subject.picture)
 
     def run(self) -> tuple[list[AttackRow], list[Alarm]]:
         """What each left, and the alarms that rang."""
         names = [one for one in ATTACKS if one in self._asked.attacks]
         rows: list[AttackRow] = []
-        alarms: list[Alarm] = []
+        alarms = worth.row_alarms(self._on.x, self._on.y)
         if self._on.net is not None:
             wanted = [part for one in names for part in {"apgd": ("apgd-ce", "apgd-t"), "fab": ("fab",)}.get(one, ())]
             rows += [self._gradient(name) for name in wanted]
@@ -296,6 +301,7 @@ class _Attacked:
             return []
         at = np.array(list(moved))
         answers = self._on.classes(np.stack(list(moved.values())))
+        self._parted.update(at[answers == self._on.y[at]].tolist())
         return [int(one) for one in at[answers != self._on.y[at]]]
 
     def _row(self, name: str, knowledge: str, fell: list[int], steps: int) -> AttackRow:
@@ -309,6 +315,7 @@ class _Attacked:
         climbed = "apgd" in self._asked.attacks
         losses = worth.loss_alarms(self._flat[self.standing], self._still[self.standing]) if climbed else []
         found = [*losses, worth.one_step_alarm(len(self._fell(once)), len(self.standing))]
+        found.append(worth.parted_alarm(sum(bool(self.standing[one]) for one in self._parted), len(self.standing)))
         self._told("alarms", 1, 2)
         few = np.flatnonzero(self._clean)[:_CHECKED]
         if len(few) and len(set(self._on.y[self._clean].tolist())) > 1:
@@ -381,7 +388,7 @@ def _certified(subject: Subject, asked: Asked, box: tuple[Rows, Rows], clean: Ma
         found.append(Certified("interval-bounds", "linf", asked.epsilon, _share(safe)))
         told("bounds", 1, 1)
     if asked.smoothing:
-        count = subject.predictor.scores(subject.x[:1]).shape[1]
+        count = subject.predictor.scores(subject.x[:1]).shape[1] + 1  # what is no number is an answer of its own
         radii = []
         some = min(_CERTIFIED, len(subject.x))
         for number in range(some):

@@ -13,11 +13,14 @@ from modelkeep.training.tails import beta_quantile, binomial_tail
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 CONFIDENCE = 0.95
 BLACK_BOX_SHARE = 0.01
 """Of all rows: that black-box attacks break beyond the gradient attacks, before it is an alarm."""
 FLAT_SHARE, STILL_SHARE = 0.05, 0.05
 """Of the rows: whose gradient is zero everywhere, or whose loss did not rise in all steps."""
+DIFFERENT_SHARE = 0.5
+"""Of the rows: that must differ from each other."""
 UNBOUNDED_SHARE = 0.05
 """Of the rows: that an attack in the whole box may leave standing."""
 
@@ -81,6 +84,28 @@ def paired(one: Mask, other: Mask, confidence: float = CONFIDENCE) -> Paired:
     gained, lost = share(more, n, half), share(less, n, half)
     p = min(1.0, 2.0 * binomial_tail(max(more, less), more + less, 0.5)) if more + less else 1.0
     return Paired((more - less) / n, gained.low - lost.high, gained.high - lost.low, p)
+
+
+def row_alarms(x: Floats, y: Ints) -> list[Alarm]:
+    """Whether rows (n, d) with labels (n,) are ones on which any model would stand, or fewer than they seem."""
+    found, different = [], len(np.unique(np.column_stack([x, y]), axis=0))
+    if len(np.unique(y)) == 1:
+        found.append(
+            Alarm("one-class", f"all {len(y)} rows are of one class: a model that always answers with it withstands all")
+        )
+    if different < DIFFERENT_SHARE * len(x):
+        found.append(Alarm("repeated-rows", f"only {different} of {len(x)} rows differ: the interval is of that many at most"))
+    return found
+
+
+def parted_alarm(parted: int, examples: int) -> Alarm | None:
+    """Whether what fooled the module left the file itself standing. ``parted``: of how many rows, of all ``examples``."""
+    if share(parted, examples).low <= BLACK_BOX_SHARE:
+        return None
+    return Alarm(
+        "module-falls-alone",
+        f"what fooled the module did not fool the file in {parted} of {examples} rows: its gradients are not those of the file",
+    )
 
 
 def black_box_alarm(broken: int, examples: int) -> Alarm | None:

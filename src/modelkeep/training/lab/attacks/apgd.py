@@ -139,7 +139,8 @@ def _ask(logits: Logits, held: State, loss: Loss) -> tuple[Any, Any, Any]:
         scores = logits(x)
     value, slope = loss(scores.detach(), held["label"], held["target"])
     (gradient,) = torch.autograd.grad(scores, x, slope)
-    return value, gradient, scores.detach().argmax(dim=1)
+    answer = scores.detach()
+    return value, gradient, torch.where(answer.isnan().any(dim=1), -1, answer.argmax(dim=1))  # no number is no answer
 
 
 def _judge(held: State, span: Any, at: Any, gradient: Any) -> tuple[Any, Any]:

@@ -74,11 +74,14 @@ def share_at(turn: int, queries: int) -> float:
 
 
 def margins(scores: Floats, y: Ints) -> Floats:
-    """The score of the right class above the best of the others, shape (n,); 0 or less: the row fell."""
+    """The score of the right class above the best of the others, shape (n,); 0 or less: the row fell, as it does where one of
+    them is no number, which must not stand for an answer."""
     at = np.arange(len(y))
     others = scores.copy()
     others[at, y] = -np.inf
-    return np.asarray(scores[at, y] - others.max(axis=1))
+    with np.errstate(invalid="ignore"):
+        above = scores[at, y] - others.max(axis=1)
+    return np.where(np.isnan(above), -np.inf, above)
 
 
 def _stripes(space: Space, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
