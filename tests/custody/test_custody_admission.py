@@ -123,6 +123,7 @@ def test_attributes_are_plain_values(log):
         "owner": "", "classification": "", "tags": [], "approvals": 0, "rejections": 0,
         "trained": False, "code_commit": "", "code_clean": False, "code_signed": False, "isolated": False,
         "accuracy": "0.0000", "hardened": False, "robust_accuracy": "0.0000", "robust_alarms": 0,
+        "robust_linf": "0.0000", "robust_l2": "0.0000", "robust_white_box": False,
         "private": False, "epsilon": "922337203685477.0000", "delta_ppb": 10**9, "watermark": False, "marked": False,
         "dataset_epsilon": "922337203685477.0000",
         "bom": False, "audited": False, "unaudited": 0, "critical": 0, "high": 0, "ungraded": 0, "snapshot_age_days": 0,

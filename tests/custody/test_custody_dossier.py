@@ -132,6 +132,21 @@ def test_an_accuracy_under_an_alarm_counts_as_none(log):
     assert (seen(log)["robust_accuracy"], seen(log)["robust_alarms"]) == ("0.7000", 0)
 
 
+def test_an_accuracy_counts_with_the_radius_that_it_was_measured_at(log):
+    """Else one under an attack that may change nothing would be robust."""
+
+    def radii():
+        return tuple(seen(log)[name] for name in ("robust_linf", "robust_l2", "robust_white_box"))
+
+    assert radii() == ("0.0000", "0.0000", False)
+    say(log, evaluation(0.9, a.Attack("square", "linf", 8 / 255, knowledge="black-box")))
+    assert radii() == ("0.0313", "0.0000", False)
+    say(log, hardening(0.8), evaluation(0.8, a.Attack("apgd-ce", "l2", 0.5, knowledge="white-box")))
+    assert radii() == ("0.0313", "0.5000", True)
+    say(log, evaluation(0.95, a.Attack("apgd-ce", "linf", 1e-9, 100)))
+    assert radii() == ("0.0000", "0.5000", True)
+
+
 def test_approvals_are_the_last_word_of_each_person(log):
     say(log, approval("bo"), approval("cy"), approval("bo", nonce="11"))
     assert (seen(log)["approvals"], seen(log)["rejections"]) == (2, 0)

@@ -19,6 +19,7 @@ from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted
 from modelkeep.ledger.attestations import (
     ATTESTATIONS,
     Approval,
+    Attack,
     Attestation,
     Bom,
     Conversion,
@@ -130,6 +131,17 @@ class Dossier:
         """The lowest lower bound of any accuracy under attack that stands; 0 when none was measured, or one under an alarm."""
         measured = [self.hardening.said.robust.low] if self.hardening else []
         return min((*measured, *self._accuracies(attacked=True)), default=0.0)
+
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        """What ``robust_accuracy`` was measured under."""
+        hardened = [self.hardening.said.attack] if self.hardening else []
+        measured = (one.said.attack for one in self.evaluations if "accuracy" in one.said.metrics)
+        return (*hardened, *(attack for attack in measured if attack is not None))
+
+    def radius(self, norm: str) -> float:
+        """The smallest radius in a norm, in units of the input, of the attacks; 0 when there is none."""
+        return min((attack.epsilon for attack in self.attacks if attack.norm == norm), default=0.0)
 
     @property
     def alarms(self) -> int:
