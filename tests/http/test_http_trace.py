@@ -36,7 +36,8 @@ from modelkeep.ledger.statements import encode_statement, make_statement, parse_
 from modelkeep.workflows.decisions import OpenedKey
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import PROFILE
-from modelkeep.workflows.tracereport import TraceReport
+from modelkeep.workflows.tracecheck import _multiplied
+from modelkeep.workflows.tracereport import Grouped, TraceReport
 
 INFER = "/v2/models/iris/infer"
 
@@ -109,7 +110,7 @@ def test_the_report_holds_without_the_keep(stolen, report, tmp_path):
     shutil.copytree(report[1], tmp_path / "elsewhere")
     ran = check(stolen, tmp_path / "elsewhere", "--suspect", str(stolen[1] / "copy.onnx"), "--json", code=0)
     seen = {one["what"]: one["seen"] for one in ran.json["found"]}
-    assert set(seen) == {"signature", "code", "commitment", "order", "p-value", "mark", "suspect"}
+    assert set(seen) == {"signature", "code", "probes", "commitment", "age", "order", "p-value", "mark", "suspect"}
     assert 500 < int(seen["mark"].split(" of ")[0]) <= 1000, "some were given at other rungs of the ladder"
     assert "before its first answer" in seen["order"]
     (p,) = ran.json["p"].values()
@@ -247,6 +248,21 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
         check_trace(signed({"entry": 0}), trust)
     with pytest.raises(NotTrusted, match="is significant"):
         check_trace(signed(significance=1e-250), trust)
+    with pytest.raises(NotTrusted, match=r"at most 0\.1 is"):
+        check_trace(signed(significance=1.0), trust)
+    for tested in (0, -7):  # p would be corrected to nothing
+        with pytest.raises(NotTrusted, match=f"accuses 1 accounts, and says that {tested} were tested"):
+            check_trace(signed(accounts=tested), trust)
+    for share in (-0.5, 1.5):
+        with pytest.raises(Invalid, match="answered falsely in"):
+            check_trace(signed({"share": share}), trust)
+    for how, word in (("beacon", "drawn by a value"), ("data", "handed in"), ("else", "does not say")):
+        drawn = signed(probes=msgspec.structs.replace(said.probes, how=how))
+        told = {one.what: one.seen for one in check_trace(drawn, trust).found}
+        assert word in told["probes"] and "not shown" in told["age"]
+    nine = tuple(f"sub_{number}" for number in range(9))
+    with pytest.raises(NotTrusted, match="at most 8 members"):
+        _multiplied(Grouped("", nine, 0, 1.0, 1e-9), said, dict.fromkeys(nine, 50.0))
     with pytest.raises(Invalid, match="fit together"):
         check_trace(signed(numbers={**arrays, "clean": arrays["clean"][:-1]}), trust)
 

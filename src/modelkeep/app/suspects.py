@@ -45,15 +45,13 @@ from modelkeep.workflows import upstream
 from modelkeep.workflows.decisions import OpenedKey, decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
-from modelkeep.workflows.tracereport import Claim, Opened, code_digest
+from modelkeep.workflows.tracereport import LEAST_SIGNIFICANT, Claim, Opened, code_digest
 
 Rows = NDArray[np.float64]
 PROBES = ("data", "beacon", "log")
 DRAWN = 2_000
 """Probes that are drawn where none are handed in."""
 LONGEST_BEACON = 4096
-LEAST_SIGNIFICANT = 0.1
-"""Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
 DECIMALS = 4
 """Of the answers that a gateway gives."""
 

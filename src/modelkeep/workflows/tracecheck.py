@@ -14,7 +14,7 @@ from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted
-from modelkeep.extraction.accusation import cluster_log_e, corrected, set_tests
+from modelkeep.extraction.accusation import MOST, cluster_log_e, corrected, set_tests
 from modelkeep.extraction.flips import COORDINATES, Spots
 from modelkeep.extraction.perturb import Cells, Marker, commitment
 from modelkeep.extraction.trace import Flipped, Heard, Lied, Predict, Reading, first_asked, p_of, runs_of
@@ -26,6 +26,7 @@ from modelkeep.serving.journal import decode_entry
 from modelkeep.workflows.tracereport import (
     CAVEATS,
     CODE,
+    LEAST_SIGNIFICANT,
     PLAIN,
     PROBES,
     STATEMENT,
@@ -37,6 +38,13 @@ from modelkeep.workflows.tracereport import (
 )
 
 Floats = NDArray[np.float64]
+
+
+_PROBED = {
+    "data": "rows that the owner handed in: who picks them with a key at hand can have them accuse anybody",
+    "beacon": "drawn by a value that nobody knew when the suspect was fixed, as the report says",
+    "log": "drawn by the suspect's digest, as the report says",
+}
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -85,6 +93,7 @@ def check_report(
     if _file(files, PLAIN) != encode_statement(statement):
         raise NotTrusted(f"{PLAIN} does not say what {STATEMENT} signs")
     found = [Found("signature", f"{identity.name} signed the report and the digests of its {len(said.files)} files")]
+    _check_corrections(said)
     about = statement.subject[0]
     if suspect_digest is not None and suspect_digest != about.digest:
         raise NotTrusted(f"the suspect is {suspect_digest}, and the report is about {about.digest}")
@@ -100,6 +109,7 @@ def check_report(
             else "not shown: no proof of what the log says of cells and spots",
         )
     )
+    found.append(Found("probes", _PROBED.get(said.probes.how, "it does not say where they come from")))
     reading = Reading(probes.heard, said.epsilon)
     p, logs = dict[str, float](), dict[str, float]()
     grouped = {subject for group in said.together for subject in group.members}
@@ -152,7 +162,9 @@ def _committed(
     found = [Found("commitment", f"entry {one.entry} of the releases log commits to the key of {of}")]
     if seen and known.at >= seen:
         raise NotTrusted(f"the log committed to the key of {one.subject} after the suspect was seen: nothing can be claimed")
-    if seen:
+    if not seen:
+        found.append(Found("age", "not shown: who commits to a key once the suspect is there can make one that fits"))
+    else:
         found.append(Found("age", f"it committed to it {(seen - known.at) / 1e9:,.0f} s before the suspect was seen"))
     if not one.first:
         return [*found, Found("order", f"not shown: no proof of the first recorded answer of {one.subject}")]
@@ -167,6 +179,15 @@ def _committed(
     if record.t < known.at:
         raise NotTrusted(f"{one.subject} was answered before the log committed to its key")
     return [*found, Found("order", f"it was committed to {(record.t - known.at) / 1e9:,.0f} s before its first answer")]
+
+
+def _check_corrections(said: TraceReport) -> None:
+    """Raises NotTrusted: it corrects for fewer accounts than it accuses, or calls significant what is not."""
+    accused = len({one.subject for one in said.accused})
+    if said.accounts < accused:
+        raise NotTrusted(f"the report accuses {accused} accounts, and says that {said.accounts} were tested")
+    if not 0.0 < said.significance <= LEAST_SIGNIFICANT:
+        raise NotTrusted(f"the report calls {said.significance:g} significant, and at most {LEAST_SIGNIFICANT:g} is")
 
 
 def _by_account(said: TraceReport) -> dict[str, list[Accused]]:
@@ -187,6 +208,8 @@ def _computed(
     """The log of e of one key, from the numbers. Raises NotTrusted: they are not what the report says of them."""
     if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
         raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
+    if not 0.0 <= one.share <= 1.0:
+        raise Invalid(f"the report says that {one.subject} was answered falsely in {one.share:.1%} of the regions")
     lied = Lied(one.share, _arrays(shown.more, "lied.", one.numbers)) if one.share else None
     if not 0.0 <= one.flips < 1.0:
         raise Invalid(f"the report says that {one.flips:.1%} of the labels of {one.subject} were flipped")
@@ -223,6 +246,8 @@ def _multiplied(group: Grouped, said: TraceReport, logs: Mapping[str, float]) ->
     who = f"{group.name or 'the set'} of {', '.join(group.members)}"
     if len(set(group.members)) != len(group.members) or not set(group.members) <= logs.keys() or group.others < 0:
         raise NotTrusted(f"{who}: its members are not accounts that the report opens, each once")
+    if not group.name and len(group.members) > MOST:
+        raise NotTrusted(f"{who}: a set has at most {MOST} members, which is what its p-value is corrected for")
     counted = [logs[one] for one in group.members]
     tests = group.tests if group.name else set_tests(said.accounts, len(counted))
     log_e = cluster_log_e(counted, group.others) if group.name else sum(counted)

@@ -29,11 +29,16 @@ from modelkeep.ledger.statements import encode_statement, make_statement, sign_s
 Floats = NDArray[np.float64]
 
 STATEMENT, PLAIN, PROBES, CODE = "statement.json", "report.json", "probes.safetensors", "code.tlog-proof"
+LEAST_SIGNIFICANT = 0.1
+"""Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
 CAVEATS = (
     "The clean answers are what the owner says that the model answers without a mark. An expert who is shown the model (its "
     "digest is in the log) asks it the questions and the probes again.",
     "That these are all questions of the account is the owner's word, too: 'modelkeep log verify' checks the audit logs that "
     "they come from, and how many records each account has in them.",
+    "That the probes were drawn as the report says, and not picked to fit a key, is the owner's word: an expert draws others, "
+    "and asks both models.",
+    "That no earlier report had opened these keys before the suspect was there is the owner's word: the log has every report.",
     "How many accounts were tested, which corrects p, is the owner's word: the releases log commits to a key of every account "
     "that was ever answered, and whoever reads it can count them.",
     "How many epochs an account was in, and that it asked nothing in those between two that are shown, is the owner's word: "
