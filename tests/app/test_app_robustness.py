@@ -88,3 +88,13 @@ def test_what_fools_the_module_and_not_the_file_rings():
     asked = Asked(attacks=("apgd",), epsilon=0.45 * step, steps=10, curve=False, low=0.5, high=1.5)
     found = evaluate("half", model, npz(x, (x.sum(axis=1) > cut).astype(np.int64)), asked)
     assert "module-falls-alone" in [one.name for one in found.alarms] and found.robust.value == 1.0
+
+
+def test_what_looks_at_some_of_the_rows_looks_at_rows_of_every_part_of_the_file():
+    """Rows come sorted by class, and the model always answers with that of the first."""
+    x, y = rows()
+    order = np.argsort(y, kind="stable")
+    asked = Asked(attacks=("square",), epsilon=0.2, queries=2, curve=False, smoothing=0.1, draws=50)
+    found = evaluate("first", classifier([], {}, cut=9.0), npz(x[order], y[order]), asked)
+    assert 0.3 < found.clean.value < 0.7
+    assert 0.3 < found.certified[0].accuracy.value < 0.7

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 import modelkeep.convert
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.app.hardening import Plan, Rules, harden_file, parse_rules
+from modelkeep.app.hardening import Plan, Rules, _split, harden_file, parse_rules
 from modelkeep.app.keep import Keep
 from modelkeep.app.labelled import labelled_npz
 from modelkeep.custody.salting import salted
@@ -248,3 +248,16 @@ def test_a_statement_that_cannot_be_logged_is_kept(place, bare, tmp_path):
     assert ran.code != 0 and out.exists()
     kept = json.loads((tmp_path / "kept.onnx.hardening.json").read_bytes())
     assert kept["method"] == "pgd-at" and "modelkeep attest" in ran.err
+
+
+def test_no_row_is_measured_on_that_was_learnt_or_twice():
+    x = np.random.default_rng(0).normal(size=(500, 2))
+    learnt, chosen, exam = _split(x, Plan())
+    assert [len(learnt), len(chosen), len(exam)] == [350, 50, 100] and len({*learnt, *chosen, *exam}) == 500
+    copied = np.concatenate([x[:400], x[:100]])
+    learnt, chosen, exam = _split(copied, Plan())
+    known = {tuple(row) for row in copied[np.concatenate([learnt, chosen])]}
+    measured = [tuple(row) for row in copied[exam]]
+    assert 50 < len(measured) == len(set(measured)) < 100 and known.isdisjoint(measured)
+    with pytest.raises(Invalid, match="are no copies of others: 20 are needed"):
+        _split(np.repeat(x[:50], 10, axis=0), Plan())

@@ -141,3 +141,11 @@ def test_an_answer_that_differs_is_not_trusted():
     wanted[3, 2] += 2e-4
     with pytest.raises(NotTrusted, match="differs by"):
         nets.compare(net, rows[:5], wanted)
+
+
+@pytest.mark.parametrize("name", ["alpha", "gamma"])
+def test_an_operator_with_other_constants_than_are_computed_is_a_black_box(name):
+    """On rows that meet only one side of zero both would answer alike."""
+    node = helper.make_node("Selu", ["x"], ["h"], **{name: 3.0})
+    with pytest.raises(Invalid, match=f"black box only: a Selu with another {name}"):
+        nets.load(graph_bytes([node, helper.make_node("Softmax", ["h"], ["scores"], axis=1)], {}, 3, 3), np.ones((2, 3)))

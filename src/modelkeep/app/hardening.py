@@ -94,7 +94,7 @@ def harden_file(
     lab, began = _Lab(), time.monotonic()
     rows, labels, shape = data.x, data.y, data.shape
     net = lab.opened(model, rows)
-    parts = _split(len(rows), plan)
+    parts = _split(rows, plan)
     threat, recipe = lab.threat(plan, net, rows.shape[1], shape), lab.recipe(plan)
     shaped = rows.reshape(-1, *shape) if len(net.tail) > 1 else rows
     with lab.adversarial.together(plan.device) as device:
@@ -182,8 +182,10 @@ _WITHOUT = (
 )
 
 
-def _split(count: int, plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to learn from, to choose by and to be measured on, by the seed. Raises Invalid: too few."""
+def _split(rows: NDArray[np.float64], plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows (n, d) to learn from, to choose by and to be measured on, by the seed, by number. No row is measured on that is the
+    same as one of the others, or twice. Raises Invalid: too few."""
+    count = len(rows)
     if not 0.0 < plan.held <= 0.5:
         raise Invalid("the share of the rows that are held out is above 0 and at most 0.5")
     measured, chosen = int(count * plan.held), int(count * plan.held / 2)
@@ -192,7 +194,12 @@ def _split(count: int, plan: Plan) -> tuple[NDArray[np.int64], NDArray[np.int64]
             f"{count} rows are too few: of {plan.held:g} held out, half as many again are chosen by, {FEWEST} or more"
         )
     order = np.random.default_rng(plan.seed).permutation(count)
-    return order[measured + chosen :], order[measured : measured + chosen], order[:measured]
+    _, known = np.unique(rows[order], axis=0, return_inverse=True)
+    _, first = np.unique(known[:measured], return_index=True)
+    exam = np.sort(first[~np.isin(known[first], known[measured:])])
+    if len(exam) < FEWEST:
+        raise Invalid(f"only {len(exam)} of the {measured} rows to be measured on are no copies of others: {FEWEST} are needed")
+    return order[measured + chosen :], order[measured : measured + chosen], order[exam]
 
 
 def _check_labels(net: Any, rows: Any, labels: NDArray[np.int64]) -> None:

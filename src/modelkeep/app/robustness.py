@@ -166,7 +166,8 @@ def _measure(found: Share) -> dict[str, Any]:
 
 
 def _opened(name: str, model: bytes, data: Labelled, asked: Asked) -> Subject:
-    chosen = np.sort(np.random.default_rng(asked.seed).permutation(len(data.x))[: asked.rows])
+    drawn = np.random.default_rng(asked.seed).permutation(len(data.x))
+    chosen = drawn[: asked.rows]  # and not in order: some parts take the first
     x, y = data.x[chosen], data.y[chosen]
     interface = clean_interface(name, model)
     predictor = Predictor(OnnxRuntime(model, threads=1 if len(model) < _SMALL else 2), interface, x)

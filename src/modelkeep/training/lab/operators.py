@@ -257,6 +257,13 @@ def _gelu(node: Node, given: Sequence[Any]) -> Any:
     return functional.gelu(given[0], approximate=_attribute(node, "approximate", b"none").decode())
 
 
+def _selu(node: Node, given: Sequence[Any]) -> Any:
+    for name, usual in (("alpha", 1.6732632), ("gamma", 1.0507010)):
+        if abs(_attribute(node, name, usual) - usual) > 1e-6:
+            raise Invalid(f"a Selu with another {name} is not computed")
+    return functional.selu(given[0])
+
+
 def _tensor_of(one: Any, like: Any) -> Any:
     return torch.as_tensor(one, device=like.device) if isinstance(one, np.ndarray) else one
 
@@ -299,7 +306,7 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     ("", "LeakyRelu"): lambda node, given: functional.leaky_relu(given[0], _attribute(node, "alpha", 0.01)),
     ("", "Elu"): lambda node, given: functional.elu(given[0], _attribute(node, "alpha", 1.0)),
     ("", "Celu"): lambda node, given: functional.celu(given[0], _attribute(node, "alpha", 1.0)),
-    ("", "Selu"): lambda _node, given: functional.selu(given[0]), ("", "Gelu"): _gelu,
+    ("", "Selu"): _selu, ("", "Gelu"): _gelu,
     ("", "HardSigmoid"): lambda node, given: (
         _attribute(node, "alpha", 0.2) * given[0] + _attribute(node, "beta", 0.5)).clamp(0, 1),
     ("", "Gemm"): _gemm, ("", "Conv"): _conv, ("", "MaxPool"): _pool, ("", "AveragePool"): _pool,
