@@ -5,9 +5,10 @@ from commandline import PASSPHRASE, copy_keep
 
 from modelkeep.app.keep import Keep
 from modelkeep.core.ports import Change
-from modelkeep.core.values import Principal
+from modelkeep.core.values import Principal, digest_of
 from modelkeep.custody.datasets import DATA_COUNTER, DATA_RECIPIENTS, DATASET, NOTHING_SAID, About
 from modelkeep.errors import Denied, Invalid, Missing
+from modelkeep.ledger.attestations import Step
 
 CREDIT = "credit-scoring"
 ROWS = b"who,income\n" + b"".join(b"p%d,%d\n" % (n, n) for n in range(50))
@@ -82,3 +83,26 @@ def test_a_purpose_is_one_word_and_no_place_to_write_into_the_log(keep):
     with pytest.raises(Invalid, match="not a purpose"):
         keep.data("loans@1", purpose="for Ann Smith, born 1970-01-01\n" * 99)
     assert len(keep.log_show()) == before
+
+
+@pytest.mark.parametrize("column", ["income\x1b[2J", "a\nb", "c" * 256, "\u202eemocni"])
+def test_a_column_is_named_in_words_that_a_terminal_does_not_act_upon(keep, column):
+    with pytest.raises(Invalid, match="cannot name a column"):
+        add(keep, data=f'"{column}",n\n1,2\n'.encode())
+    assert keep.data_list() == ()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("clean.py", "\x1b[2J" * 9),
+        Step("clean.py", digest_of(b""), {"least": "\x1b[2J"}),
+        Step("clean.py", digest_of(b""), {"a\nb": "1"}),
+        Step("clean.py", digest_of(b""), {"least": "1" * 2001}),
+    ],
+)
+def test_so_is_what_was_done_to_it(keep, step):
+    add(keep)
+    with pytest.raises(Invalid):
+        add(keep, About(parents=("loans@1",), steps=(step,)))
+    assert len(keep.data_list()) == 1

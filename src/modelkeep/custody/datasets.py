@@ -11,7 +11,7 @@ import msgspec
 
 from modelkeep.core.ports import Record
 from modelkeep.core.records import parse_record
-from modelkeep.core.values import Digest, ReleaseRef, Resource, Statement, parse_name, to_json
+from modelkeep.core.values import Digest, ReleaseRef, Resource, Statement, parse_digest, parse_name, to_json
 from modelkeep.custody.dossier import Attestations, Told
 from modelkeep.errors import Invalid, Missing
 from modelkeep.ledger.attestations import Dataset, Salted, SealedData, Step
@@ -21,6 +21,7 @@ DATASET, DATA_RECIPIENTS, DATA_COUNTER = "dataset", "data-recipients", "dataset-
 """Record kinds: one per version (key ``name@version``), per sealed body (key: sealed digest), per name."""
 PENDING, ADDED = "pending", "added"
 MAX_TEXT = 2000
+MAX_COLUMN = 255
 MAX_PURPOSES = 64
 MAX_STEPS = 64
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -51,11 +52,22 @@ class About(msgspec.Struct, frozen=True):
         for step in self.steps:
             if not 0 < len(step.name) <= 255 or not step.name.isprintable():
                 raise Invalid(f"{step.name[:80]!r} cannot name a step: use 1-255 printable characters")
+            parse_digest(step.code)
+            for word in (*step.parameters, *step.parameters.values()):
+                if len(word) > MAX_TEXT or not word.isprintable():
+                    raise Invalid(f"parameters of steps are one line of at most {MAX_TEXT:,} characters")
         if bool(self.steps) != bool(self.parents):
             raise Invalid("steps make a data set of another one: name both, --from and --step")
 
 
 NOTHING_SAID = About()
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Raises Invalid: a name that a terminal would act upon, or that is no name any more. Records and people read them."""
+    for name in names:
+        if not 0 < len(name) <= MAX_COLUMN or not name.isprintable():
+            raise Invalid(f"{name[:80]!r} cannot name a column: rename it, with 1-{MAX_COLUMN} printable characters")
 
 
 def inherited(about: About, parents: Sequence[tuple[str, tuple[str, ...]]]) -> About:

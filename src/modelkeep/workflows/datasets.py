@@ -26,6 +26,7 @@ from modelkeep.custody.datasets import (
     PENDING,
     About,
     DatasetRecord,
+    check_columns,
     inherited,
     logged,
     parse_data_name,
@@ -71,6 +72,7 @@ def add_dataset(
     """
     about.check()
     parse_data_name(name), file_name(content.filename)
+    check_columns([column for column, _ in content.kinds])
     made_of = [find_dataset(desk.registry, parse_data_ref(parent)) for parent in about.parents]
     about = inherited(about, [(str(each.ref), each.about.purposes) for each in made_of])
     parents = tuple(Salted(str(each.ref), each.digest) for each in made_of if each.digest is not None)
