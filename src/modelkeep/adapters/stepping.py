@@ -16,6 +16,8 @@ MAX_CODE = 100_000
 """Bytes of a step: it is one argument of a program."""
 _INPUT = "input"
 _SHOWN = 400
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+"""Of a step that is not confined: constants, so that what it makes depends on nothing else, and it is told no secret."""
 
 
 def run_step(
@@ -55,8 +57,9 @@ def _plain(text: str, words: list[str], data: memoryview, limits: Limits) -> tup
             view = view[os.write(descriptor, view) :]
         command = [sys.executable, "-I", "-B", "-c", text, f"/proc/self/fd/{descriptor}", *words]
         done = subprocess.run(  # noqa: S603  # code that somebody who may read the data named, and said to run so
-            command, pass_fds=[descriptor], stdin=subprocess.DEVNULL, capture_output=True, timeout=limits.seconds, check=False
-        )
+            command, pass_fds=[descriptor], stdin=subprocess.DEVNULL, capture_output=True, timeout=limits.seconds, check=False,
+            env=_ENVIRONMENT,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return 1, b"", "", f"it did not end within {limits.seconds:g} seconds"
     except OSError as cause:
