@@ -140,7 +140,9 @@ class Dossier:
         return (*hardened, *(attack for attack in measured if attack is not None))
 
     def radius(self, norm: str) -> float:
-        """The smallest radius in a norm, in units of the input, of the attacks; 0 when there is none."""
+        """The smallest radius in a norm, in units of the input, of the attacks; 0: there is none, or rules held one back."""
+        if self.hardening and "rules" in self.hardening.said.parameters:
+            return 0.0
         return min((attack.epsilon for attack in self.attacks if attack.norm == norm), default=0.0)
 
     @property
