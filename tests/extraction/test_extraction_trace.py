@@ -86,14 +86,14 @@ def test_p_values_of_an_independent_model_are_uniform_or_larger(name, request):
 def test_the_e_value_averages_to_one_exactly(symbols):
     """Over all codes of five questions, whatever the scores: E e = 1 under the key's randomness."""
     scores = np.random.default_rng(1).uniform(-1, 1, size=(5, symbols))
-    values = [np.exp(t._Bets(scores).log_e(np.array(code))) for code in product(range(symbols), repeat=5)]
+    values = [np.exp(t.Bets(scores).log_e(np.array(code))) for code in product(range(symbols), repeat=5)]
     assert np.mean(values) == pytest.approx(1.0)
 
 
 def test_the_smooth_e_value_averages_to_one_exactly():
     scores = np.random.default_rng(2).uniform(-1, 1, size=(8, 2))
     cell = np.array([0, 0, 1, 1, 2, 2, 2, 3])
-    regions = t._regions(cell, np.zeros(8, int), np.ones(8), [scores])
+    regions = t.regions_of(cell, np.zeros(8, int), np.ones(8), [scores])
     assert regions.cell.tolist() == [0, 1, 2, 3], "one symbol a region, however many probes"
     values = [np.exp(regions.bets[0].log_e(np.array(symbols))) for symbols in product((0, 1), repeat=4)]
     assert np.mean(values) == pytest.approx(1.0)

@@ -53,12 +53,34 @@ def load_labelled(data: bytes, where: str) -> tuple[NDArray[np.float64], NDArray
     return rows, labels.astype(np.int64), shape
 
 
-def _declared_shape(stream: IO[bytes], where: str) -> tuple[int, ...]:
+def load_truth(data: bytes, where: str, rows: int) -> NDArray[np.float64] | None:
+    """Array ``y`` of an npz file whose ``x`` was read: the true numbers (rows,) of a regression; None when there is none.
+
+    Raises Invalid, TooLarge.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if "y.npy" not in archive.namelist():
+            return None
+        try:
+            with archive.open("y.npy") as stream:
+                shape = _declared_shape(stream, where, "y")
+            if shape not in ((rows,), (rows, 1)):
+                raise Invalid(f"{where}: array 'y' needs one true number for each of the {rows} rows, not shape {shape}")
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                truth = np.asarray(arrays["y"])
+        except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as cause:
+            raise Invalid(f"{where}: array 'y' is no array of plain numbers: {cause}") from cause
+    if truth.dtype.kind not in "fiu" or not np.isfinite(truth).all():
+        raise Invalid(f"{where}: array 'y' needs finite numbers, not {truth.dtype}")
+    return truth.reshape(rows).astype(np.float64)
+
+
+def _declared_shape(stream: IO[bytes], where: str, name: str = "x") -> tuple[int, ...]:
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
-        raise Invalid(f"{where}: array 'x' has npy version {version}, not 1.0 or 2.0")
+        raise Invalid(f"{where}: array {name!r} has npy version {version}, not 1.0 or 2.0")
     shape, _, dtype = read(stream)
     if dtype.hasobject:
-        raise Invalid(f"{where}: array 'x' holds Python objects, which are never loaded")
+        raise Invalid(f"{where}: array {name!r} holds Python objects, which are never loaded")
     return tuple(shape)

@@ -134,7 +134,7 @@ def open_gateway(
         Marks(keyring.secret(WATERMARK), registry.book.committed),
         traces.see(recorder, write="record") if traces else recorder,
         clock=clock,
-        terms=Terms(epsilon=extraction.epsilon, contact=extraction.contact),
+        terms=Terms(epsilon=extraction.epsilon, regression_epsilon=extraction.regression_epsilon, contact=extraction.contact),
         networks=_networks(keyring) if "network" in extraction.clusters else None,
         flips=decisions.flipping,
     )

@@ -211,6 +211,8 @@ class OversightVerbs(Acts):
         asked.check(self.premises.clock.now_ns())
         significance, ref, probing = asked.significance, self.ref(named), asked.probing()
         traces, suspect = Traces(self.premises, ref), opened()
+        if asked.report:
+            traces.check_reportable()
         done = traces.run(suspect, probing, asked.seen)
         found, groups = done.accusations(self.names()), done.groups(self.names())
         claim = traces.claim(done, asked.probes, significance, self.actor.subject) if asked.report else None

@@ -130,6 +130,11 @@ class Predictor:
         except (Invalid, Unavailable):  # it takes one row at a time
             return None
 
+    @property
+    def one_number(self) -> bool:
+        """Whether the model answers with one number a row and nothing else."""
+        return self._plan.number is not None
+
     def answers(self, rows: Rows) -> Iterator[dict[str, NDArray[Any]]]:
         """All that the runtime gives for rows (n, d), a batch at a time, and the input itself, by name. Raises Invalid."""
         for at in range(0, len(rows), self._batch):

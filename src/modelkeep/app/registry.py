@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.acting import Acts
-from modelkeep.app.arrays import load_rows
+from modelkeep.app.arrays import load_rows, load_truth
 from modelkeep.app.conversions import from_pickle
 from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.results import Exported, Published, ReleaseDetail, ReleaseRow, StateChanged, Verified
@@ -22,7 +22,8 @@ from modelkeep.custody.metadata import parse_about
 from modelkeep.custody.releases import PROMOTE, QUARANTINE, REINSTATE, RETIRE, next_state
 from modelkeep.errors import Conflict, Invalid, NotAdmitted, Quarantined
 from modelkeep.extraction.fitting import fit_profile
-from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.profile import Profile, with_error
+from modelkeep.extraction.regression import own_error
 from modelkeep.formats.detect import Format, detect
 from modelkeep.formats.onnx_inner import inner_tensor, with_output
 from modelkeep.formats.upstream import parse_upstream
@@ -154,7 +155,10 @@ class RegistryVerbs(Acts):
             inner = predictor.inner(layer) if layer else None
             ask, tell = predictor.as_function(), predictor.as_numbers()
             shape = interface.inputs[0].shape[1:]
-            fitted.append(fit_profile(rows, ask, seed=seed, alpha=alpha, numbers=tell, inner=inner, shape=shape))
+            truth = load_truth(reference, "the reference data", len(rows)) if tell and predictor.one_number else None
+            error = 0.0 if truth is None or tell is None else own_error(tell(rows)[:, 0], truth)
+            profile = fit_profile(rows, ask, seed=seed, alpha=alpha, numbers=tell, inner=inner, shape=shape)
+            fitted.append(with_error(profile, error) if error else profile)
             return {**fitted[0].to_arrays(), **learn_reference(rows, seed)}
 
         return Calibration(fit, len(rows), digest, code_of)

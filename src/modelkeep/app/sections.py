@@ -195,6 +195,8 @@ class ExtractionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Greatest chance that an honest account is ever accused."""
     epsilon: Annotated[float, Meta(ge=0.0, le=0.2)] = 0.05
     """Greatest L1 distance that the account mark moves a vector of probabilities."""
+    regression_epsilon: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.0
+    """Greatest change of an answer of one number by the account mark, as a share of the model's own error; 0 marks none."""
     on_alarm: Literal["refuse", "label-only"] = "refuse"
     """What an accused account gets until it is reviewed, while the ladder that ships is in force."""
     contact: Annotated[str, Meta(max_length=200, pattern=r"\A[ -~]*\Z")] = ""

@@ -27,6 +27,7 @@ from modelkeep.extraction.accusation import Together, weigh_clusters, weigh_sets
 from modelkeep.extraction.flips import spots_of
 from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.regression import hear_numbers, one_number, trace_numbers
 from modelkeep.extraction.scores import read_as_probabilities
 from modelkeep.extraction.trace import (
     AccountTrail,
@@ -69,6 +70,11 @@ class Suspect:
     def ask(self, rows: Rows) -> Callable[[Rows], Rows]:
         """Rows (n, d) to what it gives read as probabilities (n, k); ``rows``: some that it will be asked. Raises Invalid."""
         return read_as_probabilities(self.begin(rows), rows)
+
+    def tell(self, rows: Rows) -> Callable[[Rows], Rows]:
+        """Rows (n, d) to the one number (n, 1) that it gives for each; ``rows``: some that it will be asked."""
+        ask = self.begin(rows)
+        return lambda some: one_number(ask(some), len(some))
 
 
 class Asked(NamedTuple):
@@ -135,22 +141,34 @@ class Traces:
         self._registry = premises.registry(premises.openers())
         self._evidence = self._registry.release(ref)
         self._profile = _profile(self._registry, self._evidence)
+        self._size = premises.settings.extraction.regression_epsilon * self._profile.error
+        """Of the mark of a model that answers with one number, in its unit; 0 of any other model."""
+
+    def check_reportable(self) -> None:
+        """Raise Invalid for a model that answers with numbers: ``trace-check`` does not compute those again yet."""
+        if not self._profile.n_classes:
+            raise Invalid(f"{self._ref} answers with numbers, and a trace of numbers has no report yet: leave --report out")
 
     def run(self, suspect: Suspect, probing: Probing, seen: int = 0) -> "Trace":
         """Test every account that asked the release. ``seen``: Unix nanoseconds by which the suspect was there, 0 = not known.
 
         Nothing is claimed of an account whose key was committed to later than that: the key could have been made to fit.
         """
-        epsilon, probes = self._here.settings.extraction.epsilon, self._probes(suspect, probing)
-        victim, thief = self._victim(probes), suspect.ask(probes)
+        probes = self._probes(suspect, probing)
+        victim, thief = self._victim(probes), (suspect.tell if self._size else suspect.ask)(probes)
         recorded = recorded_answers(self._here, self._registry, self._ref)
-        heard, decisions = hear(thief, victim, probes), decisions_of(self._registry.view, self._here.trust)
+        heard = (hear_numbers if self._size else hear)(thief, victim, probes)
+        decisions = decisions_of(self._registry.view, self._here.trust)
         traced = decisions.traced if suspect.kind == "onnx" else {}
         known = [seen, traced.get(str(suspect.digest), 0)]  # what is at an address may be newer than its name
         since = min((at for at in known if at), default=0)
         held = _Held(str(self._ref), partial(self._registry.book.committed, ref=self._ref), decisions.opened, since)
         trails = [trail for subject, one in recorded.items() for trail in self._trails(subject, one, held)]
-        found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=epsilon, decimals=DECIMALS)
+        if self._size:
+            found = trace_numbers(thief, victim, trails, self._profile, probes=heard, size=self._size)
+        else:
+            epsilon = self._here.settings.extraction.epsilon
+            found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=epsilon, decimals=DECIMALS)
         late = frozenset(subject for subject, one in recorded.items() if not held.usable(subject, one))
         spent = frozenset(subject for subject, one in recorded.items() if any(held.spent(subject, epoch) for epoch in one))
         return Trace(suspect, probing, heard, found, recorded, since, late, spent)
@@ -249,7 +267,15 @@ class Traces:
         return rows
 
     def _victim(self, probes: Rows) -> Callable[[Rows], Rows]:
-        return ask_release(self._here, self._registry, self._evidence, probes)
+        model = release_predictor(self._here, self._registry, self._evidence, probes)
+        if self._size:
+            return model.numbers
+        if not self._profile.n_classes:
+            raise Invalid(
+                f"the answers of {self._ref} carry no mark: it has no classes, and numbers are marked by the setting "
+                "extraction.regression_epsilon where --reference of publish had the truth, an array 'y'"
+            )
+        return model.probabilities
 
 
 @dataclass(frozen=True)
@@ -279,10 +305,15 @@ def ask_release(premises: Premises, registry: Registry, evidence: ReleaseEvidenc
 
     Needs the key family ``model-kek``. Raises Invalid, NotTrusted, Unavailable.
     """
+    return release_predictor(premises, registry, evidence, rows).probabilities
+
+
+def release_predictor(premises: Premises, registry: Registry, evidence: ReleaseEvidence, rows: Rows) -> Predictor:
+    """The model of a release as a function of rows, otherwise as ``ask_release``."""
     model = registry.open_body(evidence.body, evidence.model, MODEL).read_source()
     upstreams = Upstreams(premises.settings.upstream, premises.directory)
     batch = upstream.BATCH if evidence.format == Format.UPSTREAM.id else BATCH
-    return Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, rows, batch=batch).probabilities
+    return Predictor(upstreams.runtime(evidence, bytes(model)), evidence.interface, rows, batch=batch)
 
 
 @dataclass(frozen=True, eq=False)

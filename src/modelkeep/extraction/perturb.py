@@ -141,15 +141,27 @@ class Marker:
         rows = np.asarray(x, dtype=np.float32)
         cell = self.cells.of(rows)
         top = probs.argmax(axis=1)
-        fine = [self._fine_symbol(row, max(2, classes - 1)) for row in rows]
-        placed = np.array([chosen for _, chosen in fine], dtype=np.float64)
+        fine, placed = self.fine(rows, max(2, classes - 1))
         return Code(
-            fine=np.array([symbol for symbol, _ in fine], dtype=np.int64),
+            fine=fine,
             smooth=self.smooth(cell, top, classes),
             cell=cell,
             top=top,
             size=self.sizes(probs) * placed,
         )
+
+    def fine(self, x: NDArray[np.floating], alphabet: int) -> tuple[Ints, NDArray[np.bool_]]:
+        """The fine symbols of inputs ``x`` (n, d) of so large an ``alphabet``, and which of these carry theirs, (n,) each."""
+        found = [self._fine_symbol(row, alphabet) for row in np.asarray(x, dtype=np.float32)]
+        symbols, placed = [symbol for symbol, _ in found], [carries for _, carries in found]
+        return np.array(symbols, dtype=np.int64), np.array(placed, dtype=np.bool_)
+
+    def signs(self, x: Floats) -> Floats:
+        """What moves the answers of a model without classes, (b,): -1 or 1 for each row of ``x`` (b, d), the symbol that it
+        carries of two; by profiles of before, which have it carry two, their mean."""
+        rows = np.asarray(x, dtype=np.float32)
+        cells = self.cells.of(rows).tolist()
+        return np.array([sum(self._symbols(row, cell, 0, 2)) - 1.0 for row, cell in zip(rows, cells, strict=True)])
 
     def smooth(self, cell: Ints, top: Ints, classes: int) -> Ints:
         """The smooth symbols of the regions (``cell``, ``top``), (n,) each, of a model of so many ``classes``."""

@@ -60,7 +60,8 @@ class Profile:
     classes, training rows, calibration rows); ``layer``: the inner layer that is looked at, too, None where none is;
     ``pictures``: what judges pictures, None where rows are a table's and in a profile of before that; ``grid``,
     ``surroundings``: None in a profile of before those; ``fine``: share of the answers that carry the fine mark alone, 0
-    in a profile of before that, by which each carries both.
+    in a profile of before that, by which each carries both; ``error``: the model's own error, of a model that answers with one
+    number and whose reference rows came with the truth, else 0: then its answers carry no mark.
     """
 
     embedding: Embedding
@@ -84,6 +85,7 @@ class Profile:
     grid: Grid | None = None
     surroundings: Surroundings | None = None
     fine: float = 0.0
+    error: float = 0.0
 
     @property
     def n_features(self) -> int:
@@ -159,7 +161,8 @@ class Profile:
         if self.surroundings is not None:
             out |= {f"surroundings.{f.name}": getattr(self.surroundings, f.name) for f in fields(Surroundings)}
         out |= {name: getattr(self, name) for name in _PLAIN}
-        scalars = [self.near, self.alpha, *([self.beside] if self.beside else []), *([self.fine] if self.fine else [])]
+        later = [number for number in (self.beside, self.fine, self.error) if number]
+        scalars = [self.near, self.alpha, *later]
         out["scalars"] = np.array(scalars)
         out["counts"] = np.array((self._version, *self.counts), dtype=np.int64)
         return {name: np.ascontiguousarray(value) for name, value in out.items()}
@@ -172,14 +175,16 @@ class Profile:
             return 3
         if self.grid is None and self.pictures is None:
             return 4
-        return VERSION if self.fine else 5
+        if not self.fine:
+            return 5
+        return VERSION if self.error else 6
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "Profile":
         """Rebuild from ``to_arrays``. Raises Invalid (missing, misshapen or not finite)."""
         try:
             counts = [int(v) for v in arrays["counts"]]
-            if counts[0] not in {2, 3, 4, 5, VERSION} or len(counts) != 5:
+            if counts[0] not in {2, 3, 4, 5, 6, VERSION} or len(counts) != 5:
                 raise Invalid(
                     f"extraction profile version {counts[0]} is none that this modelkeep reads: publish the model again"
                 )
@@ -199,6 +204,7 @@ class Profile:
                 grid=Grid(*(got[f"grid.{f.name}"] for f in fields(Grid))) if counts[0] >= 5 else None,
                 surroundings=_surroundings(got) if counts[0] >= 5 else None,
                 fine=float(got["scalars"][3]) if counts[0] >= 6 else 0.0,
+                error=float(got["scalars"][4]) if counts[0] >= 7 else 0.0,
                 counts=(counts[1], counts[2], counts[3], counts[4]),
             )
         except (KeyError, IndexError, TypeError, ValueError) as cause:
@@ -242,18 +248,19 @@ def _sees(profile: Profile) -> bool:
 
 
 def _on_grid(profile: Profile) -> bool:
-    """Whether what came with versions 5 and 6 fits the rest."""
+    """Whether what came with versions 5 to 7 fits the rest."""
     grid, around = profile.grid, profile.surroundings
     if grid is None or around is None:
         return grid is None and around is None
-    if not 0.0 <= profile.fine < 1.0:
+    if not 0.0 <= profile.fine < 1.0 or profile.error < 0.0 or (profile.error and profile.n_classes):
         return False
     fits = grid.whole.shape == (profile.n_features,) and grid.limits.shape == profile.limits.shape
     size = (1 + len(profile.embedding.centre), len(LEARNT))
     return fits and around.mean.shape == around.spread.shape == size and bool((around.least > 0.0).all())
 
 
-VERSION = 6
+VERSION = 7
+"""Of a profile that holds the model's own error; one that does not is of version 6."""
 LEARNT = [-1]
 """The scores that are judged by their surroundings: the trees'."""
 _PLAIN = ("class_shift", "class_scale", "reference", "taus", "limits", "step_limits", "kappa", "cells", "curve")
@@ -265,6 +272,13 @@ def with_kappa(profile: Profile, kappa: Sequence[float] | Floats) -> Profile:
     if bounds.shape != profile.kappa.shape or not ((bounds > 0.0) & (bounds < 1.0)).all():
         raise Invalid(f"a calibration of this profile has {len(profile.kappa)} bounds between 0 and 1")
     return replace(profile, kappa=bounds)
+
+
+def with_error(profile: Profile, error: float) -> Profile:
+    """The profile of a model without classes, with its own ``error``. Raises Invalid (it has classes, or it is negative)."""
+    if profile.n_classes or error < 0.0:
+        raise Invalid("only a model that answers with one number has an error of its own, of 0 or more")
+    return replace(profile, error=error)
 
 
 WIDEST = 160

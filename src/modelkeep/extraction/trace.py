@@ -160,7 +160,7 @@ class Reading:
             told = {f"named-{name}": _fit_reader(way, clean, whole, epsilon) for name, way in TRANSFORMS.items()}
             self._readers |= told
             self._scores += [reader.scores(clean, whole) for reader in told.values()]
-        self._regions: dict[tuple[Cells, int], _Regions] = {}
+        self._regions: dict[tuple[Cells, int], Regions] = {}
 
     def __len__(self) -> int:
         """How many probes."""
@@ -193,7 +193,7 @@ class Reading:
                 read = whole if name.startswith("named") else asked.read
                 fine[at] = _fine_evidence(code, reader.scores(asked.clean, read))
         known, false = len(TRANSFORMS), 0.0
-        first, later = _either(fine[:known], smooth[:known]), _either(fine[known:], smooth[known:])
+        first, later = either(fine[:known], smooth[:known]), either(fine[known:], smooth[known:])
         total = float(np.logaddexp(math.log1p(-LATER) + first, math.log(LATER) + later))
         if lied is not None:
             false = _false_evidence(marker, lied, self._probes)
@@ -209,12 +209,12 @@ class Reading:
         statistics |= {"flips": flips / math.log(10)} if flipped is not None else {}
         return p, statistics | {"all": total / math.log(10)}
 
-    def _regions_of(self, marker: Marker, decimals: int) -> "_Regions":
+    def _regions_of(self, marker: Marker, decimals: int) -> "Regions":
         """The probes by region, which are the same for every key: one of a hundred thousand accounts is weighed in no time."""
         name = marker.cells, decimals
         if name not in self._regions:
             cell, top = marker.cells_of(self._probes.x), self._probes.clean.argmax(axis=1)
-            self._regions[name] = _regions(cell, top, marker.sizes(self._probes.clean), self._scores)
+            self._regions[name] = regions_of(cell, top, marker.sizes(self._probes.clean), self._scores)
         return self._regions[name]
 
 
@@ -239,11 +239,10 @@ def trace(
     any key, or what both answered to them; ``epsilon``, ``decimals``: as served. Raises Invalid (a model without classes,
     answers of another shape, an epoch of an account twice).
     """
-    if len({(trail.subject, trail.epoch) for trail in accounts}) != len(accounts):
-        raise Invalid("an account appears twice in the trace: join its questions first")
     heard = probes if isinstance(probes, Heard) else hear(suspect, victim, probes)
-    reading, read = Reading(heard, epsilon), dict[str, list[EpochRead]]()
-    for trail in accounts:
+    reading = Reading(heard, epsilon)
+
+    def read(trail: AccountTrail) -> EpochRead:
         x = trail.x[first_asked(trail.x)]
         asked = hear(suspect, victim, x) if len(x) else None
         lied = None
@@ -254,9 +253,20 @@ def trace(
             told = hear(suspect, victim, trail.flipped[first_asked(trail.flipped)])
             flipped = Flipped(trail.flips, spots_of(profile), told)
         _, statistics = reading.weigh(trail.key, profile, asked, lied=lied, flipped=flipped, decimals=decimals)
-        read.setdefault(trail.subject, []).append(EpochRead(trail.epoch, statistics, asked, lied, flipped))
+        return EpochRead(trail.epoch, statistics, asked, lied, flipped)
+
+    return results_of(accounts, read)
+
+
+def results_of(accounts: Sequence[AccountTrail], read: Callable[[AccountTrail], EpochRead]) -> list[TraceResult]:
+    """What ``read`` says of every trail, joined by account, smallest p-value first. Raises Invalid (an epoch twice)."""
+    if len({(trail.subject, trail.epoch) for trail in accounts}) != len(accounts):
+        raise Invalid("an account appears twice in the trace: join its questions first")
+    by_subject: dict[str, list[EpochRead]] = {}
+    for trail in accounts:
+        by_subject.setdefault(trail.subject, []).append(read(trail))
     epochs = {trail.subject: trail.epochs for trail in accounts}
-    results = [_result(subject, found, epochs[subject], len(read)) for subject, found in read.items()]
+    results = [_result(subject, found, epochs[subject], len(by_subject)) for subject, found in by_subject.items()]
     return sorted(results, key=lambda result: (result.p_value, result.subject))
 
 
@@ -384,10 +394,10 @@ def _fit_reader(way: tuple[Callable[[Floats], Floats], float], clean: Floats, re
 
 def _fine_evidence(code: Code, scores: Floats) -> float:
     """Log e-value of the fine symbols over an account's distinct questions."""
-    return _Bets(scores * code.size[:, None]).log_e(code.fine)
+    return Bets(scores * code.size[:, None]).log_e(code.fine)
 
 
-class _Bets:
+class Bets:
     """Scores (n, symbols) of n symbols, to be weighed for any number of keys."""
 
     def __init__(self, scores: Floats) -> None:
@@ -404,16 +414,16 @@ class _Bets:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Regions:
+class Regions:
     """Probes by region (``cell``, ``top``), (regions,) each: the score of its one smooth symbol is the root-scaled sum over the
     probes there. ``bets``: one for each way to read."""
 
     cell: Ints
     top: Ints
-    bets: list[_Bets]
+    bets: list[Bets]
 
 
-def _regions(cell: Ints, top: Ints, size: Floats, scores: Sequence[Floats]) -> _Regions:
+def regions_of(cell: Ints, top: Ints, size: Floats, scores: Sequence[Floats]) -> Regions:
     """``cell``, ``top``, ``size``: (m,), as in ``Code``; ``scores``: (m, symbols) each."""
     names = cell * 100_000 + top
     _, first, group, counts = np.unique(names, return_index=True, return_inverse=True, return_counts=True)
@@ -421,8 +431,8 @@ def _regions(cell: Ints, top: Ints, size: Floats, scores: Sequence[Floats]) -> _
     for each in scores:
         sums = np.zeros((len(first), each.shape[1]))
         np.add.at(sums, group, each * size[:, None])
-        bets.append(_Bets(sums / np.sqrt(counts)[:, None]))
-    return _Regions(cell[first], top[first], bets)
+        bets.append(Bets(sums / np.sqrt(counts)[:, None]))
+    return Regions(cell[first], top[first], bets)
 
 
 def _false_evidence(marker: Marker, lied: Lied, probes: Heard) -> float:
@@ -475,7 +485,7 @@ def _log_false(scores: Floats, false: NDArray[np.bool_], share: float) -> float:
     return _log_mean(np.array(logs))
 
 
-def _either(fine: Sequence[float], smooth: Sequence[float]) -> float:
+def either(fine: Sequence[float], smooth: Sequence[float]) -> float:
     """Log of the mean e-value of the fine symbols, of the smooth ones, and of both (independent keys), by every way to read."""
     return _log_mean(np.array([*fine, *smooth, *(f + s for f in fine for s in smooth)]))
 

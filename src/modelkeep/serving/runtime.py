@@ -62,6 +62,14 @@ class OutputPlan(msgspec.Struct, frozen=True):
     label: str | None
     withheld: tuple[str, ...] = ()
 
+    @property
+    def number(self) -> str | None:
+        """The output of a model that answers with one number a row, which can be marked; None of any other model."""
+        if self.probabilities is not None or len(self.served) != 1:
+            return None
+        spec = self.served[0]
+        return spec.name if spec.datatype in ("FP32", "FP64") and spec.shape[1:] in ((), (1,)) else None
+
     def wanted(self, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
         """The specs of the outputs ``names``, all that are served when empty. Raises Invalid."""
         if not names:

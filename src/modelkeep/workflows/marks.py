@@ -15,6 +15,7 @@ from modelkeep.crypto.kdf import hkdf
 from modelkeep.custody.evidence import Committed
 from modelkeep.errors import NotTrusted, Unavailable
 from modelkeep.extraction.perturb import Marker, commitment
+from modelkeep.extraction.regression import NumberMarker
 from modelkeep.ledger.predicates import Commitment
 
 Logged = Callable[[str, ReleaseRef], Sequence[Committed]]
@@ -60,10 +61,12 @@ class EpochKey:
 
 
 class Marking(NamedTuple):
-    """What marks an account's answers, None = nothing does, and the epoch of its key."""
+    """What marks an account's answers, and the epoch of its key. ``marker``: of those with classes, ``numbers``: of those that
+    are one number; None = nothing marks them."""
 
     epoch: int
     marker: Marker | None
+    numbers: NumberMarker | None = None
 
 
 UNMARKED = Marking(0, None)

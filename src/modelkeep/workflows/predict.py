@@ -24,11 +24,12 @@ from modelkeep.access.view import Grant
 from modelkeep.access.work import Question
 from modelkeep.core.ports import Clock
 from modelkeep.core.values import ModelSignature, ReleaseRef
-from modelkeep.errors import OverBudget, ReviewRequired, Unavailable
+from modelkeep.errors import Invalid, OverBudget, ReviewRequired, Unavailable
 from modelkeep.extraction.deceive import deceived
 from modelkeep.extraction.flips import Flipper, flipped, spots_of
 from modelkeep.extraction.ladder import DEFAULT, Rung, Step, respond, respond_one
 from modelkeep.extraction.perturb import Marker
+from modelkeep.extraction.regression import NumberMarker
 from modelkeep.policy.engine import KEEP, Target, model
 from modelkeep.serving.audit import AuditEntry
 from modelkeep.serving.bodies import SubjectKeys, encode_body
@@ -53,10 +54,12 @@ INLINE_SECONDS = 0.002
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How answers are given. ``epsilon``: L1 bound of the mark; ``decimals``: of probabilities; ``contact``: whom an account
-    may ask about a review or its budget, "" = nobody is named."""
+    """How answers are given. ``epsilon``: L1 bound of the mark; ``regression_epsilon``: bound of the mark of a number, over the
+    model's own error, 0 = numbers are not marked; ``decimals``: of probabilities; ``contact``: whom an account may ask about a
+    review or its budget, "" = nobody is named."""
 
     epsilon: float = 0.05
+    regression_epsilon: float = 0.0
     decimals: int = 4
     contact: str = ""
     max_markers: int = 4096
@@ -135,17 +138,17 @@ class Gateway:
             while sealer is None:  # made, or made anew because the subject was erased meanwhile
                 await _in_thread(lambda: self._keys.key(subject))
                 sealer = self._keys.sealer(subject, served.text)
-            epoch, marker = self._marking(served, subject) or await self._begin(served, subject)
+            marking = self._marking(served, subject) or await self._begin(served, subject)
             if served.remote is None and rows * served.row_seconds < INLINE_SECONDS:
                 found = served.runtime.run(checked.feeds)
             else:
                 found = await _elsewhere(served, checked)
-            shown = self._show(served, x, found, marker, step)
+            shown = self._show(served, x, found, marking, step)
             hidden = None if served.layer is None else served.layer.project(found[served.layer.tensor])
             outputs = [(spec, shown.outputs[spec.name]) for spec in wanted]
             reply = call.form.write(served.ref, request, outputs)
             said = b"" if shown.raw is not None else _in_json(reply, served.ref, request.id, outputs)
-            plain = encode_body(x, shown.raw, shown.served, said, rung, network, hidden, epoch)
+            plain = encode_body(x, shown.raw, shown.served, said, rung, network, hidden, marking.epoch)
             entry = AuditEntry("predict", subject, served.text, "", _outcome(step) or outcome)
             written = await self._recorder.write(entry, sealer.seal(plain))
             if watch is not None:
@@ -215,13 +218,11 @@ class Gateway:
                 raise self._waits(rung)
             raise OverBudget("this account's queries look like an attempt to copy the model: ask again, for labels only", 0.1)
 
-    def _show(
-        self, served: Served, x: NDArray[Any], found: Mapping[str, NDArray[Any]], marker: Marker | None, step: Step
-    ) -> Shown:
+    def _show(self, served: Served, x: NDArray[Any], found: Mapping[str, NDArray[Any]], marking: Marking, step: Step) -> Shown:
         """What leaves: probabilities marked for the account and as coarse as its rung asks; the label as the model gave it."""
-        plan = served.outputs
+        plan, marker = served.outputs, marking.marker
         if plan.probabilities is None:
-            return Shown(None, b"", {spec.name: round_floats(found[spec.name]) for spec in plan.served})
+            return Shown(None, b"", _numbers(served, x, found, marking.numbers))
         raw = probability_rows(found[plan.probabilities], len(x))
         if step.deceive or step.flips:
             return self._deceive(served, x, found, marker, step)
@@ -271,14 +272,21 @@ class Gateway:
         return found if found is not None and found.epoch >= self._marks.epoch(subject, served.ref) else None
 
     async def _begin(self, served: Served, subject: str) -> Marking:
-        profile = served.profile
-        if profile is None or served.outputs.probabilities is None:
+        profile, plan = served.profile, served.outputs
+        if profile is None:
+            return UNMARKED
+        size = 0.0 if plan.number is None else self._terms.regression_epsilon * profile.error
+        if plan.probabilities is None and not size:
             return UNMARKED
         found = self._marks.key(subject, served.ref)
-        marker = await _in_thread(lambda: Marker(found.key, profile, self._terms.epsilon, self._terms.decimals))
+        if size:
+            made = Marking(found.epoch, None, await _in_thread(lambda: NumberMarker(found.key, profile, size)))
+        else:
+            marker = await _in_thread(lambda: Marker(found.key, profile, self._terms.epsilon, self._terms.decimals))
+            made = Marking(found.epoch, marker)
         if len(served.markers) >= self._terms.max_markers:
             served.markers.pop(next(iter(served.markers)))
-        made = served.markers[subject] = Marking(found.epoch, marker)
+        served.markers[subject] = made
         return made
 
     def agent(self, headers: Mapping[bytes, bytes]) -> bytes:
@@ -339,6 +347,24 @@ class Gateway:
     async def _shown_to(self, presented: Presented, name: str, version: int | str | None) -> Served:
         await self.permit(presented, "show", model(name))
         return self.admitted.find(name, version, self._monotonic())
+
+
+def _numbers(
+    served: Served, x: NDArray[Any], found: Mapping[str, NDArray[Any]], marker: NumberMarker | None
+) -> dict[str, Values]:
+    """The outputs of a model without classes: to six digits, or marked for the account where they are one number a row.
+
+    Raises Invalid (not finite, not a number for each row of ``x``).
+    """
+    plain = {spec.name: round_floats(found[spec.name]) for spec in served.outputs.served}
+    if marker is None or served.outputs.number is None:
+        return dict(plain)
+    name = served.outputs.number
+    clean = found[name].astype(np.float64).reshape(-1)
+    if len(clean) != len(x):
+        raise Invalid(f"the model answered with shape {found[name].shape} for {len(x)} rows")
+    marked = marker.apply(x, clean)
+    return {name: np.where(marked == clean, plain[name].reshape(-1), marked).reshape(found[name].shape)}
 
 
 def _outcome(step: Step) -> str:
