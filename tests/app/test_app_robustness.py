@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from modelkeep.app.labelled import labelled_npz
 from modelkeep.app.robustness import Asked, evaluate
 
 torch = pytest.importorskip("torch")
@@ -23,7 +24,7 @@ def rows(seed=0):
 def npz(x, y):
     made = io.BytesIO()
     np.savez(made, x=x.astype(np.float32), y=y)
-    return made.getvalue()
+    return labelled_npz(made.getvalue(), "points.npz")
 
 
 def classifier(before, constants, kind=TensorProto.FLOAT, *, after="p0", cut=1.0):

@@ -421,7 +421,7 @@ def test_labels_alone_are_traced_once_a_review_had_the_account_deceived(stolen, 
     (first, second), checked = traced_by_labels(stolen, tmp_path, rows, labels)
     assert first["account"] == "alice" and first["p"] < 1e-6 < 0.05 < second["p"]
     assert first["statistics"]["false"] > 6 and "false" not in second["statistics"]
-    assert list(checked.values()) == [pytest.approx(first["p"], rel=1e-6)]
+    assert checked[first["subject"]] == pytest.approx(first["p"], rel=1e-6)  # her neighbour in the hour may be named beside
 
 
 def test_flipped_labels_are_asked_for_in_a_review_recorded_traced_and_taken_back(stolen, tmp_path):
@@ -446,7 +446,7 @@ def test_flipped_labels_are_asked_for_in_a_review_recorded_traced_and_taken_back
     (first, second), checked = traced_by_labels(stolen, tmp_path, rows, labels)
     assert first["account"] == "bob" and first["p"] < 1e-9 < 0.05 < second["p"]
     assert first["statistics"]["flips"] > 9 and "flips" not in second["statistics"]
-    assert list(checked.values()) == [pytest.approx(first["p"], rel=1e-6)]
+    assert checked[first["subject"]] == pytest.approx(first["p"], rel=1e-6)  # her neighbour in the hour may be named beside
     assert "5.0% of its labels were flipped" in (tmp_path / "case" / "report.html").read_text()
     (accused,) = json.loads((tmp_path / "case" / "report.json").read_bytes())["predicate"]["accused"]
     assert accused["flips"] == 0.05
