@@ -155,7 +155,7 @@ class _Layers:
         kind = {3: nn.Conv1d, 4: nn.Conv2d}.get(len(shape))
         if kind is None:
             raise Invalid(f"a convolution with a weight of shape {shape} is no layer that can be trained anew")
-        group = int(node.attributes.get("group", 1))  # type: ignore[arg-type]
+        group = int(node.attributes.get("group", 1))  # type: ignore[arg-type]  # ONNX has a whole number there
         how = self._places(node, len(shape) - 2)
         self.made.append(kind(shape[1] * group, shape[0], shape[2:], groups=group, bias=len(node.inputs) > 2, **how))
 
