@@ -20,12 +20,21 @@ from typing import Any
 import numpy as np
 import pytest
 from commandline import PASSPHRASE, Cli, Outside, Subject, copy_keep, tabular
+from hypothesis import HealthCheck, settings
 from services import S3, S3_ENVIRONMENT, Postgres, Redis
 
 from modelkeep.container import recipients
 from modelkeep.crypto.kdf import argon2id
 from modelkeep.custody import keyring
 from modelkeep.extraction import fitting
+
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("suite", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("suite")
+"""Properties are tried on the same examples every time, and no clock judges them: a loaded machine, or luck, fails no test.
+
+``pytest --hypothesis-profile=explore`` draws new examples.
+"""
 
 LONGEST_FIRST = ("e2e", "workflows", "app", "http", "ports", "cli", "extraction", "house", "custody")
 """Rooms whose files take long begin first, so that several processes end at about the same time (see Makefile)."""

@@ -173,7 +173,7 @@ class OwnersHouse:
         return wire
 
 
-def soon(what, seconds=10.0):
+def soon(what, seconds=60.0):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end

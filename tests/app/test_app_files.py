@@ -65,7 +65,7 @@ def test_the_public_names(tmp_path, source, keys):
     assert opened.size == 70_000 and (tmp_path / "back").read_bytes() == source.read_bytes()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(["rewrap", "reencrypt"]), st.sets(st.integers(0, 3)), st.sets(st.integers(0, 3)))))
 def test_after_any_changes_exactly_the_recipients_open_it(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("law")

@@ -295,10 +295,10 @@ def test_a_changed_ring_reaches_whoever_follows(folder):
     thread = follow_ring(theirs.detach(), take, said.append)
     with ours:
         send_ring(ours, ring)
-        assert taken.wait(20)
+        assert taken.wait(60)
         keep.keys_rotate(family=MODEL_KEK)
         send_ring(ours, Keyring.receive(keep.keyring(FAMILIES).hand_over(GATEWAY_FAMILIES)))
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert [each.wrapper().key_id for each in got] == [FIRST, SECOND]
     assert said == ["the changed keys were not taken over: not this one"]

@@ -17,7 +17,7 @@ time.sleep(20)
 
 
 def test_a_thread_that_dies_takes_the_process_with_it_and_quotes_no_value():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=15, check=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert "thread integrity died of RuntimeError in " in done.stderr
     assert "work:" in done.stderr

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from modelkeep.app.processes import FIRST_PAUSE, Child, address_file, announce, find, stop_at_once, supervise, withdraw
+from modelkeep.app import processes
+from modelkeep.app.processes import (
+    FIRST_PAUSE,
+    STOP_SECONDS,
+    Child,
+    address_file,
+    announce,
+    find,
+    stop_at_once,
+    supervise,
+    withdraw,
+)
 from modelkeep.errors import Unavailable
 
 SERVER = """
@@ -94,23 +105,27 @@ supervise([child], lambda _text: None, up=up)
 """
 
 
-def test_a_second_sigterm_kills_what_has_not_ended(tmp_path):
+def test_a_second_sigterm_kills_what_has_not_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "STOP_SECONDS", 600.0)
     one, _ = child(tmp_path, STUBBORN)
+    heard = threading.Event()
 
     def asks() -> None:
         wait(lambda: one.address() is not None)
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard.wait(60)  # two at once are one
+        os.kill(os.getpid(), signal.SIGTERM)
 
     asker = threading.Thread(target=asks)
     asker.start()
-    supervise([one], lambda _text: None)
+    supervise([one], lambda _text: None, stop=heard.set)
     asker.join()
     assert one.process.returncode == -signal.SIGKILL
 
 
-def test_a_supervisor_that_has_to_stop_at_once_kills_its_own_before_it_is_killed(tmp_path):
+def test_a_supervisor_that_has_to_stop_at_once_kills_its_own_before_it_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "ASKED_SECONDS", 2.0)  # two requests at once would be one
+    monkeypatch.setattr(processes, "HURRIED_SECONDS", STOP_SECONDS * 0.75)  # less than one that is not in a hurry takes
     path = tmp_path / "address.json"
     below = Child("crew", [sys.executable, "-c", PARENT, STUBBORN, str(path)], b"", tmp_path / "none.json")
     below.start()
@@ -130,7 +145,7 @@ def starts(path):
 
 
 def wait(what):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not what():
         assert time.monotonic() < end
         time.sleep(0.01)

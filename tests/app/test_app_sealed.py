@@ -127,7 +127,7 @@ def test_load_file_is_a_drop_in(keep):
     same(modelkeep.load_file(str(keep()), [b"another", PASSPHRASE], threads=1), ARRAYS)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(shapes=st.lists(st.lists(st.integers(0, 30), max_size=3), max_size=8), seed=st.integers(0, 99))
 def test_any_tensors_come_back(keep, shapes, seed):
     rng = np.random.default_rng(seed)

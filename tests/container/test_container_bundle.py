@@ -15,7 +15,9 @@ from modelkeep.container.bundle import MAX_FILES, encode_files, parse_files, rea
 from modelkeep.core.values import digest_of
 from modelkeep.errors import Invalid, Missing, ModelkeepError, NotTrusted, Unavailable
 
-relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 PART = st.text("abc.é -", min_size=1, max_size=6).filter(lambda part: part not in (".", ".."))
 NAMES = st.lists(st.lists(PART, min_size=1, max_size=3).map("/".join), min_size=1, max_size=6, unique=True)
 MODEL = {"model.onnx": b"graph" * 9, "w/0.bin": bytes(40_000), "w/1.bin": b"", "a.txt": b"note"}

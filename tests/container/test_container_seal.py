@@ -15,7 +15,9 @@ from modelkeep.container.layout import plan, sealed_length
 from modelkeep.errors import Invalid, Missing, NotTrusted
 from modelkeep.formats import safetensors
 
-relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @relaxed

@@ -294,7 +294,7 @@ MEASURES = st.builds(a.Measure, NUMBERS, NUMBERS, NUMBERS, st.integers(0, 2**40)
 DATA = st.builds(a.Salted, WORDS, st.sampled_from([TRAIN.digest, TEST.digest]))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_whatever_is_said_the_document_is_valid(check, data):
     draw = data.draw

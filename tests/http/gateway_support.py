@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import httpx
 import msgspec
@@ -27,6 +27,7 @@ from modelkeep.extraction.fitting import fit_profile
 from modelkeep.http.serve import serving
 from modelkeep.serving.audit import read_bodies
 from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.workflows import follow
 from modelkeep.workflows.predict import Answer, Call
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
@@ -100,7 +101,9 @@ def make_service(keep: Keep, **listen) -> Service:
 
 
 class Live:
-    """A gateway that runs in a thread."""
+    """A gateway that runs in a thread. ``Live.all``: those that run in this process."""
+
+    all: ClassVar[set["Live"]] = set()
 
     def __init__(self, service: Service, directory: Path) -> None:
         self.service, self.errors = service, []
@@ -109,7 +112,7 @@ class Live:
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        self._ready.wait(60)
+        assert self._ready.wait(120)
         if self._failed:
             raise self._failed
         self.tls = ssl.create_default_context(cafile=str(directory / "tls" / "ca.pem"))
@@ -122,12 +125,14 @@ class Live:
         except BaseException as cause:
             self._failed = cause
             self._ready.set()
+        Live.all.discard(self)
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         async with serving(self.service) as (self.url, self.grpc):
+            Live.all.add(self)
             self._ready.set()
             await self._stop.wait()
 
@@ -135,10 +140,20 @@ class Live:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     def stop(self) -> None:
+        Live.all.discard(self)
         if self._thread.is_alive():
             self.begin_stop()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive()
+
+    def look(self) -> None:
+        """Wait until the gateway knows what is on record now: a look that began after this moment has ended."""
+        began = time.monotonic()
+        soon(lambda: self.looked(began) or self not in Live.all)
+
+    def looked(self, moment: float) -> bool:
+        """Whether a look that began after ``moment`` has ended, and nothing is being loaded."""
+        return self.service.gateway.admitted.until - follow.LEASE > moment and not self.service.follower._loading
 
     def client(self, key: str | None) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -155,7 +170,7 @@ def live(keep: Keep, **listen):
         running.stop()
 
 
-def soon(what, seconds=15.0):
+def soon(what, seconds=60.0):
     """Wait until ``what`` gives something; that."""
     end = time.monotonic() + seconds
     while not (found := what()):

@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from modelkeep.http.problem import bad_request
@@ -19,6 +20,10 @@ QUICK = {
     "linger_seconds": 0.5,
     "max_body": 65536,
 }
+
+
+PATIENT = QUICK | {"header_seconds": 60.0, "body_seconds": 60.0, "idle_seconds": 60.0, "write_seconds": 60.0}
+"""For whoever is not to be cut: on a loaded machine a client may get no turn for a while."""
 
 
 async def echo(request: Request) -> Response:
@@ -42,7 +47,7 @@ class Running:
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -67,19 +72,27 @@ class Running:
     def stop(self) -> None:
         if self._thread.is_alive():
             self.begin_stop()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     @contextmanager
-    def connect(self, timeout: float = 5.0) -> Iterator[socket.socket]:
+    def connect(self, timeout: float = 30.0) -> Iterator[socket.socket]:
         with socket.create_connection(("127.0.0.1", self.port), timeout) as connection:
             yield connection
 
-    def ask(self, data: bytes, timeout: float = 5.0) -> bytes:
+    def ask(self, data: bytes, timeout: float = 30.0) -> bytes:
         """Send bytes and return everything until the server closes."""
         with self.connect(timeout) as connection:
             connection.sendall(data)
             return drain(connection)
+
+
+def soon(what: Callable[[], bool]) -> None:
+    """Wait until ``what``."""
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def drain(connection: socket.socket) -> bytes:

@@ -3,14 +3,13 @@
 import os
 import re
 import subprocess
-import time
 from itertools import permutations
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, watch_of
+from gateway_support import live, make_keep, question, soon, watch_of
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.core.values import digest_of
@@ -171,7 +170,7 @@ def test_bad_questions(gateway, accounts, trained, change, words, status):
 
 def test_who_may_ask_and_what_cannot_be_explained(gateway, keep, accounts, trained):
     eve = keep.key_issue(account="eve").token
-    time.sleep(0.6)
+    gateway.look()
     token = accounts["alice"][0]
     for key, expected in ((None, 401), ("mk_nothing", 401), (eve, 403)):
         assert ask(gateway, key, trained.fresh[0]).status_code == expected
@@ -229,7 +228,7 @@ def test_a_restart_forgives_no_charge(keep, accounts, trained):
             assert ask(running, token, row).status_code == 200
             assert ask(running, token, row, INFER).status_code == 200
         watch = watch_of(running)
-        time.sleep(0.2)
+        soon(lambda: not watch.rows_behind())
         was = watch.verdict(subject)
     with live(keep) as running:
         now = watch_of(running).verdict(subject)

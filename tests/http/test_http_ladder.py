@@ -8,7 +8,7 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from gateway_support import live, make_keep, question, records, soon
+from gateway_support import live, make_keep, question, records, soon, watch_of
 
 from modelkeep.access.totp import code_of, step_at
 from modelkeep.adapters.clock import SystemClock
@@ -114,7 +114,9 @@ def test_a_restart_finds_the_same_rung_again_and_writes_no_change(keep, trained)
     for _ in range(2):
         with live(keep) as running, running.client(key) as client:
             ask(client, trained.fresh[:20])
-            time.sleep(1.0)  # a few looks
+            soon(lambda: not watch_of(running).rows_behind())
+            for _ in range(2):
+                running.look()
             live_verdict = running.service.loader.watches()[0].verdict(subject_of(keep))
     moves = [(entry.outcome, open_move(key, sealed, entry.subject, "iris@1")) for entry, key, sealed in records(keep, "rung")]
     assert [outcome for outcome, _ in moves] == ["labels"] and moves[0][1].limit == 5
@@ -257,7 +259,7 @@ def test_whoever_waits_for_a_review_is_told_how_to_ask_for_one(keep, trained):
             [watch.work() for watch in running.service.loader.watches()]
             if answer.status_code != 200:
                 break
-        time.sleep(1.0)
+        running.look()
     (*_, last) = [
         (entry.outcome, open_move(key, sealed, entry.subject, "iris@1")) for entry, key, sealed in records(keep, "rung")
     ]

@@ -88,7 +88,7 @@ def test_a_row_may_cost_what_it_takes_the_model(keep, trained):
 def test_a_quota_is_counted_in_rows(keep, trained):
     with limited(keep) as (running, _):
         token = keep.key_issue(account="alice", quota=40).token
-        time.sleep(0.6)
+        running.look()
         with running.client(token) as client:
             codes = [ask(client, trained, rows).status_code for rows in (30, 11, 8, 3, 2, 1)]
         assert codes == [200, 429, 200, 429, 200, 429]

@@ -294,7 +294,7 @@ def test_the_records_are_signed(keyed):
         max_leaves=12,
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whatever_a_browser_answers_is_refused_in_one_line(admin, answer):
     user = admin.__dict__.setdefault("fuzzed", None) or User(admin)
     admin.fuzzed = user
@@ -304,7 +304,7 @@ def test_whatever_a_browser_answers_is_refused_in_one_line(admin, answer):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_damaged_registration_is_taken(admin, data):
     user = admin.__dict__.setdefault("damaged", None) or User(admin)
     admin.damaged = user

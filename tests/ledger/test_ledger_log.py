@@ -108,7 +108,7 @@ def test_several_writers_take_turns(tmp_path, log_signer):
 # proofs
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.integers(1, 800), st.data())
 def test_consistency_proofs_hold_for_every_pair(make_log, log_signer, size, data):
     view = LogView(make_log(entries(size)), log_signer.vkey, ORIGIN)

@@ -211,7 +211,7 @@ class MemorySink:
     def _call(self) -> None:
         self.calls += 1
         self.before()
-        self.open.wait(20)
+        self.open.wait(60)
         if self.down:
             raise Unavailable(self.down)
 

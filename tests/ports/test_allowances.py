@@ -204,7 +204,7 @@ def test_after_a_loss_nothing_is_granted_until_a_full_window_has_passed(place):
     assert one(second, other).lost
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=25),
     st.integers(1, 12),
@@ -251,7 +251,7 @@ def test_known_answers():
     assert decide(asked, -math.inf, 101.0, 99.0).given.units == 3.0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.floats(0.1, 1e4), st.integers(1, 10_000), st.integers(0, 100), st.integers(0, 100), st.floats(-1.0, 1.0),
 )  # fmt: skip

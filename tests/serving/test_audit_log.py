@@ -47,7 +47,7 @@ class Answers:
 
         return done
 
-    def wait(self, count, seconds=10.0):
+    def wait(self, count, seconds=60.0):
         end = time.monotonic() + seconds
         while len(self.told) < count:
             assert time.monotonic() < end, f"{len(self.told)} of {count} answers after {seconds} s"
@@ -58,7 +58,7 @@ def start(files, clock=None, hang=30.0, **limits):
     return AuditLog(files, SIGNER, ORIGIN, clock or Clock(), limits=AuditLimits(hang=hang, **limits), opening="test")
 
 
-def eventually(holds, seconds=10.0):
+def eventually(holds, seconds=60.0):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
