@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
+from free_ports import free_port
 
 PEERS = Path(sys.prefix) / "peers"
 """Made by tools/setup.sh."""
@@ -41,12 +41,12 @@ class MlServer:
     """``mlserver start`` on one ONNX model called ``risk``, which takes x and gives label and probabilities."""
 
     def __init__(self, folder: Path, model: bytes, features: int = 30) -> None:
-        self.folder, self.port, self.grpc_port = folder, _free_port(), _free_port()
+        self.folder, self.port, self.grpc_port = folder, free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
         (folder / "model.onnx").write_bytes(model)
         (folder / "onnx_model.py").write_text(IMPLEMENTATION)
-        ports = {"http_port": self.port, "grpc_port": self.grpc_port, "metrics_port": _free_port()}
+        ports = {"http_port": self.port, "grpc_port": self.grpc_port, "metrics_port": free_port()}
         settings = {"host": "127.0.0.1", "parallel_workers": 0, "debug": False, **ports}
         (folder / "settings.json").write_text(json.dumps(settings))
         described = {
@@ -106,10 +106,3 @@ class MlServer:
                 self.send(signal.SIGKILL)
             self.process.wait()
             self.process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

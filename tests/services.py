@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from free_ports import free_port
 
 READY_SECONDS = 30.0
 S3_ENVIRONMENT = {
@@ -237,7 +238,7 @@ class S3:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line a request otherwise
         self._make = ThreadedMotoServer
         self._names = itertools.count(1)
-        self.port = 0
+        self.port = free_port()
         self.start()
         atexit.register(self.stop)
 
@@ -245,7 +246,6 @@ class S3:
         """Listen, on the same port as before."""
         self._server = self._make(ip_address="127.0.0.1", port=self.port, verbose=False)
         self._server.start()
-        self.port = int(self._server.get_host_and_port()[1])
 
     def stop(self) -> None:
         """Listen no more."""

@@ -61,7 +61,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_bad_requests_are_problem_documents(open_house, token, subject, what):
-    wait_for(lambda: open_house.ask(token, subject.fresh[:1]).status_code == 200, 30)
+    wait_for(lambda: open_house.ask(token, subject.fresh[:1]).status_code == 200, 60)
     content, status = BAD[what]
     with open_house.client(token) as client:
         answer = client.post(INFER, content=content, headers={"content-type": "application/json"})
@@ -233,7 +233,7 @@ def test_no_request_that_starts_after_a_quarantine_is_answered(open_house, token
             house.cli("reinstate", f"risk@{version}", "--reason", "the race is over", code=0)
         if state != "promoted":
             house.cli("promote", f"risk@{version}", code=0)
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).json().get("model_version") == "2", 10)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).json().get("model_version") == "2", 60)
     house.cli("log", "verify", code=0)
     house.check_output()
 

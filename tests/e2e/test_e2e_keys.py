@@ -49,13 +49,13 @@ def version_served(house, token, subject, version):
         answer = house.ask(token, subject.fresh[:1], f"/v2/models/risk/versions/{version}/infer")
         return answer.status_code == 200 and answer.json()["model_version"] == str(version)
 
-    wait_for(served, 30, house.text)
+    wait_for(served, 60, house.text)
 
 
 def test_rotation_under_load_and_then_a_new_release(house, admin, cli, desk, subject):
     """In control, from afar: nobody is turned away, the same gateway process serves what is wrapped under the new keys."""
     token = cli("key", "issue", "alice", "--quota", "1000000", "--json", code=0).json["token"]
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60)
     gateway = house.address("gateway")[1]
     with Load(house, token, subject.fresh) as load:
         for family in ("model-kek", "audit-subject"):
@@ -64,7 +64,7 @@ def test_rotation_under_load_and_then_a_new_release(house, admin, cli, desk, sub
         publish_next(lambda *a, **k: admin(house, *a, **k), desk)
         admin(house, "promote", "risk@2", code=0)
         version_served(house, token, subject, 2)
-        wait_for(lambda: {event.version for event in load.answered[-20:]} == {"2"}, 30)
+        wait_for(lambda: {event.version for event in load.answered[-20:]} == {"2"}, 60)
     assert {event.status for event in load.events} == {200}, [e for e in load.events if e.status != 200][:5]
     assert house.address("gateway")[1] == gateway  # the same process: it was handed the new keys, not started again
     assert states(lambda *a, **k: admin(house, *a, **k)) == {
@@ -74,7 +74,7 @@ def test_rotation_under_load_and_then_a_new_release(house, admin, cli, desk, sub
     # A key of an account that nobody asked with before is made under the new key, by the gateway that runs.
     cli("user", "add", "carol", "--role", "analyst", code=0)
     other = cli("key", "issue", "carol", "--json", code=0).json["token"]
-    wait_for(lambda: house.ask(other, subject.fresh[:1]).status_code == 200, 30, house.text)
+    wait_for(lambda: house.ask(other, subject.fresh[:1]).status_code == 200, 60, house.text)
     held = {row["key_id"]: row["things"] for row in cli("--json", "keys", "inventory", code=0).json["keys"]}
     assert held["file:audit-subject/1"] == 0 and held["file:audit-subject/2"] == 2
 
@@ -82,7 +82,7 @@ def test_rotation_under_load_and_then_a_new_release(house, admin, cli, desk, sub
 def test_rotation_by_another_process_and_destruction(house, cli, desk, subject):
     """The operator rotates with the folder while control and gateway run: both take the new ring, the old key is gone."""
     token = cli("key", "issue", "alice", "--quota", "1000000", "--json", code=0).json["token"]
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60)
     before = copy_keep(house.keep, house.folder / "before")
     with Load(house, token, subject.fresh, threads=1) as load:
         cli("keys", "rotate", "model-kek", code=0)
@@ -102,7 +102,7 @@ def test_rotation_by_another_process_and_destruction(house, cli, desk, subject):
 
 def test_a_compromise_under_load_changes_every_data_key_and_no_answer(house, admin, cli, subject):
     token = cli("key", "issue", "alice", "--quota", "1000000", "--json", code=0).json["token"]
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60)
     blobs = {path.name for path in (house.keep / "blobs").rglob("*") if path.is_file()}
     with Load(house, token, subject.fresh, threads=2) as load:
         done = admin(house, "--json", "keys", "compromise", "model-kek", "1", "--reason", "a tape was lost", code=0).json
@@ -122,7 +122,7 @@ def test_moving_to_an_hsm_under_load(cli, desk, subject, tmp_path):
     environment = {"SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]}
     token = cli("key", "issue", "alice", "--quota", "1000000", "--json", code=0).json["token"]
     with running(cli, tmp_path, **environment) as house:
-        wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30)
+        wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60)
         with Load(house, token, subject.fresh, threads=1) as load:
             moved = cli("--json", "keys", "move", place, code=0).json
             publish_next(cli, desk)

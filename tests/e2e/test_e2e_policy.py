@@ -23,17 +23,17 @@ def house(template, desk, tmp_path):
 
 def statuses_after(load, moment):
     """Statuses of what was asked after ``moment``, once something was."""
-    wait_for(lambda: any(event.start > moment for event in list(load.events)), 20)
+    wait_for(lambda: any(event.start > moment for event in list(load.events)), 60)
     time.sleep(0.2)
     return {event.status for event in list(load.events) if event.start > moment}
 
 
 def test_policies_take_effect_before_the_verb_returns(house, subject, template, tmp_path):
     cli, token = house.cli, house.cli("key", "issue", "alice", "--quota", "1000000", "--json", code=0).json["token"]
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30, house.text)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60, house.text)
     (tmp_path / "leave.cedar").write_text(NO_ANALYSTS)
     with Load(house, token, subject.fresh, threads=2) as load:
-        wait_for(lambda: len(load.answered) > 5, 20)
+        wait_for(lambda: len(load.answered) > 5, 60)
         for kind, strange, refused, usual in (
             ("admission", ("strict",), 423, "standard"),
             ("access", (str(tmp_path / "leave.cedar"), "--extend"), 403, "default"),
@@ -41,7 +41,7 @@ def test_policies_take_effect_before_the_verb_returns(house, subject, template, 
             cli("policy", "set", kind, *strange, code=0)
             assert statuses_after(load, time.monotonic()) == {refused}
             cli("policy", "set", kind, usual, code=0)
-            wait_for(lambda: load.events[-1].status == 200, 20, house.text)
+            wait_for(lambda: load.events[-1].status == 200, 60, house.text)
     assert "two people" in why_not(house, cli, token, subject)
     approve_as_admin(house, template, tmp_path)
     assert house.stop() == 0

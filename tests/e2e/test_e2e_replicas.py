@@ -49,7 +49,7 @@ def shared(outside_template, postgres, s3_process, tmp_path):
             alone = House(keep.cli, folder, **environment)
             try:
                 alone.start("serve")
-                wait_for(lambda: alone.url != one.url, 30, alone.text)
+                wait_for(lambda: alone.url != one.url, 60, alone.text)
                 yield first, alone, (one, At(alone)), token, server
             finally:
                 alone.stop()
@@ -63,7 +63,7 @@ def answered(loads):
 
 def served(load, since):
     """Wait until something that was asked after ``since`` is answered."""
-    wait_for(lambda: any(event.start > since for event in load.answered), 20)
+    wait_for(lambda: any(event.start > since for event in load.answered), 60)
 
 
 def test_two_gateways_keep_their_promises_through_faults(shared, subject):
@@ -76,7 +76,7 @@ def test_two_gateways_keep_their_promises_through_faults(shared, subject):
         time.sleep(0.5)
 
         os.kill(one.pid, signal.SIGKILL)
-        wait_for(lambda: first.address("gateway")[1] not in {one.pid, other.pid}, 30, first.text)
+        wait_for(lambda: first.address("gateway")[1] not in {one.pid, other.pid}, 60, first.text)
         one.look()
         served(loads[0], time.monotonic())
 
@@ -96,7 +96,7 @@ def test_two_gateways_keep_their_promises_through_faults(shared, subject):
 
         first.cli("quarantine", "risk@1", "--reason", "a test", code=0)
         quarantined = time.monotonic()
-        wait_for(lambda: all(any(event.start > quarantined for event in load.events) for load in loads), 20)
+        wait_for(lambda: all(any(event.start > quarantined for event in load.events) for load in loads), 60)
         time.sleep(0.5)
 
     events = [event for load in loads for event in load.events]

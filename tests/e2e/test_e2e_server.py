@@ -89,7 +89,7 @@ def test_requests_are_lines_of_json_without_a_secret_or_an_input(house, subject)
     canaries.word("passphrase", PASSPHRASE)
     row = np.array(subject.fresh[0])
     row[3] = NUMBER
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30, house.text)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60, house.text)
     answer = house.ask(token, row)
     with house.client(token) as client:
         client.get(f"/{token}")
@@ -98,7 +98,7 @@ def test_requests_are_lines_of_json_without_a_secret_or_an_input(house, subject)
     httpx.post(house.control + "/admin/v1/login", content=PASSPHRASE.encode(), verify=False, trust_env=False)
     with house.client(None) as client:
         client.post("/v2/models/risk/infer", content=b"x", headers={"authorization": f"Basic {token}"})
-    wait_for(lambda: sum(line["event"] == "request" for line in lines(house)) >= 4, 10, house.text)
+    wait_for(lambda: sum(line["event"] == "request" for line in lines(house)) >= 4, 60, house.text)
     requests = [line for line in lines(house) if line["event"] == "request"]
     (infer,) = [line for line in requests if line.get("record") == answer.headers["modelkeep-record"]]
     assert (infer["model"], infer["status"], infer["route"]) == ("risk", 200, "infer")
@@ -113,10 +113,10 @@ def test_a_certificate_is_taken_over_at_sighup(house):
     pids = [house.address(role)[1] for role in ("gateway", "control")]
     pair(house.folder, "second")
     house.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: shown(house) == "second", 10, house.text)
+    wait_for(lambda: shown(house) == "second", 60, house.text)
     (house.folder / "chain.pem").write_bytes(b"junk")
     house.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "the former one is shown on" in house.text(), 10, house.text)
+    wait_for(lambda: "the former one is shown on" in house.text(), 60, house.text)
     assert shown(house) == "second"
     assert pids == [house.address(role)[1] for role in ("gateway", "control")] and house.process.poll() is None
     pair(house.folder, "second")
@@ -129,14 +129,14 @@ def test_health_says_what_is_so(house):
         assert client.get("/v2/health/live").json() == {"live": True}
         assert client.get("/v2/health/ready").json() == {"ready": True}
     with house.client(admin) as client:
-        wait_for(lambda: "served" in client.get("/v2/health/ready").json(), 30, house.text)  # the key is known here
+        wait_for(lambda: "served" in client.get("/v2/health/ready").json(), 60, house.text)  # the key is known here
         assert client.get("/v2/health/ready").json() == {"ready": True, "served": ["risk@1"], "refused": {}}
         house.cli("quarantine", "risk@1", "--reason", "a test", code=0)
         said = client.get("/v2/health/ready").json()  # the verb has waited until every gateway knows
         assert said["served"] == [] and said["refused"]["risk@1"]["code"] == "quarantined"
         house.cli("reinstate", "risk@1", "--reason", "a test", code=0)
     with house.client(alice) as client:
-        wait_for(lambda: client.get("/v2/models/risk").status_code != 401, 30, house.text)  # the key is known here
+        wait_for(lambda: client.get("/v2/models/risk").status_code != 401, 60, house.text)  # the key is known here
         assert client.get("/v2/health/ready").json() == {"ready": True}  # who may not see more gets what anybody gets
     with httpx.Client(base_url=house.control, verify=False, trust_env=False) as control:
         assert control.get("/ready").json() == {"ready": True, "settled": True}

@@ -128,12 +128,12 @@ def test_a_keep_serves_with_what_the_unit_takes_from_it_and_tells_systemd_so(cli
     try:
         wait_for(lambda: b"READY=1\nSTATUS=serving" in heard, 60, house.text)
         assert house.ask(token, subject.fresh[:1]).status_code == 200  # at once: it is ready when it says so
-        wait_for(lambda: heard[-3:] == [b"WATCHDOG=1"] * 3, 30, house.text)
+        wait_for(lambda: heard[-3:] == [b"WATCHDOG=1"] * 3, 60, house.text)
         cli("unseal", "--status", code=0)
     finally:
         code = house.stop()
     assert code == 0, house.text()
-    wait_for(lambda: heard[-1].startswith(b"STOPPING=1"), 10, house.text)
+    wait_for(lambda: heard[-1].startswith(b"STOPPING=1"), 60, house.text)
     assert heard.count(b"READY=1\nSTATUS=serving") == 1
     told.close()
     assert "Operation not permitted" not in house.text() and "Traceback" not in house.text(), house.text()

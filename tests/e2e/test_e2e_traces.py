@@ -83,13 +83,13 @@ def test_a_request_is_a_span_with_its_phases_in_the_clients_trace_and_without_it
     canaries.word("API key", token)
     row = np.array(subject.fresh[0])
     row[3] = 7654321.125
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30, house.text)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60, house.text)
     with house.client(token) as client:
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-00", "tracestate": "canary=1"}
         answer = client.post(INFER, json=question(row), headers=headers)
         client.post(f"/v2/models/{token[3:20].lower()}/infer", json=question(row), headers=headers)
     ours = lambda: [span for _, span in collector.spans if span.trace_id.hex() == TRACE]  # noqa: E731
-    wait_for(lambda: sum(span.name == "POST infer" for span in ours()) == 2, 20, house.text)
+    wait_for(lambda: sum(span.name == "POST infer" for span in ours()) == 2, 60, house.text)
     (root,) = [span for span in ours() if attributes(span).get("modelkeep.record") == answer.headers["modelkeep-record"]]
     assert root.parent_span_id.hex() == PARENT and not root.trace_state
     found = attributes(root)

@@ -132,7 +132,7 @@ def test_a_restart_comes_up_sealed_and_people_with_shares_unseal_it_and_lock_it(
     # and whoever kills what lock speaks to leaves nobody behind who has keys
     pids = [house.address(role)[1] for role in ALL]
     house.process.kill()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 30, house.text)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 60, house.text)
 
 
 def test_an_hsm_unseals_at_start_when_it_can_and_a_locked_keep_waits_for_a_person(cli, house, subject):
@@ -201,7 +201,7 @@ def test_who_is_locked_out_by_a_new_passphrase_is_told_and_unsealed_again_follow
     assert changed("--json", "unseal", "--status", code=0).json[0]["locked_out"] is False
     before = house.text().count("the running processes have it")
     changed("keys", "rotate", "model-kek", code=0)
-    wait_for(lambda: house.text().count("the running processes have it") > before, 30, house.text)
+    wait_for(lambda: house.text().count("the running processes have it") > before, 60, house.text)
     assert house.ask(key, subject.fresh[:1]).status_code == 200
 
 
@@ -221,7 +221,7 @@ def test_nothing_is_answered_after_lock_returned(cli, house, subject):
     cli("unseal", code=0)
     wait_for(lambda: house.get("/v2/health/ready") == 200, 60, house.text)
     with Load(house, key, subject.fresh[:20]) as load:
-        wait_for(lambda: len(load.answered) > 20, 30, house.text)
+        wait_for(lambda: len(load.answered) > 20, 60, house.text)
         cli("lock", code=0)
         returned = time.monotonic()
         wait_for(lambda: house.get("/v2") == 503, 60, house.text)

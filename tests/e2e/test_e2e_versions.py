@@ -67,11 +67,11 @@ def test_no_request_is_lost_when_versions_come_and_go(house, cli, desk, subject)
     """Every answer is of a version that was admitted when it was given; only who insists on the quarantined one is refused."""
     assert grpc_address(house).startswith("127.0.0.1:") and f"gRPC on {grpc_address(house)}" in house.text()
     token = cli("key", "issue", "alice", "--quota", "1000000", "--json", code=0).json["token"]
-    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 30)
+    wait_for(lambda: house.ask(token, subject.fresh[:1]).status_code == 200, 60)
     cli("alias", "set", "risk", "champion", "1", code=0)
     cli("publish", str(desk / "model.onnx"), "--name", "risk", "--reference", str(desk / "ref.npz"), code=0)
     champion = f"{RISK}/versions/champion/infer"
-    wait_for(lambda: house.ask(token, subject.fresh[:1], champion).status_code == 200, 30)
+    wait_for(lambda: house.ask(token, subject.fresh[:1], champion).status_code == 200, 60)
     at: dict[str, float] = {}
 
     def act(name: str, *arguments: str) -> None:
@@ -89,18 +89,18 @@ def test_no_request_is_lost_when_versions_come_and_go(house, cli, desk, subject)
                 for events in (newest.events, [e for e in list(rpc) if not e.asked])
             )
 
-        wait_for(lambda: answers("1"), 30)
+        wait_for(lambda: answers("1"), 60)
         act("promote", "promote", "risk@2")
-        wait_for(lambda: answers("2"), 30)
+        wait_for(lambda: answers("2"), 60)
         act("move", "alias", "set", "risk", "champion", "2", "--expect", "1")
-        wait_for(lambda: named.events[-1].version == "2", 30)
+        wait_for(lambda: named.events[-1].version == "2", 60)
         act("back", "alias", "set", "risk", "champion", "1", "--expect", "2")
-        wait_for(lambda: named.events[-1].version == "1", 30)
+        wait_for(lambda: named.events[-1].version == "1", 60)
         with Load(house, token, subject.fresh, threads=1, where=f"{RISK}/versions/2/infer") as insisting:
-            wait_for(lambda: len(insisting.answered) > 3, 10)
+            wait_for(lambda: len(insisting.answered) > 3, 60)
             act("quarantine", "quarantine", "risk@2", "--reason", "odd answers")
-            wait_for(lambda: sum(event.start > at["quarantine"] for event in insisting.events) > 3, 10)
-        wait_for(lambda: answers("1"), 10)
+            wait_for(lambda: sum(event.start > at["quarantine"] for event in insisting.events) > 3, 60)
+        wait_for(lambda: answers("1"), 60)
     assert {event.status for event in newest.events + named.events} == {200}
     assert {event.status for event in rpc} == {"ok"}, [event for event in rpc if event.status != "ok"][:3]
     assert {(event.status, event.code) for event in insisting.events} == {(200, ""), (423, "quarantined")}

@@ -55,7 +55,7 @@ def test_what_one_gateway_recorded_is_evidence_at_the_other(keep, trained):
         assert watch_of(again).verdict(subjects["thief"]).queries >= queries
 
 
-def test_while_the_log_of_another_gateway_cannot_be_read_nothing_is_answered(keep, trained, monkeypatch):
+def test_while_the_log_of_another_gateway_cannot_be_read_nothing_is_answered(keep, trained, monkeypatch, short_lease):
     monkeypatch.setattr(siblings, "LATEST", 0.5)
     alice = keep.key_issue(account="alice", quota=100_000).token
     with live(keep) as one, live(keep) as two, two.client(alice) as client:

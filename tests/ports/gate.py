@@ -54,7 +54,11 @@ class Gate:
             if self._shut:
                 near.close()
                 continue
-            far = socket.create_connection(("127.0.0.1", self._port))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:  # it is gone, and so the gate is of no more use
+                near.close()
+                continue
             self._pairs += [near, far]
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -27,7 +27,7 @@ from modelkeep.custody.keyring import Custodian, Keyring
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
 
 DAY_NS = 86_400 * 10**9
-SHORT = 0.4
+SHORT = 2.0
 """Seconds that a provider may take in the tests of slow ones."""
 
 
@@ -68,7 +68,7 @@ class Provider:
     def open(self, what: str = "kek", **options) -> WrappingKeys:
         """A handle of its own, as another process would have."""
         uri = self.uri(f"{what}-{self.number}")
-        return open_keys(uri, clock=self.clock, **options)
+        return open_keys(uri, clock=self.clock, **{"timeout": 60.0, **options})
 
     def uri(self, name: str) -> str:
         raise NotImplementedError
@@ -95,7 +95,7 @@ class Ring(Provider):
     name = "ring"
     secrets = ("file-ring passphrase",)
 
-    def open(self, what="kek", *, timeout=10.0):
+    def open(self, what="kek", *, timeout=60.0):
         """As ``open_keys``, with a passphrase that costs next to nothing."""
         uri = self.uri(f"{what}-{self.number}")
         return RingFile(uri, self.secrets[0].encode, timeout=timeout, clock=self.clock, params=Argon2Params(64, 1, 1))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from free_ports import free_port
+
 from modelkeep.adapters.tls import authority_certificate, issue, make_authority_key, server_context
 from modelkeep.core.ports import SinkBatch, SinkPlace
 from modelkeep.errors import Unavailable
@@ -45,7 +47,7 @@ class Receiver:
         self.go = threading.Event()
         self._tls = tls
         self._open: set[socket.socket] = set()
-        self._bound = socket.create_server(("127.0.0.1", port))
+        self._bound = socket.create_server(("127.0.0.1", port or free_port()))
         self.port = self._bound.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

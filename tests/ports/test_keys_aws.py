@@ -92,7 +92,7 @@ def test_a_key_disabled_by_others_holds_within_a_second(keys, kms, aws, monkeypa
 
 
 def test_a_state_that_cannot_be_asked_for_is_not_guessed(keys, aws, monkeypatch):
-    held = aws.open(timeout=0.5).wrapper()
+    held = aws.open(timeout=2.0).wrapper()
     wrapped = held.wrap(KEY, CONTEXT)
     monkeypatch.setattr(aws_kms, "STATE_SECONDS", 0.0)
     held.keys._believed.clear()

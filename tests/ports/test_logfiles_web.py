@@ -236,8 +236,8 @@ def test_nobody_there_is_unavailable():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with contextlib.closing(WebLogFiles(address)) as web, pytest.raises(Unavailable, match="cannot fetch"):
-        web.read("checkpoint")
+        with contextlib.closing(WebLogFiles(address)) as web, pytest.raises(Unavailable, match="cannot fetch"):
+            web.read("checkpoint")
 
 
 def test_what_cannot_be_fetched_ahead_is_said_when_it_is_read(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from contextlib import closing, suppress
 
 import psycopg
 import pytest
+from free_ports import free_port
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from services import Postgres, certificate
@@ -433,8 +433,7 @@ def remote(tmp_path_factory):
     crt, pem, *_ = certificate("db.example", authority, key)
     (folder / "ca.pem").write_bytes(ca)
     (folder / "other.pem").write_bytes(certificate("authority")[0])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     hba = b"local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
     server = Postgres(
         "-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", port=port,
