@@ -6,7 +6,7 @@ from commandline import PASSPHRASE, copy_keep
 from modelkeep.app.keep import Keep
 from modelkeep.core.ports import Change
 from modelkeep.core.values import Principal, digest_of
-from modelkeep.custody.datasets import DATA_COUNTER, DATA_RECIPIENTS, DATASET, NOTHING_SAID, About
+from modelkeep.custody.datasets import ADDING, DATA_COUNTER, DATA_RECIPIENTS, DATASET, NOTHING_SAID, About
 from modelkeep.errors import Denied, Invalid, Missing
 from modelkeep.ledger.attestations import Step
 
@@ -30,6 +30,7 @@ def add(keep: Keep, about: About = NOTHING_SAID, data: bytes = ROWS) -> str:
 def test_a_new_version_of_a_data_set_does_not_let_its_adder_grant_himself_the_others(keep):
     alice, bob = scientist(keep, "alice"), scientist(keep, "bob")
     assert add(alice, About(purposes=(CREDIT,))) == "loans@1"
+    alice.data_grant(dataset="loans", to="bob", add=True)
     assert add(bob) == "loans@2"
     for named in ("loans", "loans@1", "loans@2"):
         with pytest.raises(Denied):
@@ -40,6 +41,69 @@ def test_a_new_version_of_a_data_set_does_not_let_its_adder_grant_himself_the_ot
     with pytest.raises(Denied):
         bob.data_grant(dataset="loans", to="bob", purpose=CREDIT)
     alice.data_grant(dataset="loans", to="bob", purpose=CREDIT)  # the name stays hers
+
+
+def test_versions_are_added_by_whoever_began_the_name_and_whom_he_lets(keep):
+    alice, bob = scientist(keep, "alice"), scientist(keep, "bob")
+    assert add(alice) == "loans@1"
+    with pytest.raises(
+        Denied, match=r"'data.extend' on dataset loans.*use another name, or ask for 'modelkeep data grant loans"
+    ):
+        add(bob)
+    denied = keep.log_show()[-1]
+    assert (denied.actor, denied.about) == ("bob", "loans")
+    assert denied.summary.startswith("data.denied how=add")
+    alice.data_grant(dataset="loans", to="bob", purpose=CREDIT)  # to read it, which is something else
+    with pytest.raises(Denied):
+        add(bob)
+    granted = alice.data_grant(dataset="loans", to="bob", add=True)
+    assert (granted.to, granted.purpose, granted.add) == ("bob", "", True)
+    assert {(one.to, one.purpose, one.add) for one in keep.data_show(dataset="loans").grants} == {
+        ("bob", CREDIT, False),
+        ("bob", "", True),
+    }
+    assert add(bob) == "loans@2"
+    with pytest.raises(Denied):  # what he was let add to is not his to give
+        bob.data_grant(dataset="loans", to="role:data_scientist", add=True)
+    with pytest.raises(Denied, match="that takes data_scientist or admin"):  # a grant gives nobody the role
+        add(keep.acting_as(Principal("bob", bob.actor.subject, ("analyst",), "key:1")))
+    alice.data_revoke(dataset="loans", to="bob", add=True)
+    with pytest.raises(Denied):
+        add(bob)
+    with pytest.raises(Missing, match="not granted to bob to add versions"):
+        alice.data_revoke(dataset="loans", to="bob", add=True)
+    alice.data_grant(dataset="loans", to="role:data_scientist", add=True)
+    assert add(bob) == "loans@3"
+    assert add(keep) == "loans@4"  # an administrator
+
+
+def test_a_grant_to_add_lets_nobody_read(keep):
+    alice, bob = scientist(keep, "alice"), scientist(keep, "bob")
+    add(alice)
+    alice.data_grant(dataset="loans", to="bob", add=True)
+    for purpose in ("", "add", CREDIT):
+        with pytest.raises(Denied):
+            bob.data("loans@1", purpose=purpose)
+    with pytest.raises(Invalid, match="not a purpose"):
+        bob.data("loans@1", purpose=ADDING)
+    for said in ({}, {"purpose": CREDIT, "add": True}):
+        with pytest.raises(Invalid, match="say one of --purpose and --add"):
+            alice.data_grant(dataset="loans", to="bob", **said)
+
+
+def test_a_name_that_became_somebody_elses_while_permission_was_asked_is_denied(keep):
+    alice, bob = scientist(keep, "alice"), scientist(keep, "bob")
+    ask, raced = bob.authorize, []
+
+    def racing(action, arguments):
+        ask(action, arguments)
+        if not raced:
+            raced.append(add(alice))
+
+    bob.authorize = racing
+    with pytest.raises(Denied, match="somebody else began loans"):
+        add(bob)
+    assert [(row.ref, row.owner) for row in keep.data_list()] == [("loans@1", "alice")]
 
 
 def test_a_version_that_came_since_permission_was_asked_is_asked_for_again(keep):

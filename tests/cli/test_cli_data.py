@@ -26,7 +26,7 @@ def test_from_a_file_to_a_grant_to_the_bytes_again(cli, loans, tmp_path):
     assert "bob may read loans for scoring" in cli("data", "grant", "loans", "bob", "--purpose", "scoring", code=0).out
     shown = cli("data", "show", "loans", code=0).out
     assert "column    income  float64" in shown
-    assert "granted   bob for scoring" in shown
+    assert "granted   bob may read loans for scoring" in shown
     out = tmp_path / "out.csv"
     refused = cli("data", "open", "loans@1", "--out", str(out), code=1)
     assert "for a purpose that it was not added for" in refused.err

@@ -23,16 +23,25 @@ def test_a_data_scientist_adds_and_grants_and_an_analyst_reads_for_that_purpose_
         in dora("add", "distant", str(tmp_path / "loans.csv"), "--purpose", "scoring", code=0).out
     )
     assert "distant@1" in anton("list", code=0).out
+    again = ("add", "distant", str(tmp_path / "loans.csv"), "--purpose", "scoring")
+    dave = person("dave", "data_scientist")
+    assert "ask for 'modelkeep data grant distant dave --add'" in dave(*again, code=1).err
+    assert "dave may add versions of distant" in dora("grant", "distant", "dave", "--add", code=0).out
+    assert "dave may add versions of distant" in anton("show", "distant", code=0).out
+    assert "added distant@2" in dave(*again, code=0).out
+    assert "dave may no longer add" in dora("revoke", "distant", "dave", "--add", code=0).out
+    assert dave(*again, code=1).err.count("\n") == 1
     out = str(tmp_path / "out.csv")
     asked = ("open", "distant@1", "--purpose", "scoring", "--out", out)
     assert "without a grant" in anton(*asked, code=1).err
     dora("grant", "distant", "anton", "--purpose", "scoring", code=0)
-    assert "added by dora" in anton("show", "distant", code=0).out
+    assert "added by dora" in anton("show", "distant@1", code=0).out
     anton(*asked, code=0)
     assert (tmp_path / "out.csv").read_text() == LINES
     assert "anton (analyst) may not" in anton("remove", "distant@1", "--reason", "no", code=1).err
     assert "works on the folder only" in anton("replay", "distant", "--step", out, code=2).err
-    said = open_house.cli("log", "show", "--last", "12", code=0).out
+    said = open_house.cli("log", "show", "--last", "16", code=0).out
     assert "data.denied purpose=scoring" in said
+    assert "data.denied how=add" in said
     assert "data.open how=fetch purpose=scoring" in said
     dora("remove", "distant@1", "--reason", "the test ended", code=0)

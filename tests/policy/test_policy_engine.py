@@ -105,7 +105,7 @@ def test_the_matrix_above_names_every_action_of_the_schema():
     lines = [line.partition("//")[0] for line in packaged("access.cedarschema").split("\n")]
     named = {part for line in lines for part in line.split('"')[1::2]}
     groups = {"train", "evaluate", "export-models", "deploy", "update", "monitor", "use", "read", "administer", "own"}
-    assert named - groups == {*MATRIX, "data.read", "data.grant", "data.remove"} == set(known_actions())
+    assert named - groups == {*MATRIX, "data.read", "data.extend", "data.grant", "data.remove"} == set(known_actions())
 
 
 def reading(*, fits=True, granted=False, owner=False, personal=True):
@@ -127,6 +127,13 @@ def test_who_may_read_a_data_set_and_grant_it(context, readers, grantors):
     assert {role for role in Role if ENGINE.decide(who(role), "data.read", loans, context).allowed} == readers
     for action in ("data.grant", "data.remove"):
         assert {role for role in Role if ENGINE.decide(who(role), action, loans, context).allowed} == grantors
+
+
+@pytest.mark.parametrize(("granted", "adders"), [(False, {X}), (True, {D, M, A, X})])
+def test_who_may_add_to_a_data_set_that_somebody_else_began(granted, adders):
+    known = {"granted": granted}
+    assert {role for role in Role if ENGINE.decide(who(role), "data.extend", dataset("loans"), known).allowed} == adders
+    assert not ENGINE.decide(who(X), "data.extend", dataset("loans")).allowed  # nobody looked what was granted
 
 
 def test_data_are_not_read_where_nobody_says_what_for():

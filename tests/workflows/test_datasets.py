@@ -34,11 +34,11 @@ ROWS = b"who,income\n" + b"".join(b"CANARY-%06d,%d\n" % (n, n) for n in range(90
 FIRST = ReleaseRef("loans", 1)
 
 
-def add(house, desk, name="loans", about=NOTHING_SAID, data=ROWS):
+def add(house, desk, name="loans", about=NOTHING_SAID, data=ROWS, actor="ada"):
     data_keys = RingKeys(keys.DATA_KEK, lambda: house.ring)
     salts = DataSalts(desk.registry.records, RingKeys(keys.AUDIT_SUBJECT, lambda: house.ring), desk.entropy)
     content = Content(BytesReader(data), "csv", "loans.csv", 90_000, (("who", "text"), ("income", "int64")), lambda: None)
-    return add_dataset(desk, data_keys, salts, content, name, about, actor="ada")
+    return add_dataset(desk, data_keys, salts, content, name, about, actor=actor)
 
 
 def read(house, ref=FIRST):
@@ -126,6 +126,8 @@ def test_beside_a_live_adder_nothing_of_it_is_removed(house):
     adder.start()
     assert begun.wait(30)
     assert settle(house.desk()).underway == ("data set loans@1",)
+    with pytest.raises(Conflict, match="somebody else is adding the first version of loans"):
+        add(house, house.desk(), actor="bob")  # whose the name becomes, the log does not say yet
     assert add(house, house.desk()).ref == ReleaseRef("loans", 2)
     go_on.set()
     adder.join()

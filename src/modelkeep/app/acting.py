@@ -14,7 +14,7 @@ from modelkeep.core.values import Principal, ReleaseRef, ReleaseState, parse_nam
 from modelkeep.custody.catalogue import reference_name
 from modelkeep.custody.keys import WATERMARK
 from modelkeep.errors import Conflict, Missing, Unavailable
-from modelkeep.policy.engine import KEEP, Target, account, dataset, model
+from modelkeep.policy.engine import KEEP, Engine, Target, account, dataset, model
 from modelkeep.workflows.acts import commit_traces, log_act
 from modelkeep.workflows.marks import first_marks, next_marks
 
@@ -33,9 +33,13 @@ class Acts:
 
     def authorize(self, action: str, arguments: dict[str, Any]) -> None:
         """Raise Denied unless the actor may do ``action`` to what ``arguments`` name."""
-        engine = self.premises.shipped_access if self.actor.account.endswith("@local") else self.premises.access
         target = self._target_of_key(arguments["key_id"]) if "key_id" in arguments else _target(action, arguments)
-        authorize(engine, self.actor, action, target, self.address)
+        authorize(self.engine, self.actor, action, target, self.address)
+
+    @property
+    def engine(self) -> Engine:
+        """The access policy that the actor is judged by: whoever is at the machine, by the one that ships."""
+        return self.premises.shipped_access if self.actor.account.endswith("@local") else self.premises.access
 
     def _target_of_key(self, key_id: str) -> Target:
         """The actor's account when the API key is its own, else the keep: nobody learns whose key another's id is of."""

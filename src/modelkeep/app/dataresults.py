@@ -31,12 +31,16 @@ class DatasetRow(Struct, frozen=True):
 
 
 class GrantRow(Struct, frozen=True):
-    """``to``: an account, or ``role:NAME``; ``log_index``: of the act that granted it."""
+    """``to``: an account, or ``role:NAME``; ``purpose``: what it may be read for, or "" and ``add``: versions may be added.
+
+    ``log_index``: of the act that granted it.
+    """
 
     dataset: str
     to: str
     purpose: str
     log_index: int
+    add: bool = False
 
 
 class StepRow(Struct, frozen=True):

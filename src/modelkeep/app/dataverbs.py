@@ -35,6 +35,7 @@ from modelkeep.app.verbs import verb
 from modelkeep.container.reader import BytesReader
 from modelkeep.core.values import digest_hex, digest_of, parse_role
 from modelkeep.custody.datasets import (
+    ADDING,
     MAX_TEXT,
     NOTHING_SAID,
     About,
@@ -65,7 +66,7 @@ from modelkeep.workflows.datasets import (
 from modelkeep.workflows.decisions import GRANT, REVOKE
 from modelkeep.workflows.decisions import REMOVE_DATA as REMOVE
 
-READ = "data.read"
+ADD, EXTEND, READ = "data.add", "data.extend", "data.read"
 OPEN, DENIED, REPLAY = "data.open", "data.denied", "data.replay"
 """Acts: somebody read a version for a purpose; was not let; ran its steps again and found the same."""
 _ROLE = "role:"
@@ -81,13 +82,15 @@ class DataVerbs(Acts):
 
         Grants are of all versions, so they are given by whoever added the first one: else a new version would open the others.
         """
+        if action == ADD:
+            self._authorize_adding(arguments)
+            return
         if action not in (READ, GRANT, REMOVE):
             super().authorize(action, arguments)
             return
         found, purpose = self._dataset(arguments["dataset"]), arguments.get("purpose", "")
         if purpose:
             parse_purpose(purpose)
-        engine = self.premises.shipped_access if self.actor.account.endswith("@local") else self.premises.access
         decided = self.premises.decisions()
         if action == READ and str(found.ref) in decided.removed:
             raise Missing(f"the data set {found.ref} was removed: what is left of it came back from elsewhere")
@@ -101,13 +104,28 @@ class DataVerbs(Acts):
             "personal": found.about.personal,
         }
         try:
-            authorize(engine, self.actor, action, target_of(found.ref.name), self.address, known)
+            authorize(self.engine, self.actor, action, target_of(found.ref.name), self.address, known)
         except Denied:
             if action == READ:
                 self.act(DENIED, str(found.ref), purpose=purpose[:64])
             raise
 
-    @verb("data.add")
+    def _authorize_adding(self, arguments: dict[str, Any]) -> None:
+        """By the role; to a name that somebody else began, by what the log grants, too. A denied addition to one is logged."""
+        super().authorize(ADD, arguments)
+        name = arguments["name"]
+        if first_adder(self.premises.registry(), name) in ("", self.actor.subject):
+            return
+        grants = self.premises.decisions().grants.get(name, {})
+        known = {"granted": is_granted(grants, self.actor.subject, self.actor.roles, ADDING)}
+        try:
+            authorize(self.engine, self.actor, EXTEND, target_of(name), self.address, known)
+        except Denied as cause:
+            self.act(DENIED, name, how="add")
+            let = f"'modelkeep data grant {name} {self.actor.account} --add'"
+            raise Denied(f"{cause}: somebody else began {name}, so use another name, or ask for {let}") from None
+
+    @verb(ADD)
     def data_add(self, *, name: str, filename: str, data: bytes, about: About | None = None, kind: str = "") -> DataAdded:
         """Seal ``data`` as the next version of the data set ``name``. ``kind``: by the ending of ``filename`` unless given.
 
@@ -118,7 +136,7 @@ class DataVerbs(Acts):
 
     def data_add_from(self, path: str | Path, name: str, about: About = NOTHING_SAID) -> DataAdded:
         """The same for a file or a folder of pictures here, which is read in pieces. Raises as ``data_add``, Missing."""
-        self.authorize("data.add", {"name": name})
+        self.authorize(ADD, {"name": name})
         with opened_source(path) as (source, filename, check):
             return self._add(name, source, filename, about, check)
 
@@ -146,18 +164,21 @@ class DataVerbs(Acts):
             log_index=found.entry,
             parents=tuple(parent.name for parent in found.parents),
             steps=tuple(StepRow(step.name, step.code, step.parameters) for step in found.about.steps),
-            grants=tuple(GrantRow(found.ref.name, names.get(to, to), why, index) for (to, why), index in granted.items()),
+            grants=tuple(_grant_row(found.ref.name, names.get(to, to), why, index) for (to, why), index in granted.items()),
         )
 
     @verb(GRANT)
-    def data_grant(self, *, dataset: str, to: str, purpose: str) -> GrantRow:
-        """Let an account, or ``role:NAME``, read all versions of a data set for a purpose. Raises Missing, Invalid."""
-        return self._change_grant(GRANT, dataset, to, purpose)
+    def data_grant(self, *, dataset: str, to: str, purpose: str = "", add: bool = False) -> GrantRow:
+        """Let an account, or ``role:NAME``, read all versions of a data set for a purpose, or ``add`` versions.
+
+        Raises Missing, Invalid (neither or both, or a purpose that no version has).
+        """
+        return self._change_grant(GRANT, dataset, to, _right(purpose, add=add))
 
     @verb(GRANT)
-    def data_revoke(self, *, dataset: str, to: str, purpose: str) -> GrantRow:
-        """Take a grant back: the next reading is denied. Raises Missing (no such grant), Invalid."""
-        return self._change_grant(REVOKE, dataset, to, purpose)
+    def data_revoke(self, *, dataset: str, to: str, purpose: str = "", add: bool = False) -> GrantRow:
+        """Take a grant back: the next reading, or addition, is denied. Raises Missing (no such grant), Invalid."""
+        return self._change_grant(REVOKE, dataset, to, _right(purpose, add=add))
 
     @verb(REMOVE)
     def data_remove(self, *, dataset: str, reason: str) -> DataRemoved:
@@ -262,7 +283,14 @@ class DataVerbs(Acts):
         here.keyring([DATA_KEK, AUDIT_SUBJECT])  # at hand now, and not only once everything is sealed
         content = Content(source.reader, source.kind, filename, rows.rows, tuple(rows.kinds.items()), check)
         done = add_dataset(
-            here.desk(), here.wrapping(DATA_KEK), here.data_salts(), content, name, about, actor=self.actor.subject
+            here.desk(),
+            here.wrapping(DATA_KEK),
+            here.data_salts(),
+            content,
+            name,
+            about,
+            actor=self.actor.subject,
+            may=functools.partial(self.authorize, ADD, {"name": name}),
         )
         assert done.digest is not None
         assert done.body is not None
@@ -283,17 +311,15 @@ class DataVerbs(Acts):
         registry = self.premises.registry()
         return find_dataset(registry, parse_data_ref(dataset)) if "@" in dataset else last_version(registry, dataset)
 
-    def _change_grant(self, act: str, dataset: str, to: str, purpose: str) -> GrantRow:
-        found, whom = self._dataset(dataset), self._whom(to)
-        parse_purpose(purpose)
-        standing = self.premises.decisions().grants.get(found.ref.name, {})
-        if act == REVOKE and (whom, purpose) not in standing:
-            raise Missing(f"{found.ref.name} is not granted to {to} for {purpose}")
-        versions = [each.about for each in all_datasets(self.premises.registry()) if each.ref.name == found.ref.name]
-        if act == GRANT and not any(fits(each.purposes, purpose) for each in versions):
-            raise Invalid(f"no version of {found.ref.name} may be read for {purpose}: it was added for other purposes")
-        index = self.act(act, found.ref.name, to=whom, purpose=purpose)
-        return GrantRow(found.ref.name, to, purpose, index)
+    def _change_grant(self, act: str, dataset: str, to: str, right: str) -> GrantRow:
+        """``right``: a purpose, or ``ADDING``."""
+        name, whom = self._dataset(dataset).ref.name, self._whom(to)
+        if act == REVOKE and (whom, right) not in self.premises.decisions().grants.get(name, {}):
+            raise Missing(f"{name} is not granted to {to} {_for(right)}")
+        versions = (each.about for each in all_datasets(self.premises.registry()) if each.ref.name == name)
+        if act == GRANT and right != ADDING and not any(fits(each.purposes, right) for each in versions):
+            raise Invalid(f"no version of {name} may be read for {right}: it was added for other purposes")
+        return _grant_row(name, to, right, self.act(act, name, to=whom, purpose=right))
 
     def _whom(self, to: str) -> str:
         if to.startswith(_ROLE):
@@ -347,3 +373,19 @@ class DataVerbs(Acts):
 def _row(found: DatasetRecord, names: dict[str, str]) -> DatasetRow:
     owner, about = names.get(found.actor, found.actor), found.about
     return DatasetRow(str(found.ref), found.kind, found.rows, found.size, about.purposes, about.personal, owner, found.created)
+
+
+def _right(purpose: str, *, add: bool) -> str:
+    """What a grant is for: a purpose, or ``ADDING``. Raises Invalid."""
+    if add == bool(purpose):
+        raise Invalid("a grant is for a purpose, or for adding versions: say one of --purpose and --add")
+    return ADDING if add else parse_purpose(purpose)
+
+
+def _for(right: str) -> str:
+    return "to add versions" if right == ADDING else f"for {right}"
+
+
+def _grant_row(name: str, to: str, right: str, index: int) -> GrantRow:
+    add = right == ADDING
+    return GrantRow(name, to, "" if add else right, index, add)

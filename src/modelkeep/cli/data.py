@@ -1,12 +1,13 @@
 """data: sealed data sets: add, list, show, grant, revoke, open, lineage, replay; check and purge are in cli/datacheck.py."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from modelkeep.adapters.confine import Limits
 from modelkeep.adapters.files import NewFile
-from modelkeep.app.dataresults import DataAdded, DatasetRow, DatasetShown
+from modelkeep.app.dataresults import DataAdded, DatasetRow, DatasetShown, GrantRow
 from modelkeep.app.datasets import SealedDataset, plain_bytes
 from modelkeep.app.keep import Keep
 from modelkeep.cli.context import Context, moment, parse_parameters, read_file, write_file
@@ -17,6 +18,19 @@ from modelkeep.errors import Invalid
 from modelkeep.ledger.attestations import Step
 
 _PURPOSE = click.option("--purpose", default="", help="What it is read for, such as credit-scoring; the log records it.")
+
+
+def _of_a_grant(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments and options of ``grant`` and ``revoke``."""
+    for with_one in (
+        click.pass_obj,
+        click.option("--add", is_flag=True, help="It is for adding versions of NAME, and not for reading."),
+        click.option("--purpose", default="", help="What NAME may be read for."),
+        click.argument("to", metavar="WHOM"),
+        click.argument("name", metavar="NAME"),
+    ):
+        command = with_one(command)
+    return command
 
 
 @click.group(epilog="Example: modelkeep data add loans loans.csv --purpose credit-scoring --personal")
@@ -93,25 +107,19 @@ def show(ctx: Context, dataset: str) -> None:
 
 
 @data.command(epilog="Example: modelkeep data grant loans role:data_scientist --purpose credit-scoring")
-@click.argument("name", metavar="NAME")
-@click.argument("to", metavar="WHOM")
-@click.option("--purpose", required=True, help="What it may be read for.")
-@click.pass_obj
-def grant(ctx: Context, name: str, to: str, purpose: str) -> None:
-    """Let WHOM, an account or everyone with a role (role:NAME), read all versions of NAME for a purpose."""
-    done = ctx.call(Keep.data_grant, dataset=name, to=to, purpose=purpose)
-    ctx.out.show(done, f"{done.to} may read {done.dataset} for {done.purpose}: log entry {done.log_index}")
+@_of_a_grant
+def grant(ctx: Context, name: str, to: str, purpose: str, add: bool) -> None:
+    """Let WHOM, an account or everyone with a role (role:NAME), read all versions of NAME for a purpose, or add versions."""
+    done = ctx.call(Keep.data_grant, dataset=name, to=to, purpose=purpose, add=add)
+    ctx.out.show(done, f"{done.to} may {_granted(done)}: log entry {done.log_index}")
 
 
 @data.command(epilog="Example: modelkeep data revoke loans alice --purpose credit-scoring")
-@click.argument("name", metavar="NAME")
-@click.argument("to", metavar="WHOM")
-@click.option("--purpose", required=True, help="The purpose of the grant.")
-@click.pass_obj
-def revoke(ctx: Context, name: str, to: str, purpose: str) -> None:
-    """Take a grant to WHOM back: the next reading is denied."""
-    done = ctx.call(Keep.data_revoke, dataset=name, to=to, purpose=purpose)
-    ctx.out.show(done, f"{done.to} may no longer read {done.dataset} for {done.purpose}: log entry {done.log_index}")
+@_of_a_grant
+def revoke(ctx: Context, name: str, to: str, purpose: str, add: bool) -> None:
+    """Take a grant to WHOM back: the next reading, or addition, is denied."""
+    done = ctx.call(Keep.data_revoke, dataset=name, to=to, purpose=purpose, add=add)
+    ctx.out.show(done, f"{done.to} may no longer {_granted(done)}: log entry {done.log_index}")
 
 
 @data.command(epilog="Example: modelkeep data remove loans@1 --reason 'the contract ended'")
@@ -216,9 +224,13 @@ def _told(found: DatasetShown) -> str:
         *([f"  about     {found.description}"] if found.description else []),
         *([f"  made of   {', '.join(found.parents)} by {', '.join(steps)}"] if found.parents else []),
         *(f"  column    {name}  {kind}" for name, kind in found.columns.items()),
-        *(f"  granted   {one.to} for {one.purpose}  log entry {one.log_index}" for one in found.grants),
+        *(f"  granted   {one.to} may {_granted(one)}  log entry {one.log_index}" for one in found.grants),
     ]
     return "\n".join(lines)
+
+
+def _granted(grant: GrantRow) -> str:
+    return f"add versions of {grant.dataset}" if grant.add else f"read {grant.dataset} for {grant.purpose}"
 
 
 def _words(parameters: dict[str, str]) -> str:

@@ -24,6 +24,8 @@ MAX_TEXT = 2000
 MAX_COLUMN = 255
 MAX_PURPOSES = 64
 MAX_STEPS = 64
+ADDING = "+add"
+"""Stands in a grant in the place of the purpose, and is none: whom it names may add versions."""
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -176,5 +178,5 @@ def fits(purposes: tuple[str, ...], purpose: str) -> bool:
 
 
 def is_granted(grants: Mapping[tuple[str, str], int], subject: str, roles: tuple[str, ...], purpose: str) -> bool:
-    """Whether ``subject`` or one of its roles was granted a data set for ``purpose``."""
+    """Whether ``subject`` or one of its roles was granted a data set for ``purpose``, or ``ADDING``."""
     return any((to, purpose) in grants for to in (subject, *(f"role:{role}" for role in roles)))

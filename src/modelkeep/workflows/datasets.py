@@ -63,12 +63,21 @@ class Content(NamedTuple):
 
 
 def add_dataset(
-    desk: Desk, keys: WrappingKeys, salts: Salts, content: Content, name: str, about: About, *, actor: str
+    desk: Desk,
+    keys: WrappingKeys,
+    salts: Salts,
+    content: Content,
+    name: str,
+    about: About,
+    *,
+    actor: str,
+    may: Callable[[], None] = lambda: None,
 ) -> DatasetRecord:
     """Seal ``content`` as the next version of ``name``, and log it. ``keys``: the family ``data-kek``.
 
-    On any error nothing was added and nothing is left, or settling removes it. Raises Invalid, Missing (a parent), Unavailable,
-    NotTrusted, Conflict (the log does not count it).
+    ``may``: raises Denied if the actor may not add to this name; asked when the number is taken, since the name may have become
+    somebody else's. On any error nothing was added and nothing is left, or settling removes it. Raises Invalid, Missing (a
+    parent), Unavailable, NotTrusted, Conflict (the log does not count it; somebody else is adding the first version), Denied.
     """
     about.check()
     parse_data_name(name), file_name(content.filename)
@@ -92,7 +101,7 @@ def add_dataset(
             about=about,
             parents=parents,
         )
-        record = _reserve(desk, blank)
+        record = _reserve(desk, blank, may)
         try:
             return _carry_out(desk, keys, salts, content, record)
         except ModelkeepError:
@@ -210,7 +219,8 @@ def pending_datasets(registry: Registry) -> tuple[str, ...]:
     return tuple(f"data set {each.ref}" for each in found if each.state == PENDING)
 
 
-def _reserve(desk: Desk, blank: DatasetRecord) -> Record:
+def _reserve(desk: Desk, blank: DatasetRecord, may: Callable[[], None]) -> Record:
+    """The pending record of the next version. ``may`` is asked once the counter is read: who comes between is a Conflict."""
     name, records = blank.ref.name, desk.registry.records
     for _ in range(_TRIES):
         try:
@@ -218,7 +228,11 @@ def _reserve(desk: Desk, blank: DatasetRecord) -> Record:
             last, expected = Counter.parse(counter.body or b"").last, counter.revision
         except Missing:
             last, expected = 0, 0
-        known = (parse_data_ref(record.key).version for record in records.scan(DATASET, f"{name}@"))
+        found = [DatasetRecord.parse(record) for record in records.scan(DATASET, f"{name}@")]
+        if any(each.actor != blank.actor for each in found) and not first_adder(desk.registry, name):
+            raise Conflict(f"somebody else is adding the first version of {name}: use another name, or see whose it becomes")
+        may()
+        known = (each.ref.version for each in found)
         told = (version for _, version in _told(desk.registry, name))
         version = max(last, *known, *told, 0) + 1
         body, key = msgspec.structs.replace(blank, ref=ReleaseRef(name, version)).encode(), f"{name}@{version}"
