@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelkeep.adapters.csvrows import CsvRows
+from modelkeep.adapters.csvrows import CsvRows, with_header
 from modelkeep.adapters.tables import Source, read_batches, read_table
 from modelkeep.adapters.tables import pictures as pictures_of
 from modelkeep.adapters.tarred import TarFolder
 from modelkeep.container.reader import BytesReader, read_bytes
 from modelkeep.core.tables import joined
-from modelkeep.errors import Conflict, Invalid, Missing, TooLarge
+from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, TooLarge
 
 CSV = """id,age,rate,gap,flag,half,code,who
 1,30,0.5,3,true,true,007,Ann
@@ -71,7 +71,7 @@ def test_separators_a_byte_order_mark_and_blanks_after_commas(tmp_path):
     ("text", "why"),
     [
         (b"", "first line must name"),
-        (b"a,a\n1,2\n", "first line must name"),
+        (b"a,a\n1,2\n", "names two columns 'a': put a line of names above the rows"),
         (b"a,\n1,2\n", "first line must name"),
         (b"a,b\n1,2\n3\n", "row 2 has 1 values, and the header names 2"),
         (b"a,b\n1,\xff\xfe\n", "UTF-8"),
@@ -84,6 +84,47 @@ def test_what_is_no_csv_file_is_said_in_one_sentence(tmp_path, text, why):
     path.write_bytes(text)
     with pytest.raises(Invalid, match=why):
         read_table(path)
+
+
+ADULT = b"39, State-gov, 77516, Bachelors, 13, <=50K\n50, Self-emp-not-inc, 83311, Bachelors, 13, >50K\n"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [ADULT.split(b"\n")[0], b"5.1,3.5,1.4,0.2", b"alice,1", b"x,2,9", b"a,3,2,1", b"a,inf,b", b"150,4,setosa,virginica"],
+)
+def test_a_first_row_that_would_become_names_is_refused(tmp_path, first):
+    path = tmp_path / "a.csv"
+    path.write_bytes(first + b"\n" + first + b"\n")
+    with pytest.raises(Invalid, match=r"in it is a number: put a line of names above the rows \(so does 'modelkeep data add"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("first", ["0,1", "1,2,3", "label,0,1,2,3", "country,1990,1995,2000", "y,0.5,0.6,0.7", "0", "x1,x2"])
+def test_numbered_columns_are_names(tmp_path, first):
+    path = tmp_path / "a.csv"
+    path.write_text(first + "\n" + ",".join("7" for _ in first.split(",")) + "\n")
+    assert list(read_table(path).columns) == first.split(",")
+
+
+@pytest.mark.parametrize("mark", [b"", "\ufeff".encode()])
+def test_a_header_line_is_put_before_a_file_that_has_none(mark):
+    names = ["age", "work", "weight", "school", "years", 'more, or "less"']
+    reader = with_header(BytesReader(mark + ADULT), names)
+    whole = read_bytes(reader, 0, reader.size)
+    assert whole == b'age,work,weight,school,years,"more, or ""less"""\n' + ADULT
+    for offset in range(0, len(whole), 7):  # across the seam, too
+        assert read_bytes(reader, offset, min(20, len(whole) - offset)) == whole[offset : offset + 20]
+    for offset, length in ((-1, 2), (len(whole) - 1, 2)):
+        with pytest.raises(NotTrusted):
+            reader.read_into(offset, memoryview(bytearray(length)))
+    rows = CsvRows(reader)
+    assert (rows.names, rows.rows) == (names, 2)
+    assert CsvRows(with_header(BytesReader(b"1;2\n3;4\n"), ["a", "b"])).rows == 2
+    with pytest.raises(Invalid, match="row 1 has 6 values, and the header names 2"):
+        CsvRows(with_header(BytesReader(ADULT), ["a", "b"]))
+    with pytest.raises(Invalid, match="UTF-8"):
+        with_header(BytesReader(b"\xff\xfe1\n"), ["a"])
 
 
 def test_a_value_of_another_kind_than_pinned_is_refused():

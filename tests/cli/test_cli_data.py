@@ -70,6 +70,22 @@ def test_lineage_from_the_source_to_the_release(cli, loans, desk, tmp_path):
     assert json.loads(croissant.read_text())["conformsTo"] == "http://mlcommons.org/croissant/1.0"
 
 
+def test_a_file_without_a_header_line_is_named_when_it_is_added(cli, loans, tmp_path):
+    bare = tmp_path / "bare.csv"
+    bare.write_text(LINES.partition("\n")[2].replace("0,0.0\n", "17,0.0\n", 1))
+    for verb in (("data", "add", "loans"), ("data", "check")):
+        refused = cli(*verb, str(bare), code=2)
+        assert "'17' in it is a number: put a line of names above the rows" in refused.err
+        assert refused.err.count("\n") == 1
+    assert "200 rows" in cli("data", "add", "loans", str(bare), "--columns", "id,income", code=0).out
+    assert "column    income  float64" in cli("data", "show", "loans", code=0).out
+    out = tmp_path / "out.csv"
+    cli("data", "open", "loans@1", "--out", str(out), code=0)
+    assert out.read_text() == "id,income\n" + bare.read_text()
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    assert "has names already" in cli("data", "add", "loans", str(tmp_path / "a.npz"), "--columns", "x", code=2).err
+
+
 def test_mistakes_are_one_clear_line(cli, loans, tmp_path):
     for arguments, why in (
         (("data", "add", "Loans", str(loans)), "not a name of a data set"),

@@ -4,16 +4,19 @@ What a column holds is found by reading all of it once: whole numbers, numbers, 
 needless zero are text, because they are codes (of places, of products) and not amounts.
 """
 
+import codecs
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, pairwise
 
 import numpy as np
 
 from modelkeep.adapters.streams import buffered
-from modelkeep.container.reader import Reader
+from modelkeep.container.reader import Reader, Window, read_bytes
 from modelkeep.core.tables import Column, Table, joined
 from modelkeep.errors import Invalid
 
@@ -24,21 +27,29 @@ _WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?[iI]nf", re.ASCII)
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _LOOK = 256
+_FEW = 3
+_NO_NAMES = "the file does not begin with a line of column names in UTF-8"
+_NAME_THEM = "put a line of names above the rows (so does 'modelkeep data add --columns NAME,NAME,…'), or rename what is a name"
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
 class CsvRows:
     """``kinds``: int64, float64, bool or text, by column; found by a first reading unless given, and so is how many ``rows``.
 
-    Raises Invalid (no header, other than UTF-8, rows of other lengths), and what ``reader`` raises.
+    Raises Invalid (no header, or one that looks like a row of data; other than UTF-8, rows of other lengths), and what
+    ``reader`` raises.
     """
 
     def __init__(self, reader: Reader, kinds: Mapping[str, str] | None = None) -> None:
         self._reader, self.rows = reader, 0
         self.separator, self.names = _header(reader)
-        if kinds is not None and list(kinds) != self.names:
+        if kinds is None:
+            _check_names(self.names)
+            self.kinds = self._found()
+        elif list(kinds) == self.names:
+            self.kinds = dict(kinds)
+        else:
             raise Invalid("the file does not have the columns that it had when it was added")
-        self.kinds = dict(kinds) if kinds is not None else self._found()
 
     def batches(self, size: int, columns: Sequence[str]) -> Iterator[Table]:
         """``size`` rows at a time, of ``columns``. Raises Invalid (a value is not of the column's kind)."""
@@ -94,6 +105,33 @@ class CsvRows:
         return {name: one.kind() for name, one in zip(self.names, asked, strict=True)}
 
 
+@dataclass(frozen=True)
+class Headed:
+    """``rest`` with a line ``head`` put before it, as a ``Reader``."""
+
+    head: bytes
+    rest: Reader
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + self.rest.size
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """As of every reader."""
+        head = self.head[offset : offset + into.nbytes] if offset >= 0 else b""
+        into[: len(head)] = head
+        if len(head) < into.nbytes:
+            self.rest.read_into(offset + len(head) - len(self.head), into[len(head) :])
+
+
+def with_header(reader: Reader, columns: Sequence[str]) -> Reader:
+    """A file without a header line, with one that names ``columns``. Raises Invalid (not UTF-8), and what ``reader`` raises."""
+    marked = len(codecs.BOM_UTF8) if read_bytes(reader, 0, min(3, reader.size)) == codecs.BOM_UTF8 else 0
+    line = io.StringIO()
+    csv.writer(line, delimiter=_first_line(reader)[1], lineterminator="\n").writerow(columns)
+    return Headed(line.getvalue().encode(), Window(reader, marked, reader.size - marked))
+
+
 class _Asked:
     """What the values of one column can be, so far."""
 
@@ -125,17 +163,44 @@ class _Asked:
 
 def _header(reader: Reader) -> tuple[str, list[str]]:
     """The separator that the first line has most of, and the names that it gives."""
+    text, separator = _first_line(reader)
+    try:
+        names = next(csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True), [])
+    except (UnicodeDecodeError, csv.Error):
+        raise Invalid(_NO_NAMES) from None
+    if not 1 <= len(names) <= MAX_COLUMNS or not all(name.strip() for name in names):
+        raise Invalid(f"the first line must name 1 to {MAX_COLUMNS:,} columns, all different and none empty")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Invalid(f"the first line names two columns {twice[:80]!r}: {_NAME_THEM}")
+    return separator, names
+
+
+def _first_line(reader: Reader) -> tuple[io.TextIOWrapper, str]:
+    """The text from its beginning, and the separator that its first line has most of."""
     text = io.TextIOWrapper(buffered(reader, 1 << 16), encoding="utf-8-sig", newline="")
     try:
         first = text.readline(1 << 20)
-        text.seek(0)
-        separator = max(_SEPARATORS, key=first.count)
-        names = next(csv.reader(text, delimiter=separator, skipinitialspace=True, strict=True), [])
-    except (UnicodeDecodeError, csv.Error):
-        raise Invalid("the file does not begin with a line of column names in UTF-8") from None
-    if not 1 <= len(names) <= MAX_COLUMNS or not all(name.strip() for name in names) or len(set(names)) != len(names):
-        raise Invalid(f"the first line must name 1 to {MAX_COLUMNS:,} columns, all different and none empty")
-    return separator, names
+    except UnicodeDecodeError:
+        raise Invalid(_NO_NAMES) from None
+    text.seek(0)
+    return text, max(_SEPARATORS, key=first.count)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raises Invalid if the first line looks like a row of data, whose values would become names and whose row would be lost.
+
+    Numbers are names where they count or climb in equal steps, as numbered pixels, years and wavelengths do.
+    """
+    numbers = [name.strip() for name in names if _NUMBER.fullmatch(name.strip())]
+    if not numbers:
+        return
+    values = [float(number) for number in numbers]
+    steps = [after - before for before, after in pairwise(values)]
+    counted = values in ([*range(len(names))], [*range(1, len(names) + 1)])
+    climbing = len(values) >= _FEW and steps[0] > 0 and all(math.isclose(step, steps[0], rel_tol=1e-6) for step in steps)
+    if not (counted or climbing):
+        raise Invalid(f"the first line must name the columns, and {numbers[0][:80]!r} in it is a number: {_NAME_THEM}")
 
 
 def _float(value: str) -> float:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from modelkeep.adapters.csvrows import with_header
 from modelkeep.adapters.files import NewFile, SourceFile
-from modelkeep.adapters.tables import IMAGES, Source, batches_of, kind_of, pictures, table_of
+from modelkeep.adapters.tables import CSV, IMAGES, Source, batches_of, kind_of, pictures, table_of
 from modelkeep.adapters.tarred import TarFolder
 from modelkeep.container.open import SealedFile
 from modelkeep.container.ranges import RangeReader
 from modelkeep.container.reader import Reader, read_bytes
 from modelkeep.core.tables import Table
 from modelkeep.custody.datasets import DatasetRecord
+from modelkeep.errors import Invalid
 
 _PIECE = 1 << 20
 
@@ -73,23 +75,26 @@ class SealedDataset:
 
 
 @contextlib.contextmanager
-def opened_source(path: str | Path) -> Iterator[tuple[Source, str, Callable[[], None]]]:
+def opened_source(path: str | Path, columns: Sequence[str] = ()) -> Iterator[tuple[Source, str, Callable[[], None]]]:
     """A plain data set to be added, what its file is called, and what raises Conflict if it changed since.
 
-    Raises Missing, Invalid (nothing that is read), Unavailable.
+    ``columns``: names for the columns of a CSV file whose first line is a row already. Raises Missing, Invalid (nothing that is
+    read, or ``columns`` for another kind), Unavailable.
     """
     place = Path(path)
     kind = kind_of(place)
+    if columns and kind != CSV:
+        raise Invalid(f"--columns names the columns of a CSV file, and {place.name} is {kind}: it has names already")
     if kind == IMAGES:
         yield Source(kind, TarFolder(place, list(pictures(place)))), f"{place.resolve().name}.tar", lambda: None
         return
     with SourceFile(place) as file:
-        yield Source(kind, file), place.name, file.check_unchanged
+        yield Source(kind, with_header(file, columns) if columns else file), place.name, file.check_unchanged
 
 
-def plain_bytes(path: str | Path) -> tuple[str, str, bytes]:
+def plain_bytes(path: str | Path, columns: Sequence[str] = ()) -> tuple[str, str, bytes]:
     """The same, whole: kind, file name and bytes, for a server. Raises as ``opened_source``, Conflict."""
-    with opened_source(path) as (source, filename, check):
+    with opened_source(path, columns) as (source, filename, check):
         data = read_bytes(source.reader, 0, source.reader.size)
         check()
         return source.kind, filename, data

@@ -134,10 +134,15 @@ class DataVerbs(Acts):
         """
         return self._add(name, Source(kind or kind_of_name(filename), BytesReader(data)), filename, about or NOTHING_SAID)
 
-    def data_add_from(self, path: str | Path, name: str, about: About = NOTHING_SAID) -> DataAdded:
-        """The same for a file or a folder of pictures here, which is read in pieces. Raises as ``data_add``, Missing."""
+    def data_add_from(
+        self, path: str | Path, name: str, about: About = NOTHING_SAID, *, columns: Sequence[str] = ()
+    ) -> DataAdded:
+        """The same for a file or a folder of pictures here, which is read in pieces. Raises as ``data_add``, Missing.
+
+        ``columns``: a line with these names is put before the rows of a CSV file that has none.
+        """
         self.authorize(ADD, {"name": name})
-        with opened_source(path) as (source, filename, check):
+        with opened_source(path, columns) as (source, filename, check):
             return self._add(name, source, filename, about, check)
 
     @verb("data.list")

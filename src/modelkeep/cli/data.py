@@ -1,6 +1,7 @@
 """data: sealed data sets: add, list, show, grant, revoke, open, lineage, replay; check and purge are in cli/datacheck.py."""
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -53,6 +54,7 @@ def data() -> None:
 @click.option(
     "--set", "parameters", multiple=True, metavar="NAME=VALUE", help="Parameter that the steps were given; repeatable."
 )
+@click.option("--columns", default="", metavar="NAME,…", help="Names of the columns of a CSV file without a header line.")
 @click.pass_obj
 def add(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
     ctx: Context,
@@ -66,20 +68,21 @@ def add(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
     parents: tuple[str, ...],
     steps: tuple[str, ...],
     parameters: tuple[str, ...],
+    columns: str,
 ) -> None:
     """Seal PATH (CSV, npz, Parquet, or a folder of pictures) as the next version of NAME.
 
     PATH itself stays where it is: remove it when the sealed copy is all that is to be left.
     """
-    given = parse_parameters(parameters)
+    given, named = parse_parameters(parameters), next(csv.reader([columns]), [])
     declared = tuple(Step(Path(step).name, digest_of(read_file(step)), given) for step in steps)
     about = About(purposes, licence, source, description, personal, parents, declared)
     with ctx.out.busy("Sealing the data"):
         if ctx.server:
-            kind, filename, raw = plain_bytes(path)
+            kind, filename, raw = plain_bytes(path, named)
             done = ctx.call(Keep.data_add, name=name, filename=filename, data=raw, about=about, kind=kind)
         else:
-            done = ctx.call(_add_here, path=path, name=name, about=about)
+            done = ctx.call(_add_here, path=path, name=name, about=about, columns=named)
     rows = f"{done.rows:,} rows" if done.rows else "arrays of several lengths"
     ctx.out.show(done, f"added {done.ref}: {done.kind}, {rows}, {done.size:,} bytes sealed, log entry {done.log_index}")
 
@@ -198,8 +201,8 @@ def replay(
     ctx.out.show(done, f"{made}: {done.size:,} bytes, {how}, log entry {done.log_index}")
 
 
-def _add_here(keep: Keep, *, path: str, name: str, about: About) -> DataAdded:
-    return keep.data_add_from(path, name, about)
+def _add_here(keep: Keep, *, path: str, name: str, about: About, columns: Sequence[str]) -> DataAdded:
+    return keep.data_add_from(path, name, about, columns=columns)
 
 
 def _open_here(keep: Keep, *, dataset: str, purpose: str) -> SealedDataset:
