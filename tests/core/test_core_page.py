@@ -58,6 +58,15 @@ def test_lines_keep_their_points_in_order_and_leave_out_what_is_no_number():
     assert x0 < x1 and y0 > y1 and second == ""
 
 
+def test_the_word_beside_the_axis_stands_clear_of_lines_that_begin_at_the_top():
+    (svg,) = figures(lines({"a": [(0.0, 1.0), (1.0, 0.2)]}, x="radius", y="accuracy", caption="c"))
+    (word,) = [one for one in svg.iter("text") if one.text == "accuracy"]
+    (line,) = svg.iter("polyline")
+    top = min(float(point.split(",")[1]) for point in line.get("points").split())
+    assert float(word.get("y")) + 4 < top  # a g hangs so far below
+    assert float(word.get("y")) >= 12  # and is not cut off above
+
+
 def test_a_plot_of_nothing_says_so():
     assert "nothing to draw" in lines({"a": []}, x="x", y="loss", caption="c")
 

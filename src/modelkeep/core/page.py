@@ -115,7 +115,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
     every = [one for points in kept.values() for one in points]
     if not every:
         return _figure(40, [f'<text x="20" y="24">{escape(y)}: nothing to draw</text>'], caption)
-    left, right, low, high = 64, _WIDTH - 150, _HEIGHT - 40, 14
+    left, right, low, high = 64, _WIDTH - 150, _HEIGHT - 40, 30
     spans = [(min(part), max(part)) for part in zip(*every, strict=True)]
     (x0, x1), (y0, y1) = ((a, b if b > a else a + 1.0) for a, b in spans)
 
@@ -129,7 +129,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
         drawn.append(f'<text x="{px:.1f}" y="{low + 15}" text-anchor="middle">{across:.4g}</text>')
         drawn.append(f'<text x="{left - 6}" y="{py + 4:.1f}" text-anchor="end">{up:.3g}</text>')
     drawn.append(f'<text x="{(left + right) / 2}" y="{low + 32}" text-anchor="middle">{escape(x)}</text>')
-    drawn.append(f'<text x="{left + 6}" y="{high + 2}">{escape(y)}</text>')
+    drawn.append(f'<text x="{left}" y="{high - 12}">{escape(y)}</text>')
     for number, (name, points) in enumerate(kept.items()):
         colour = f"var({_COLOURS[number % len(_COLOURS)]})"
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in map(place, points))
