@@ -1,5 +1,7 @@
 """The dossier of a release: what counts of what was attested, and what does not."""
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -65,8 +67,8 @@ def log():
     return Log().add(*release_statements(facts()))
 
 
-def seen(log, ref=REF):
-    return attributes(log.book, ref)
+def seen(log, ref=REF, spent=None):
+    return attributes(log.book, ref, spent=spent)
 
 
 def test_evidence_may_come_before_the_release_and_after_it():
@@ -76,7 +78,10 @@ def test_evidence_may_come_before_the_release_and_after_it():
     assert seen(log)["dataset_epsilon"] == "922337203685477.0000"  # nobody knows what else was trained on its data
     data = a.Salted("loans@3", digest_of(b"loans"))
     say(log, a.Privacy(**BY, epsilon=3.0, delta=1e-5, accountant="pld", dataset=data, dataset_epsilon=4.00001))
-    assert seen(log)["dataset_epsilon"] == "4.0001" and data.digest in log.book.dossier(REF).data()
+    assert seen(log)["dataset_epsilon"] == "922337203685477.0000"  # what a statement says was so when it was logged
+    assert seen(log, spent=lambda said: said.epsilon + 2.00001)["dataset_epsilon"] == "5.0001"
+    assert seen(log, spent=lambda _said: math.inf)["dataset_epsilon"] == "922337203685477.0000"
+    assert data.digest in log.book.dossier(REF).data()
     say(log, a.Watermark(**BY, scheme="neuralmark", commitment="ab" * 32), training(commit="ab" * 20, signature="good"))
     assert [seen(log)[name] for name in ("watermark", "trained", "code_clean", "code_signed")] == [True] * 4
     assert seen(log)["code_commit"] == "ab" * 20 and log.why == []

@@ -1,5 +1,8 @@
 """Ledgers of privacy in the log: who reserves first, what is given back, and whose word counts."""
 
+import math
+import threading
+
 import msgspec
 import pytest
 from trust_house import Office
@@ -7,7 +10,7 @@ from workflow_house import ORIGIN
 
 from modelkeep.core.values import Resource, digest_of
 from modelkeep.crypto.signatures import StatementSigner
-from modelkeep.errors import Conflict, Denied, Invalid, Missing
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, Unavailable
 from modelkeep.ledger.attestations import Privacy, Salted
 from modelkeep.ledger.predicates import Act
 from modelkeep.ledger.statements import keep_resource, make_statement, sign_statement
@@ -15,7 +18,7 @@ from modelkeep.training.accountant import Promise, Steps, epsilon_of
 from modelkeep.training.budgets import Budget, PrivacySpent, ledger_name, plan_run
 from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.attest import attest
-from modelkeep.workflows.budgets import BUDGET, SETTLE, Ledgers, record, reserve, set_budget, settle
+from modelkeep.workflows.budgets import BUDGET, SETTLE, Ledgers, Spent, record, reserve, set_budget, settle
 
 PLAN = plan_run(5000, epsilon=1.0, delta=1e-5)
 DATA = Salted("loans@3", digest_of(b"salted"))
@@ -212,3 +215,56 @@ def test_what_has_no_finite_sum_is_told_as_unknown(house):
     record(house.desk(), house.trust, run, MODEL, actor="ada")
     said = [told.said for told in house.registry().refresh().attestations.about(MODEL.digest, "any")]
     assert [one.dataset_epsilon for one in said if one.run] == [0.0]  # admission takes that for very large
+
+
+def spent(house, **more):
+    registry = house.registry()
+    registry.refresh()
+    return Spent(registry.view, lambda: house.trust, **more).look()
+
+
+def said_of(house, model=MODEL):
+    return house.registry().refresh().attestations.about(model.digest, "any")[-1].said
+
+
+def test_what_was_spent_is_told_as_it_is_now_and_not_as_it_was_when_a_model_was_logged(bounded):
+    record(bounded.desk(), bounded.trust, take(bounded).charge.run, MODEL, actor="ada")
+    said = said_of(bounded)
+    whole = spent(bounded)
+    assert whole(said) == pytest.approx(PLAN.epsilon)
+    run = take(bounded).charge.run  # the next run on the same data, of whoever
+    assert whole(said) == pytest.approx(PLAN.epsilon)  # it has not looked
+    both = epsilon_of([PLAN.spend, PLAN.spend], 1e-5)
+    assert spent(bounded)(said) == pytest.approx(both) and said.dataset_epsilon == pytest.approx(PLAN.epsilon)
+    settle(bounded.desk(), bounded.trust, run, 0, actor="ada")
+    assert spent(bounded)(said) == pytest.approx(PLAN.epsilon)
+
+
+def test_one_that_looks_again_follows_the_log(bounded):
+    registry = bounded.registry()
+    whole = Spent(registry.view, lambda: bounded.trust)
+    record(bounded.desk(), bounded.trust, take(bounded).charge.run, MODEL, actor="ada")
+    said = said_of(bounded)
+    registry.refresh()
+    assert whole.look()(said) == pytest.approx(PLAN.epsilon)
+    take(bounded)
+    registry.refresh()
+    assert whole.look()(said) == pytest.approx(epsilon_of([PLAN.spend, PLAN.spend], 1e-5))
+
+
+def test_what_nobody_counted_is_infinite_and_what_is_being_counted_is_not_known_yet(bounded):
+    whole = spent(bounded)
+    for said in (privacy(), msgspec.structs.replace(privacy(dataset_epsilon=0.1), dataset=None)):
+        assert whole(said) == math.inf
+    said = privacy(dataset_epsilon=0.1)
+    assert whole(said) == math.inf  # it has a ledger without a run
+    attest(bounded.desk(), MODEL, privacy())
+    attest(bounded.desk(), MODEL, msgspec.structs.replace(privacy(), dataset=Salted("wages", DATA.digest)))
+    assert spent(bounded)(said) == pytest.approx(epsilon_of([Promise(2.0, 1e-6)], 1e-5))
+    small = msgspec.structs.replace(said, dataset=Salted("wages", DATA.digest), delta=0.0)
+    assert spent(bounded)(small) == math.inf  # at a delta of which no accountant speaks
+    counted = threading.Event()
+    counting = spent(bounded, wait=0.0, count=lambda _spends, _delta: float(counted.wait(60)))
+    with pytest.raises(Unavailable, match="is being counted"):
+        counting(said)
+    counted.set()

@@ -108,6 +108,23 @@ def test_releases_that_fail_slowly_hold_no_start_up(house, follow, monkeypatch):
     assert len(follow.seen[-1].refused) == 2
 
 
+def test_what_could_not_be_judged_yet_is_judged_again_with_the_next_look(house, follow):
+    change_state(house.desk(), FIRST, "promote", actor="mel")
+    move(house, FIRST)
+    judge, waits = follow.judge, ["is being counted"]
+
+    def counting(found):
+        if waits and found.ref == FIRST:
+            raise Unavailable(waits.pop())
+        judge(found)
+
+    follow.judge = counting
+    with pytest.raises(Unavailable, match="is being counted"):
+        follow.ask()
+    loaded(follow)
+    assert follow.ask() == FIRST  # nothing was logged in between
+
+
 def test_the_former_release_does_not_stand_in_once_it_is_not_admitted(house, follow):
     change_state(house.desk(), FIRST, "promote", actor="mel")
     move(house, FIRST)

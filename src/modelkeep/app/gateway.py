@@ -44,8 +44,9 @@ from modelkeep.errors import Invalid, NotTrusted, Unavailable
 from modelkeep.extraction.ladder import Rung
 from modelkeep.serving.bodies import SubjectKeys
 from modelkeep.serving.validate import RangePolicy
-from modelkeep.workflows.admitted import Admitted
+from modelkeep.workflows.admitted import LEASE, Admitted
 from modelkeep.workflows.breakglass import Glass, GlassWatch, parse_break_glass
+from modelkeep.workflows.budgets import Spent
 from modelkeep.workflows.cautions import Cautions
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.doors import Doors
@@ -154,7 +155,16 @@ def open_gateway(
         gateway.admitted, gateway.ladder, gateway.renews = admitted, rules.ladder, rules.renews
 
     follower = AdmissionFollower(
-        Authority(registry, here.admission, here.access_in_force, rules, decisions, lambda: here.trust, TrustFile(here).check),
+        Authority(
+            registry,
+            here.admission,
+            here.access_in_force,
+            rules,
+            decisions,
+            lambda: here.trust,
+            TrustFile(here).check,
+            Spent(registry.view, lambda: here.trust, wait=LEASE / 4),
+        ),
         loader,
         clock,
         publish=admit,

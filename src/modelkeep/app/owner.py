@@ -25,6 +25,8 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, OWNER_FAMILIES
 from modelkeep.errors import Missing, Unavailable
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
+from modelkeep.workflows.admitted import LEASE
+from modelkeep.workflows.budgets import Spent
 from modelkeep.workflows.cautions import Cautions
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.follow import EVERY, Authority, open_profile
@@ -100,7 +102,14 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     cautions = Cautions(here.records, decisions, here.clock, evidence.by_release, lambda: rules.ladder.caution)
     rules = Rules(decisions, here.ladder, here.clock, cautions.factors)
     authority = Authority(
-        registry, here.admission, here.access_in_force, rules, decisions, lambda: here.trust, TrustFile(here).check
+        registry,
+        here.admission,
+        here.access_in_force,
+        rules,
+        decisions,
+        lambda: here.trust,
+        TrustFile(here).check,
+        Spent(registry.view, lambda: here.trust, wait=LEASE / 4),
     )
     stopping = threading.Event()
 

@@ -111,7 +111,7 @@ class PolicyVerbs(Acts):
         policy = (
             admission_policy(_chosen(profile, text, CUSTOM)) if profile or text else self.premises.admission.of(registry.book)
         )
-        facts = attributes(registry.book, parsed, registry.witnessed())
+        facts = attributes(registry.book, parsed, registry.witnessed(), self.premises.spent())
         if as_promoted and facts["state"] == ReleaseState.PUBLISHED:
             facts["state"] = str(ReleaseState.PROMOTED)
         return _judged(policy, facts, str(parsed))

@@ -53,6 +53,7 @@ from modelkeep.errors import Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.cosigned import Cosigned
 from modelkeep.ledger.log import LogView, ReleasesLog
 from modelkeep.policy.engine import Engine
+from modelkeep.workflows.budgets import Spent
 from modelkeep.workflows.decisions import ERASE_DATA, Decisions, decisions_of
 from modelkeep.workflows.policies import AccessInForce, AdmissionInForce, LadderInForce
 from modelkeep.workflows.registry import Desk, KeysOpener, Registry, kept_head
@@ -115,6 +116,7 @@ class Premises:
     _stamp: object = None
     _providers: dict[str, WrappingKeys] = field(default_factory=dict)
     _registry: Registry | None = None
+    _spent: Spent | None = None
     _reading: threading.Lock = field(default_factory=threading.Lock)
     logged: threading.Event = field(default_factory=threading.Event)
     """Set by every append to the releases log: witnesses have something to cosign."""
@@ -166,7 +168,7 @@ class Premises:
                 "got its keys, start it again; else restore the file from a copy"
             )
         if self._registry is not None and keyring.trust not in self._registry.refresh().signatories.roots:
-            self._registry = None  # a root made by hand: the log has to be read anew under it
+            self._registry = self._spent = None  # a root made by hand: the log has to be read anew under it
         self.trust, self._keyring = keyring.trust, keyring
 
     def public_trust(self) -> TrustRoot:
@@ -373,6 +375,14 @@ class Premises:
                 self._registry = Registry(self.records, self.blobs, view, EvidenceBook(self.trust), cosigned=cosigned)
         self._registry.refresh()
         return replace(self._registry, openers=openers)
+
+    def spent(self) -> Spent:
+        """What all private runs on each data set have cost, as the releases log says now. Raises as ``registry``."""
+        view = self.registry().view
+        with self._reading:
+            if self._spent is None:
+                self._spent = Spent(view, lambda: self.trust)
+        return self._spent.look()
 
     def desk(self) -> Desk:
         """Whoever may change releases. Opens ``model-kek``, ``statement-signing`` and ``log-signing``."""

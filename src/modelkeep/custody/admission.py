@@ -10,7 +10,7 @@ from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.dossier import Dossier
 from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import PROMOTE
-from modelkeep.ledger.attestations import Advisory
+from modelkeep.ledger.attestations import Advisory, Privacy
 from modelkeep.ledger.cosigned import Witnessed
 
 NANOSECONDS_A_DAY = 86_400 * 10**9
@@ -25,11 +25,14 @@ class Admission(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
-def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None = None) -> dict[str, object]:
+def attributes(
+    book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None = None, spent: Callable[[Privacy], float] | None = None
+) -> dict[str, object]:
     """What the admission policy sees of a release: plain values, each of them signed and logged.
 
-    ``witnessed``: None = this keep asks for no witnesses. Decimals are text with four digits, rounded to the side on which less
-    is admitted. Raises Missing (no such release).
+    ``witnessed``: None = this keep asks for no witnesses; ``spent``: the epsilon that all private runs on the data of a
+    statement cost together by now, infinite = not known, which is what None says of all. Decimals are text with four digits,
+    rounded to the side on which less is admitted. Raises Missing (no such release), and what ``spent`` raises.
     """
     evidence = book.release(ref)
     described = book.catalogue.described(ref)
@@ -52,7 +55,7 @@ def attributes(book: EvidenceBook, ref: ReleaseRef, witnessed: Witnessed | None 
         "classification": described.said.classification if described else "",
         "owner": described.said.owner if described else "",
         "tags": list(described.said.tags) if described else [],
-        **_attested(book.dossier(ref)),
+        **_attested(book.dossier(ref), spent),
         "marked": book.marked(ref),
     }
 
@@ -68,7 +71,7 @@ def last_index(evidence: ReleaseEvidence, clean_since: int | None) -> int:
     return max(evidence.index, *promoted[-1:], evidence.entries.get("scan", -1) if clean_since is None else clean_since)
 
 
-def _attested(dossier: Dossier) -> dict[str, object]:
+def _attested(dossier: Dossier, spent: Callable[[Privacy], float] | None) -> dict[str, object]:
     training = dossier.run.said if dossier.run else None
     privacy = dossier.privacy.said if dossier.privacy else None
     audit = dossier.vulnerabilities.said if dossier.vulnerabilities else None
@@ -90,7 +93,7 @@ def _attested(dossier: Dossier) -> dict[str, object]:
         "private": privacy is not None,
         "epsilon": at_least(privacy.epsilon) if privacy else at_least(_LARGEST),
         "delta_ppb": math.ceil(privacy.delta * 1e9) if privacy else 10**9,
-        "dataset_epsilon": at_least(privacy.dataset_epsilon or _LARGEST) if privacy else at_least(_LARGEST),
+        "dataset_epsilon": at_least(spent(privacy) if privacy and spent else _LARGEST),
         "watermark": dossier.watermark is not None,
         "bom": bool(dossier.bills),
         "audited": audit is not None and audit.audited > 0,
@@ -126,12 +129,13 @@ def admit(
     ref: ReleaseRef,
     decide: Callable[[Mapping[str, object]], tuple[str, ...]],
     witnessed: Witnessed | None = None,
+    spent: Callable[[Privacy], float] | None = None,
 ) -> Admission:
     """Decide that a release may be served: the log says promoted, and the policy accepts its evidence.
 
     ``decide``: the admission policy over ``attributes``; returns what permits it, or raises NotAdmitted.
-    Raises Quarantined, NotAdmitted, Missing.
+    Raises Quarantined, NotAdmitted, Missing, and what ``spent`` raises.
     """
     evidence = book.release(ref)
     evidence.check_served()
-    return Admission(evidence, decide(attributes(book, ref, witnessed)))
+    return Admission(evidence, decide(attributes(book, ref, witnessed, spent)))

@@ -39,12 +39,17 @@ class AdmissionPolicy:
     def __init__(self, policies: str, name: str = "custom") -> None:
         """Load Cedar text. Raises Invalid."""
         self.name = name
+        self._text = policies
         self._rules = ruleset(policies, packaged("admission.cedarschema"))
 
     @classmethod
     def profile(cls, name: str) -> "AdmissionPolicy":
         """One of ``PROFILES``. Raises Invalid."""
         return cls(profile_text(name), name)
+
+    def asks(self, attribute: str) -> bool:
+        """Whether a rule may look at this attribute of a release. One that costs much is worked out for those alone."""
+        return attribute in self._text
 
     def judge(self, evidence: Mapping[str, object]) -> Judgement:
         """Judge the evidence; never raises, an evaluation error is "not admitted"."""

@@ -117,6 +117,10 @@ class Ledger:
     budget: Budget | None = None
     charges: tuple[Charge, ...] = ()
 
+    def told_at(self, delta: float) -> float:
+        """The delta at which a total is told: of the budget, or where there is none, this one."""
+        return self.budget.delta if self.budget else delta
+
     def total(self, delta: float, *more: Spend) -> float:
         """What every charge, and ``more``, cost together at ``delta``. Raises Invalid (``delta``)."""
         return epsilon_of([*(one.spend for one in self.charges), *more], delta)

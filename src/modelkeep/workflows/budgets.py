@@ -6,7 +6,11 @@ stays charged until somebody says how many steps it made. Acts that no trusted i
 signed stays charged, even when its signer turns out to be compromised.
 """
 
+import contextlib
 import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +18,7 @@ from modelkeep.core.values import Digest, Resource, Statement, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
-from modelkeep.errors import Conflict, Denied, Invalid, Missing, ModelkeepError
+from modelkeep.errors import Conflict, Denied, Invalid, Missing, ModelkeepError, Unavailable
 from modelkeep.ledger.attestations import Privacy, Salted
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
@@ -24,10 +28,11 @@ from modelkeep.training.budgets import Budget, Charge, Ledger, PrivacySpent, led
 from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.attest import attest
 from modelkeep.workflows.registry import Desk
-from modelkeep.workflows.trust_changes import entries_of
 
 BUDGET, RESERVE, SETTLE = "privacy.budget", "privacy.reserve", "privacy.settle"
 """Acts: a data set has another budget; a run is about to begin; it has ended after so many steps."""
+
+_BATCH = 256
 
 
 class Ledgers:
@@ -35,6 +40,7 @@ class Ledgers:
 
     def __init__(self, trust: TrustRoot) -> None:
         self._signatories, self._keep = Signatories(trust), keep_resource(trust.origin)
+        self._size = 0
         self._found: dict[str, Ledger] = {}
         self._runs: dict[str, str] = {}
         self._seen: set[Digest] = set()
@@ -43,12 +49,16 @@ class Ledgers:
     def of(cls, view: LogView, trust: TrustRoot) -> "Ledgers":
         """Raises NotTrusted, Unavailable."""
         made = cls(trust)
-        for index, entry in entries_of(view):
-            try:
-                made._apply(index, entry)
-            except ModelkeepError:
-                continue  # it does not count; the evidence book tells why
+        made.catch_up(view, view.checkpoint.size)
         return made
+
+    def catch_up(self, view: LogView, size: int) -> None:
+        """Read the log up to ``size`` entries. Raises NotTrusted, Unavailable."""
+        while self._size < size:
+            for entry in view.entries(self._size, min(size, self._size + _BATCH)):
+                with contextlib.suppress(ModelkeepError):  # it does not count; the evidence book tells why
+                    self._apply(self._size, entry)
+                self._size += 1
 
     def ledger(self, name: str) -> Ledger:
         """Of one data set, empty when nothing is known of it."""
@@ -138,6 +148,62 @@ class Ledgers:
         self._found[ledger.name] = replace(ledger, charges=charges)
 
 
+class Spent:
+    """What all private runs on a data set have cost together, as the log said at the last ``look``. Thread-safe.
+
+    A sum is counted once, in a thread of its own. ``wait``: seconds that an answer may take, None = as long as counting does:
+    whoever serves models must not wait for hundreds of runs, which take seconds.
+    """
+
+    def __init__(
+        self,
+        view: LogView,
+        trust: Callable[[], TrustRoot],
+        *,
+        wait: float | None = None,
+        count: Callable[[Sequence[Spend], float], float] = epsilon_of,
+    ) -> None:
+        self._view, self._trust, self._wait, self._count = view, trust, wait, count
+        self._root = trust()
+        self._ledgers = Ledgers(self._root)
+        self._counted: dict[tuple[str, float], tuple[list[Spend], Future[float]]] = {}
+        self._pool = ThreadPoolExecutor(1, "modelkeep-count")
+        self._lock = threading.Lock()
+
+    def look(self) -> "Spent":
+        """This one, as the log says that ``view`` last saw. Raises NotTrusted, Unavailable."""
+        with self._lock:
+            root = self._trust()
+            if root != self._root:
+                self._root, self._ledgers = root, Ledgers(root)
+            self._ledgers.catch_up(self._view, self._view.checkpoint.size)
+        return self
+
+    def __call__(self, said: Privacy) -> float:
+        """The epsilon of all runs on the data of a statement, at the delta of its budget, or else its own.
+
+        Infinite when it is not known. Raises Unavailable (it is being counted).
+        """
+        if said.dataset is None or said.dataset_epsilon <= 0.0:  # no run of this keep: what else was trained, nobody counted
+            return math.inf
+        name = ledger_name(said.dataset.name)
+        with self._lock:
+            ledger = self._ledgers.ledger(name)
+            delta, spends = ledger.told_at(said.delta), [one.spend for one in ledger.charges]
+            if not spends:
+                return math.inf
+            before, sum_of_all = self._counted.get((name, delta), ([], None))
+            if sum_of_all is None or before != spends:
+                sum_of_all = self._pool.submit(self._count, spends, delta)
+                self._counted[name, delta] = spends, sum_of_all
+        try:
+            return sum_of_all.result(self._wait)
+        except TimeoutError:
+            raise Unavailable(f"what all private runs on the data set {name} cost together is being counted") from None
+        except Invalid:  # no accountant counts at such a delta
+            return math.inf
+
+
 def set_budget(desk: Desk, origin: str, name: str, budget: Budget, *, actor: str, reason: str = "") -> int:
     """Log the budget of a data set; the index. Raises Invalid, TooLarge, NotTrusted, Unavailable."""
     told = budget.checked()
@@ -209,7 +275,7 @@ def record(desk: Desk, trust: TrustRoot, run: str, model: Resource, *, actor: st
         raise Conflict(f"the run {run} was reserved by somebody else, or another model came out of it: reserve one of its own")
     if spend.steps == 0:
         raise Conflict(f"the run {run} was given back: no model can have come out of it")
-    whole = ledger.total(ledger.budget.delta if ledger.budget else charge.delta)
+    whole = ledger.total(ledger.told_at(charge.delta))
     said = Privacy(
         actor=actor,
         at=desk.clock.now_ns(),

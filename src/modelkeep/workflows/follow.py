@@ -30,6 +30,7 @@ from modelkeep.serving.ranges import Ranges
 from modelkeep.serving.runtime import OutputPlan, RemoteRuntime, Runtime, plan_outputs, plan_unseen
 from modelkeep.serving.validate import InputPlan, RangePolicy, usual
 from modelkeep.workflows.admitted import LEASE, Admitted, Served
+from modelkeep.workflows.budgets import Spent
 from modelkeep.workflows.calibrations import calibrations_of
 from modelkeep.workflows.decisions import Decision, Decisions
 from modelkeep.workflows.evidence import Evidence
@@ -44,6 +45,7 @@ EVERY = 0.25
 """Seconds between two looks."""
 RETRY = 5.0
 """Seconds until a release whose store failed is tried again."""
+_SUM = "dataset_epsilon"
 _UNMEASURED = 0.002
 """Seconds a row, of a model that could not be tried: it is run in a thread."""
 
@@ -80,6 +82,7 @@ class Authority(msgspec.Struct, frozen=True):
     decisions: Decisions
     in_hand: Callable[[], TrustRoot]
     check_public: Callable[[Sequence[TrustRoot]], None]
+    spent: Spent
 
     def refresh(self) -> EvidenceBook:
         """What the log says now. Raises NotTrusted, Unavailable."""
@@ -90,7 +93,8 @@ class Authority(msgspec.Struct, frozen=True):
         self.decisions.catch_up(self.registry.view, book.size)
         self.check_public(book.signatories.roots)
         self.access.follow(book)
-        self.admission.of(book)  # one that cannot be read ends the lease
+        if self.admission.of(book).asks(_SUM):  # one that cannot be read ends the lease
+            self.spent.look()
         self.rules.read(book)
         return book
 
@@ -110,15 +114,16 @@ class Authority(msgspec.Struct, frozen=True):
 
     def judge(self, found: ReleaseEvidence) -> None:
         """Return if ``found`` may be served. Raises Quarantined, NotAdmitted, Unavailable."""
-        judge(self.admission.of(self.registry.book), self.registry, found.ref)
+        judge(self.admission.of(self.registry.book), self.registry, found.ref, self.spent)
 
 
-def judge(policy: AdmissionPolicy, registry: Registry, ref: ReleaseRef) -> None:
-    """Return if the log, its witnesses and the admission policy let a release be served. The registry is not refreshed.
+def judge(policy: AdmissionPolicy, registry: Registry, ref: ReleaseRef, spent: Spent) -> None:
+    """Return if the log, its witnesses and the admission policy let a release be served. Nothing is refreshed.
 
-    Raises Quarantined, NotAdmitted, Missing, and of the witnesses NotTrusted, Invalid, Unavailable.
+    Raises Quarantined, NotAdmitted, Missing, Unavailable (what was spent is being counted), and of the witnesses NotTrusted,
+    Invalid, Unavailable.
     """
-    admit(registry.book, ref, policy.decide, registry.witnessed())
+    admit(registry.book, ref, policy.decide, registry.witnessed(), spent if policy.asks(_SUM) else None)
 
 
 def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:
@@ -316,7 +321,7 @@ class AdmissionFollower:
             if self._only and found.ref not in self._only:
                 continue
             try:
-                self._authority.judge(found)
+                self._judge(found)
                 models[found.ref] = self._serving(found)
                 newest[found.ref.name] = found.ref
             except ModelkeepError as reason:
@@ -324,6 +329,14 @@ class AdmissionFollower:
                 if not isinstance(reason, Unavailable):
                     self._loaded.pop(found.ref, None)
         return Admitted(models, newest, refused, 0.0, self._aliases(book, models, refused))
+
+    def _judge(self, found: ReleaseEvidence) -> None:
+        """As ``Authority.judge``; what could not be judged yet is judged again with the next look."""
+        try:
+            self._authority.judge(found)
+        except Unavailable:
+            self._seen = -1
+            raise
 
     def _aliases(
         self, book: EvidenceBook, models: Mapping[ReleaseRef, Served], refused: Mapping[ReleaseRef, ModelkeepError]
