@@ -115,6 +115,9 @@ def test_what_is_logged_is_what_admission_counts(template, desk, models, place, 
     assert len(found["logged"]) == 3 and found["model"] == "net@1"
     wanted = [f"{int(one['low'] * 1e4) / 1e4:.4f}" for one in (found["robust"], found["clean"])]
     assert seen("net") == (*wanted, 0)
+    cli("alias", "set", "net", "champion", "1", code=0)
+    asked = ("--data", "test.npz", "--attack", "square", "--queries", "1", "--rows", "5")
+    assert cli("--json", "evaluate", "net@champion", *asked, code=0).json["model"] == "net@1"
     masked_run = cli(*run, "masked.onnx", code=0).json  # the file, not the release: the statement is about its bytes
     assert masked_run["robust"]["low"] > 0.5 and masked_run["alarms"]
     assert seen("masked")[0] == "0.0000" and seen("masked")[2] > 0

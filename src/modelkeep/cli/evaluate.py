@@ -53,24 +53,30 @@ def evaluate_(ctx: Context, /, model: str, called: str, attack: str, page: str, 
     if is_sealed(test) and called:
         raise Invalid("--name is for files: statements call a sealed data set by its own name")
     with new_file(page) if page else nullcontext(lambda _data: None) as write:
-        release = "@" in model and not Path(model).exists()
-        if release:
-            data, name = opened_release(ctx.local("evaluating a release").premises, model), model
-        else:
-            data, name = read_file(model), Path(model).name
         rows = read_labelled(ctx, test, label, purpose)
+        release = "@" in model and not Path(model).exists()
+        name, data = _release(ctx, model) if release else (Path(model).name, read_file(model))
         called = called or (rows.name if rows.sealed else Path(test).stem)
         with bar(shown=not ctx.out.json) as told:
             found = evaluate(name, data, rows, asked, called=called, told=told)
         if logged:
-            found = with_logged(found, [_log(ctx, model if release else "", name, found, said) for said in predicates(found)])
+            found = with_logged(found, [_log(ctx, release, name, found, said) for said in predicates(found)])
         write(report(found))
     ctx.out.show(found, _tell(found))
 
 
-def _log(ctx: Context, release: str, name: str, found: Evaluated, said: bytes) -> int:
+def _release(ctx: Context, ref: str) -> tuple[str, bytes]:
+    """``NAME@VERSION`` and the model file; from a server it comes as an export, which takes that permission and is logged."""
+    if ctx.server:
+        exported = ctx.call(Keep.export, ref=ref)
+        return exported.ref, exported.model
+    named = str(ctx.keep.ref(ref))
+    return named, opened_release(ctx.keep.premises, named)
+
+
+def _log(ctx: Context, release: bool, name: str, found: Evaluated, said: bytes) -> int:
     if release:
-        return ctx.call(Keep.attest, ref=release, kind="evaluation", predicate=said).log_index
+        return ctx.call(Keep.attest, ref=name, kind="evaluation", predicate=said).log_index
     return ctx.call(Keep.attest_file, filename=name, digest=found.digest, kind="evaluation", predicate=said).log_index
 
 
