@@ -90,5 +90,5 @@ def test_a_socket_that_a_dead_process_left_is_replaced_and_an_ended_one_says_so(
     second.close()
     with pytest.raises(Missing):
         ask(second.path, {})
-    second._thread.join(10)
+    second._thread.join(60)
     assert not second._thread.is_alive()

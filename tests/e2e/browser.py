@@ -81,7 +81,7 @@ class Browser:
     def click(self, selector):
         self.run("document.querySelector(arguments[0]).click()", selector)
 
-    def said(self, seconds=15.0):
+    def said(self, seconds=60.0):
         """What the page tells its user, once it tells something."""
         end = time.monotonic() + seconds
         while (words := self.run("return document.getElementById('said').textContent")) == "…":
@@ -120,5 +120,5 @@ def browser(url):
                 window.close()
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
             process.stdout.close()

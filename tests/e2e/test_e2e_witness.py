@@ -20,7 +20,7 @@ from modelkeep.ledger.cosigned import cosigners
 from modelkeep.ledger.proofs import Proof
 from modelkeep.ledger.quorum import parse_policy
 
-SECONDS = 30
+SECONDS = 60
 
 
 class Process:

@@ -199,10 +199,10 @@ def test_kill_minus_nine_of_a_worker_under_load_loses_no_record_and_stops_nobody
         os.kill(before["worker-2"], signal.SIGKILL)
         killed = time.monotonic()
         wait_for(lambda: crew.pid("worker-2") not in (0, before["worker-2"]), 60)
-        wait_for(lambda: load.answered[-1].start > killed + 0.5, 60)
+        back = time.monotonic()
+        wait_for(lambda: load.answered[-1].start > back + 0.5, 60)
     assert {event.status for event in load.events} == {200}
-    gap = max(b.end - a.end for a, b in zip(load.answered, load.answered[1:], strict=False))
-    assert gap < LEASE + MARGIN, "the others went on"
+    assert sum(killed < event.start and event.end < back for event in load.answered) > 3, "the others went on"
     after = crew.pids()
     assert [part for part in before if before[part] != after[part]] == ["worker-2"]
     wait_for(lambda: "finished the audit log" in crew.house.text(), 60)

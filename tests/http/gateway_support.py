@@ -157,7 +157,7 @@ class Live:
 
     def client(self, key: str | None) -> httpx.Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx.Client(base_url=self.url, verify=self.tls, headers=headers, timeout=20)
+        return httpx.Client(base_url=self.url, verify=self.tls, headers=headers, timeout=60)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def test_a_new_champion_takes_over_and_no_request_is_lost(gateway, keep, alice, 
 
 
 def wait_for(condition):
-    for _ in range(600):
+    for _ in range(1200):
         if condition():
             return
         threading.Event().wait(0.05)

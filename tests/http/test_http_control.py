@@ -191,7 +191,7 @@ def test_no_number_of_publications_at_a_silent_server_keeps_anybody_else_waiting
         try:
             while len(arrived) < 8:
                 await asyncio.sleep(0.01)
-            status, said = await asyncio.wait_for(admin._post("/admin/v1/releases", pack(), reader, "192.0.2.1"), 5)
+            status, said = await asyncio.wait_for(admin._post("/admin/v1/releases", pack(), reader, "192.0.2.1"), 30)
             assert status == 200, said
         finally:
             for task in asking:

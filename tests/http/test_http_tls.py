@@ -54,7 +54,7 @@ def s_client(port, *arguments):
         ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", *arguments],
         input=b"",
         capture_output=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     return ran.stdout.decode(errors="replace") if ran.returncode == 0 else ""
@@ -62,7 +62,7 @@ def s_client(port, *arguments):
 
 def names_of(port):
     """The subject of the certificate that is shown now."""
-    plain = socket.create_connection(("127.0.0.1", port), 5)
+    plain = socket.create_connection(("127.0.0.1", port), 30)
     with trusting().wrap_socket(plain, server_hostname="127.0.0.1") as connection:
         found = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
     return found.subject.rfc4514_string().removeprefix("CN=")
@@ -104,7 +104,7 @@ def test_a_post_quantum_handshake_where_openssl_has_one():
 
 def test_answers_over_tls_say_hsts_and_name_no_server():
     with running(Certificates(leaf())) as server:
-        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusting(), timeout=5)
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusting(), timeout=30)
         connection.request("GET", "/x")
         headers = dict(connection.getresponse().getheaders())
         assert headers["strict-transport-security"] == "max-age=31536000"
@@ -156,7 +156,7 @@ def test_a_new_certificate_is_shown_under_load_and_no_request_is_dropped(tmp_pat
     stop, answered, failed = threading.Event(), [], []
 
     def ask(fresh):
-        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusting(), timeout=5)
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusting(), timeout=30)
         while not stop.is_set():
             try:
                 connection.request("GET", "/x")

@@ -514,7 +514,7 @@ def test_two_thefts_with_a_renewal_in_between_are_traced_by_both_keys(stolen, tm
         gateway.service.gateway._stand = lambda *_: (Rung.MARK, DEFAULT.steps[Rung.MARK])  # what others asked is no matter here
         answers += [ask(client, rows[at : at + 44]) for at in range(0, 220, 44)]
         done = cli("renew-mark", "carol", "--model", "iris@1", "--reason", "a letter went astray", "--json", code=0).json
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while gateway.service.gateway._marks.epoch(carol, ref) == 0:  # until the gateway's next look at the log
             assert time.monotonic() < end
             time.sleep(0.05)

@@ -22,7 +22,7 @@ ASK = b"GET /ask HTTP/1.1\r\nhost: a\r\n\r\n"
 def silent():
     """An upstream that takes questions and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(20)
+        listener.settimeout(60)
         yield listener
 
 
@@ -45,7 +45,7 @@ def asking(silent, **listen):
 
 def question_of(silent):
     connection, _ = silent.accept()
-    connection.settimeout(20)
+    connection.settimeout(60)
     assert connection.recv(1 << 16).startswith(b"POST /v2/models/m/infer HTTP/1.1\r\n")
     return connection
 
@@ -75,7 +75,7 @@ def test_a_request_past_its_deadline(silent):
     running, ends = asking(silent, handle_seconds=0.1)
     try:
         with socket.create_connection(("127.0.0.1", running.port)) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             client.sendall(ASK)
             hangs_up(question_of(silent))
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 503")
