@@ -33,16 +33,16 @@ from modelkeep.custody.datasets import (
     parse_data_ref,
 )
 from modelkeep.custody.dossier import Told
-from modelkeep.custody.releases import Counter, file_name
+from modelkeep.custody.releases import file_name
 from modelkeep.custody.salting import salted
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.ledger.attestations import Dataset, Salted, SealedData
 from modelkeep.ledger.statements import predicate_of
 from modelkeep.workflows.registry import Desk, Registry
+from modelkeep.workflows.versions import reserve_version
 
 PURPOSE = "dataset"
 """Purpose of sealed bodies: a model put in a data set's place does not open."""
-_TRIES = 64
 
 
 class Salts(Protocol):
@@ -220,26 +220,19 @@ def pending_datasets(registry: Registry) -> tuple[str, ...]:
 
 
 def _reserve(desk: Desk, blank: DatasetRecord, may: Callable[[], None]) -> Record:
-    """The pending record of the next version. ``may`` is asked once the counter is read: who comes between is a Conflict."""
-    name, records = blank.ref.name, desk.registry.records
-    for _ in range(_TRIES):
-        try:
-            counter = records.get(DATA_COUNTER, name)
-            last, expected = Counter.parse(counter.body or b"").last, counter.revision
-        except Missing:
-            last, expected = 0, 0
-        found = [DatasetRecord.parse(record) for record in records.scan(DATASET, f"{name}@")]
-        if any(each.actor != blank.actor for each in found) and not first_adder(desk.registry, name):
+    name, registry = blank.ref.name, desk.registry
+
+    def last(records: Sequence[Record]) -> int:
+        others = any(DatasetRecord.parse(record).actor != blank.actor for record in records)
+        if others and not first_adder(registry, name):
             raise Conflict(f"somebody else is adding the first version of {name}: use another name, or see whose it becomes")
         may()
-        known = (each.ref.version for each in found)
-        told = (version for _, version in _told(desk.registry, name))
-        version = max(last, *known, *told, 0) + 1
-        body, key = msgspec.structs.replace(blank, ref=ReleaseRef(name, version)).encode(), f"{name}@{version}"
-        with contextlib.suppress(Conflict):
-            changes = [Change(DATA_COUNTER, name, Counter(version).encode(), expected), Change(DATASET, key, body, 0)]
-            return Record(DATASET, key, body, records.commit(changes))
-    raise Conflict(f"no version of {name} could be reserved: too many add it at once, try again")
+        return max((version for _, version in _told(registry, name)), default=0)
+
+    def pending(version: int) -> bytes:
+        return msgspec.structs.replace(blank, ref=ReleaseRef(name, version)).encode()
+
+    return reserve_version(registry.records, (DATA_COUNTER, DATASET), name, last=last, pending=pending)
 
 
 def _carry_out(desk: Desk, keys: WrappingKeys, salts: Salts, content: Content, record: Record) -> DatasetRecord:

@@ -16,7 +16,7 @@ from modelkeep.core.ports import Change, Record
 from modelkeep.core.values import Digest, ModelSignature, ReleaseRef, ReleaseState, Statement, digest_of, parse_name
 from modelkeep.custody.book import EvidenceBook
 from modelkeep.custody.evidence import ReleaseEvidence
-from modelkeep.custody.releases import COUNTER, RELEASE, Counter, Release, file_name
+from modelkeep.custody.releases import COUNTER, RELEASE, Release, file_name
 from modelkeep.custody.scan import ScanVerdict, refusal
 from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of, release_statements
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
@@ -29,8 +29,7 @@ from modelkeep.workflows.describe import Sheet
 from modelkeep.workflows.oms import sign_model
 from modelkeep.workflows.registry import MODEL, PROFILE, Desk, Registry
 from modelkeep.workflows.staging import STAGE, clear_stages
-
-RESERVE_TRIES = 64
+from modelkeep.workflows.versions import reserve_version
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -212,26 +211,18 @@ def _scan(desk: Desk, data: memoryview, filename: str) -> ScanVerdict:
 
 
 def _reserve(desk: Desk, blank: Release) -> Record:
-    """Take the next version and leave a pending record, in one step. No version is given twice, not even a collected one."""
-    name, records = blank.ref.name, desk.registry.records
-    for _ in range(RESERVE_TRIES):
-        try:
-            counter = records.get(COUNTER, name)
-            last, expected = Counter.parse(counter.body or b"").last, counter.revision
-        except Missing:
-            last, expected = 0, 0
-        known = (ReleaseRef.parse(record.key).version for record in records.scan(RELEASE, f"{name}@"))
-        version = max(last, desk.registry.refresh().last_version(name), *known, 0) + 1
-        release = msgspec.structs.replace(blank, ref=ReleaseRef(name, version))
-        body, key = release.encode(), str(release.ref)
-        try:
-            revision = records.commit(
-                [Change(COUNTER, name, Counter(version).encode(), expected), Change(RELEASE, key, body, 0)]
-            )
-        except Conflict:
-            continue
-        return Record(RELEASE, key, body, revision)
-    raise Conflict(f"no version of {name} could be reserved: too many publish it at once, try again")
+    name, registry = blank.ref.name, desk.registry
+
+    def pending_release(version: int) -> bytes:
+        return msgspec.structs.replace(blank, ref=ReleaseRef(name, version)).encode()
+
+    return reserve_version(
+        registry.records,
+        (COUNTER, RELEASE),
+        name,
+        last=lambda _records: registry.refresh().last_version(name),
+        pending=pending_release,
+    )
 
 
 def _store(
