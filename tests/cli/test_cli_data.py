@@ -66,7 +66,8 @@ def test_lineage_from_the_source_to_the_release(cli, loans, desk, tmp_path):
     step.write_text(HALVE + "#")
     assert "not the code that loans@2 declares" in cli("data", "replay", "loans@2", "--step", str(step), code=1).err
     croissant = tmp_path / "loans.json"
-    cli("data", "lineage", "loans@2", "--croissant", str(croissant), code=0)
+    said = cli("data", "lineage", "loans@2", "--croissant", str(croissant), code=0).out
+    assert f"metadata of loans@2 written to {croissant}" in said
     assert json.loads(croissant.read_text())["conformsTo"] == "http://mlcommons.org/croissant/1.0"
 
 

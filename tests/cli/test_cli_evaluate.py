@@ -79,6 +79,8 @@ def test_numbers_a_page_and_what_was_certified(bare, place):
     assert round((left[0] - left[-1]) * 120) == broken
     assert all(one["accuracy"]["low"] <= one["accuracy"]["value"] <= one["accuracy"]["high"] for one in found["attacks"])
     assert [one["epsilon"] for one in found["curve"]] == pytest.approx([0, 0.025, 0.05, 0.1, 0.2, 0.4])
+    smoothed = [one["epsilon"] for one in found["certified"] if one["method"] == "smoothing"]
+    assert smoothed == [0, 0.1, 0.2]  # 40 draws certify nothing as far off as 0.4
     methods = {one["method"] for one in found["certified"]}
     assert methods == {"interval-bounds", "smoothing"} and len(found["corrupted"]) == 21
     page = (place / "page.html").read_text()

@@ -197,3 +197,5 @@ def test_an_overfitted_model_is_caught_and_bounds_epsilon(cli, shelf, tmp_path):
     ).json
     assert lira["shadows"] == 4 and lira["area"]["low"] > 0.5
     assert "guessing" in cli("privacy", "audit", *named, code=0).out
+    same = ("privacy", "audit", named[0], "--members", named[2], "--others", named[2])
+    assert "are the very same data" in cli(*same, code=2).err

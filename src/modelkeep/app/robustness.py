@@ -26,7 +26,7 @@ from modelkeep.training import robustness as worth
 from modelkeep.training.corruptions import corrupt, corruptions
 from modelkeep.training.lab.attacks.square import Space, square
 from modelkeep.training.robustness import Alarm, Share, share
-from modelkeep.training.smoothing import smooth
+from modelkeep.training.smoothing import reach, smooth
 from modelkeep.workflows.registry import MODEL
 
 if TYPE_CHECKING:  # PyTorch comes in when gradients are asked for
@@ -391,14 +391,16 @@ def _certified(subject: Subject, asked: Asked, box: tuple[Rows, Rows], clean: Ma
     if asked.smoothing:
         count = subject.predictor.scores(subject.x[:1]).shape[1] + 1  # what is no number is an answer of its own
         radii = []
-        some = min(_CERTIFIED, len(subject.x))
+        some, draws = min(_CERTIFIED, len(subject.x)), max(asked.draws, 10)
         for number in range(some):
             told("smoothing", number, some)
             row, how = subject.x[number : number + 1], {"count": count, "seed": asked.seed + number}
-            (one,) = smooth(subject.classes, row, asked.smoothing, max(asked.draws, 10), **how)
+            (one,) = smooth(subject.classes, row, asked.smoothing, draws, **how)
             radii.append(one.radius if one.label == subject.y[number] else -1.0)
         told("smoothing", some, some)
-        for radius in sorted({0.0, *(round(asked.smoothing * times, 6) for times in (0.5, 1.0, 2.0))}):
+        told_of = {0.0, *(round(asked.smoothing * times, 6) for times in (0.5, 1.0, 2.0))}
+        most = reach(draws, asked.smoothing)
+        for radius in sorted(one for one in told_of if one < most):  # farther off no row could be: 0 % would say nothing
             held = share(sum(one > radius for one in radii), some)
             found.append(Certified("smoothing", "l2", radius, held, asked.smoothing))
     return found

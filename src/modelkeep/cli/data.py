@@ -173,7 +173,7 @@ def lineage(ctx: Context, dataset: str, croissant: str, purpose: str) -> None:
     if croissant:
         write_file(croissant, ctx.call(Keep.data_describe, dataset=dataset, purpose=purpose), mode=0o644)
     found = ctx.call(Keep.data_lineage, dataset=dataset)
-    ctx.out.show(found, found.text)
+    ctx.out.show(found, found.text + f"\nmetadata of {found.ref} written to {croissant}" * bool(croissant))
 
 
 @data.command(epilog="Example: modelkeep data replay loans@2 --step clean.py --purpose credit-scoring")

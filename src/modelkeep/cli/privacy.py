@@ -253,6 +253,10 @@ def audit(  # click hands over one argument an option
     attack = Attack(given.pop("attack"), architecture=layers, **given)
     trained, rest = (read_labelled(ctx, one, label, purpose) for one in (members, others))
     check_alike(trained, rest)
+    if trained.digest == rest.digest:
+        raise Invalid(
+            f"--members {trained.name} and --others {rest.name} are the very same data: members must not be among others"
+        )
     inside, outside = Rows.of(trained), Rows.of(rest)
     with bar(shown=not ctx.out.json) as told:
         found = audit_membership(data, Path(model).name, inside, outside, attack, told=told)

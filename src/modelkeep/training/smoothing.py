@@ -39,6 +39,11 @@ def certify_counts(picked: Ints, counted: Ints, sigma: float, alpha: float) -> C
     return Certificate(top, sigma * normal_quantile(least)) if least > 0.5 else Certificate(-1, 0.0)
 
 
+def reach(draws: int, sigma: float, alpha: float = ALPHA) -> float:
+    """The radius of a row to which every one of so many draws gives the same class: no certificate is larger."""
+    return certify_counts(np.array([PICKED]), np.array([draws]), sigma, alpha).radius
+
+
 def normal_quantile(p: float) -> float:
     """The standard normal's quantile at 0 < ``p`` < 1, by bisection on erfc: the lower end of the last interval."""
     low, high = -40.0, 40.0
