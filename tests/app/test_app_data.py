@@ -99,6 +99,33 @@ def test_npz_and_parquet_and_pictures_come_back_as_they_were(keep, tmp_path):
             )
 
 
+@pytest.mark.parametrize("what", ["written", "gone", "new"])
+def test_a_folder_of_pictures_that_changes_while_it_is_sealed_is_not_added(keep, tmp_path, what, monkeypatch):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    for number in range(4):
+        (folder / f"c{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 5), number).save(folder / f"c{number % 2}" / f"{number}.png")
+    desk, first = keep.premises.desk(), folder / "c0" / "0.png"
+    put = desk.registry.blobs.put
+
+    def put_and_change(chunks):
+        sealed = put(chunks)  # every picture was read
+        if what == "gone":
+            first.unlink()
+        else:
+            Image.new("L", (6, 5), 99).save(first if what == "written" else folder / "c0" / "9.png")
+        return sealed
+
+    monkeypatch.setattr(type(desk.registry.blobs), "put", lambda _blobs, chunks: put_and_change(chunks))
+    with pytest.raises(Conflict, match="while it was read: run it again"):
+        keep.data_add_from(folder, "pictures")
+    monkeypatch.undo()
+    assert keep.data_list() == ()
+    assert keep.data_add_from(folder, "pictures").ref == "pictures@2"
+
+
 def test_no_row_is_ever_on_the_disk(keep, loans, tmp_path):
     keep.data_add_from(loans, "loans", About(personal=True))
     loans.unlink()

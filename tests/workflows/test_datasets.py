@@ -25,8 +25,9 @@ from modelkeep.custody.ringkeys import RingKeys
 from modelkeep.custody.salting import DataSalts
 from modelkeep.errors import Conflict, Invalid, Missing, NotTrusted, Unavailable
 from modelkeep.ledger.attestations import Step
+from modelkeep.workflows.acts import log_act
 from modelkeep.workflows.collect import collect
-from modelkeep.workflows.datasets import Content, add_dataset, all_datasets, find_dataset, open_dataset
+from modelkeep.workflows.datasets import Content, add_dataset, all_datasets, find_dataset, open_dataset, remove_dataset
 from modelkeep.workflows.publish import ModelFile, publish, settle
 from modelkeep.workflows.registry import KeysOpener
 
@@ -34,10 +35,11 @@ ROWS = b"who,income\n" + b"".join(b"CANARY-%06d,%d\n" % (n, n) for n in range(90
 FIRST = ReleaseRef("loans", 1)
 
 
-def add(house, desk, name="loans", about=NOTHING_SAID, data=ROWS, actor="ada"):
+def add(house, desk, name="loans", about=NOTHING_SAID, data=ROWS, actor="ada", reader=None):
     data_keys = RingKeys(keys.DATA_KEK, lambda: house.ring)
     salts = DataSalts(desk.registry.records, RingKeys(keys.AUDIT_SUBJECT, lambda: house.ring), desk.entropy)
-    content = Content(BytesReader(data), "csv", "loans.csv", 90_000, (("who", "text"), ("income", "int64")), lambda: None)
+    source = reader or BytesReader(data)
+    content = Content(source, "csv", "loans.csv", 90_000, (("who", "text"), ("income", "int64")), lambda: None)
     return add_dataset(desk, data_keys, salts, content, name, about, actor=actor)
 
 
@@ -133,6 +135,80 @@ def test_beside_a_live_adder_nothing_of_it_is_removed(house):
     adder.join()
     assert found[0].ref == FIRST
     assert read(house) == ROWS
+
+
+FEW = b"who,income\nann,1\n"
+
+
+class Held(BytesReader):
+    """Bytes whose reading waits until ``go_on`` is set."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def read_into(self, offset, into):
+        self.begun.set()
+        assert self.go_on.wait(30)
+        super().read_into(offset, into)
+
+
+def add_held(house, name, reader, found):
+    found.append(add(house, house.desk(), name, reader=reader))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_collector_that_is_killed_at_any_step_beside_a_live_adder_harms_nothing(house, after):
+    for number in range(1, 40):
+        house.faults.arm(5)  # its body is stored and named, and the log says nothing
+        with contextlib.suppress(Cut):
+            add(house, house.desk(), f"dead{number}", data=FEW)
+        house.faults.arm(0)
+        reader, found = Held(FEW), []
+        adder = threading.Thread(target=add_held, args=(house, f"live{number}", reader, found))
+        adder.start()
+        assert reader.begun.wait(30)
+        house.faults.arm(number, after=after)
+        ended = False
+        with contextlib.suppress(Cut):
+            collect(house.desk(), "keep.example", actor="ada", retired_for=0)
+            ended = True
+        house.faults.arm(-1)  # not 0: the adder is in the middle of a step
+        reader.go_on.set()
+        adder.join()
+        assert read(house, found[0].ref) == FEW
+        collect(house.desk(), "keep.example", actor="ada", retired_for=0)
+        versions = [str(each.ref) for each in all_datasets(house.registry())]
+        assert versions == sorted(f"live{one}@1" for one in range(1, number + 1))
+        assert sorted(house.blobs.stored) == sorted(each.body.sealed for each in all_datasets(house.registry()))
+        if ended:
+            break
+    assert number > 2  # it was cut off, and then it was not
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_removal_that_is_cut_off_at_any_step_is_there_or_is_made_again(house, after):
+    for number in range(1, 10):
+        record, desk, before = add(house, house.desk(), f"cut{number}", data=FEW), house.desk(), left(house)
+
+        def say(desk=desk, about=str(record.ref)):
+            return log_act(desk, "keep.example", "data.remove", about, actor="ada")
+
+        house.faults.arm(number, after=after)
+        ended = False
+        with contextlib.suppress(Cut):
+            remove_dataset(desk, record, say)
+            ended = True
+        house.faults.arm(0)
+        with contextlib.suppress(Missing):
+            remove_dataset(house.desk(), find_dataset(house.registry(), record.ref), say)
+        settle(house.desk())
+        with pytest.raises(Missing):
+            find_dataset(house.registry(), record.ref)
+        assert left(house) == ([key for key in before[0] if key not in (str(record.ref), record.body.sealed)], [])
+        if ended:
+            break
+    assert number > 2
 
 
 def test_a_file_that_changed_while_it_was_sealed_is_not_added(house):

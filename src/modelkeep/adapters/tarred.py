@@ -60,8 +60,14 @@ class TarFolder:
             if first < last:
                 with SourceFile(part.path) as source:
                     if Stamp.of(source.found) != part.was:
-                        raise Conflict(f"{part.path} changed while it was read: run it again when nobody writes to it")
+                        raise _changed(part.path)
                     source.read_into(first - begin, into[first - offset : last - offset])
+
+    def check_unchanged(self) -> None:
+        """Raises Conflict when one of the files was written to, or went, since this was made."""
+        for part in self._parts:
+            if stamp(part.path) != part.was:
+                raise _changed(part.path)
 
 
 def tar_files(reader: Reader) -> Iterator[tarfile.TarInfo]:
@@ -71,6 +77,10 @@ def tar_files(reader: Reader) -> Iterator[tarfile.TarInfo]:
             yield from (member for member in archive if member.type in tarfile.REGULAR_TYPES and not member.issparse())
     except (tarfile.TarError, ValueError, OverflowError):  # the latter two from lengths that no file can have
         raise Invalid("the pictures are not in a tar archive, or it is damaged") from None
+
+
+def _changed(path: Path) -> Conflict:
+    return Conflict(f"{path} changed while it was read: run it again when nobody writes to it")
 
 
 def _head(name: str, size: int) -> bytes:

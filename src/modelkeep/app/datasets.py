@@ -15,7 +15,7 @@ from modelkeep.container.ranges import RangeReader
 from modelkeep.container.reader import Reader, read_bytes
 from modelkeep.core.tables import Table
 from modelkeep.custody.datasets import DatasetRecord
-from modelkeep.errors import Invalid
+from modelkeep.errors import Conflict, Invalid
 
 _PIECE = 1 << 20
 
@@ -86,7 +86,15 @@ def opened_source(path: str | Path, columns: Sequence[str] = ()) -> Iterator[tup
     if columns and kind != CSV:
         raise Invalid(f"--columns names the columns of a CSV file, and {place.name} is {kind}: it has names already")
     if kind == IMAGES:
-        yield Source(kind, TarFolder(place, list(pictures(place)))), f"{place.resolve().name}.tar", lambda: None
+        names = list(pictures(place))
+        folder = TarFolder(place, names)
+
+        def check() -> None:
+            folder.check_unchanged()
+            if list(pictures(place)) != names:
+                raise Conflict(f"pictures came into {place} while it was read: run it again when nobody writes to it")
+
+        yield Source(kind, folder), f"{place.resolve().name}.tar", check
         return
     with SourceFile(place) as file:
         yield Source(kind, with_header(file, columns) if columns else file), place.name, file.check_unchanged
