@@ -58,7 +58,8 @@ def test_runs_are_charged_and_the_one_too_many_is_refused_before_it_begins(cli, 
 
     refused = train(cli, shelf, tmp_path / "b.onnx", dataset="people@2", code=1)
     told = json.loads(refused.err)
-    assert told["code"] == "denied" and "data set people to epsilon" in told["message"] and "would fit" in told["message"]
+    assert told["code"] == "denied" and "1 run has spent" in told["message"] and "would fit" in told["message"]
+    assert "data set people to epsilon" in told["message"]
     assert not (tmp_path / "b.onnx").exists()
     fits = told["message"].partition("one of epsilon ")[2].split()[0]
     assert 1.5 < float(fits) < 2.0

@@ -133,9 +133,10 @@ class Ledger:
         whole = self.total(budget.delta, plan.spend)
         if whole > budget.epsilon:
             spent = self.total(budget.delta)
+            runs = "1 run has" if len(self.charges) == 1 else f"{len(self.charges)} runs have"
             raise Denied(
                 f"this run would bring the data set {self.name} to epsilon {whole:.4g} of {budget.epsilon:g} at delta "
-                f"{budget.delta:g}: {len(self.charges)} runs have spent {spent:.4g}, and {self._left(plan)}"
+                f"{budget.delta:g}: {runs} spent {spent:.4g}, and {self._left(plan)}"
             )
 
     def _left(self, plan: PrivacySpent) -> str:
