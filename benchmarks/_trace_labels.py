@@ -19,7 +19,8 @@ from benchmarks import Row
 from benchmarks._extraction import BESIDE, Floats, Ints, Predict, Setting, settings
 from modelkeep.extraction.flips import Flipper, flipped, spots_of
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.trace import AccountTrail, draw_probes, trace
+from modelkeep.extraction.probes import draw_probes
+from modelkeep.extraction.trace import AccountTrail, trace
 
 ACCOUNTS = 100_000
 SETTINGS = ("digits/mlp", "credit/mlp")

@@ -13,7 +13,8 @@ from benchmarks._trace_copies import copies
 from modelkeep.extraction.attacks import Surrogate
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.trace import Heard, Reading, draw_probes, hear
+from modelkeep.extraction.probes import draw_probes
+from modelkeep.extraction.reading import Heard, Reading, hear
 
 ACCOUNTS = 100_000
 """Over which a p-value is corrected."""

@@ -26,9 +26,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import Row, report
 from modelkeep.extraction.fitting import fit_profile
+from modelkeep.extraction.probes import draw_probes
 from modelkeep.extraction.profile import Profile, with_error
 from modelkeep.extraction.regression import NumberMarker, NumberReading, hear_numbers, own_error
-from modelkeep.extraction.trace import draw_probes
 
 Floats = NDArray[np.float64]
 

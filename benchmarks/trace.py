@@ -27,7 +27,7 @@ from benchmarks._trace_results import Kept, draw, summary
 from benchmarks._trace_thefts import EPSILON, TOGETHER, Theft, Thefts, corrected, large, served
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.trace import Heard
+from modelkeep.extraction.reading import Heard
 
 SETTINGS = ("digits/mlp", "credit/mlp")
 EPOCHS = 5

@@ -3,9 +3,10 @@ import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
 from modelkeep.errors import Invalid
-from modelkeep.extraction import trace as t
+from modelkeep.extraction import reading
 from modelkeep.extraction.flips import Flipper, Told, first_of, flip_scores, flipped, spots_of
-from modelkeep.extraction.trace import AccountTrail, hear, trace
+from modelkeep.extraction.reading import hear
+from modelkeep.extraction.trace import AccountTrail, trace
 
 KEY = bytes(range(32))
 
@@ -90,8 +91,8 @@ def test_p_values_of_a_copy_of_true_labels_are_uniform_or_larger(digits, asked):
     copy = ExtraTreesClassifier(20, max_depth=6, random_state=1).fit(few[:200], digits.predict(few[:200]).argmax(axis=1))
     heard = hear(_labels(digits, copy), digits.predict, few)
     probes = hear(_labels(digits, copy), digits.predict, digits.unseen[:300])
-    told, rng = t.Flipped(0.05, spots_of(digits.profile), heard), np.random.default_rng(6)
-    p = np.array([np.exp(-t._flip_evidence(rng.bytes(32), told, probes)) for _ in range(200)])
+    told, rng = reading.Flipped(0.05, spots_of(digits.profile), heard), np.random.default_rng(6)
+    p = np.array([np.exp(-reading._flip_evidence(rng.bytes(32), told, probes)) for _ in range(200)])
     for level in (0.2, 0.05, 0.01):
         assert (p <= level).mean() <= level + 3 * np.sqrt(level / 200)
     assert p.min() > 1e-4

@@ -9,6 +9,7 @@ from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from modelkeep.errors import Invalid
 from modelkeep.extraction.fitting import fit_profile
 from modelkeep.extraction.perturb import Cells, Marker
+from modelkeep.extraction.probes import draw_probes
 from modelkeep.extraction.profile import Profile, with_error
 from modelkeep.extraction.regression import (
     LARGEST,
@@ -19,7 +20,7 @@ from modelkeep.extraction.regression import (
     own_error,
     trace_numbers,
 )
-from modelkeep.extraction.trace import AccountTrail, draw_probes
+from modelkeep.extraction.trace import AccountTrail
 
 CELLS = Cells(np.zeros(3, np.float32), np.eye(3, dtype=np.float32), np.zeros(3, np.float32), 0.35)
 SIZE = 6.0

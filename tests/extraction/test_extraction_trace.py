@@ -6,11 +6,14 @@ import pytest
 
 from modelkeep.adapters.surrogates import MlpSurrogate, TreesSurrogate
 from modelkeep.errors import Invalid
+from modelkeep.extraction import evalues
+from modelkeep.extraction import reading as r
 from modelkeep.extraction import trace as t
 from modelkeep.extraction.deceive import deceived
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Cells, Marker
-from modelkeep.extraction.trace import AccountTrail, draw_probes, trace
+from modelkeep.extraction.probes import draw_probes
+from modelkeep.extraction.trace import AccountTrail, trace
 
 CELLS = Cells(np.zeros(3, np.float32), np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
 
@@ -86,14 +89,14 @@ def test_p_values_of_an_independent_model_are_uniform_or_larger(name, request):
 def test_the_e_value_averages_to_one_exactly(symbols):
     """Over all codes of five questions, whatever the scores: E e = 1 under the key's randomness."""
     scores = np.random.default_rng(1).uniform(-1, 1, size=(5, symbols))
-    values = [np.exp(t.Bets(scores).log_e(np.array(code))) for code in product(range(symbols), repeat=5)]
+    values = [np.exp(evalues.Bets(scores).log_e(np.array(code))) for code in product(range(symbols), repeat=5)]
     assert np.mean(values) == pytest.approx(1.0)
 
 
 def test_the_smooth_e_value_averages_to_one_exactly():
     scores = np.random.default_rng(2).uniform(-1, 1, size=(8, 2))
     cell = np.array([0, 0, 1, 1, 2, 2, 2, 3])
-    regions = t.regions_of(cell, np.zeros(8, int), np.ones(8), [scores])
+    regions = evalues.regions_of(cell, np.zeros(8, int), np.ones(8), [scores])
     assert regions.cell.tolist() == [0, 1, 2, 3], "one symbol a region, however many probes"
     values = [np.exp(regions.bets[0].log_e(np.array(symbols))) for symbols in product((0, 1), repeat=4)]
     assert np.mean(values) == pytest.approx(1.0)
@@ -108,10 +111,10 @@ def test_a_copy_that_was_trained_on_is_read_by_its_logarithms():
     odds = 4.0 * np.log(marker.apply(x, clean) + 1e-3)
     read = np.exp(odds - odds.max(axis=1, keepdims=True))
     read /= read.sum(axis=1, keepdims=True)
-    reading = t.Reading(t.Heard(x[500:], clean[500:], read[500:]), 0.05)
-    asked = t.Heard(x[:500], clean[:500], read[:500])
+    reading = r.Reading(r.Heard(x[500:], clean[500:], read[500:]), 0.05)
+    asked = r.Heard(x[:500], clean[:500], read[:500])
     p, statistics = reading.weigh(bytes(32), CELLS, asked)
-    first = max(statistics[f"fine-{name}"] for name in t.TRANSFORMS)
+    first = max(statistics[f"fine-{name}"] for name in r.TRANSFORMS)
     assert statistics["fine-deep"] > first + 3.0
     assert p < 10 ** -(statistics["fine-deep"] - 3.0)
     assert reading.weigh(bytes([1]) * 32, CELLS, asked)[0] > 0.05
@@ -125,11 +128,11 @@ def test_a_copy_that_tells_its_leading_classes_alone_is_read_by_what_it_tells():
     read = Marker(bytes(32), CELLS).apply(x, clean) + rng.normal(0, 0.002, size=(900, 10)) * (clean > 0.01)
     read[read < np.sort(read, axis=1)[:, -3:-2]] = 0.0
     read /= read.sum(axis=1, keepdims=True)
-    reading = t.Reading(t.Heard(x[500:], clean[500:], read[500:]), 0.05)
-    asked = t.Heard(x[:500], clean[:500], read[:500])
+    reading = r.Reading(r.Heard(x[500:], clean[500:], read[500:]), 0.05)
+    asked = r.Heard(x[:500], clean[:500], read[:500])
     p, statistics = reading.weigh(bytes(32), CELLS, asked)
-    first = max(statistics[f"fine-{name}"] for name in t.TRANSFORMS)
-    assert max(statistics[f"fine-named-{name}"] for name in t.TRANSFORMS) > first + 3.0
+    first = max(statistics[f"fine-{name}"] for name in r.TRANSFORMS)
+    assert max(statistics[f"fine-named-{name}"] for name in r.TRANSFORMS) > first + 3.0
     assert p < 10 ** -(first + 1.0)
     assert reading.weigh(bytes([1]) * 32, CELLS, asked)[0] > 0.05
 
@@ -137,17 +140,17 @@ def test_a_copy_that_tells_its_leading_classes_alone_is_read_by_what_it_tells():
 def test_labels_and_rounded_answers_are_read_as_they_are(digits):
     told = digits.predict(digits.unseen)
     for read in (told, np.eye(10)[told.argmax(axis=1)], np.round(told, 2), np.round(told[:0], 2)):
-        assert t._named(read) == 0
+        assert r._named(read) == 0
 
 
 def test_readings_that_came_later_leave_the_p_values_of_before(digits):
     """A report of before is checked with one that is at most a twentieth larger."""
     rng = np.random.default_rng(5)
-    heard = t.hear(digits.predict, digits.predict, digits.unseen[:120])
+    heard = r.hear(digits.predict, digits.predict, digits.unseen[:120])
     marked = Marker(bytes(32), digits.profile).apply(heard.x, heard.clean)
-    reading = t.Reading(t.Heard(heard.x, heard.clean, np.clip(marked + rng.normal(0, 0.01, marked.shape), 0, 1)), 0.05)
+    reading = r.Reading(r.Heard(heard.x, heard.clean, np.clip(marked + rng.normal(0, 0.01, marked.shape), 0, 1)), 0.05)
     p, statistics = reading.weigh(bytes(32), digits.profile, None)
-    smooth = np.mean([10 ** statistics[f"smooth-{name}"] for name in t.TRANSFORMS])
+    smooth = np.mean([10 ** statistics[f"smooth-{name}"] for name in r.TRANSFORMS])
     before = 0.2 + 0.8 * smooth  # e of the mark without fine symbols is 1, and four in five of the means have a smooth one
     assert before > 2.0
     assert p <= 1.05 / before
@@ -155,13 +158,13 @@ def test_readings_that_came_later_leave_the_p_values_of_before(digits):
 
 def test_a_key_weighs_the_same_whatever_was_weighed_before(digits):
     """What a reading keeps of its probes belongs to one layout of cells and one rounding."""
-    probes, key = t.hear(digits.predict, digits.predict, digits.unseen[:80]), bytes(32)
-    probes = t.Heard(probes.x, probes.clean, np.clip(probes.clean + np.random.default_rng(4).normal(0, 0.02, (80, 10)), 0, 1))
+    probes, key = r.hear(digits.predict, digits.predict, digits.unseen[:80]), bytes(32)
+    probes = r.Heard(probes.x, probes.clean, np.clip(probes.clean + np.random.default_rng(4).normal(0, 0.02, (80, 10)), 0, 1))
     fewer = replace(digits.profile, cells=digits.profile.cells[:8])
     cases = [(digits.profile, 4), (fewer, 4), (digits.profile, 2)]
-    alone = [t.Reading(probes, 0.05).weigh(key, cells, None, decimals=decimals) for cells, decimals in cases]
+    alone = [r.Reading(probes, 0.05).weigh(key, cells, None, decimals=decimals) for cells, decimals in cases]
     assert len({tuple(statistics.items()) for _, statistics in alone}) == 3
-    reading = t.Reading(probes, 0.05)
+    reading = r.Reading(probes, 0.05)
     reading.weigh(bytes([1]) * 32, fewer, None)
     assert [reading.weigh(key, cells, None, decimals=decimals) for cells, decimals in cases] == alone
 
@@ -170,11 +173,11 @@ def test_the_e_value_of_false_answers_averages_to_one_exactly():
     """Over all keys of six regions, whatever the suspect tells there."""
     scores, share = np.random.default_rng(3).uniform(0, 4, size=6), 0.3
     values = [
-        np.exp(t._log_false(scores, np.array(false), share)) * np.prod(np.where(false, share, 1 - share))
+        np.exp(evalues.log_false(scores, np.array(false), share)) * np.prod(np.where(false, share, 1 - share))
         for false in product((False, True), repeat=6)
     ]
     assert np.sum(values) == pytest.approx(1.0)
-    assert t._log_false(scores, np.ones(6, bool), 1.0) == pytest.approx(0.0, abs=1e-6), "no news when all is false"
+    assert evalues.log_false(scores, np.ones(6, bool), 1.0) == pytest.approx(0.0, abs=1e-6), "no news when all is false"
 
 
 def test_labels_that_were_false_after_a_review_are_traced(digits):
@@ -235,7 +238,7 @@ def test_the_choice_of_a_run_is_paid_for():
     logs = np.where(rng.random((20_000, 5)) < 0.5, np.log(1.8), np.log(0.2)) * rng.integers(1, 4, size=(20_000, 1))
     logs -= np.log(np.exp(logs).mean())  # the mean of e is 1 over these draws
     runs = [t.strongest_run(row, range(5)) for row in logs]
-    p = np.array([t.p_of(row[a : b + 1].sum() - np.log(t.runs_of(5))) for row, (a, b) in zip(logs, runs, strict=True)])
+    p = np.array([evalues.p_of(row[a : b + 1].sum() - np.log(t.runs_of(5))) for row, (a, b) in zip(logs, runs, strict=True)])
     for level in (0.2, 0.05, 0.01):
         assert (p <= level).mean() <= level + 3 * np.sqrt(level / len(p))
 

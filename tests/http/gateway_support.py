@@ -32,7 +32,7 @@ from modelkeep.workflows.predict import Answer, Call
 from modelkeep.workflows.publish import Calibration, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.service import Service
-from modelkeep.workflows.tracereport import code_of
+from modelkeep.workflows.tracereport import DECIMALS, code_of, terms_of
 
 PASSPHRASE = b"a passphrase of several words"
 IRIS = ReleaseRef("iris", 1)
@@ -86,11 +86,15 @@ def _make(directory: Path, trained: Trained, names: tuple[str, ...], accounts: t
     rows = trained.reference.astype(np.float64)
     profile = fit_profile(rows, lambda x: OnnxRuntime(trained.onnx).run({"X": x.astype(np.float32)})["probabilities"], seed=1)
     arrays = {**profile.to_arrays(), **learn_reference(rows, 1)}
-    calibration = Calibration(lambda _model, _interface: arrays, len(rows), digest_of(b"reference"), code_of)
+    calibration = Calibration(lambda _model, _interface: arrays, len(rows), digest_of(b"reference"), code_of, _terms)
     for name in names:
         found = publish(keep.premises.desk(), ModelFile(trained.onnx, "m.onnx"), name, actor="test", calibration=calibration)
         keep.promote(ref=str(found.ref))
     keep.premises.records.close()
+
+
+def _terms(arrays):
+    return terms_of(arrays, 0.05, DECIMALS)
 
 
 def make_service(keep: Keep, **listen) -> Service:

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import hashlib
 import http.server
+import io
 import json
 import shutil
 import threading
@@ -22,22 +23,23 @@ from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.surrogates import harden
 from modelkeep.app.keep import Keep
 from modelkeep.app.recorded import recorded_answers
-from modelkeep.app.tracing import check_trace
+from modelkeep.app.tracing import Shown, check_trace
 from modelkeep.core.values import ReleaseRef, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.keys import AUDIT_SUBJECT, WATERMARK
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction.ladder import DEFAULT, Rung
 from modelkeep.extraction.perturb import commitment
+from modelkeep.extraction.probes import draw_pool, drawn
 from modelkeep.extraction.profile import Profile
-from modelkeep.extraction.trace import draw_probes, probe_seed
 from modelkeep.formats.safetensors import dump, load
+from modelkeep.ledger.predicates import Commitment, TraceCommitments
 from modelkeep.ledger.statements import encode_statement, make_statement, parse_statement, predicate_of, sign_statement
 from modelkeep.workflows.decisions import OpenedKey
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import PROFILE
 from modelkeep.workflows.tracecheck import _multiplied
-from modelkeep.workflows.tracereport import Grouped, TraceReport
+from modelkeep.workflows.tracereport import CAVEATS, Grouped, TraceReport
 
 INFER = "/v2/models/iris/infer"
 
@@ -110,7 +112,11 @@ def test_the_report_holds_without_the_keep(stolen, report, tmp_path):
     shutil.copytree(report[1], tmp_path / "elsewhere")
     ran = check(stolen, tmp_path / "elsewhere", "--suspect", str(stolen[1] / "copy.onnx"), "--json", code=0)
     seen = {one["what"]: one["seen"] for one in ran.json["found"]}
-    assert set(seen) == {"signature", "code", "probes", "commitment", "age", "order", "p-value", "mark", "suspect"}
+    assert set(seen) == {
+        *("signature", "code", "terms", "probes", "seed", "commitment", "age", "order", "p-value", "probes alone"),
+        *("mark", "suspect"),
+    }
+    assert ran.json["settled"] and "drawn again, of 16,384 rows" in seen["probes"] and "0.05" in seen["terms"]
     assert 500 < int(seen["mark"].split(" of ")[0]) <= 1000, "some were given at other rungs of the ladder"
     assert "before its first answer" in seen["order"]
     (p,) = ran.json["p"].values()
@@ -132,18 +138,17 @@ def test_it_opens_the_key_of_the_accused_and_of_nobody_else(stolen, report):
 
 
 def test_probes_of_a_beacon_are_drawn_by_it_and_by_the_suspect(stolen, report):
-    assert probe_seed(b"abc", bytes(32)) == int(
-        hashlib.sha256(b"modelkeep/probes/1" + hashlib.sha256(b"abc").digest() + bytes(32)).hexdigest(), 16
-    )
-    assert len({probe_seed(b"abc", bytes(32)), probe_seed(b"abd", bytes(32)), probe_seed(b"abc", bytes(31) + b"\1")}) == 3
     _, folder, keep = stolen
     registry = keep.premises.registry(keep.premises.openers())
     evidence = registry.release(ReleaseRef.parse("iris@1"))
     profile = Profile.from_arrays(
         load(registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE).read_source())
     )
-    seed = probe_seed((folder / "beacon").read_bytes(), hashlib.sha256((folder / "copy.onnx").read_bytes()).digest())
-    assert np.array_equal(load((report[1] / "probes.safetensors").read_bytes())["x"], draw_probes(profile, 2000, seed))
+    pool, suspect = draw_pool(profile.embedding), hashlib.sha256((folder / "copy.onnx").read_bytes()).digest()
+    assert (pool.root, len(pool)) == (evidence.profile.trace.pool, evidence.profile.trace.rows)
+    index = drawn((folder / "beacon").read_bytes(), pool.root, len(pool), suspect)
+    shown = load((report[1] / "probes.safetensors").read_bytes())
+    assert np.array_equal(shown["pool.index"], index) and np.array_equal(shown["x"], pool.rows[index])
 
 
 class Page(HTMLParser):
@@ -188,24 +193,32 @@ def test_what_was_changed_is_found(stolen, report, tmp_path):
     assert ran.code != 0 and ran.line()
 
 
+class Forger:
+    """The owner, who signs whatever report he likes with the keep's own signer."""
+
+    def __init__(self, keep, folder):
+        self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        self.statement = parse_statement(parse_envelope(self.files["statement.json"]).unverified_payload())
+        self.said = predicate_of(self.statement, TraceReport)
+        self.signer = keep.premises.desk().signer
+
+    def signed(self, accused=None, numbers=None, other=None, without=(), subjects=None, **changed):
+        now = {name: data for name, data in {**self.files, **(other or {})}.items() if name not in without}
+        if numbers is not None:
+            now["account-1.safetensors"] = dump(numbers)
+        one = msgspec.structs.replace(self.said.accused[0], **(accused or {}))
+        digests = {name: digest_of(now[name]) for name in now if name not in ("report.json", "statement.json")}
+        said = msgspec.structs.replace(self.said, accused=(one,), files=digests, **changed)
+        made = make_statement(said, *(subjects or self.statement.subject))
+        return {**now, "report.json": encode_statement(made), "statement.json": sign_statement(made, self.signer)}
+
+
 def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
     """The keep's own signer signs a report whose numbers, key, proof or order do not hold."""
     _, folder, keep = stolen
-    files = {path.name: path.read_bytes() for path in report[1].iterdir()}
+    forger = Forger(keep, report[1])
+    files, said, signed = forger.files, forger.said, forger.signed
     trust = (folder / "keep" / "trust.toml").read_bytes()
-    statement = parse_statement(parse_envelope(files["statement.json"]).unverified_payload())
-    said = predicate_of(statement, TraceReport)
-    signer = keep.premises.desk().signer
-
-    def signed(accused=None, numbers=None, other=None, **changed):
-        now = {**files, **(other or {})}
-        if numbers is not None:
-            now["account-1.safetensors"] = dump(numbers)
-        one = msgspec.structs.replace(said.accused[0], **(accused or {}))
-        digests = {name: digest_of(now[name]) for name in said.files}
-        made = make_statement(msgspec.structs.replace(said, accused=(one,), files=digests, **changed), *statement.subject)
-        return {**now, "report.json": encode_statement(made), "statement.json": sign_statement(made, signer)}
-
     assert check_trace(signed(), trust).p
     arrays = {name: array.copy() for name, array in load(files["account-1.safetensors"]).items()}
     other = bytes(31) + b"\1"
@@ -236,7 +249,7 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
     with pytest.raises(NotTrusted, match="after the suspect was seen"):
         check_trace(signed(seen=1), trust)
     with pytest.raises(NotTrusted, match="after the suspect was seen"):
-        check_trace(signed(), trust, seen=1)
+        check_trace(signed(), trust, Shown(seen=1))
     probes = {name: array.copy() for name, array in load(files["probes.safetensors"]).items()}
     with pytest.raises(Invalid, match="share of answers"):
         check_trace(signed(other={"probes.safetensors": dump({**probes, "fine": probes["fine"] + 1.0})}), trust)
@@ -256,15 +269,156 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
     for share in (-0.5, 1.5):
         with pytest.raises(Invalid, match="answered falsely in"):
             check_trace(signed({"share": share}), trust)
-    for how, word in (("beacon", "drawn by a value"), ("data", "handed in"), ("else", "does not say")):
-        drawn = signed(probes=msgspec.structs.replace(said.probes, how=how))
-        told = {one.what: one.seen for one in check_trace(drawn, trust).found}
-        assert word in told["probes"] and "not shown" in told["age"]
+    for how, word in (("data", "handed in"), ("else", "does not say")):
+        loose = check_trace(signed(probes=msgspec.structs.replace(said.probes, how=how, pool="")), trust)
+        told = {one.what: one.seen for one in loose.found}
+        assert word in told["probes"] and "not shown" in told["age"] and not loose.settled
     nine = tuple(f"sub_{number}" for number in range(9))
     with pytest.raises(NotTrusted, match="at most 8 members"):
         _multiplied(Grouped("", nine, 0, 1.0, 1e-9), said, dict.fromkeys(nine, 50.0))
     with pytest.raises(Invalid, match="fit together"):
         check_trace(signed(numbers={**arrays, "clean": arrays["clean"][:-1]}), trust)
+
+
+def npz(rows):
+    told = io.BytesIO()
+    np.savez(told, x=rows)
+    return told.getvalue()
+
+
+def test_an_owner_who_picks_the_probes_or_the_mark_afterwards_is_found(stolen, report):
+    """He knows the key and the suspect, and signs a report by other rows, other values or another mark."""
+    _, folder, keep = stolen
+    forger = Forger(keep, report[1])
+    signed, about = forger.signed, forger.said.probes
+    trust = (folder / "keep" / "trust.toml").read_bytes()
+    probes = {name: array.copy() for name, array in load(forger.files["probes.safetensors"]).items()}
+
+    def probed(known=None, without=(), **changed):
+        more = {} if known is None else {"probes.safetensors": dump(known)}
+        return signed(other=more, without=without, probes=msgspec.structs.replace(about, **changed))
+
+    def moved(name, row):
+        array = probes[name].copy()
+        array[0] = row
+        return {**probes, name: array}
+
+    for made, word in (
+        (probed(moved("x", probes["x"][1])), "inclusion path"),
+        (probed(moved("x", probes["x"][0] + 1e-9)), "not rows of a pool"),
+        (probed(moved("pool.index", probes["pool.index"][1])), "not those that the beacon"),
+        (probed(moved("pool.paths", probes["pool.paths"][1])), "inclusion path"),
+        (probed({name: array for name, array in probes.items() if name != "pool.paths"}), "not rows of a pool"),
+        (probed(count=7), "says that it has 7"),
+        (probed(beacon=b"another".hex(), said=b"another".hex()), "not those that the beacon"),
+        (probed(beacon=b"another".hex()), "two values"),
+        (probed(beacon="a value"), "not hex"),
+        (probed(beacon=""), "its beacon is ''"),
+        (probed(how="log", said=""), "drawn by log"),
+        (probed(pool="00" * 32), "says nothing of the pool"),
+        (probed(rows=4), "says nothing of the pool"),
+        (probed(entry=0), "says nothing of the pool"),
+        (probed(pool=""), "of which pool probes are drawn"),
+        (probed(how="log", pool=""), "of which pool probes are drawn"),
+        (probed(how="theirs"), "no proof of what the log says of the pool"),
+        (probed(how="data"), "no proof of what the log says of the pool"),
+        (probed(without=("code.tlog-proof",)), "no proof of what the log says of the pool"),
+        (signed(epsilon=0.049), "a mark of 0.05 and 4 decimals"),
+        (signed(decimals=3), "a mark of 0.05 and 4 decimals"),
+        (signed(subjects=forger.statement.subject[:1]), "not about a suspect and a model"),
+        (signed(subjects=forger.statement.subject[:1] * 2), "the log says that iris@1 is"),
+    ):
+        with pytest.raises(NotTrusted, match=word):
+            check_trace(made, trust)
+    act = keep.log_prove_entry(entry=0)
+    with pytest.raises(NotTrusted, match=r"says nothing of a pool|not a"):
+        check_trace(signed(other={"pool.tlog-proof": act}, probes=msgspec.structs.replace(about, how="data")), trust)
+    old = check_trace(probed(how="data", pool="", without=("code.tlog-proof",)), trust)
+    assert not old.settled and {one.what: one.seen for one in old.found}["terms"].startswith("not shown")
+    assert len(old.caveats) == len(CAVEATS), "nothing is shown"
+
+
+def test_the_reader_says_what_he_knows_himself(stolen, report, tmp_path):
+    """The value that both sides meant, rows that the other side chose, and the owner's model, where an expert is shown it."""
+    _, folder, keep = stolen
+    forger, trust = Forger(keep, report[1]), (folder / "keep" / "trust.toml").read_bytes()
+    beacon, model = (folder / "beacon").read_bytes(), train().onnx
+    plain, told = (check_trace(forger.files, trust, Shown(beacon=value)) for value in (b"", beacon))
+    assert plain.settled and told.settled and len(told.caveats) == len(plain.caveats) - 1
+    assert "for you to know" in {one.what: one.seen for one in plain.found}["seed"]
+    with pytest.raises(NotTrusted, match="another value than yours"):
+        check_trace(forger.files, trust, Shown(beacon=beacon + b"\n"))
+    shown = check_trace(forger.files, trust, Shown(model=model))
+    assert [one.what for one in shown.found].count("model") == 2 and "clean answers" not in " ".join(shown.caveats)
+    numbers = {name: array.copy() for name, array in load(forger.files["account-1.safetensors"]).items()}
+    numbers["clean"][0] = np.roll(numbers["clean"][0], 1)
+    with pytest.raises(NotTrusted, match="the model that was shown does not answer"):
+        check_trace(forger.signed({"carried": 0}, numbers), trust, Shown(model=model))
+    with pytest.raises(NotTrusted, match="the model that was shown is sha256"):
+        check_trace(forger.files, trust, Shown(model=(folder / "copy.onnx").read_bytes()))
+    x = load(forger.files["probes.safetensors"])["x"]
+    theirs = forger.signed(probes=msgspec.structs.replace(forger.said.probes, how="theirs", pool=""))
+    with pytest.raises(NotTrusted, match="which is for you to know"):
+        check_trace(theirs, trust)
+    assert check_trace(theirs, trust, Shown(probes=npz(x))).settled
+    with pytest.raises(NotTrusted, match="not the rows that you say"):
+        check_trace(theirs, trust, Shown(probes=npz(x[:-1])))
+    with pytest.raises(NotTrusted, match="no value draws"):
+        check_trace(theirs, trust, Shown(probes=npz(x), beacon=beacon))
+    (tmp_path / "model.onnx").write_bytes(model)
+    more = ("--beacon-file", str(folder / "beacon"), "--model-file", str(tmp_path / "model.onnx"))
+    said = check(stolen, report[1], "--suspect", str(folder / "copy.onnx"), *more, code=0).out
+    assert "Settled before the keys" in said and "That the value that drew" not in said
+
+
+def test_all_of_the_log_shows_what_single_proofs_cannot(stolen, report):
+    """A second key for the same account and epoch, keys that the report does not count, and a report of before."""
+    _, folder, keep = stolen
+    forger, trust = Forger(keep, report[1]), (folder / "keep" / "trust.toml").read_bytes()
+    log, thief = Shown(log=str(folder / "keep" / "log")), forger.said.accused[0]
+    plain, whole = check_trace(forger.files, trust), check_trace(forger.files, trust, log)
+    assert len(whole.caveats) == len(plain.caveats) - 3
+    words = next(one.seen for one in whole.found if one.what == "log")
+    assert "no other key" in words and "2 were tested" in words and int(words.split("keys of ")[1].split()[0]) > 2
+    for changed, word in (({}, "corrects for 1"), ({"accused": {"epochs": 9, "p": 1e-60}}, "an earlier report told the key")):
+        with pytest.raises(NotTrusted, match=word):
+            check_trace(forger.signed(**changed, at=forger.said.at + 10**18), trust, log)
+    innocent = next(one["subject"] for one in report[0]["accounts"] if one["account"] == "bob")
+    said = TraceCommitments(
+        actor="mallory", at=1, release="iris@1", entries=(Commitment(innocent, thief.commitment, 0),)
+    )  # the thief's key, as if it were the innocent's, too
+    (index,) = keep.premises.desk().log_statements([make_statement(said, forger.statement.subject[1])])
+    forged = forger.signed(
+        {"subject": innocent, "entry": index, "first": "", "carried": 0},
+        other={"account-1.tlog-proof": keep.log_prove_entry(entry=index)},
+    )
+    assert check_trace(forged, trust).p[innocent] < 1e-9, "each proof holds"
+    with pytest.raises(NotTrusted, match="that counts in the log is not the report's"):
+        check_trace(forged, trust, log)
+    assert check(stolen, report[1], "--log", str(folder / "keep" / "log"), "--json", code=0).json["settled"]
+
+
+def test_a_report_on_rows_that_were_not_logged_before_the_keys_is_refused(stolen, report, tmp_path):
+    cli, folder, _ = stolen
+    copy, rows = (str(folder / "copy.onnx"), "--model", "iris@1"), str(tmp_path / "rows.npz")
+    natural = np.load(folder / "probes.npz")["x"]
+    np.savez(rows, x=natural[:200])
+    lead = cli("trace", *copy, "--probes", rows, "--json", code=0).json
+    assert "not logged before the keys" in lead["verdict"]
+    assert "proves nothing" in cli("trace", *copy, "--probes", rows, "--report", str(tmp_path / "a"), code=2).line()
+    logged = cli("log-probes", rows, "--model", "iris@1", "--json", code=0).json
+    assert logged["rows"] == 200 and logged["older"] >= 2 and len(logged["pool"]) == 64
+    assert "stand in entry" in cli("log-probes", rows, "--model", "iris@1").line()
+    late = cli("trace", *copy, "--probes", rows, "--seen", "2030-01-01", code=2).line()
+    assert "not come yet" in late
+    found = cli("trace", *copy, "--probes", rows, "--report", str(tmp_path / "b"), "--json", code=0).json
+    assert "older than the pool" in found["verdict"] and all(one["late"] for one in found["accounts"])
+    assert "nobody" in check(stolen, tmp_path / "b", code=0).out
+    theirs = ("--probe", "theirs", "--probes", rows)
+    cli("trace", *copy, *theirs, "--report", str(tmp_path / "c"), code=0)
+    assert "for you to know" in check(stolen, tmp_path / "c").line()
+    assert check(stolen, tmp_path / "c", "--probes", rows, "--json", code=0).json["settled"]
+    assert "--probe theirs with" in cli("trace", *copy, *theirs, "--beacon-file", str(folder / "beacon")).line()
 
 
 def test_a_key_that_is_younger_than_the_suspect_proves_nothing(stolen, report, tmp_path):
@@ -502,8 +656,10 @@ def test_accounts_that_taught_one_copy_are_accused_together(stolen, tmp_path):
 
 
 def test_two_thefts_with_a_renewal_in_between_are_traced_by_both_keys(stolen, tmp_path):
-    """And once these were opened, what is younger is not read with them."""
+    """And once these were opened, what is younger is not read with them. The probes are rows of the owner's, which he logged
+    before she had a key: of accounts with older keys nothing is claimed."""
     cli, folder, keep = stolen
+    cli("log-probes", str(folder / "probes.npz"), "--model", "iris@1", code=0)
     keep.user_add(name="carol", roles=("analyst",))
     token, ref = keep.key_issue(account="carol", quota=10_000).token, ReleaseRef.parse("iris@1")
     (carol,) = [subject for subject, name in keep.names().items() if name == "carol"]
@@ -526,14 +682,20 @@ def test_two_thefts_with_a_renewal_in_between_are_traced_by_both_keys(stolen, tm
     copy = ExtraTreesClassifier(20, random_state=2).fit(rows[weighted], classes, sample_weight=weights)
     proto = to_onnx(copy, rows[:1], options={id(copy): {"zipmap": False}}, target_opset=18)
     (tmp_path / "copy.onnx").write_bytes(proto.SerializeToString())
-    about, case = (str(tmp_path / "copy.onnx"), "--model", "iris@1"), tmp_path / "case"
+    pool = ("--probes", str(folder / "probes.npz"), "--beacon-file", str(folder / "beacon"))
+    about, case = (str(tmp_path / "copy.onnx"), "--model", "iris@1", *pool), tmp_path / "case"
     found = cli("trace", *about, "--report", str(case), "--json", code=0).json
+    assert [one["account"] for one in found["accounts"] if not one["late"]] == ["carol"]
     assert found["accounts"][0]["account"] == "carol" and found["accounts"][0]["p"] < 1e-6 and not found["accounts"][0]["spent"]
     said = json.loads((case / "report.json").read_bytes())["predicate"]
     assert [(one["subject"], one["epoch"], one["epochs"]) for one in said["accused"]] == [(carol, 0, 2), (carol, 1, 2)]
     assert (case / "report.html").read_text().count(f"<h2>{carol}, epoch ") == 2
     seen = check(stolen, case, "--suspect", about[0], "--json", code=0).json
-    assert list(seen["p"].values()) == [pytest.approx(found["accounts"][0]["p"], rel=1e-6)]
+    assert list(seen["p"].values()) == [pytest.approx(found["accounts"][0]["p"], rel=1e-6)] and seen["settled"]
+    assert "rows that the owner handed in" in next(one["seen"] for one in seen["found"] if one["what"] == "probes")
+    forger, trust = Forger(keep, case), (folder / "keep" / "trust.toml").read_bytes()
+    with pytest.raises(NotTrusted, match="of which rows probes are drawn after it committed to the key"):
+        check_trace(forger.signed({"entry": forger.said.probes.entry}), trust)
     assert [one["seen"][-7:] for one in seen["found"] if one["what"] == "commitment"] == ["epoch 0", "epoch 1"]
     assert len(keep.premises.registry().book.committed(carol, ref)) == 3, "she has a key that nobody was shown"
     again = cli("trace", *about, "--json", code=0).json["accounts"][0]

@@ -7,12 +7,13 @@ from modelkeep.access.externals import EXTERNAL, External, set_blocked
 from modelkeep.app.acting import Acts
 from modelkeep.app.budgets import HALF, budget_rows
 from modelkeep.app.offline import check_logs
+from modelkeep.app.probing import Asked, parse_pool
 from modelkeep.app.receipts import prove_record
 from modelkeep.app.results import GatewayRow, IncidentRow, LogChecked, Reviewed, StatementRow, Status
 from modelkeep.app.rows import release_row, statement_row
 from modelkeep.app.shelf import keep_shelf
-from modelkeep.app.suspects import Asked, Suspect, Traces, onnx_suspect
-from modelkeep.app.traceresults import Accusation, AccusedTogether, MarkRenewed, Traced
+from modelkeep.app.suspects import Suspect, Traces, onnx_suspect
+from modelkeep.app.traceresults import Accusation, AccusedTogether, MarkRenewed, ProbesLogged, Traced
 from modelkeep.app.verbs import verb
 from modelkeep.core.ports import Change
 from modelkeep.core.records import parse_record
@@ -25,7 +26,7 @@ from modelkeep.extraction.ladder import Rung
 from modelkeep.operations import incidents
 from modelkeep.operations.incidents import Incident, IncidentState, open_incident, parse_incident
 from modelkeep.operations.integrity import KIND, LATEST, IntegrityPass, examine
-from modelkeep.workflows.decisions import TRACE
+from modelkeep.workflows.decisions import POOL, TRACE
 from modelkeep.workflows.registry import kept_head
 from modelkeep.workflows.release_state import change_state
 from modelkeep.workflows.tracepage import PAGE, render
@@ -42,6 +43,8 @@ DAY_NS = 86_400 * 1_000_000_000
 MOST_BUDGETS = 20
 """Budgets that a status shows, by pseudonym as incidents are: who may see a status need not know who asks."""
 LONGEST_NOTE = 2000
+MOST_POOLED = 200_000
+"""Rows of a pool of probes that are handed in."""
 
 
 class OversightVerbs(Acts):
@@ -195,12 +198,13 @@ class OversightVerbs(Acts):
         significance: float = 1e-3,
         report: bool = False,
         seen: int = 0,
+        theirs: bool = False,
     ) -> Traced:
         """Rank the accounts that ``suspect`` (ONNX) may have been trained through; the rest as ``Asked`` has it.
 
         Raises Invalid, Missing, NotTrusted.
         """
-        return self._trace(ref, lambda: onnx_suspect(suspect), Asked(probes, beacon, significance, report, seen))
+        return self._trace(ref, lambda: onnx_suspect(suspect), Asked(probes, beacon, significance, report, seen, theirs))
 
     def trace_by(self, *, ref: str, suspect: Suspect, asked: Asked) -> Traced:
         """``trace`` of a suspect that is not a file: whatever can be asked. Where the keep is, and not over a server."""
@@ -212,7 +216,7 @@ class OversightVerbs(Acts):
         significance, ref, probing = asked.significance, self.ref(named), asked.probing()
         traces, suspect = Traces(self.premises, ref), opened()
         if asked.report:
-            traces.check_reportable()
+            traces.check_reportable(probing)
         done = traces.run(suspect, probing, asked.seen)
         found, groups = done.accusations(self.names()), done.groups(self.names())
         claim = traces.claim(done, asked.probes, significance, self.actor.subject) if asked.report else None
@@ -228,7 +232,22 @@ class OversightVerbs(Acts):
         if claim is not None:
             page = render(claim, {one.subject: one.p for one in found}, self.premises.trust.origin)
             files = make_report(claim, self.premises.desk().signer, {PAGE: page})
-        return Traced(str(ref), _verdict(found, groups, significance), significance, found, files, groups)
+        verdict = " ".join([_verdict(found, groups, significance), *done.cautions])
+        return Traced(str(ref), verdict, significance, found, files, groups)
+
+    @verb("trace")
+    def probes_log(self, *, ref: str, probes: bytes) -> ProbesLogged:
+        """Log the Merkle root of rows that probes for suspects of ``ref`` may be drawn of: by keys that the log commits to from
+        here on, a trace may claim something with them. ``probes``: an npz file of natural rows. Raises Missing, Invalid,
+        Conflict (they were logged before)."""
+        registry, parsed = self.premises.registry(), self.ref(ref)
+        registry.release(parsed)
+        pool, logged = parse_pool(parsed, probes, MOST_POOLED), self.premises.decisions().pools
+        if (before := logged.get((str(parsed), pool.root))) is not None:
+            raise Conflict(f"these rows stand in entry {before.index} of the releases log, as a pool of probes for {parsed}")
+        index = self.act(POOL, str(parsed), pool=pool.root, rows=str(len(pool)))
+        known = [bool(registry.book.committed(subject, parsed)) for subject in self.subjects()]
+        return ProbesLogged(str(parsed), pool.root, len(pool), index, sum(known))
 
     @verb("trace")
     def mark_renew(self, *, ref: str, account: str, reason: str) -> MarkRenewed:
@@ -301,7 +320,10 @@ def _verdict(found: Sequence[Accusation], groups: Sequence[AccusedTogether], sig
     parts = [f"Traced to {names}." if names else f"No account: none is significant at {significance:g} after Bonferroni."]
     parts += [f"Together: {', '.join(one.accounts)} (p = {one.p:.1e})." for one in groups if one.p <= significance]
     if late:
-        parts.append(f"Nothing is claimed of {late}: the key was committed to after the suspect was seen, or opened before.")
+        parts.append(
+            f"Nothing is claimed of {late}: the key was committed to after the suspect was seen, opened before, or is older "
+            "than the pool of probes."
+        )
     elif spent := ", ".join(one.account for one in found if one.spent):
         parts.append(f"Keys of {spent} that an earlier report opened were left out: --seen says that the suspect is older.")
     return " ".join(parts)

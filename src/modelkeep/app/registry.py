@@ -35,7 +35,7 @@ from modelkeep.workflows.follow import judge
 from modelkeep.workflows.publish import Calibration, ConvertedFrom, ModelFile, publish
 from modelkeep.workflows.reference import learn_reference
 from modelkeep.workflows.release_state import change_state, export_release
-from modelkeep.workflows.tracereport import code_of
+from modelkeep.workflows.tracereport import DECIMALS, code_of, terms_of
 from modelkeep.workflows.verify import check_present, check_stored, verify_release
 
 
@@ -161,7 +161,8 @@ class RegistryVerbs(Acts):
             fitted.append(with_error(profile, error) if error else profile)
             return {**fitted[0].to_arrays(), **learn_reference(rows, seed)}
 
-        return Calibration(fit, len(rows), digest, code_of)
+        epsilon = self.premises.settings.extraction.epsilon
+        return Calibration(fit, len(rows), digest, code_of, lambda arrays: terms_of(arrays, epsilon, DECIMALS))
 
     @verb("verify")
     def verify(self, *, ref: str) -> Verified:

@@ -4,15 +4,14 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
-from modelkeep.app.arrays import load_rows
 from modelkeep.app.predictor import BATCH, Predictor
 from modelkeep.app.premises import Premises
+from modelkeep.app.probing import Pools, Probing
 from modelkeep.app.receipts import prove_record
 from modelkeep.app.recorded import Recorded, recorded_answers
 from modelkeep.app.traceresults import Accusation, AccusedTogether
@@ -27,34 +26,19 @@ from modelkeep.extraction.accusation import Together, weigh_clusters, weigh_sets
 from modelkeep.extraction.flips import spots_of
 from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
+from modelkeep.extraction.reading import Heard, first_asked, hear
 from modelkeep.extraction.regression import hear_numbers, one_number, trace_numbers
 from modelkeep.extraction.scores import read_as_probabilities
-from modelkeep.extraction.trace import (
-    AccountTrail,
-    EpochRead,
-    Heard,
-    TraceResult,
-    draw_probes,
-    first_asked,
-    hear,
-    probe_seed,
-    trace,
-)
+from modelkeep.extraction.trace import AccountTrail, EpochRead, TraceResult, trace
 from modelkeep.formats.detect import Format
 from modelkeep.formats.safetensors import load
 from modelkeep.workflows import upstream
 from modelkeep.workflows.decisions import OpenedKey, decisions_of
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import MODEL, PROFILE, Registry
-from modelkeep.workflows.tracereport import LEAST_SIGNIFICANT, Claim, Opened, code_digest
+from modelkeep.workflows.tracereport import DECIMALS, Claim, Opened, Pooled, code_digest
 
 Rows = NDArray[np.float64]
-PROBES = ("data", "beacon", "log")
-DRAWN = 2_000
-"""Probes that are drawn where none are handed in."""
-LONGEST_BEACON = 4096
-DECIMALS = 4
-"""Of the answers that a gateway gives."""
 
 
 @dataclass(frozen=True)
@@ -67,57 +51,15 @@ class Suspect:
     digest: Digest
     begin: Callable[[Rows], Callable[[Rows], Rows]]
 
-    def ask(self, rows: Rows) -> Callable[[Rows], Rows]:
-        """Rows (n, d) to what it gives read as probabilities (n, k); ``rows``: some that it will be asked. Raises Invalid."""
-        return read_as_probabilities(self.begin(rows), rows)
+    def ask(self, rows: Rows, *, silent: bool = False) -> Callable[[Rows], Rows]:
+        """Rows (n, d) to what it gives read as probabilities (n, k); ``rows``: some that it will be asked; ``silent``: it may
+        answer some with what is no number. Raises Invalid."""
+        return read_as_probabilities(self.begin(rows), rows, silent=silent)
 
     def tell(self, rows: Rows) -> Callable[[Rows], Rows]:
         """Rows (n, d) to the one number (n, 1) that it gives for each; ``rows``: some that it will be asked."""
         ask = self.begin(rows)
         return lambda some: one_number(ask(some), len(some))
-
-
-class Asked(NamedTuple):
-    """What a trace is asked for. ``probes``: an npz file of natural rows, else they are drawn by ``beacon``, a value that
-    nobody knew when the suspect was fixed, or by the suspect alone where there is none; ``significance``: of corrected
-    p-values; ``report``: make the files that somebody else can run it by; ``seen``: Unix nanoseconds by which the suspect was
-    there, 0 = nothing is known of its age but what the log says."""
-
-    probes: bytes = b""
-    beacon: bytes = b""
-    significance: float = 1e-3
-    report: bool = False
-    seen: int = 0
-
-    def probing(self) -> "Probing":
-        """Where the probes come from. Raises Invalid."""
-        if self.probes and self.beacon:
-            raise Invalid("probes are handed in or drawn by a beacon: give one of them")
-        if len(self.beacon) > LONGEST_BEACON:
-            raise Invalid(f"a beacon has at most {LONGEST_BEACON:,} bytes")
-        if self.probes:
-            return Probing("data", load_rows(self.probes, "the probes"))
-        return Probing("beacon", beacon=self.beacon) if self.beacon else Probing("log")
-
-    def check(self, now: int) -> None:
-        """Raises Invalid: it accuses too easily, or the suspect was seen after ``now``."""
-        if not 0.0 < self.significance <= LEAST_SIGNIFICANT:
-            raise Invalid(f"the significance of a trace is above 0 and at most {LEAST_SIGNIFICANT:g}")
-        if not 0 <= self.seen <= now:
-            raise Invalid("the suspect was seen at a time that has not come yet")
-
-
-class Probing(NamedTuple):
-    """Where probes come from: ``rows`` that were handed in (how = ``data``), or drawn by a ``beacon``, or by the suspect alone
-    (``log``)."""
-
-    how: str
-    rows: Rows | None = None
-    beacon: bytes = b""
-
-    def said(self, given: bytes) -> str:
-        """What the report says of them. ``given``: the file with the rows."""
-        return str(digest_of(given)) if self.how == "data" else self.beacon.hex()
 
 
 def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
@@ -143,35 +85,49 @@ class Traces:
         self._profile = _profile(self._registry, self._evidence)
         self._size = premises.settings.extraction.regression_epsilon * self._profile.error
         """Of the mark of a model that answers with one number, in its unit; 0 of any other model."""
+        said = None if self._evidence.profile is None else self._evidence.profile.trace
+        self._epsilon = premises.settings.extraction.epsilon if said is None else said.epsilon
+        self._decimals = DECIMALS if said is None else said.decimals
+        self._decisions = decisions_of(self._registry.view, premises.trust)
+        first = self._registry.book.profiled_at(ref)
+        self._pools = Pools(self._evidence, self._profile, self._decisions.pools, -1 if first is None else first)
 
-    def check_reportable(self) -> None:
-        """Raise Invalid for a model that answers with numbers: ``trace-check`` does not compute those again yet."""
+    def check_reportable(self, probing: Probing) -> None:
+        """Raise Invalid for a model that answers with numbers: ``trace-check`` does not compute those again yet; and for probes
+        that prove nothing to anybody else."""
         if not self._profile.n_classes:
             raise Invalid(f"{self._ref} answers with numbers, and a trace of numbers has no report yet: leave --report out")
+        self._pools.check_reportable(probing)
 
     def run(self, suspect: Suspect, probing: Probing, seen: int = 0) -> "Trace":
         """Test every account that asked the release. ``seen``: Unix nanoseconds by which the suspect was there, 0 = not known.
 
-        Nothing is claimed of an account whose key was committed to later than that: the key could have been made to fit.
+        Nothing is claimed of an account whose key was committed to later than that: the key could have been made to fit. Nor by
+        a key from before the pool that the probes are drawn of: they could have been.
         """
-        probes = self._probes(suspect, probing)
-        victim, thief = self._victim(probes), (suspect.tell if self._size else suspect.ask)(probes)
+        probes, pooled = self._pools.draw(probing, digest_bytes(suspect.digest))
+        victim, thief = self._victim(probes), suspect.tell(probes) if self._size else suspect.ask(probes, silent=True)
         recorded = recorded_answers(self._here, self._registry, self._ref)
         heard = (hear_numbers if self._size else hear)(thief, victim, probes)
-        decisions = decisions_of(self._registry.view, self._here.trust)
+        decisions = self._decisions
         traced = decisions.traced if suspect.kind == "onnx" else {}
         known = [seen, traced.get(str(suspect.digest), 0)]  # what is at an address may be newer than its name
         since = min((at for at in known if at), default=0)
-        held = _Held(str(self._ref), partial(self._registry.book.committed, ref=self._ref), decisions.opened, since)
+        held = _Held(
+            str(self._ref),
+            partial(self._registry.book.committed, ref=self._ref),
+            decisions.opened,
+            since,
+            -1 if pooled is None else pooled.entry,
+        )
         trails = [trail for subject, one in recorded.items() for trail in self._trails(subject, one, held)]
         if self._size:
             found = trace_numbers(thief, victim, trails, self._profile, probes=heard, size=self._size)
         else:
-            epsilon = self._here.settings.extraction.epsilon
-            found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=epsilon, decimals=DECIMALS)
+            found = trace(thief, victim, trails, self._profile, probes=heard, epsilon=self._epsilon, decimals=self._decimals)
         late = frozenset(subject for subject, one in recorded.items() if not held.usable(subject, one))
         spent = frozenset(subject for subject, one in recorded.items() if any(held.spent(subject, epoch) for epoch in one))
-        return Trace(suspect, probing, heard, found, recorded, since, late, spent)
+        return Trace(suspect, probing, heard, found, recorded, since, late, spent, pooled)
 
     def _trails(self, subject: str, recorded: Mapping[int, Recorded], held: "_Held") -> list[AccountTrail]:
         """One for each epoch of which something may be claimed; if there is none, of each, to be told and not claimed."""
@@ -210,12 +166,16 @@ class Traces:
             probes=done.probes,
             cells=cells_of(self._profile),
             spots=spots_of(self._profile),
-            epsilon=self._here.settings.extraction.epsilon,
-            decimals=DECIMALS,
+            epsilon=self._epsilon,
+            decimals=self._decimals,
             accounts=len(done.found),
             significance=significance,
             least=min((one.p_bonferroni for one in done.found), default=1.0),
             seen=done.seen,
+            beacon=done.probing.beacon,
+            pooled=done.pooled,
+            pool=self._pool_proof(done),
+            terms=self._evidence.profile is not None and self._evidence.profile.trace is not None,
             code=self._code([(one.subject, read.epoch) for one in accused for read in one.run]),
             accused=tuple(self._open(one, read, done.recorded[one.subject][read.epoch]) for one in accused for read in one.run),
             together=tuple(together),
@@ -231,6 +191,12 @@ class Traces:
         if profile.code != code_digest(cells_of(self._profile), spots_of(self._profile)):  # of before, or of other rounding
             return b""
         return self._registry.prove(index).encode()
+
+    def _pool_proof(self, done: "Trace") -> bytes:
+        """The proof of what the log says of rows that were handed in; of the release's own pool it is that of the code."""
+        if done.pooled is None or done.probing.how != "data":
+            return b""
+        return self._registry.prove(done.pooled.entry).encode()
 
     def _open(self, one: TraceResult, read: EpochRead, recorded: Recorded) -> Opened:
         committed = self._registry.book.committed(one.subject, self._ref)
@@ -257,15 +223,6 @@ class Traces:
             first=first,
         )
 
-    def _probes(self, suspect: Suspect, probing: Probing) -> Rows:
-        rows = probing.rows
-        if rows is None:
-            seed = probe_seed(probing.beacon, digest_bytes(suspect.digest))
-            rows = draw_probes(self._profile, DRAWN, seed)
-        if rows.shape[1] != self._profile.n_features:
-            raise Invalid(f"the probes have {rows.shape[1]} values a row, and {self._ref} takes {self._profile.n_features}")
-        return rows
-
     def _victim(self, probes: Rows) -> Callable[[Rows], Rows]:
         model = release_predictor(self._here, self._registry, self._evidence, probes)
         if self._size:
@@ -281,17 +238,21 @@ class Traces:
 @dataclass(frozen=True)
 class _Held:
     """What may be claimed of a suspect that was there by ``since``, Unix nanoseconds, 0 = not known. ``committed``: the keys of
-    a subject for the release ``ref``; ``opened``: those that reports told, and when."""
+    a subject for the release ``ref``; ``opened``: those that reports told, and when; ``after``: log index of what says of which
+    pool the probes are drawn, -1 = none does."""
 
     ref: str
     committed: Callable[[str], Sequence[Committed]]
     opened: Mapping[OpenedKey, int]
     since: int
+    after: int = -1
 
     def usable(self, subject: str, epochs: Collection[int]) -> set[int]:
-        """Those of ``epochs`` whose key the log committed to before the suspect was there, and no report opened by then."""
+        """Those of ``epochs`` whose key the log committed to behind the pool and before the suspect was there, and no report
+        opened by then."""
         known = self.committed(subject)
-        old = {epoch for epoch in epochs if epoch < len(known) and not 0 < self.since <= known[epoch].at}
+        behind = {epoch for epoch in epochs if epoch < len(known) and known[epoch].entry > self.after}
+        old = {epoch for epoch in behind if not 0 < self.since <= known[epoch].at}
         return {epoch for epoch in old if not self.spent(subject, epoch)}
 
     def spent(self, subject: str, epoch: int) -> bool:
@@ -320,7 +281,8 @@ def release_predictor(premises: Premises, registry: Registry, evidence: ReleaseE
 class Trace:
     """A suspect that was tested: ``found``, smallest p first, and what it was computed from. ``recorded``: by subject and
     epoch; ``seen``: Unix nanoseconds by which it was there, 0 = not known; ``late``: accounts of which nothing is claimed, for
-    by then each key was open or not yet committed to; ``spent``: accounts of which a report had opened a key."""
+    by then each key was open or not yet committed to, or it is older than the pool; ``spent``: accounts of which a report had
+    opened a key; ``pooled``: where the probes come from, None where nothing shows it."""
 
     suspect: Suspect
     probing: Probing
@@ -330,11 +292,22 @@ class Trace:
     seen: int
     late: frozenset[str]
     spent: frozenset[str] = frozenset()
+    pooled: Pooled | None = None
 
     @property
     def claimed(self) -> list[TraceResult]:
         """Those of ``found`` of which something may be claimed."""
         return [one for one in self.found if one.subject not in self.late]
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What whoever reads the verdict should know of the probes, in words."""
+        found = []
+        if self.probing.how == "data" and self.pooled is None:
+            found.append("The probes were not logged before the keys: whoever knows these can choose rows that accuse anybody.")
+        if self.probes.silent:
+            found.append(f"The suspect gave no numbers for {self.probes.silent:,} of {len(self.probes.x):,} probes.")
+        return tuple(found)
 
     @cached_property
     def together(self) -> list[Together]:

@@ -5,7 +5,8 @@ from msgspec import Struct
 
 class Accusation(Struct, frozen=True):
     """One account in a trace. ``p``: corrected for the number of accounts (Bonferroni); ``late``: its key was committed to
-    after the suspect was seen, or opened before that, so nothing is claimed; ``spent``: a key that was opened was left out."""
+    after the suspect was seen, or opened before that, or before the pool of probes was, so nothing is claimed; ``spent``: a key
+    that was opened was left out."""
 
     account: str
     subject: str
@@ -37,6 +38,17 @@ class Traced(Struct, frozen=True):
     accounts: tuple[Accusation, ...]
     report: dict[str, bytes] = {}
     together: tuple[AccusedTogether, ...] = ()
+
+
+class ProbesLogged(Struct, frozen=True):
+    """Rows that probes for suspects of a release may be drawn of: their Merkle root ``pool``, 64 hex digits. ``older``:
+    accounts whose key is older than the log entry, so that nothing is claimed by it with these rows."""
+
+    ref: str
+    pool: str
+    rows: int
+    log_index: int
+    older: int
 
 
 class MarkRenewed(Struct, frozen=True):

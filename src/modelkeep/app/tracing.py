@@ -4,17 +4,22 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.adapters.functions import FunctionTarget
-from modelkeep.app.shelf import is_address
+from modelkeep.app.arrays import load_rows
+from modelkeep.app.shelf import is_address, open_shelf
 from modelkeep.app.suspects import Suspect, onnx_suspect
 from modelkeep.core.values import ReleaseRef, digest_of
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, Missing, Unavailable
+from modelkeep.ledger.log import LogView
 from modelkeep.workflows.tracecheck import ReportChecked, check_report, rows_of
+from modelkeep.workflows.tracelog import WholeLog
+from modelkeep.workflows.traceprobes import Reader
 
 Rows = NDArray[np.float64]
 
@@ -64,13 +69,45 @@ def _at_address(named: str, stack: ExitStack, key: str, ca: str) -> Suspect:
     return Suspect(named, "address", digest_of(named.encode()), lambda _rows: ask)
 
 
-def check_trace(files: Mapping[str, bytes], trust: bytes, suspect: Suspect | None = None, *, seen: int = 0) -> ReportChecked:
-    """Compute the report of a trace again. ``files``: by name; ``trust``: a trust.toml; ``suspect``: to be asked again;
-    ``seen``: Unix nanoseconds by which the suspect was there, 0 = as the report says.
+class Shown(NamedTuple):
+    """What the reader of a report has. ``suspect``: to be asked again; ``seen``: Unix nanoseconds by which it was there, 0 = as
+    the report says; ``model``: the owner's, an ONNX file that was shown to him; ``beacon``: the value that is to draw the
+    probes; ``probes``: an npz file of rows that the other side chose; ``log``: where the keep's logs lie, a folder or an
+    address. b"" or "" where he has none."""
 
-    Raises NotTrusted (what does not hold), Invalid (not a report).
-    """
-    root = TrustRoot.parse(trust)
-    if suspect is None:
-        return check_report(files, root, seen=seen)
-    return check_report(files, root, suspect.ask(rows_of(files)), suspect.digest, seen=seen)
+    suspect: Suspect | None = None
+    seen: int = 0
+    model: bytes = b""
+    beacon: bytes = b""
+    probes: bytes = b""
+    log: str = ""
+
+
+def check_trace(files: Mapping[str, bytes], trust: bytes, shown: Shown | None = None) -> ReportChecked:
+    """Compute the report of a trace again. ``files``: by name; ``trust``: a trust.toml. Raises NotTrusted (what does not hold),
+    Invalid (not a report, or the reader's own files are none)."""
+    root, shown = TrustRoot.parse(trust), shown or Shown()
+    suspect, rows = shown.suspect, rows_of(files) if shown.suspect or shown.model else None
+    model = onnx_suspect(shown.model, "the model") if shown.model else None
+    return check_report(
+        files,
+        root,
+        Reader(
+            suspect=None if suspect is None or rows is None else suspect.ask(rows, silent=True),
+            suspect_digest=None if suspect is None else suspect.digest,
+            seen=shown.seen,
+            model=None if model is None or rows is None else model.ask(rows),
+            model_digest=None if model is None else model.digest,
+            beacon=shown.beacon or None,
+            rows=load_rows(shown.probes, "the probes") if shown.probes else None,
+        ),
+        _whole(shown.log, root) if shown.log else None,
+    )
+
+
+def _whole(source: str, trust: TrustRoot) -> WholeLog:
+    with open_shelf(source) as shelf:
+        shelf.expect(shelf.log, trust.releases_log, trust.releases_origin)
+        view = LogView(shelf.log, trust.releases_log, trust.releases_origin)
+        view.refresh()
+        return WholeLog.read(view, trust)

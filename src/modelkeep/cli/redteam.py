@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modelkeep.app.arrays import load_rows
 from modelkeep.app.keep import Keep
+from modelkeep.app.probing import PROBES, Asked
 from modelkeep.app.shelf import is_address
-from modelkeep.app.suspects import PROBES, Asked
-from modelkeep.app.tracing import check_trace, is_function, open_suspect
+from modelkeep.app.tracing import Shown, check_trace, is_function, open_suspect
 from modelkeep.cli.claims import seen_option
 from modelkeep.cli.context import Context, check_new_folder, read_file, read_folder, read_secret_file, write_folder
 from modelkeep.core.values import ReleaseRef
@@ -235,10 +235,11 @@ def _tell(report: AttackReport) -> str:
     "--probe",
     type=click.Choice(PROBES),
     default=None,
-    help="What the suspect is asked beside what accounts asked: --probes (data), rows drawn by --beacon-file (beacon), or "
-    "by the suspect's digest (log).  [default: what is given, else log]",
+    help="What the suspect is asked beside what accounts asked: rows of --probes, yours (data) or the other side's (theirs), "
+    "or of the release's own pool, drawn by --beacon-file (beacon) or by the suspect's digest (log).  [default: what is given, "
+    "else log]",
 )
-@click.option("--probes", default="", help="npz file: natural rows (array 'x'), best chosen by the other side.")
+@click.option("--probes", default="", help="npz file: natural rows (array 'x'), from 'log-probes' or the other side.")
 @click.option("--beacon-file", default="", help="File with a value that nobody knew when the suspect was fixed.")
 @click.option("--key-file", default="", help="File with an API key, for a suspect at an address.")
 @click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address.")
@@ -275,7 +276,7 @@ def trace(ctx: Context, /, **given: Any) -> None:
 
 @dataclass(frozen=True)
 class _Traced:
-    """The arguments of ``trace``, by the names of its options."""
+    """The arguments of ``trace``, by the names of its options. ``probes``: a file's name."""
 
     suspect: str
     ref: str
@@ -289,22 +290,20 @@ class _Traced:
     seen: int
 
     def probing(self) -> tuple[bytes, bytes]:
-        """The probes' file and the beacon, of which one may be there. Raises Invalid, Missing."""
+        """The probes' file and the beacon, b"" where there is none. Raises Invalid, Missing."""
         how = self.probe or ("data" if self.probes else "beacon" if self.beacon_file else "log")
-        if bool(self.probes) != (how == "data") or bool(self.beacon_file) != (how == "beacon"):
-            raise Invalid("--probe data goes with --probes, --probe beacon with --beacon-file, and --probe log with neither")
+        if bool(self.probes) != (how in ("data", "theirs")) or (how != "data" and bool(self.beacon_file) != (how == "beacon")):
+            raise Invalid(
+                "--probe data goes with --probes and may have a --beacon-file, --probe theirs with --probes, --probe beacon "
+                "with --beacon-file, and --probe log with neither"
+            )
         if self.report:
             check_new_folder(self.report)
-        if how == "log":
-            return b"", b""
-        found = read_file(self.probes or self.beacon_file)
-        if not found:
-            raise Invalid(f"{self.probes or self.beacon_file} is empty")
-        return (found, b"") if how == "data" else (b"", found)
+        return _given(self.probes), _given(self.beacon_file)
 
     def run(self, ctx: Context, probes: bytes, beacon: bytes) -> "Traced":
         """Trace a file on the keep or its server, anything else where the keep is. Raises Invalid, Missing, NotTrusted."""
-        how = Asked(probes, beacon, self.significance, bool(self.report), self.seen)
+        how = Asked(probes, beacon, self.significance, bool(self.report), self.seen, self.probe == "theirs")
         if (self.key_file or self.ca) and not is_address(self.suspect):
             raise Invalid("--key-file and --ca are for a suspect at an address")
         if is_address(self.suspect) or is_function(self.suspect):
@@ -314,6 +313,35 @@ class _Traced:
                 suspect = open_suspect(self.suspect, stack, key=key, ca=self.ca)
                 return keep.trace_by(ref=self.ref, suspect=suspect, asked=how)
         return ctx.call(Keep.trace, ref=self.ref, suspect=read_file(self.suspect), **how._asdict())
+
+
+def _given(file: str) -> bytes:
+    """What is in a file that an option names; b"" without one. Raises Invalid (it is empty), Missing."""
+    found = read_file(file) if file else b""
+    if file and not found:
+        raise Invalid(f"{file} is empty")
+    return found
+
+
+@click.command("log-probes", epilog="Example: modelkeep log-probes rows.npz --model credit-risk@1")
+@click.argument("rows", metavar="ROWS")
+@click.option(
+    "--model", "ref", required=True, metavar="NAME@VERSION", help="The release whose suspects may be asked these rows."
+)
+@click.pass_obj
+def log_probes(ctx: Context, rows: str, ref: str) -> None:
+    """Log rows of your own that suspects may be asked, before there is a key that they could be chosen for.
+
+    ROWS is an npz file (array 'x'); the log gets their Merkle root, and a report shows those that are drawn of them. A release
+    has a pool of its own from 'publish' on: this is for rows that you like better, and for releases of before.
+    """
+    done = ctx.call(Keep.probes_log, ref=ref, probes=_given(rows))
+    older = (
+        f" {done.older} accounts have older keys: nothing is claimed by those with these rows ('renew-mark')."
+        if done.older
+        else ""
+    )
+    ctx.out.show(done, f"{done.rows:,} rows, root {done.pool}, are a pool for {done.ref} (log entry {done.log_index}).{older}")
 
 
 @click.command("renew-mark", epilog="Example: modelkeep renew-mark alice --model credit-risk@1 --reason 'her key was shown'")
@@ -337,21 +365,57 @@ def renew_mark(ctx: Context, account: str, ref: str, reason: str) -> None:
 @click.option("--suspect", default="", help="Ask the suspect again: ONNX file, address or FILE.py:NAME.")
 @click.option("--key-file", default="", help="File with an API key, for a suspect at an address.")
 @click.option("--ca", default="", help="PEM file of the certificate authority to trust for the address.")
+@click.option("--beacon-file", default="", help="File with the value that is to draw the probes, as you know it.")
+@click.option("--probes", default="", help="npz file: the rows that the other side chose, as you know them.")
+@click.option("--model-file", default="", help="The owner's model (ONNX), where it was shown to you: ask it again, too.")
+@click.option(
+    "--log", default="", metavar="DIR|URL", help="The keep's logs, as for 'log verify': look at all of the releases log."
+)
 @seen_option
 @click.pass_obj
-def trace_check(ctx: Context, folder: str, trust: str, suspect: str, key_file: str, ca: str, seen: int) -> None:
+def trace_check(ctx: Context, /, **given: Any) -> None:
     """Run the report of a trace again, with the keep's public keys and nothing else of it.
 
-    Signatures, commitments, their proofs and their order, the marks on recorded answers and every p-value are computed anew.
+    Signatures, commitments, their proofs and their order, where the probes come from, the marks on recorded answers and every
+    p-value are computed anew.
     """
+    told = _Checked(**given)
     with ExitStack() as stack, ctx.out.busy("Computing the report again"):
-        key = read_secret_file(key_file).decode(errors="replace") if key_file else ""
-        asked = open_suspect(suspect, stack, key=key, ca=ca) if suspect else None
-        found = check_trace(read_folder(folder), read_file(trust), asked, seen=seen)
+        found = check_trace(read_folder(told.folder), read_file(told.trust), told.shown(stack))
     ctx.out.table(found, ("CHECKED", "SEEN"), [(one.what, one.seen) for one in found.found], empty="Nothing.")
     if not ctx.out.json:
+        ctx.out.console.print(_SETTLED if found.settled else _UNSETTLED, markup=False)
         for one in found.caveats:
             ctx.out.console.print(f"Not proven here: {one}", markup=False)
 
 
-COMMANDS = (attack, trace, renew_mark, trace_check)
+_SETTLED = "Settled before the keys: the cells, the mark and the pool of probes. Nobody chose them with the suspect in hand."
+_UNSETTLED = (
+    "NOT settled before the keys, as far as this report shows: whoever knows a key could have chosen the probes, the mark or "
+    "the cells to fit it. Its p-values are the owner's word."
+)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """The arguments of ``trace-check``, by the names of its options."""
+
+    folder: str
+    trust: str
+    suspect: str
+    key_file: str
+    ca: str
+    beacon_file: str
+    probes: str
+    model_file: str
+    log: str
+    seen: int
+
+    def shown(self, stack: ExitStack) -> Shown:
+        """What the reader has. Raises Invalid, Missing, NotTrusted, Unavailable."""
+        key = read_secret_file(self.key_file).decode(errors="replace") if self.key_file else ""
+        asked = open_suspect(self.suspect, stack, key=key, ca=self.ca) if self.suspect else None
+        return Shown(asked, self.seen, _given(self.model_file), _given(self.beacon_file), _given(self.probes), self.log)
+
+
+COMMANDS = (attack, trace, log_probes, renew_mark, trace_check)

@@ -198,6 +198,10 @@ class EvidenceBook:
         """What the log says of the watermark keys of ``subject`` for ``ref``, by epoch; the last one marks from there on."""
         return self._committed.get((subject, ref), ())
 
+    def accounts_marked(self, ref: ReleaseRef) -> int:
+        """How many accounts the log says a watermark key of, for ``ref``."""
+        return sum(known == ref for _, known in tuple(self._committed))
+
     def profiled_at(self, ref: ReleaseRef) -> int | None:
         """Index of the log entry that said first what the extraction profile of ``ref`` is; None when it has none."""
         return self._first_profile.get(ref, self.release(ref).entries.get("profile"))

@@ -7,7 +7,7 @@ from modelkeep.custody.evidence import ReleaseEvidence
 from modelkeep.custody.releases import SealedBody
 from modelkeep.custody.scan import ScanVerdict
 from modelkeep.errors import Invalid
-from modelkeep.ledger.predicates import Finding, Profile, Release, Scan, Sealing, State
+from modelkeep.ledger.predicates import Finding, Profile, Release, Scan, Sealing, State, TraceTerms
 from modelkeep.ledger.statements import make_statement, statement_id
 
 MOST_OF_FINDINGS = 24 << 10
@@ -15,14 +15,15 @@ MOST_OF_FINDINGS = 24 << 10
 
 
 class SealedProfile(msgspec.Struct, frozen=True):
-    """A sealed extraction profile: its body, the digest of its plain bytes, what it was fitted on, and the digest of its trace
-    code."""
+    """A sealed extraction profile: its body, the digest of its plain bytes, what it was fitted on, the digest of its trace
+    code, and what else a trace goes by."""
 
     body: SealedBody
     plain: Digest
     rows: int
     reference: Digest
     code: Digest | None = None
+    trace: TraceTerms | None = None
 
 
 class ReleaseFacts(msgspec.Struct, frozen=True):
@@ -157,5 +158,6 @@ def _profile_statement(facts: ReleaseFacts, profile: SealedProfile) -> Statement
         rows=profile.rows,
         reference=profile.reference,
         code=profile.code,
+        trace=profile.trace,
     )
     return make_statement(said, facts.resource, Resource("extraction profile", profile.plain))

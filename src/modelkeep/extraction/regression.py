@@ -14,21 +14,11 @@ from numpy.typing import NDArray
 
 from modelkeep.crypto.kdf import hkdf
 from modelkeep.errors import Invalid
+from modelkeep.extraction.evalues import Bets, Regions, either, p_of, regions_of
 from modelkeep.extraction.perturb import Cells, Marker
 from modelkeep.extraction.profile import Profile
-from modelkeep.extraction.trace import (
-    AccountTrail,
-    Bets,
-    EpochRead,
-    Heard,
-    Regions,
-    TraceResult,
-    either,
-    first_asked,
-    p_of,
-    regions_of,
-    results_of,
-)
+from modelkeep.extraction.reading import Heard, first_asked
+from modelkeep.extraction.trace import AccountTrail, EpochRead, TraceResult, results_of
 
 Floats = NDArray[np.float64]
 Predict = Callable[[Floats], Floats]

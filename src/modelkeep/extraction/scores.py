@@ -21,26 +21,33 @@ _LIKE_SHARES = 0.5
 _NOTHING = 1e-12
 
 
-def read_as_probabilities(ask: Predict, rows: Floats) -> Predict:
+def read_as_probabilities(ask: Predict, rows: Floats, *, silent: bool = False) -> Predict:
     """``ask``, (b, d) to numbers (b, k), as a function to probabilities (b, k), decided on the first of ``rows`` (n, d).
 
     Rows that are probabilities are left as they are. Numbers of 0 and more are divided by their sum; numbers that sum to 1 but
-    for a half, some below 0, are cut at 0 first; all others are logits. Raises Invalid: not finite (rows, two or more classes).
+    for a half, some below 0, are cut at 0 first; all others are logits. ``silent``: rows with what is no finite number are left
+    as NaN. Raises Invalid: not finite (rows, two or more classes).
     """
-    sample = _checked(ask(rows[:SAMPLE]), len(rows[:SAMPLE]))
+    sample = _checked(ask(rows[:SAMPLE]), len(rows[:SAMPLE]), silent)
+    sample = sample[np.isfinite(sample).all(axis=1)]
+    if not len(sample):
+        raise Invalid(f"the suspect answers none of the first {SAMPLE} rows with finite numbers")
     with np.errstate(over="ignore"):
         logits = bool(sample.min() < 0.0 and (np.abs(sample.sum(axis=1) - 1.0) > _LIKE_SHARES).any())
 
     def answer(some: Floats) -> Floats:
-        found = _checked(ask(some), len(some))
-        return _softmax(found) if logits else _shares(found)
+        found = _checked(ask(some), len(some), silent)
+        told = np.isfinite(found).all(axis=1)
+        out = np.full(found.shape, np.nan)
+        out[told] = _softmax(found[told]) if logits else _shares(found[told])
+        return out
 
     return answer
 
 
-def _checked(found: Floats, rows: int) -> Floats:
+def _checked(found: Floats, rows: int, silent: bool) -> Floats:
     out = np.asarray(found, dtype=np.float64)
-    if out.ndim != 2 or len(out) != rows or out.shape[1] < 2 or not np.isfinite(out).all():
+    if out.ndim != 2 or len(out) != rows or out.shape[1] < 2 or not (silent or np.isfinite(out).all()):
         raise Invalid(
             f"the suspect must answer finite numbers (rows, two or more classes), not shape {out.shape} for {rows} rows"
         )

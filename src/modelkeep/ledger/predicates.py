@@ -69,13 +69,24 @@ class Sealing(Predicate, frozen=True, kw_only=True):
     replaces: str = ""
 
 
+class TraceTerms(msgspec.Struct, frozen=True):
+    """What a trace of suspects goes by, settled before any account has a key: whoever could choose it afterwards could choose
+    what accuses somebody. ``epsilon``, ``decimals``: of the mark, as the reader takes them; ``pool``: Merkle root, 64 hex
+    digits, over the ``rows`` rows that probes are drawn of."""
+
+    epsilon: float
+    decimals: int
+    pool: str
+    rows: int
+
+
 class Profile(Predicate, frozen=True, kw_only=True):
     """An extraction profile was fitted and sealed. Subjects: the model file, and the profile's plain bytes (``profile``).
 
     ``sealed``, ``root``, ``header`` and ``size`` are those of the profile's own sealed body; ``rows`` reference rows were
     used, whose file has the digest ``reference``. ``replaces``: the sealed digest of the body that this one takes the place of
-    (same release, same plain bytes); empty for the first one. ``code``: digest of the cells and spots of the trace code, None
-    where earlier versions published.
+    (same release, same plain bytes); empty for the first one. ``code``: digest of the cells and spots of the trace code,
+    ``trace``: what else a trace goes by, each None where earlier versions published.
     """
 
     TYPE: ClassVar[str] = "urn:x-modelkeep:profile:v1"
@@ -88,6 +99,7 @@ class Profile(Predicate, frozen=True, kw_only=True):
     reference: Digest
     replaces: str = ""
     code: Digest | None = None
+    trace: TraceTerms | None = None
 
 
 class DeclaredTool(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ A cleared account's evidence counts from the review on. An erased name has no se
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -33,6 +33,8 @@ INDICATE = "intel.indicators"
 """Act: the list of indicators of threat intelligence is another one."""
 TRACE = "trace"
 """Act: a suspect was traced."""
+POOL = "probes.log"
+"""Act: rows that probes for suspects may be drawn of, by their Merkle root."""
 ERASE, FORGET, ERASE_DATA = "audit.erase", "user.forget", "data.erase"
 """Acts: the audit key of a pseudonym is dropped; the account behind it is forgotten; the salt of a data set is dropped."""
 
@@ -74,6 +76,15 @@ class OpenedKey(NamedTuple):
     release: str
     subject: str
     epoch: int
+
+
+class LoggedPool(msgspec.Struct, frozen=True):
+    """Rows that probes are drawn of, as an act says it: the Merkle root ``pool``, 64 hex digits, over so many ``rows``; log
+    ``index``."""
+
+    pool: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    rows: Annotated[int, msgspec.Meta(ge=1)]
+    index: int
 
 
 class FalseAlarm(msgspec.Struct, frozen=True):
@@ -124,6 +135,8 @@ class Decisions:
         """Versions of data sets that were removed, ``name@version``."""
         self.opened: dict[OpenedKey, int] = {}
         """Unix nanoseconds from which on whoever read a trace report may know an account key."""
+        self.pools: dict[tuple[str, str], LoggedPool] = {}
+        """Rows that probes may be drawn of, by release and root, where the log says so first."""
         self.archived: dict[str, Archived] = {}
         """Audit logs that were pruned, by origin."""
 
@@ -218,6 +231,11 @@ class Decisions:
             for key in opened_keys(said.about, said.detail.get("opened", "")):
                 self.opened.setdefault(key, said.at)
             return None
+        if said.verb == POOL:
+            found = logged_pool(said, index)
+            if found is not None:
+                self.pools.setdefault((said.about, found.pool), found)
+            return None
         if said.verb == INDICATE:
             self.indicators = said.detail.get("digest", "")
             return None
@@ -277,6 +295,14 @@ def opened_keys(release: str, said: str) -> list[OpenedKey]:
     """The account keys that a ``trace`` act says its report opens, as ``SUBJECT:EPOCH,…``; what is no such is passed over."""
     parts = [one.rpartition(":") for one in said.split(",")]
     return [OpenedKey(release, subject, int(epoch)) for subject, _, epoch in parts if subject and _EPOCH.fullmatch(epoch)]
+
+
+def logged_pool(said: Act, index: int) -> LoggedPool | None:
+    """The pool that a ``probes.log`` act says; None where it says none."""
+    try:
+        return msgspec.convert({**said.detail, "index": index}, LoggedPool, strict=False)
+    except msgspec.ValidationError:
+        return None
 
 
 def _share(said: str) -> float:

@@ -22,6 +22,7 @@ from modelkeep.custody.signing import ReleaseFacts, SealedProfile, interface_of,
 from modelkeep.errors import Conflict, Missing, ModelkeepError, NotTrusted
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.attestations import Conversion
+from modelkeep.ledger.predicates import TraceTerms
 from modelkeep.ledger.statements import make_statement
 from modelkeep.workflows.bodies import Stored, let_go, store
 from modelkeep.workflows.datasets import pending_datasets, settle_datasets
@@ -42,14 +43,15 @@ class ModelFile(msgspec.Struct, frozen=True):
 class Calibration(msgspec.Struct, frozen=True):
     """How to fit the extraction profile. ``fit``: model bytes and interface to named arrays.
 
-    ``rows``: reference rows used; ``reference``: digest of the reference file; ``code``: of the arrays, what the log says of
-    their trace code.
+    ``rows``: reference rows used; ``reference``: digest of the reference file; ``code``, ``trace``: of the arrays, what the log
+    says of their trace code, and of what else a trace goes by.
     """
 
     fit: Callable[[memoryview, ModelSignature], Mapping[str, NDArray[Any]]]
     rows: int
     reference: Digest
     code: Callable[[Mapping[str, NDArray[Any]]], Digest | None] = lambda _arrays: None
+    trace: Callable[[Mapping[str, NDArray[Any]]], TraceTerms | None] = lambda _arrays: None
 
 
 class ConvertedFrom(msgspec.Struct, frozen=True):
@@ -169,8 +171,9 @@ def _carry_out(
         release, sealed, sealed_profile = _store(desk, record, data, profile, reuse=False)
     about = None
     if sealed_profile is not None and calibration is not None:
-        code = calibration.code(load(profile)) if profile else None
-        about = SealedProfile(sealed_profile.body, sealed_profile.source, calibration.rows, calibration.reference, code)
+        arrays = load(profile) if profile else {}
+        code, trace = (calibration.code(arrays), calibration.trace(arrays)) if profile else (None, None)
+        about = SealedProfile(sealed_profile.body, sealed_profile.source, calibration.rows, calibration.reference, code, trace)
     facts = ReleaseFacts(
         release.ref, release.model, release.filename, release.size, verdict, sealed.body, about, release.actor,
         release.created, sign_model(desk, release.filename, release.model),

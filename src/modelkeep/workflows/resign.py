@@ -78,7 +78,7 @@ def _profile(desk: Desk, claimed: ReleaseEvidence) -> SealedProfile | None:
         return None
     desk.registry.open_body(claimed.profile_body, claimed.profile_digest, PROFILE).check_model_digest()
     said = claimed.profile
-    return SealedProfile(claimed.profile_body, claimed.profile_digest, said.rows, said.reference, said.code)
+    return SealedProfile(claimed.profile_body, claimed.profile_digest, said.rows, said.reference, said.code, said.trace)
 
 
 def _note(desk: Desk, after: ReleaseEvidence) -> None:

@@ -2,29 +2,34 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.core.values import Digest, digest_of
+from modelkeep.core.values import digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.crypto.notes import encode_vkey
 from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction.accusation import MOST, cluster_log_e, corrected, set_tests
+from modelkeep.extraction.evalues import p_of
+from modelkeep.extraction.evidence import fingerprints
 from modelkeep.extraction.flips import COORDINATES, Spots
 from modelkeep.extraction.perturb import Cells, Marker, commitment
-from modelkeep.extraction.trace import Flipped, Heard, Lied, Predict, Reading, first_asked, p_of, runs_of
+from modelkeep.extraction.reading import Flipped, Heard, Lied, Reading, filled, first_asked
+from modelkeep.extraction.trace import runs_of
 from modelkeep.formats.safetensors import load
 from modelkeep.ledger.predicates import Profile, TraceCommitments
 from modelkeep.ledger.proofs import check_proof, origin_of
 from modelkeep.ledger.statements import check_statement, encode_statement, predicate_of
 from modelkeep.serving.journal import decode_entry
+from modelkeep.workflows.tracelog import SHOWN, WholeLog, check_log
+from modelkeep.workflows.traceprobes import Case, Fixed, Found, Origin, Reader, check_origin
 from modelkeep.workflows.tracereport import (
-    CAVEATS,
     CODE,
     LEAST_SIGNIFICANT,
     PLAIN,
@@ -34,35 +39,25 @@ from modelkeep.workflows.tracereport import (
     Grouped,
     TraceReport,
     carried,
+    caveats,
     code_digest,
 )
 
 Floats = NDArray[np.float64]
 
 
-_PROBED = {
-    "data": "rows that the owner handed in: who picks them with a key at hand can have them accuse anybody",
-    "beacon": "drawn by a value that nobody knew when the suspect was fixed, as the report says",
-    "log": "drawn by the suspect's digest, as the report says",
-}
-
-
-class Found(msgspec.Struct, frozen=True):
-    """One thing that was checked: ``what``, and what was seen."""
-
-    what: str
-    seen: str
-
-
 class ReportChecked(msgspec.Struct, frozen=True):
     """A report that holds. ``p``: corrected, as computed here, by account; ``found``: everything that was checked; ``caveats``:
-    what the report does not prove."""
+    what the report does not prove; ``settled``: the log said what cells, mark and pool of probes are before it committed to the
+    keys (or the reader has the probes from the other side), so that nobody could choose them with a key and the suspect in
+    hand."""
 
     release: str
     suspect: str
     p: dict[str, float]
     found: tuple[Found, ...]
     caveats: tuple[str, ...]
+    settled: bool
 
 
 class _Shown(NamedTuple):
@@ -71,19 +66,14 @@ class _Shown(NamedTuple):
 
 
 def check_report(
-    files: Mapping[str, bytes],
-    root: TrustRoot,
-    suspect: Predict | None = None,
-    suspect_digest: Digest | None = None,
-    *,
-    seen: int = 0,
+    files: Mapping[str, bytes], root: TrustRoot, reader: Reader | None = None, log: WholeLog | None = None
 ) -> ReportChecked:
-    """Compute a report again, with the public keys of a keep and nothing else of it.
+    """Compute a report again, with the public keys of a keep and nothing else of it, and with what its ``reader`` knows; and
+    against the whole releases log, where he has it.
 
-    ``suspect``: (b, d) to (b, k), to be asked again, None = its answers are taken from the report; ``suspect_digest``: of its
-    file; ``seen``: Unix nanoseconds by which it was there as the reader knows, 0 = as the report says. Raises NotTrusted (what
-    does not hold), Invalid (a file is missing or no such file).
+    Raises NotTrusted (what does not hold), Invalid (a file is missing or no such file).
     """
+    reader = reader or Reader()
     signatories = Signatories(root)
     statement, identity = check_statement(parse_envelope(_file(files, STATEMENT)), signatories.identities)
     said = predicate_of(statement, TraceReport)
@@ -94,48 +84,110 @@ def check_report(
         raise NotTrusted(f"{PLAIN} does not say what {STATEMENT} signs")
     found = [Found("signature", f"{identity.name} signed the report and the digests of its {len(said.files)} files")]
     _check_corrections(said)
-    about = statement.subject[0]
-    if suspect_digest is not None and suspect_digest != about.digest:
-        raise NotTrusted(f"the suspect is {suspect_digest}, and the report is about {about.digest}")
+    if len(statement.subject) != 2:
+        raise NotTrusted("the report is not about a suspect and a model")
+    case = Case(files, root, signatories, said, *statement.subject, reader)
+    if reader.suspect_digest not in (None, case.suspect.digest):
+        raise NotTrusted(f"the suspect is {reader.suspect_digest}, and the report is about {case.suspect.digest}")
     probes = _shown(files, PROBES)
-    cells = _cells(probes.more)
-    spots = _spots(probes.more, probes.heard.x.shape[1])
-    fixed = _fixed(files, said, cells, spots, root, signatories)
-    found.append(
-        Found(
-            "code",
-            f"entry {fixed} of the releases log says what its cells and spots are"
-            if fixed is not None
-            else "not shown: no proof of what the log says of cells and spots",
-        )
-    )
-    found.append(Found("probes", _PROBED.get(said.probes.how, "it does not say where they come from")))
-    reading = Reading(probes.heard, said.epsilon)
+    cells, spots = _cells(probes.more), _spots(probes.more, probes.heard.x.shape[1])
+    fixed = _fixed(case, cells, spots)
+    origin = check_origin(case, (probes.heard.x, probes.more), fixed)
+    found += [*_said_of_code(fixed, case), *origin.found]
+    computing = _Computing(case, cells, spots, fixed, origin, Reading(probes.heard, said.epsilon))
     p, logs = dict[str, float](), dict[str, float]()
     grouped = {subject for group in said.together for subject in group.members}
     for subject, keys in _by_account(said).items():
-        alone = []
-        for one in keys:
-            marker = Marker(_key(one), cells, said.epsilon, said.decimals)
-            if fixed is not None and fixed >= one.entry:
-                raise NotTrusted(f"the log says what cells and spots are after it committed to the key of {subject}")
-            found += _committed(files, one, said, root, signatories, min(filter(None, (said.seen, seen)), default=0))
-            log_e, told = _computed(reading, marker, cells, spots, one, said, _shown(files, one.numbers))
-            alone.append(log_e)
-            found += told
-        logs[subject] = sum(alone) - math.log(runs_of(keys[0].epochs))
+        logs[subject], told = computing.account(subject, keys)
         p[subject] = _corrected(keys, logs[subject], said)
         if p[subject] > said.significance and subject not in grouped:
             raise NotTrusted(f"the p-value of {subject} is {p[subject]:.2g}, and {said.significance:g} is significant")
-        found.append(_p_value(keys, logs[subject], p[subject], said, len(reading)))
+        found += [*told, _p_value(keys, logs[subject], p[subject], said, len(probes.heard.x))]
     found += [_multiplied(group, said, logs) for group in said.together]
-    if suspect is not None:
-        for name in (PROBES, *(one.numbers for one in said.accused)):
-            found.append(_asked_again(suspect, _shown(files, name).heard, name))
+    for name in (PROBES, *(one.numbers for one in said.accused)):
+        found += _asked_again(case, _shown(files, name).heard, name)
+    found += [] if log is None else check_log(log, case, fixed, logs)
     least = min(p.values(), default=said.least)
     if not said.accused:
         found.append(Found("verdict", f"nobody: the smallest corrected p-value of {said.accounts} accounts is {least:.2g}"))
-    return ReportChecked(said.release, str(about.digest), p, tuple(found), CAVEATS)
+    shown = {*origin.shown, *(() if fixed is None else ("code",) if fixed.terms is None else ("code", "terms"))}
+    shown |= (set() if reader.model is None else {"clean"}) | (set() if log is None else SHOWN)
+    settled = {"probes", "code", "terms"} <= shown
+    return ReportChecked(said.release, str(case.suspect.digest), p, tuple(found), caveats(shown), settled)
+
+
+@dataclass(frozen=True, eq=False)
+class _Computing:
+    """What the p-values of a report are computed from."""
+
+    case: Case
+    cells: Cells
+    spots: Spots
+    fixed: Fixed | None
+    origin: Origin
+    reading: Reading
+
+    def account(self, subject: str, keys: Sequence[Accused]) -> tuple[float, list[Found]]:
+        """The log of e of an accused account, and what was checked. Raises NotTrusted, Invalid."""
+        said, alone, fresh, found = self.case.said, 0.0, 0.0, list[Found]()
+        for one in keys:
+            if self.fixed is not None and self.fixed.index >= one.entry:
+                raise NotTrusted(f"the log says what cells and spots are after it committed to the key of {subject}")
+            if self.origin.after >= one.entry:
+                raise NotTrusted(f"the log says of which rows probes are drawn after it committed to the key of {subject}")
+            found += _committed(self.case, one)
+            log_e, told = self._key(one, _shown(self.case.files, one.numbers))
+            alone += log_e
+            fresh += self.reading.weigh(_key(one), self.cells, None, decimals=said.decimals)[1]["all"] * math.log(10)
+            found += told
+        runs = math.log(runs_of(keys[0].epochs))
+        return alone - runs, [*found, _from_probes(subject, fresh - runs, said)]
+
+    def _key(self, one: Accused, shown: _Shown) -> tuple[float, list[Found]]:
+        """The log of e of one key, from the numbers. Raises NotTrusted: they are not what the report says of them."""
+        said = self.case.said
+        if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
+            raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
+        if not 0.0 <= one.share <= 1.0:
+            raise Invalid(f"the report says that {one.subject} was answered falsely in {one.share:.1%} of the regions")
+        lied = Lied(one.share, _among(shown, "lied.", one)) if one.share else None
+        if not 0.0 <= one.flips < 1.0:
+            raise Invalid(f"the report says that {one.flips:.1%} of the labels of {one.subject} were flipped")
+        flipped = Flipped(one.flips, self.spots, _among(shown, "flipped.", one)) if one.flips else None
+        asked = shown.heard if one.questions else None
+        _, statistics = self.reading.weigh(_key(one), self.cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
+        marker = Marker(_key(one), self.cells, said.epsilon, said.decimals)
+        served = np.asarray(shown.more.get("served", np.empty((0, 0))), dtype=np.float64)
+        marks = carried(marker, shown.heard, served, said.decimals) if served.shape == shown.heard.clean.shape else 0
+        if marks < one.carried:
+            raise NotTrusted(f"{marks} recorded answers to {one.subject} carry the key's mark, and {one.carried} are claimed")
+        words = f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal"
+        return statistics["all"] * math.log(10), [Found("mark", words)]
+
+
+def _said_of_code(fixed: Fixed | None, case: Case) -> list[Found]:
+    """What the log said before of cells, spots and the mark. Raises NotTrusted: the report goes by another mark or model."""
+    said, model = case.said, case.model.digest
+    if fixed is None:
+        words = "not shown: no proof of what the log says of cells and spots"
+        return [Found("code", words), Found("terms", "not shown: the size of the mark and its rounding are the owner's word")]
+    if fixed.model.digest != model:
+        raise NotTrusted(f"the log says that {said.release} is {fixed.model.digest}, and the report is about {model}")
+    found = [Found("code", f"entry {fixed.index} of the releases log says what its cells and spots are")]
+    if fixed.terms is None:
+        return [*found, Found("terms", "not shown: the size of the mark and its rounding are the owner's word")]
+    if (fixed.terms.epsilon, fixed.terms.decimals) != (said.epsilon, said.decimals):
+        raise NotTrusted(
+            f"entry {fixed.index} of the log says a mark of {fixed.terms.epsilon:g} and {fixed.terms.decimals} decimals, and "
+            f"the report goes by {said.epsilon:g} and {said.decimals}"
+        )
+    return [*found, Found("terms", f"it says that the mark is {said.epsilon:g} at most, and {said.decimals} decimals")]
+
+
+def _from_probes(subject: str, log_e: float, said: TraceReport) -> Found:
+    """What the probes say without any question of the account: whatever was left out of those, it stands."""
+    p = min(1.0, p_of(log_e) * said.accounts)
+    return Found("probes alone", f"{subject}: p = {p:.2g} after Bonferroni, whatever questions the report leaves out")
 
 
 def rows_of(files: Mapping[str, bytes]) -> Floats:
@@ -143,21 +195,23 @@ def rows_of(files: Mapping[str, bytes]) -> Floats:
     return _shown(files, PROBES).heard.x
 
 
-def _committed(
-    files: Mapping[str, bytes], one: Accused, said: TraceReport, root: TrustRoot, signatories: Signatories, seen: int
-) -> list[Found]:
+def _committed(case: Case, one: Accused) -> list[Found]:
     """The log committed to the opened key, and did so before the account's first recorded answer by it, and before the suspect
-    was ``seen`` if that is known. Raises NotTrusted."""
+    was seen if that is known. Raises NotTrusted."""
+    said, root, model, files = case.said, case.root, case.model.digest, case.files
+    seen = min(filter(None, (said.seen, case.reader.seen)), default=0)
     if commitment(_key(one)).hex() != one.commitment:
         raise NotTrusted(f"the opened key of {one.subject} is not the one that {one.commitment[:16]} commits to")
     proof, _ = check_proof(_file(files, one.proof), root.releases_log, root.releases_origin)
     if proof.index != one.entry:
         raise NotTrusted(f"{one.proof} proves entry {proof.index} of the log, and the report names {one.entry}")
-    statement, _ = signatories.check(parse_envelope(proof.entry), proof.index)
+    statement, _ = case.signatories.check(parse_envelope(proof.entry), proof.index)
     known = predicate_of(statement, TraceCommitments)
     entries = {(entry.subject, entry.commitment, entry.epoch) for entry in known.entries}
     if known.release != said.release or (one.subject, one.commitment, one.epoch) not in entries:
         raise NotTrusted(f"entry {one.entry} of the log does not commit to this key of {one.subject} for {said.release}")
+    if statement.subject[0].digest != model:
+        raise NotTrusted(f"entry {one.entry} of the log commits to a key for {statement.subject[0].digest}, not for {model}")
     of = f"{one.subject}, epoch {one.epoch}" if one.epochs > 1 else one.subject
     found = [Found("commitment", f"entry {one.entry} of the releases log commits to the key of {of}")]
     if seen and known.at >= seen:
@@ -202,26 +256,17 @@ def _by_account(said: TraceReport) -> dict[str, list[Accused]]:
     return found
 
 
-def _computed(
-    reading: Reading, marker: Marker, cells: Cells, spots: Spots, one: Accused, said: TraceReport, shown: _Shown
-) -> tuple[float, list[Found]]:
-    """The log of e of one key, from the numbers. Raises NotTrusted: they are not what the report says of them."""
-    if len(first_asked(shown.heard.x)) != len(shown.heard.x) or len(shown.heard.x) != one.questions:
-        raise NotTrusted(f"the questions of {one.subject} in the report are not {one.questions} distinct ones")
-    if not 0.0 <= one.share <= 1.0:
-        raise Invalid(f"the report says that {one.subject} was answered falsely in {one.share:.1%} of the regions")
-    lied = Lied(one.share, _arrays(shown.more, "lied.", one.numbers)) if one.share else None
-    if not 0.0 <= one.flips < 1.0:
-        raise Invalid(f"the report says that {one.flips:.1%} of the labels of {one.subject} were flipped")
-    flipped = Flipped(one.flips, spots, _arrays(shown.more, "flipped.", one.numbers)) if one.flips else None
-    asked = shown.heard if one.questions else None
-    _, statistics = reading.weigh(_key(one), cells, asked, lied=lied, flipped=flipped, decimals=said.decimals)
-    served = np.asarray(shown.more.get("served", np.empty((0, 0))), dtype=np.float64)
-    marks = carried(marker, shown.heard, served, said.decimals) if served.shape == shown.heard.clean.shape else 0
-    if marks < one.carried:
-        raise NotTrusted(f"{marks} recorded answers to {one.subject} carry the key's mark, and {one.carried} are claimed")
-    words = f"{marks} of {len(served)} recorded answers are the clean answer with this key's mark, to the last decimal"
-    return statistics["all"] * math.log(10), [Found("mark", words)]
+def _among(shown: _Shown, prefix: str, one: Accused) -> Heard:
+    """The questions that were answered falsely, with the answers that stand beside them among all questions. Raises NotTrusted:
+    one is none of those."""
+    asked = fingerprints(shown.heard.x).tolist()
+    places = {name: at for at, name in enumerate(asked)}
+    found = [places.get(name, -1) for name in fingerprints(_arrays(shown.more, prefix, one.numbers).x).tolist()]
+    if -1 in found or len(set(found)) != len(found):
+        raise NotTrusted(
+            f"{one.subject} was answered falsely on what is none of its questions in {one.numbers}, or on one twice"
+        )
+    return Heard(shown.heard.x[found], shown.heard.clean[found], shown.heard.read[found])
 
 
 def _corrected(keys: Sequence[Accused], log_e: float, said: TraceReport) -> float:
@@ -282,25 +327,42 @@ def _spots(arrays: Mapping[str, NDArray[Any]], columns: int) -> Spots:
     return spots
 
 
-def _fixed(
-    files: Mapping[str, bytes], said: TraceReport, cells: Cells, spots: Spots, root: TrustRoot, signatories: Signatories
-) -> int | None:
-    """Index of the log entry that says what cells and spots are; None where the report has no proof. Raises NotTrusted."""
+def _fixed(case: Case, cells: Cells, spots: Spots) -> Fixed | None:
+    """What the log says of cells and spots, and of what else a trace goes by; None where the report has no proof. Raises
+    NotTrusted."""
+    said, root = case.said, case.root
     if CODE not in said.files:
         return None
-    proof, _ = check_proof(_file(files, CODE), root.releases_log, root.releases_origin)
-    statement, _ = signatories.check(parse_envelope(proof.entry), proof.index)
+    proof, _ = check_proof(case.file(CODE), root.releases_log, root.releases_origin)
+    statement, _ = case.signatories.check(parse_envelope(proof.entry), proof.index)
     known = predicate_of(statement, Profile)
     if known.release != said.release or known.code != code_digest(cells, spots):
         raise NotTrusted(f"entry {proof.index} of the log does not say that these are the cells and spots of {said.release}")
-    return proof.index
+    return Fixed(proof.index, statement.subject[0], known.trace)
 
 
-def _asked_again(suspect: Predict, heard: Heard, name: str) -> Found:
-    now = np.asarray(suspect(heard.x), dtype=np.float64)
-    if now.shape != heard.read.shape or not np.isfinite(now).all() or np.abs(now - heard.read).max(initial=0.0) > 1e-4:
-        raise NotTrusted(f"the suspect does not answer as {name} of the report says")
-    return Found("suspect", f"asked again, it answers the {len(now)} rows of {name} as the report says")
+def _asked_again(case: Case, heard: Heard, name: str) -> list[Found]:
+    """What the suspect and the model answer now, where the reader has them. Raises NotTrusted: not as the report says."""
+    found, reader, model = [], case.reader, case.model.digest
+    if reader.suspect is not None:
+        now, _ = filled(heard.clean, np.asarray(reader.suspect(heard.x), dtype=np.float64))
+        if not _same(now, heard.read):
+            raise NotTrusted(
+                f"the suspect does not answer as {name} of the report says: the report is wrong, or the suspect was changed"
+            )
+        found.append(Found("suspect", f"asked again, it answers the {len(now)} rows of {name} as the report says"))
+    if reader.model is not None:
+        if reader.model_digest != model:
+            raise NotTrusted(f"the model that was shown is {reader.model_digest}, and the report is about {model}")
+        now = np.asarray(reader.model(heard.x), dtype=np.float64)
+        if not _same(now, heard.clean):
+            raise NotTrusted(f"the model that was shown does not answer as {name} of the report says")
+        found.append(Found("model", f"asked again, it answers the {len(now)} rows of {name} as the report says"))
+    return found
+
+
+def _same(now: Floats, then: Floats) -> bool:
+    return now.shape == then.shape and bool(np.isfinite(now).all()) and np.abs(now - then).max(initial=0.0) <= 1e-4
 
 
 def _key(one: Accused) -> bytes:

@@ -7,7 +7,7 @@ from html import escape
 
 from modelkeep.core.page import STYLE
 from modelkeep.extraction.accusation import Together
-from modelkeep.workflows.tracereport import CAVEATS, Claim, Opened
+from modelkeep.workflows.tracereport import Claim, Opened, caveats
 
 PAGE = "report.html"
 _SHOWN = 40
@@ -42,13 +42,19 @@ def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
     names = ", ".join(dict.fromkeys(one.subject for one in accused if one.corrected <= claim.significance))
     names = names or "; ".join(f"one of {', '.join(one.members)}" for one in claim.together)
     title = f"The suspect was taught by answers to {names}" if accused else "The suspect is traced to no account"
-    probes = {"data": "rows that were handed in", "beacon": "drawn by a beacon", "log": "drawn by the suspect's digest"}
+    probes = {
+        "data": "rows that the owner handed in",
+        "theirs": "rows that the other side handed in",
+        "beacon": "drawn by a beacon",
+        "log": "drawn by the suspect's digest",
+    }
     facts = {
         "Suspect": f"{claim.suspect.name} ({claim.kind}), {claim.suspect.digest}",
         "Model": f"{claim.release}, {claim.model.digest}",
         "Keep": origin,
         "Accounts tested": f"{claim.accounts:,}",
         "Probes": f"{len(claim.probes.x):,}, {probes[claim.how]}" + (f" ({claim.said})" if claim.said else ""),
+        **_pool(claim),
         "Mark": f"at most {claim.epsilon:g} in L1, {claim.decimals} decimals",
         **({"Seen by": _moment(claim.seen)} if claim.seen else {}),
         "Accused at": f"p ≤ {claim.significance:g} after Bonferroni",
@@ -64,10 +70,18 @@ def render(claim: Claim, p_values: Mapping[str, float], origin: str) -> bytes:
         *(_group(one) for one in claim.together),
         _METHOD,
         "<h2>What this does not prove</h2><ul>",
-        *(f"<li>{escape(one)}</li>" for one in CAVEATS),
+        *(f"<li>{escape(one)}</li>" for one in caveats(claim.shown)),
         "</ul></main></body></html>\n",
     ]
     return "\n".join(parts).encode()
+
+
+def _pool(claim: Claim) -> dict[str, str]:
+    if claim.pooled is None:
+        return {}
+    by = f"the value {claim.beacon.hex()} and the suspect's digest" if claim.beacon else "the suspect's digest alone"
+    said = f"{claim.pooled.rows:,} rows, Merkle root {claim.pooled.root}, in entry {claim.pooled.entry:,} of the releases log"
+    return {"Drawn of": f"{said}; by {by}"}
 
 
 def _moment(ns: int) -> str:

@@ -6,7 +6,7 @@ the proof that the releases log commits to its key, and the proof of its first r
 What a report cannot prove stands in it in words (``CAVEATS``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,45 +20,98 @@ from modelkeep.extraction.accusation import Together
 from modelkeep.extraction.flips import Spots, spots_of
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Cells, Marker, cells_of, commitment
+from modelkeep.extraction.probes import draw_pool
 from modelkeep.extraction.profile import Profile
-from modelkeep.extraction.trace import Flipped, Heard, Lied
+from modelkeep.extraction.reading import Flipped, Heard, Lied
 from modelkeep.formats.safetensors import dump
-from modelkeep.ledger.predicates import Predicate
+from modelkeep.ledger.predicates import Predicate, TraceTerms
 from modelkeep.ledger.statements import encode_statement, make_statement, sign_statement
 
 Floats = NDArray[np.float64]
 
-STATEMENT, PLAIN, PROBES, CODE = "statement.json", "report.json", "probes.safetensors", "code.tlog-proof"
+STATEMENT, PLAIN, PROBES = "statement.json", "report.json", "probes.safetensors"
+CODE, POOL = "code.tlog-proof", "pool.tlog-proof"
+DECIMALS = 4
+"""Of the answers that a gateway gives."""
 LEAST_SIGNIFICANT = 0.1
 """Nobody is accused at a corrected p-value above this, whatever is asked for: the accusation stands in the log for good."""
-CAVEATS = (
-    "The clean answers are what the owner says that the model answers without a mark. An expert who is shown the model (its "
-    "digest is in the log) asks it the questions and the probes again.",
-    "That these are all questions of the account is the owner's word, too: 'modelkeep log verify' checks the audit logs that "
-    "they come from, and how many records each account has in them.",
-    "That the probes were drawn as the report says, and not picked to fit a key, is the owner's word: an expert draws others, "
-    "and asks both models.",
-    "That no earlier report had opened these keys before the suspect was there is the owner's word: the log has every report.",
-    "How many accounts were tested, which corrects p, is the owner's word: the releases log commits to a key of every account "
-    "that was ever answered, and whoever reads it can count them.",
-    "How many epochs an account was in, and that it asked nothing in those between two that are shown, is the owner's word: "
-    "the log commits to every key.",
-    "Where no proof of the code is in it, that cells and spots were fixed before the keys is the owner's word.",
-    "Which accounts share a network or a sign-up hour, and how many such groups there are, is the owner's word, too.",
-    "Times are those of the keep's clock. Witnesses' cosignatures under the log's checkpoints say more where there are some.",
-    "Whoever had the account's key, its owner or who stole the owner's master key, can make a suspect that is traced to it.",
-)
-"""What a reader must know who was told a p-value."""
+CAVEATS = {
+    "clean": (
+        "The clean answers are what the owner says that the model answers without a mark. An expert who is shown the model "
+        "(its digest is in the log) asks it the questions and the probes again."
+    ),
+    "questions": (
+        "That these are all questions of the account is the owner's word, too: 'modelkeep log verify' checks the audit logs "
+        "that they come from, and how many records each account has in them. p from the probes alone needs no question."
+    ),
+    "probes": (
+        "That the probes were drawn as the report says, and not picked to fit a key, is the owner's word: an expert draws "
+        "others, and asks both models."
+    ),
+    "seed": (
+        "That the value that drew the probes is the one that both sides meant is for the reader to know. Who could try n "
+        "values, or n spellings of an address, gains a factor of n at most."
+    ),
+    "terms": "That the size of the mark and its rounding were not chosen afterwards is the owner's word.",
+    "opened": (
+        "That no earlier report had opened these keys before the suspect was there is the owner's word: the log has every "
+        "report."
+    ),
+    "accounts": (
+        "How many accounts were tested, which corrects p, is the owner's word: the releases log commits to a key of every "
+        "account that was ever answered, and whoever reads it can count them."
+    ),
+    "epochs": (
+        "How many epochs an account was in, and that it asked nothing in those between two that are shown, is the owner's "
+        "word: the log commits to every key."
+    ),
+    "code": "Where no proof of the code is in it, that cells and spots were fixed before the keys is the owner's word.",
+    "clusters": (
+        "Which accounts share a network or a sign-up hour, and how many such groups there are, is the owner's word, too."
+    ),
+    "times": (
+        "Times are those of the keep's clock. Witnesses' cosignatures under the log's checkpoints say more where there are "
+        "some."
+    ),
+    "key": (
+        "Whoever had the account's key, its owner or who stole the owner's master key, can make a suspect that is traced to "
+        "it. And the owner can work out a key before the log commits to it: pool and key could be made for each other, with "
+        "models in hand that he thinks the suspect will resemble."
+    ),
+}
+"""What a reader must know who was told a p-value, by what it is about."""
+
+
+def caveats(shown: Collection[str]) -> tuple[str, ...]:
+    """Those of ``CAVEATS`` that stay where what is ``shown`` needs nobody's word."""
+    return tuple(words for about, words in CAVEATS.items() if about not in shown)
 
 
 class Probed(msgspec.Struct, frozen=True):
-    """Where the probes come from: ``how`` is ``data`` (rows that were handed in), ``beacon`` (drawn by ``said``, which nobody
-    knew when the suspect was fixed) or ``log`` (drawn by the suspect's digest alone); ``said``: the rows' digest or the beacon
-    as hex; ``count``."""
+    """Where the probes come from: ``how`` is ``data`` (the owner handed them in), ``theirs`` (the other side did), ``beacon``
+    (drawn by ``said``, which nobody knew when the suspect was fixed) or ``log`` (drawn by the suspect's digest alone);
+    ``said``: the rows' digest or the beacon as hex; ``count``. ``pool``: Merkle root over so many ``rows`` that they are drawn
+    of, by the ``beacon`` (hex, "" = none) and the suspect's digest, "" where they are not; log index ``entry`` says so."""
 
     how: str
     said: str
     count: int
+    pool: str = ""
+    rows: int = 0
+    entry: int = -1
+    beacon: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Where probes stand in the pool ``root`` of so many ``rows`` that log index ``entry`` says: ``index`` (m,) and inclusion
+    ``paths`` (m, depth, 32), as ``Pool.paths`` has them."""
+
+    root: str
+    rows: int
+    entry: int
+    index: NDArray[np.int64]
+    paths: NDArray[np.uint8]
 
 
 class Accused(msgspec.Struct, frozen=True):
@@ -151,7 +204,9 @@ class Opened:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Claim:
     """A trace as the owner has it; fields as in ``TraceReport``. ``code``: tlog-proof of the log entry that says what cells and
-    spots are, from before any key of an accused account was committed to; b"" where there is none."""
+    spots are, from before any key of an accused account was committed to; b"" where there is none. ``pooled``, ``beacon``: how
+    the probes were drawn of a pool, None where they were not; ``pool``: tlog-proof of what the log says of rows that were
+    handed in. ``terms``: the log says with the code what epsilon and decimals are."""
 
     actor: str
     at: int
@@ -173,6 +228,17 @@ class Claim:
     together: tuple[Together, ...] = ()
     seen: int = 0
     code: bytes = b""
+    pooled: Pooled | None = None
+    beacon: bytes = b""
+    pool: bytes = b""
+    terms: bool = False
+
+    @property
+    def shown(self) -> set[str]:
+        """Of ``CAVEATS``, what the report itself shows."""
+        found = {"code"} if self.code else set()
+        found |= {"terms"} if self.code and self.terms else set()
+        return found | ({"probes"} if self.pooled is not None and (self.code or self.pool) else set())
 
     @property
     def newest(self) -> tuple[str, ...]:
@@ -202,6 +268,16 @@ def code_of(arrays: Mapping[str, NDArray[Any]]) -> Digest:
     return code_digest(cells_of(profile), spots_of(profile))
 
 
+def terms_of(arrays: Mapping[str, NDArray[Any]], epsilon: float, decimals: int) -> TraceTerms | None:
+    """What else a trace goes by, of a profile's arrays: the mark's size and rounding, and the pool that probes are drawn of;
+    None for a model without classes. Raises Invalid."""
+    profile = Profile.from_arrays(arrays)
+    if not profile.n_classes:
+        return None
+    pool = draw_pool(profile.embedding)
+    return TraceTerms(epsilon, decimals, pool.root, len(pool))
+
+
 def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files of a report by name. ``pages``: to read, whose digests are signed with the others'. Raises TooLarge (too many
     accused for a statement)."""
@@ -209,9 +285,10 @@ def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes
     shown: dict[str, NDArray[Any]] = {"mean": cells.mean, "slope": cells.slope, "offset": cells.offset}
     shown |= {"fine": np.array([cells.fine])} if cells.fine else {}
     shown |= {"spots.mean": claim.spots.mean, "spots.slope": np.ascontiguousarray(claim.spots.slope)}
+    if claim.pooled is not None:
+        shown |= {"pool.index": claim.pooled.index, "pool.paths": claim.pooled.paths}
     files = {**pages, PROBES: dump(_heard(claim.probes) | shown)}
-    if claim.code:
-        files[CODE] = claim.code
+    files |= {name: proof for name, proof in ((CODE, claim.code), (POOL, claim.pool)) if proof}
     accused = []
     for number, one in enumerate(claim.accused, 1):
         numbers, proof, first = (f"account-{number}.{end}" for end in ("safetensors", "tlog-proof", "first.tlog-proof"))
@@ -246,7 +323,7 @@ def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes
         at=claim.at,
         release=claim.release,
         kind=claim.kind,
-        probes=Probed(claim.how, claim.said, len(claim.probes.x)),
+        probes=_probed(claim),
         epsilon=claim.epsilon,
         decimals=claim.decimals,
         accounts=claim.accounts,
@@ -259,6 +336,15 @@ def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes
     )
     statement = make_statement(said, claim.suspect, claim.model)
     return {**files, PLAIN: encode_statement(statement), STATEMENT: sign_statement(statement, signer)}
+
+
+def _probed(claim: Claim) -> Probed:
+    found = Probed(claim.how, claim.said, len(claim.probes.x))
+    if claim.pooled is None:
+        return found
+    return msgspec.structs.replace(
+        found, pool=claim.pooled.root, rows=claim.pooled.rows, entry=claim.pooled.entry, beacon=claim.beacon.hex()
+    )
 
 
 def carried(marker: Marker, heard: Heard, served: Floats, decimals: int) -> int:
