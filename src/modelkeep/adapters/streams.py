@@ -3,6 +3,8 @@
 import io
 from typing import Any
 
+import numpy as np
+
 from modelkeep.container.reader import Reader
 
 _LARGE = 1 << 20
@@ -28,6 +30,12 @@ class ReaderFile(io.RawIOBase):
             self._at += size
         return size
 
+    def read_buffer(self, size: int, /) -> memoryview:
+        """The next ``size`` bytes, or as many as there are: what pyarrow asks for instead of ``read``, and does not copy."""
+        found = _next_of(self._reader, self._at, size)
+        self._at += found.nbytes
+        return found
+
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._reader.size}[whence]
         if begin + offset < 0:
@@ -44,12 +52,25 @@ class _Buffered(io.BufferedReader):
 
     def __init__(self, reader: Reader, ahead: int) -> None:
         super().__init__(ReaderFile(reader), ahead)
-        self._size = reader.size
+        self._reader = reader
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(size if size is None or size < _LARGE else min(size, max(0, self._size - self.tell())))
+        return super().read(size if size is None or size < _LARGE else min(size, max(0, self._reader.size - self.tell())))
+
+    def read_buffer(self, size: int, /) -> memoryview:
+        """As ``ReaderFile.read_buffer``."""
+        found = _next_of(self._reader, self.tell(), size)
+        self.seek(found.nbytes, io.SEEK_CUR)
+        return found
 
 
 def buffered(reader: Reader, ahead: int = 1 << 20) -> io.BufferedReader:
     """The same with ``ahead`` bytes read at once."""
     return _Buffered(reader, ahead)
+
+
+def _next_of(reader: Reader, at: int, size: int) -> memoryview:
+    found = np.empty(max(0, min(size, reader.size - at)), np.uint8).data
+    if found.nbytes:
+        reader.read_into(at, found)
+    return found

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from modelkeep.adapters.csvrows import with_header
 from modelkeep.adapters.files import NewFile, SourceFile
-from modelkeep.adapters.tables import CSV, IMAGES, Source, batches_of, kind_of, pictures, table_of
+from modelkeep.adapters.streams import buffered
+from modelkeep.adapters.tables import CSV, IMAGES, NPZ, Source, batches_of, kind_of, pictures, table_of
 from modelkeep.adapters.tarred import TarFolder
 from modelkeep.container.open import SealedFile
 from modelkeep.container.ranges import RangeReader
@@ -43,12 +45,19 @@ class SealedDataset:
         return self.record.rows
 
     def reader(self) -> Reader:
-        """The bytes that were added, in any order; pictures as a tar archive. It is one for all, and holds up to 16 MiB."""
+        """The bytes that were added, in any order; pictures as a tar archive.
+
+        It is one for all, and holds up to 16 MiB; for npz 2 MiB an array, if that is more, and at most 256 MiB.
+        """
         return self._reader
 
     @cached_property
     def _reader(self) -> RangeReader:
-        return RangeReader(self.sealed)
+        return RangeReader(self.sealed, places=len(self.record.kinds) if self.record.kind == NPZ else 1)
+
+    def file(self) -> BinaryIO:
+        """The same as a binary file to read and seek in, for whatever reads such: pandas, pyarrow, numpy, zipfile, tarfile."""
+        return buffered(self.reader())
 
     def batches(self, size: int = 1000, *, columns: Sequence[str] | None = None) -> Iterator[Table]:
         """``size`` rows at a time, of ``columns`` or all. Raises Invalid, Missing (no such column)."""

@@ -1,14 +1,15 @@
 """A sealed source as a ``Reader`` that is read in any order: only the streams that a read touches are decrypted.
 
-Every stream is checked to its end before a byte of it is handed out. Made for kind PIECES, whose streams have 1 MiB; what is
-read in order is decrypted ahead in threads of their own, farther the longer it goes on, while the caller works on what came
-before.
+Every stream is checked to its end before a byte of it is handed out. Made for kind PIECES, whose streams have 1 MiB. What a read
+takes whole is decrypted where it is wanted, by several threads; of what it takes a part, the whole is kept for the next read.
+Where reads go on in order, in one place or in several in turns, the streams that come next are decrypted ahead in threads of
+their own, farther the longer it goes on, while the caller works on what came before.
 """
 
 import os
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,12 +17,13 @@ import numpy as np
 
 from modelkeep.container.layout import Entry
 from modelkeep.container.open import SealedFile
-from modelkeep.errors import NotTrusted
+from modelkeep.errors import ModelkeepError, NotTrusted
 
 KEPT = 16
-"""Decrypted streams that are kept: half of them for as many places that are read in turns, half for what is read ahead."""
-_ROOM = 16 << 20
-"""Bytes that they have together; two are kept however large they are."""
+"""Decrypted streams that are kept, unless more places are read in turns: half of them for those, half for what is ahead."""
+MOST_KEPT = 256
+_ROOM = 1 << 20
+"""Bytes of a stream for which that holds; of larger ones fewer are kept, but never fewer than two."""
 _MAX_THREADS = 4
 
 
@@ -32,19 +34,32 @@ class _Kept(NamedTuple):
     buffer: memoryview
 
 
-class RangeReader:
-    """Thread-safe. ``read_into`` raises NotTrusted (altered, or past the end), Unavailable, Missing (the store)."""
+class _Part(NamedTuple):
+    """What a read takes of one stream: bytes from ``at`` on, as many as ``into`` has."""
 
-    def __init__(self, sealed: SealedFile) -> None:
+    number: int
+    at: int
+    into: memoryview
+
+
+class RangeReader:
+    """Thread-safe. ``read_into`` raises NotTrusted (altered, or past the end), Unavailable, Missing (the store).
+
+    ``places``: in how many places it will be read in turns; with more than ``KEPT // 2`` of them it keeps two streams each, as
+    long as ``MOST_KEPT`` are enough, for else the streams of all would be decrypted again and again.
+    """
+
+    def __init__(self, sealed: SealedFile, *, places: int = 1) -> None:
         self._sealed, self._entries = sealed, sealed.entries
         self._starts = [entry.offset for entry in self._entries]
         self._largest = max((entry.length for entry in self._entries), default=1)
-        self._room = max(2, min(KEPT, _ROOM // self._largest))
+        self._room = max(2, min(max(KEPT, 2 * places), MOST_KEPT) * _ROOM // max(_ROOM, self._largest))
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._free: list[memoryview] = []
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, len(os.sched_getaffinity(0))), "modelkeep-ahead")
-        self._last, self._ahead = -2, 1
+        self._threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+        self._pool = ThreadPoolExecutor(self._threads, "modelkeep-ahead")
+        self._runs: OrderedDict[int, int] = OrderedDict()  # where reads may go on: last stream, and how many to go ahead
 
     @property
     def size(self) -> int:
@@ -56,56 +71,54 @@ class RangeReader:
         if offset < 0 or offset + into.nbytes > self.size:
             raise NotTrusted(f"{self.size} bytes end before {offset} + {into.nbytes}: the data is truncated")
         if offset < len(self._sealed.head):
-            part = self._sealed.head[offset : offset + into.nbytes]
-            into[: len(part)] = part
-            into, offset = into[len(part) :], offset + len(part)
-        while into.nbytes:
-            number = bisect_right(self._starts, offset) - 1
-            entry = self._entries[number]
-            whole = self._covered(number, offset, into.nbytes)
-            if whole:
-                size = whole[-1].offset + whole[-1].length - offset
-                self._sealed.read_streams(whole, into[:size])
-                self._last = number + len(whole) - 1
-            else:
-                at = offset - entry.offset
-                size = min(into.nbytes, entry.length - at)
-                self._copy(number, at, into[:size])
-            into, offset = into[size:], offset + size
+            head = self._sealed.head[offset : offset + into.nbytes]
+            into[: len(head)] = head
+            into, offset = into[len(head) :], offset + len(head)
+        if not into.nbytes:
+            return
+        parts = self._parts(offset, into)
+        with self._lock:
+            kept, direct = dict[int, _Kept](), deque[_Part]()
+            for part in parts:
+                if part.number in self._kept or part.into.nbytes < self._entries[part.number].length:
+                    kept[part.number] = self._ask(part.number)
+                else:
+                    direct.append(part)
+            self._go_ahead(parts[0].number, parts[-1].number)
+            for number in kept:  # what is wanted now is let go last
+                self._kept.move_to_end(number)
+            self._let_go()
+        self._decrypt_all(direct)
+        for part in parts:
+            if part.number in kept:
+                self._copy(kept[part.number], part)
 
-    def _covered(self, number: int, offset: int, size: int) -> list[Entry]:
-        """The streams from ``number`` on that a read of ``size`` bytes at ``offset`` takes whole, and that nobody has yet."""
-        found: list[Entry] = []
-        if offset != self._starts[number] or number in self._kept:
-            return found
-        for entry in self._entries[number : number + size // max(1, self._entries[number].length) + 1]:
-            if entry.offset + entry.length > offset + size or entry.id - 1 in self._kept:
-                break
-            found.append(entry)
+    def _parts(self, offset: int, into: memoryview) -> list[_Part]:
+        """What a read takes of each stream, in order."""
+        found, number = list[_Part](), bisect_right(self._starts, offset) - 1
+        while into.nbytes:
+            at = offset - self._starts[number]
+            size = min(into.nbytes, self._entries[number].length - at)
+            if size:  # a stream may have no bytes
+                found.append(_Part(number, at, into[:size]))
+            into, offset, number = into[size:], offset + size, number + 1
         return found
 
-    def _copy(self, number: int, at: int, into: memoryview) -> None:
-        """Fill ``into`` from byte ``at`` of one stream."""
-        with self._lock:
-            kept = self._ask(number)
-            self._kept.move_to_end(number)
-            if number == self._last + 1:  # in order: the next ones will be asked for, too
-                self._ahead = min(2 * self._ahead, self._room // 2)
-                for later in range(number + 1, min(number + 1 + self._ahead, len(self._entries))):
-                    self._ask(later)
-            elif number != self._last:
-                self._ahead = 1
-            self._last = number
-            self._let_go()
-        kept.done.result()
-        with self._lock:
-            if self._kept.get(number) is kept:  # else its buffer may hold another stream by now
-                into[:] = kept.buffer[at : at + into.nbytes]
-                return
-        entry = self._entries[number]
-        plain = np.empty(entry.length, np.uint8).data
-        self._sealed.read_streams([entry], plain, threads=1)
-        into[:] = plain[at : at + into.nbytes]
+    def _go_ahead(self, first: int, last: int) -> None:
+        """Have decrypted what follows a read of streams ``first`` to ``last``, if it goes on where another one ended."""
+        before = first if first in self._runs else first - 1
+        ahead = self._runs.pop(before, 0)
+        if ahead and last > before:
+            ahead = 2 * ahead
+        self._runs[last] = ahead = min(max(1, ahead), max(1, self._room // 2))
+        while len(self._runs) > self._room:
+            self._runs.popitem(last=False)
+        if ahead == 1 or last - first >= self._room // 2:  # it goes nowhere yet; it keeps all threads busy by itself
+            return
+        places = sum(other > 1 for other in self._runs.values())
+        for later in range(last + 1, min(last + 1 + min(ahead, self._room // 2 // places), len(self._entries))):
+            self._ask(later)
+            self._kept.move_to_end(later)
 
     def _ask(self, number: int) -> _Kept:
         """Buffers are used again: fresh memory costs as much as to decrypt into it."""
@@ -120,6 +133,46 @@ class RangeReader:
             _, old = self._kept.popitem(last=False)
             if old.done.done():  # nobody writes to it any more
                 self._free.append(old.buffer)
+
+    def _copy(self, kept: _Kept, part: _Part) -> None:
+        end = part.at + part.into.nbytes
+        try:
+            kept.done.result()
+        except ModelkeepError:
+            with self._lock:  # the store may answer the next time
+                if self._kept.get(part.number) is kept:
+                    del self._kept[part.number]
+            raise
+        with self._lock:
+            if self._kept.get(part.number) is kept:  # else its buffer may hold another stream by now
+                part.into[:] = kept.buffer[part.at : end]
+                return
+        entry = self._entries[part.number]
+        plain = np.empty(entry.length, np.uint8).data
+        self._decrypt(entry, plain)
+        part.into[:] = plain[part.at : end]
+
+    def _decrypt_all(self, work: deque[_Part]) -> None:
+        """Decrypt whole streams to where they are wanted: this thread, and as many others as have the time."""
+        helpers = [self._pool.submit(self._drain, work) for _ in range(min(self._threads - 1, len(work) - 1))]
+        try:
+            self._drain(work)
+        finally:
+            work.clear()
+            for helper in helpers:  # whoever has begun writes to the caller's buffer, so it is waited for
+                if not helper.cancel():
+                    helper.exception()
+        for helper in helpers:
+            if not helper.cancelled():
+                helper.result()
+
+    def _drain(self, work: deque[_Part]) -> None:
+        while True:
+            try:
+                part = work.popleft()
+            except IndexError:
+                return
+            self._decrypt(self._entries[part.number], part.into)
 
     def _decrypt(self, entry: Entry, into: memoryview) -> None:
         self._sealed.read_streams([entry], into, threads=1)
