@@ -1,18 +1,21 @@
 """A sealed source read in any order, and only as far as it is asked for."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from cryptography.cobblestone import Cobblestone256Encryptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelkeep.container.layout import PIECE_LIMIT, Kind
+from modelkeep.container import ranges
+from modelkeep.container.layout import HEADER_SIZE, PIECE_LIMIT, BodyKeys, Kind, check_header, sealed_length
 from modelkeep.container.open import open_sealed
 from modelkeep.container.ranges import RangeReader
 from modelkeep.container.reader import BytesReader, read_bytes
 from modelkeep.container.seal import seal
-from modelkeep.errors import NotTrusted
+from modelkeep.errors import NotTrusted, Unavailable
 
 SIZE = 5 * PIECE_LIMIT + 777
 PLAIN = np.random.default_rng(3).bytes(SIZE)
@@ -99,3 +102,131 @@ def test_threads_that_read_in_many_places_at_once_all_get_what_they_asked_for():
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(ask, range(6)))
+
+
+WHOLE = sealed_length(PIECE_LIMIT)
+
+
+def place(piece: int) -> int:
+    """Where a stream begins in the body."""
+    return HEADER_SIZE + piece * WHOLE
+
+
+def flipped(body: bytearray) -> None:
+    body[place(3) + 700_000] ^= 1
+
+
+def swapped(body: bytearray) -> None:
+    one, other = slice(place(3), place(4)), slice(place(4), place(5))
+    body[one], body[other] = body[other], body[one]
+
+
+def repeated(body: bytearray) -> None:
+    body[place(3) : place(4)] = body[place(2) : place(3)]
+
+
+def forged(body: bytearray) -> None:
+    """By somebody who has the data key: it decrypts, and is not what the root was signed for."""
+    encryptor = Cobblestone256Encryptor(*BodyKeys(DEK, check_header(bytes(body[:HEADER_SIZE])).hash).stream(4))
+    message = bytearray(WHOLE)
+    at = encryptor.update_into(bytes(PIECE_LIMIT), message)
+    message[at:] = encryptor.finalize()
+    body[place(3) : place(4)] = message
+
+
+@pytest.mark.parametrize("step", [100_000, PIECE_LIMIT, PIECE_LIMIT + 1, 2 * PIECE_LIMIT])
+@pytest.mark.parametrize("attack", [flipped, swapped, repeated, forged])
+def test_read_in_order_everything_before_an_altered_piece_is_genuine_and_nothing_of_it_is_handed_out(attack, step):
+    altered = bytearray(BODY)
+    attack(altered)
+    reader, at = RangeReader(open_sealed(BytesReader(bytes(altered)), DEK)), 0
+    while at + step <= 3 * PIECE_LIMIT:
+        assert read_bytes(reader, at, step) == PLAIN[at : at + step]
+        at += step
+    for _ in range(2):
+        with pytest.raises(NotTrusted, match=r"altered|BLAKE3"):
+            read_bytes(reader, at, step)
+    assert read_bytes(reader, 5 * PIECE_LIMIT, 777) == PLAIN[5 * PIECE_LIMIT :]
+
+
+class Store(BytesReader):
+    """Bytes, and what is done whenever some of them are asked for: ``watch(offset)``."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.watch = lambda _: None
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        self.watch(offset)
+        super().read_into(offset, into)
+
+
+@pytest.mark.parametrize("step", [100_000, 1000, PIECE_LIMIT])
+def test_what_is_read_in_order_is_decrypted_ahead_by_other_threads(step):
+    store, mine = Store(BODY), set[int]()
+    reader = RangeReader(open_sealed(store, DEK))
+
+    def watch(offset: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            mine.add((offset - HEADER_SIZE) // WHOLE)
+
+    store.watch = watch
+    for at in range(0, SIZE - step, step):
+        read_bytes(reader, at, step)
+        if PIECE_LIMIT < at < 4 * PIECE_LIMIT:
+            assert max(reader._kept) > (at + step - 1) // PIECE_LIMIT
+    assert mine <= {0, 1}  # by then nobody knew that it would go on
+
+
+def test_places_that_are_read_in_turns_keep_what_each_needs(monkeypatch):
+    monkeypatch.setattr(ranges, "KEPT", 2)
+
+    def read(places: int) -> int:
+        source = Counted(BODY)
+        reader = RangeReader(open_sealed(source, DEK), places=places)
+        begun = source.read
+        for at in range(0, PIECE_LIMIT, 1 << 17):
+            for start in range(0, 5 * PIECE_LIMIT, PIECE_LIMIT + 100):
+                assert read_bytes(reader, start + at, 1 << 17) == PLAIN[start + at : start + at + (1 << 17)]
+        return source.read - begun
+
+    assert read(5) <= len(BODY) < 3 * len(BODY) < read(1)
+
+
+def test_however_many_places_there_are_memory_has_a_bound():
+    reader = RangeReader(open_sealed(BytesReader(BODY), DEK), places=4096)
+    assert reader._room == ranges.MOST_KEPT
+
+
+def test_a_store_that_failed_is_asked_again():
+    store = Store(BODY)
+    reader = RangeReader(open_sealed(store, DEK))
+
+    def fail(_: int) -> None:
+        raise Unavailable("the store is away")
+
+    store.watch = fail
+    with pytest.raises(Unavailable):
+        read_bytes(reader, 5, 10)
+    store.watch = lambda _: None
+    assert read_bytes(reader, 5, 10) == PLAIN[5:15]
+
+
+def test_a_read_that_fails_leaves_no_thread_that_writes_to_its_buffer():
+    store, begun, failed, ended = Store(BODY), threading.Event(), threading.Event(), list[bool]()
+    reader = RangeReader(open_sealed(store, DEK))
+    reader._threads = 2
+
+    def watch(offset: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(60)
+            failed.set()
+            raise Unavailable("the store is away")
+        begun.set()
+        assert failed.wait(60)
+        ended.append(True)
+
+    store.watch = watch
+    with pytest.raises(Unavailable):
+        read_bytes(reader, 0, 5 * PIECE_LIMIT)
+    assert ended == [True]

@@ -34,7 +34,7 @@ from modelkeep.core.values import Digest
 from modelkeep.crypto.wrap import KEY_SIZE
 from modelkeep.errors import Invalid, Missing, NotTrusted
 
-_PIECE = 65 * 16400  # whole Cobblestone chunks, as many as a stream of 1 MiB has: to ask the store costs more than the cache saves
+_PIECE = 65 * 16400  # whole Cobblestone chunks, all of a stream of 1 MiB: to ask a store often costs more than caches save
 _PREFIX = 56
 _GROUP = 4 << 20
 _MAX_THREADS = 8

@@ -1,9 +1,9 @@
 """A sealed source as a ``Reader`` that is read in any order: only the streams that a read touches are decrypted.
 
-Every stream is checked to its end before a byte of it is handed out. Made for kind PIECES, whose streams have 1 MiB. What a read
-takes whole is decrypted where it is wanted, by several threads; of what it takes a part, the whole is kept for the next read.
-Where reads go on in order, in one place or in several in turns, the streams that come next are decrypted ahead in threads of
-their own, farther the longer it goes on, while the caller works on what came before.
+Every stream is checked to its end before a byte of it is handed out. Made for kind PIECES, whose streams have 1 MiB. Streams
+that a read takes whole are decrypted where they are wanted, by several threads; one of which it takes a part is kept, for the
+next read. Where reads go on in order, in one place or in several in turns, the streams that come next are decrypted ahead in
+threads of their own, farther the longer it goes on, while the caller works on what came before.
 """
 
 import os
@@ -20,8 +20,10 @@ from modelkeep.container.open import SealedFile
 from modelkeep.errors import ModelkeepError, NotTrusted
 
 KEPT = 16
-"""Decrypted streams that are kept, unless more places are read in turns: half of them for those, half for what is ahead."""
+"""Decrypted streams that are kept, unless so many places are read in turns that more are needed."""
 MOST_KEPT = 256
+_EACH = 3
+"""A read may end in the stream after the one that it begins in, and one is decrypted ahead."""
 _ROOM = 1 << 20
 """Bytes of a stream for which that holds; of larger ones fewer are kept, but never fewer than two."""
 _MAX_THREADS = 4
@@ -45,15 +47,15 @@ class _Part(NamedTuple):
 class RangeReader:
     """Thread-safe. ``read_into`` raises NotTrusted (altered, or past the end), Unavailable, Missing (the store).
 
-    ``places``: in how many places it will be read in turns; with more than ``KEPT // 2`` of them it keeps two streams each, as
-    long as ``MOST_KEPT`` are enough, for else the streams of all would be decrypted again and again.
+    ``places``: in how many places it will be read in turns. It keeps ``_EACH`` streams for each, as long as ``MOST_KEPT`` are
+    enough: with fewer than places, every read would decrypt its stream again.
     """
 
     def __init__(self, sealed: SealedFile, *, places: int = 1) -> None:
         self._sealed, self._entries = sealed, sealed.entries
         self._starts = [entry.offset for entry in self._entries]
         self._largest = max((entry.length for entry in self._entries), default=1)
-        self._room = max(2, min(max(KEPT, 2 * places), MOST_KEPT) * _ROOM // max(_ROOM, self._largest))
+        self._room = max(2, min(max(KEPT, _EACH * places), MOST_KEPT) * _ROOM // max(_ROOM, self._largest))
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._free: list[memoryview] = []
         self._lock = threading.Lock()
@@ -74,7 +76,7 @@ class RangeReader:
             head = self._sealed.head[offset : offset + into.nbytes]
             into[: len(head)] = head
             into, offset = into[len(head) :], offset + len(head)
-        if not into.nbytes:
+        if not into.nbytes or self._at_hand(offset, into):
             return
         parts = self._parts(offset, into)
         with self._lock:
@@ -92,6 +94,20 @@ class RangeReader:
         for part in parts:
             if part.number in kept:
                 self._copy(kept[part.number], part)
+
+    def _at_hand(self, offset: int, into: memoryview) -> bool:
+        """Fill ``into``, if it goes on in a stream that is kept: many reads are small, and this is half the work of one."""
+        number = bisect_right(self._starts, offset) - 1
+        at = offset - self._starts[number]
+        if at + into.nbytes > self._entries[number].length:
+            return False
+        with self._lock:
+            kept = self._kept.get(number)
+            if kept is None or number not in self._runs or not kept.done.done() or kept.done.exception():
+                return False
+            self._kept.move_to_end(number)
+            into[:] = kept.buffer[at : at + into.nbytes]
+        return True
 
     def _parts(self, offset: int, into: memoryview) -> list[_Part]:
         """What a read takes of each stream, in order."""
@@ -116,7 +132,8 @@ class RangeReader:
         if ahead == 1 or last - first >= self._room // 2:  # it goes nowhere yet; it keeps all threads busy by itself
             return
         places = sum(other > 1 for other in self._runs.values())
-        for later in range(last + 1, min(last + 1 + min(ahead, self._room // 2 // places), len(self._entries))):
+        ahead = min(ahead, self._room // places - _EACH + 1)
+        for later in range(last + 1, min(last + 1 + ahead, len(self._entries))):
             self._ask(later)
             self._kept.move_to_end(later)
 
