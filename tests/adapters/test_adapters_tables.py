@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelkeep.adapters.csvrows import CsvRows, with_header
+from modelkeep.adapters.csvrows import CsvRows, _Asked, with_header
+from modelkeep.adapters.streams import ReaderFile, buffered
 from modelkeep.adapters.tables import Source, read_batches, read_table
 from modelkeep.adapters.tables import pictures as pictures_of
 from modelkeep.adapters.tarred import TarFolder
@@ -329,3 +331,45 @@ def test_a_folder_of_pictures_as_one_archive_is_what_tar_reads(tmp_path):
     (folder / names[0]).write_bytes(b"another")
     with pytest.raises(Conflict, match="changed while"):
         read_bytes(archive, 0, archive.size)
+
+
+_WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?[iI]nf", re.ASCII)
+_ODD = [
+    "01",
+    "-0",
+    "00",
+    "0.",
+    ".5",
+    "1e05",
+    "Inf",
+    "infinity",
+    "1_0",
+    " 1",
+    "\u0661",
+    "1\0002",
+    "9" * 30,
+    str(1 << 63),
+    str(-(1 << 63)),
+]
+value = st.one_of(st.text("0123456789+-.eEinf", min_size=1, max_size=5), st.sampled_from(_ODD), st.integers().map(str))
+
+
+@given(st.lists(value, min_size=1, max_size=4))
+def test_what_a_column_of_numbers_is_follows_from_its_values_one_by_one(values):
+    asked = _Asked()
+    asked.see(values)
+    whole = all(_WHOLE.fullmatch(value) and -(1 << 63) <= int(value) < 1 << 63 for value in values)
+    number = whole or all(map(_NUMBER.fullmatch, values))
+    assert asked.kind() == ("int64" if whole else "float64" if number else "text")
+
+
+def test_a_reader_as_a_file_gives_buffers_that_follow_each_other():
+    for file in (ReaderFile(BytesReader(bytes(range(10)))), buffered(BytesReader(bytes(range(10))))):
+        assert file.read(2) == b"\0\1"
+        assert bytes(file.read_buffer(3)) == b"\2\3\4"
+        assert file.read(1) == b"\5"
+        assert bytes(file.read_buffer(1 << 60)) == b"\6\7\x08\x09"
+        assert bytes(file.read_buffer(1)) == b"" == file.read(1)
+        assert file.seek(9) == 9
+        assert bytes(file.read_buffer(1)) == b"\x09"

@@ -23,14 +23,18 @@ from modelkeep.errors import Invalid
 MISSING = frozenset({"", "NA", "NaN", "nan"})
 MAX_COLUMNS = 16_384
 _SEPARATORS = ",;\t|"
-_WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?[iI]nf", re.ASCII)
+_WHOLE = re.compile(rb"[+-]?1{1,19}")
+_NUMBER = re.compile(rb"[+-]?(?:1+(?:\.1*)?|\.1+)(?:[eE][+-]?1+)?|[+-]?[iI]nf")
+_SHAPE = bytes.maketrans(b"0123456789", b"1" * 10)
+"""Values look alike when every digit is a 1: a column has few shapes, and only those are looked at."""
+_CODE = re.compile(r"\0[+-]?0[0-9]")
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _LOOK = 256
 _FEW = 3
 _NO_NAMES = "the file does not begin with a line of column names in UTF-8"
 _NAME_THEM = "put a line of names above the rows (so does 'modelkeep data add --columns NAME,NAME,…'), or rename what is a name"
 _INT64 = range(-(1 << 63), 1 << 63)
+_LONG = len(str(1 << 63))
 
 
 class CsvRows:
@@ -142,14 +146,28 @@ class _Asked:
     def see(self, values: Sequence[str]) -> None:
         if not (self.number or self.truth):
             return
-        there = [value for value in values if value not in MISSING]
-        self.gaps |= len(there) < len(values)
-        self.any |= bool(there)
-        if self.whole:
-            self.whole = all(map(_WHOLE.fullmatch, there)) and all(int(value) in _INT64 for value in there)
-        if self.number and not self.whole:
-            self.number = all(map(_NUMBER.fullmatch, there))
+        there = values
+        if not MISSING.isdisjoint(values):
+            self.gaps, there = True, [value for value in values if value not in MISSING]
+        if not there:
+            return
+        self.any, text = True, "\0".join(("", *there))
+        if self.number:
+            self._see_numbers(there, text)
         self.truth = self.truth and all(map(_TRUTH.__contains__, there))
+
+    def _see_numbers(self, values: Sequence[str], text: str) -> None:
+        """``text``: the values, a zero character before each."""
+        if not text.isascii() or text.count("\0") > len(values) or _CODE.search(text):
+            self.whole = self.number = False
+            return
+        shapes = set(text.encode().translate(_SHAPE)[1:].split(b"\0"))
+        if self.whole:
+            self.whole = all(map(_WHOLE.fullmatch, shapes)) and all(
+                int(value) in _INT64 for value in values if len(value) >= _LONG
+            )
+        if not self.whole:
+            self.number = all(map(_NUMBER.fullmatch, shapes))
 
     def kind(self) -> str:
         if not self.any:
