@@ -6,11 +6,17 @@ import sys
 
 import msgspec
 import numpy as np
+import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 from commandline import PASSPHRASE, copy_keep
 
 from modelkeep.adapters.tables import read_table
+from modelkeep.app.datachecks import read_fetched
+from modelkeep.app.dataresults import DataFetched
 from modelkeep.app.keep import Keep
+from modelkeep.app.labelled import labelled
 from modelkeep.app.verbs import call, table
 from modelkeep.core.values import Principal, digest_of
 from modelkeep.custody.datasets import DATASET, About
@@ -46,6 +52,16 @@ def loans(tmp_path):
 def person(keep, name, *roles) -> Principal:
     account = keep.owner(name)
     return Principal(name, account.subject, roles or tuple(account.roles), "key:1")
+
+
+def flip(keep, ref, at) -> None:
+    """Alter a byte of the sealed body of a version."""
+    sealed = keep.data_show(dataset=ref).sealed
+    blob = next(path for path in (keep.premises.directory / "blobs").rglob("*") if path.name == sealed.removeprefix("sha256:"))
+    blob.chmod(0o600)
+    raw = bytearray(blob.read_bytes())
+    raw[at] ^= 1
+    blob.write_bytes(raw)
 
 
 def acts(keep, verb) -> list[dict]:
@@ -126,6 +142,31 @@ def test_a_folder_of_pictures_that_changes_while_it_is_sealed_is_not_added(keep,
     assert keep.data_add_from(folder, "pictures").ref == "pictures@2"
 
 
+def tables(folder, count=100_000):
+    """The same rows as CSV, npz and Parquet, of some pieces each, and what reads them where they lie plain."""
+    draw = np.random.default_rng(5)
+    found = {"a": draw.standard_normal(count), "b": np.arange(count)}
+    pandas.DataFrame(found).to_csv(folder / "t.csv", index=False)
+    np.savez(folder / "t.npz", **found)
+    pyarrow.parquet.write_table(pyarrow.table(found), folder / "t.parquet", compression="none")
+    return {
+        "t.csv": lambda file: pandas.concat(pandas.read_csv(file, chunksize=1000)),
+        "t.npz": lambda file: pandas.DataFrame(dict(np.load(file))),
+        "t.parquet": pandas.read_parquet,
+    }
+
+
+def test_any_library_that_reads_files_reads_a_sealed_one_and_refuses_an_altered_one(keep, tmp_path):
+    for name, read in tables(tmp_path).items():
+        ref = keep.data_add_from(tmp_path / name, "table").ref
+        with keep.data(ref).file() as file:
+            assert not file.writable()
+            pandas.testing.assert_frame_equal(read(file), read(tmp_path / name))
+        flip(keep, ref, 1_200_000)
+        with keep.data(ref).file() as file, pytest.raises(NotTrusted, match="altered"):
+            read(file)
+
+
 def test_no_row_is_ever_on_the_disk(keep, loans, tmp_path):
     keep.data_add_from(loans, "loans", About(personal=True))
     loans.unlink()
@@ -198,12 +239,7 @@ def test_what_is_granted_for_a_purpose_that_no_version_has_is_a_mistake(keep, lo
 
 @pytest.mark.parametrize("at", [200, -4000])
 def test_a_flipped_bit_in_the_body_is_refused(keep, loans, at):
-    sealed = keep.data_show(dataset=keep.data_add_from(loans, "loans").ref).sealed
-    blob = next(path for path in (keep.premises.directory / "blobs").rglob("*") if path.name == sealed.removeprefix("sha256:"))
-    blob.chmod(0o600)
-    raw = bytearray(blob.read_bytes())
-    raw[at] ^= 1
-    blob.write_bytes(raw)
+    flip(keep, keep.data_add_from(loans, "loans").ref, at)
     with pytest.raises(NotTrusted):
         list(keep.data("loans").batches(1000))
 
@@ -270,9 +306,20 @@ def test_over_the_wire_it_is_the_same(keep, loans):
     done = msgspec.msgpack.decode(call(verbs, keep, "data_add", msgspec.msgpack.encode(added)))
     assert done["ref"] == "loans@1"
     asked = msgspec.msgpack.encode({"dataset": "loans@1", "purpose": CREDIT})
-    assert msgspec.msgpack.decode(call(verbs, keep, "data_fetch", asked))["data"] == loans.read_bytes()
+    fetched = msgspec.msgpack.decode(call(verbs, keep, "data_fetch", asked))
+    assert fetched["data"] == loans.read_bytes()
+    assert fetched["columns"] == keep.data_show(dataset="loans@1").columns
     with pytest.raises(Denied):
         call(verbs, keep.acting_as(person(keep, "alice")), "data_fetch", asked)
+
+
+def test_what_the_columns_of_a_fetched_version_hold_is_not_found_out_again():
+    got = DataFetched("t@1", "csv", "t.csv", b"x,y\r\n1,0\r\n2,1\r\n", 7, {"x": "float64", "y": "int64"})
+    assert read_fetched(got, personal=False).table.column("x").dtype == np.float64
+    text = msgspec.structs.replace(got, columns={"x": "text", "y": "int64"})
+    with pytest.raises(Invalid, match="text cannot be trained on, and 'x'"):
+        labelled("t@1", lambda *_: text)
+    assert labelled("t@1", lambda *_: msgspec.structs.replace(got, columns={})).x.tolist() == [[1], [2]]
 
 
 CLEAN = b"""

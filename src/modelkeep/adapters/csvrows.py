@@ -210,7 +210,7 @@ def _check_names(names: Sequence[str]) -> None:
 
     Numbers are names where they count or climb in equal steps, as numbered pixels, years and wavelengths do.
     """
-    numbers = [name.strip() for name in names if _NUMBER.fullmatch(name.strip())]
+    numbers = [name.strip() for name in names if _NUMBER.fullmatch(name.strip().encode().translate(_SHAPE))]
     if not numbers:
         return
     values = [float(number) for number in numbers]

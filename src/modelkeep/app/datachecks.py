@@ -148,7 +148,8 @@ def read_sealed(keep: DataVerbs, ref: str, *, purpose: str = "") -> DataSet:
 
 def read_fetched(got: DataFetched, *, personal: bool) -> DataSet:
     """The same of a sealed data set that came from a server. Raises Invalid, TooLarge."""
-    return DataSet(got.ref, digest_of(got.data), table_of(Source(got.kind, BytesReader(got.data)).rows()), personal)
+    source = Source(got.kind, BytesReader(got.data), got.columns or None)
+    return DataSet(got.ref, digest_of(got.data), table_of(source.rows()), personal)
 
 
 def check_data(data: DataSet, asked: Asked, *, against: DataSet | None = None) -> Check:

@@ -68,13 +68,16 @@ class DatasetShown(Struct, frozen=True):
 
 
 class DataFetched(Struct, frozen=True):
-    """The very bytes that were added; pictures as a tar archive. ``log_index``: of the act that records it."""
+    """The very bytes that were added; pictures as a tar archive. ``log_index``: of the act that records it; ``columns``: what
+    each holds, so that nobody has to find out.
+    """
 
     ref: str
     kind: str
     filename: str
     data: bytes
     log_index: int
+    columns: dict[str, str] = {}
 
 
 class DataRemoved(Struct, frozen=True):

@@ -205,7 +205,7 @@ class DataVerbs(Acts):
         found = self._read(dataset, purpose, "fetch")
         record = found.record
         data = bytes(found.sealed.read_source())
-        return DataFetched(found.ref, record.kind, record.filename, data, found.log_index)
+        return DataFetched(found.ref, record.kind, record.filename, data, found.log_index, found.columns)
 
     def data(self, dataset: str, *, purpose: str = "") -> SealedDataset:
         """A version opened here: batches of rows, decrypted in memory as they are asked for.

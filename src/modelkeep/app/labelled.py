@@ -52,9 +52,10 @@ def labelled(source: str, fetch: Fetch, *, label: str = "", purpose: str = "") -
     """
     if is_sealed(source):
         got = fetch(source, purpose)
-        return _read(got.kind, got.data, source, got.ref, label, sealed=True)
+        rows = Source(got.kind, BytesReader(got.data), got.columns or None)
+        return _read(rows, got.data, source, got.ref, label, sealed=True)
     kind, filename, data = plain_bytes(source)
-    return _read(kind, data, source, filename, label)
+    return _read(Source(kind, BytesReader(data)), data, source, filename, label)
 
 
 def labelled_npz(data: bytes, name: str) -> Labelled:
@@ -76,10 +77,12 @@ def check_alike(one: Labelled, other: Labelled) -> None:
             raise Invalid(f"{other.name} has the {what} {_listed(others)}, and {one.name} {_listed(mine)}: give both alike")
 
 
-def _read(kind: str, data: bytes, where: str, name: str, label: str, *, sealed: bool = False) -> Labelled:
+def _read(source: Source, data: bytes, where: str, name: str, label: str, *, sealed: bool = False) -> Labelled:
+    """``source``: of ``data``."""
+    kind = source.kind
     if kind == NPZ and label in {"", LABEL}:
         return _arrays(data, where, name, sealed=sealed)
-    rows = Source(kind, BytesReader(data)).rows()
+    rows = source.rows()
     if kind == NPZ and label not in rows.names and {"x", LABEL} <= set(rows.names):
         return _arrays(data, where, name, sealed=sealed)  # beside a table, whose label has a name
     table, digest = table_of(rows), digest_of(data)
