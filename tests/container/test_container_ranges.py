@@ -163,11 +163,11 @@ class Store(BytesReader):
 
 @pytest.mark.parametrize("step", [100_000, 1000, PIECE_LIMIT])
 def test_what_is_read_in_order_is_decrypted_ahead_by_other_threads(step):
-    store, mine = Store(BODY), set[int]()
+    store, mine, me = Store(BODY), set[int](), threading.get_ident()
     reader = RangeReader(open_sealed(store, DEK))
 
     def watch(offset: int) -> None:
-        if threading.current_thread() is threading.main_thread():
+        if threading.get_ident() == me:
             mine.add((offset - HEADER_SIZE) // WHOLE)
 
     store.watch = watch
@@ -214,11 +214,12 @@ def test_a_store_that_failed_is_asked_again():
 
 def test_a_read_that_fails_leaves_no_thread_that_writes_to_its_buffer():
     store, begun, failed, ended = Store(BODY), threading.Event(), threading.Event(), list[bool]()
+    me = threading.get_ident()
     reader = RangeReader(open_sealed(store, DEK))
     reader._threads = 2
 
     def watch(offset: int) -> None:
-        if threading.current_thread() is threading.main_thread():
+        if threading.get_ident() == me:
             assert begun.wait(60)
             failed.set()
             raise Unavailable("the store is away")
