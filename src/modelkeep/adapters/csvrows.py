@@ -205,12 +205,17 @@ def _first_line(reader: Reader) -> tuple[io.TextIOWrapper, str]:
     return text, max(_SEPARATORS, key=first.count)
 
 
+def _is_number(value: str) -> bool:
+    plain = value.isascii() and not _CODE.search(f"\0{value}")
+    return plain and _NUMBER.fullmatch(value.encode().translate(_SHAPE)) is not None
+
+
 def _check_names(names: Sequence[str]) -> None:
     """Raises Invalid if the first line looks like a row of data, whose values would become names and whose row would be lost.
 
     Numbers are names where they count or climb in equal steps, as numbered pixels, years and wavelengths do.
     """
-    numbers = [name.strip() for name in names if _NUMBER.fullmatch(name.strip().encode().translate(_SHAPE))]
+    numbers = [name.strip() for name in names if _is_number(name.strip())]
     if not numbers:
         return
     values = [float(number) for number in numbers]
