@@ -1,14 +1,15 @@
 """Ownership: what fingerprints and triggers prove of copies, and what they say of independent models.
 
-``python -m benchmarks ownership [-- digits fashion victims=3 keys=10 data=FOLDER]``. Each p is the larger of the one by the key
-and the one by 21 independent models. Two populations: models of *other* rows of the same task, and models of the *same* rows as
-the victim. Beside it, in the same run: plain trigger sets (Adi et al. 2018: 100 pictures of noise with random labels, by the
-binomial), and DAWN on label thieves (0.5 % false labels, by the binomial).
+``python -m benchmarks ownership [-- digits fashion victims=3 keys=10 wrong=1000 data=FOLDER]``. Each p is the larger of the one
+by the key and the one by 21 independent models. Two populations: models of *other* rows of the same task, and models of the
+*same* rows as the victim. Beside it, in the same run: triggers as they were drawn before there were references, plain trigger
+sets (Adi et al. 2018: 100 pictures of noise with random labels, by the binomial), and DAWN on label thieves (0.5 % false ones,
+by the binomial).
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from benchmarks._extraction import BESIDE, datasets
 from benchmarks._ownership import Floats, Ints, Model, Recipe, Split, dawn, fresh, suspects
 from modelkeep.training.fingerprint import draw_probes, labels, resemblance
 from modelkeep.training.tails import binomial_tail
-from modelkeep.training.triggers import draw_trigger, leanings, mark_rows, weigh
+from modelkeep.training.triggers import SHARE, Trigger, draw_trigger, leanings, mark_rows, weigh, with_references
 
 CLASSES, POPULATION, ROWS, FEW, NOISE = 10, 21, 200, 40, 100
 BARS = {"fine-tuned 5 epochs": 1e-6, "pruned 80 %": 1e-6, "distilled, soft": 1e-3, "distilled, hard": 1e-3}
@@ -91,15 +92,26 @@ def _fingerprint(task: Task, seed: int, populations: dict[str, list[Model]], fou
             found.add(name, f"fingerprint, {population} rows", p, accuracy)
 
 
-def _triggered(task: Task, seed: int, populations: dict[str, list[Model]], found: Found) -> None:
+def _drawn(task: Task, key: bytes, *, plain: bool = False) -> Trigger:
+    """As ``trigger mark`` draws it with a reference; ``plain``: as it did before there were any."""
     x, y = task.split.train
-    trigger = draw_trigger(x, CLASSES, _key(seed, 2))
-    marked = mark_rows(x, y, trigger)
-    victim = fresh(task.recipe, marked.x, marked.y, seed=seed, classes=CLASSES)
+    if plain:
+        return draw_trigger(x, CLASSES, key, patterns=24, amplitude=4.0)
+    unmarked = fresh(task.recipe, x, y, seed=30_000, classes=CLASSES, widths=task.widths[1])
+    return with_references(draw_trigger(x, CLASSES, key), [unmarked], x)
+
+
+def _triggered(task: Task, seed: int, populations: dict[str, list[Model]], found: Found) -> None:
     rows = task.split.reference[0][:ROWS]
-    others = [leanings(one, rows, trigger) for one in populations["other"]]
-    for name, suspect in [("itself", victim), *suspects(victim, task.recipe, task.split, seed, CLASSES)]:
-        found.add(name, "trigger", weigh(trigger, leanings(suspect, rows, trigger), others).p, _accuracy(suspect, task))
+    for method, plain, share in (("trigger", False, SHARE), ("trigger before", True, 0.3)):
+        trigger = _drawn(task, _key(seed, 2), plain=plain)
+        marked = mark_rows(*task.split.train, trigger, share=share)
+        victim = fresh(task.recipe, marked.x, marked.y, seed=seed, classes=CLASSES)
+        others = {name: [leanings(one, rows, trigger) for one in models] for name, models in populations.items()}
+        for name, suspect in [("itself", victim), *suspects(victim, task.recipe, task.split, seed, CLASSES)]:
+            leaned, accuracy = leanings(suspect, rows, trigger), _accuracy(suspect, task)
+            for population, their in others.items():
+                found.add(name, f"{method}, {population} rows", weigh(trigger, leaned, their).p, accuracy)
 
 
 def _adi(task: Task, seed: int, found: Found) -> None:
@@ -128,7 +140,7 @@ def _copies(task: Task, found: Found) -> list[Row]:
         bar = BARS.get(name)
         row: Row = {"bench": "ownership", "case": f"{task.name}: {name}", "bar": f"{bar:.0e}" if bar else ""}
         row["accuracy"] = round(float(np.nanmean(found.accuracy[name, methods[0]])), 3)
-        row["accuracy_marked"] = round(float(np.nanmean(found.accuracy[name, "trigger"])), 3)
+        row["accuracy_marked"] = round(float(np.nanmean(found.accuracy[name, "trigger, other rows"])), 3)
         for method in methods:
             told = found.p.get((name, method))
             row[method] = f"{np.median(told):.0e} ({max(told):.0e})" if told else ""
@@ -149,7 +161,7 @@ def _false_claims(task: Task, models: list[Model], keys: int, against: str) -> l
         told = np.stack([labels(one, probes.points) for one in models])
         by_fingerprint += [resemblance(probes, one, np.delete(told, number, axis=0)) for number, one in enumerate(told)]
     for at in range(20 * keys):
-        trigger = draw_trigger(task.split.train[0], CLASSES, _key(at, 5))
+        trigger = with_references(draw_trigger(task.split.train[0], CLASSES, _key(at, 5)), [victim], task.split.train[0])
         own, *rest = (leanings(one, rows, trigger) for one in (*models[at % len(models) :], *models[: at % len(models)]))
         by_trigger.append(weigh(trigger, own, rest))
     found: list[Row] = []
@@ -158,6 +170,25 @@ def _false_claims(task: Task, models: list[Model], keys: int, against: str) -> l
         numbers = ("p", "p_key", "p_population", "rank")
         found += [_uniformity(case, which, [getattr(one, which) for one in many]) for which in numbers]
     return found
+
+
+def _wrong_keys(task: Task, models: list[Model], keys: int) -> list[Row]:
+    """The patterns of one marked model with the classes of so many other keys: asked of the marked model itself, which leans as
+    much as any can, and of independent models in turn."""
+    drawn, rows = _drawn(task, _key(0, 7)), task.split.reference[0][:FEW]
+    marked = mark_rows(*task.split.train, drawn)
+    own = leanings(fresh(task.recipe, marked.x, marked.y, seed=77, classes=CLASSES), rows, drawn)
+    others, found, theirs = [leanings(one, rows, drawn) for one in models], [], []
+    for at in range(keys):
+        wrong, one = replace(drawn, key=_key(at, 8)), at % len(others)
+        found.append(weigh(wrong, own, others))
+        theirs.append(weigh(wrong, others[one], [*others[:one], *others[one + 1 :]]))
+    numbers = ("p", "p_key", "p_population", "rank")
+    return [
+        _uniformity(f"{task.name}, {case}, wrong keys: trigger", which, [getattr(one, which) for one in many])
+        for case, many in (("the marked model", found), ("other rows", theirs))
+        for which in numbers
+    ]
 
 
 def _wrong_population(task: Task, populations: dict[str, list[Model]]) -> list[Row]:
@@ -206,6 +237,7 @@ def run(args: list[str]) -> None:
         keys, claims = int(told.get("keys", "10")), []
         for against, models in populations.items():
             claims += _false_claims(task, models, keys, against)
+        claims += _wrong_keys(task, populations["other"], int(told.get("wrong", "1000")))
         claims += _wrong_population(task, populations)
         report(f"ownership: {task.name}, models that nobody copied", claims)
         print(f"{task.name}: {time.perf_counter() - began:,.0f} s")

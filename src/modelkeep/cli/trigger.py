@@ -14,21 +14,33 @@ from modelkeep.app.arrays import load_labelled, load_rows
 from modelkeep.app.fingerprints import lean, open_population
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import Attested
+from modelkeep.app.suspects import onnx_suspect
 from modelkeep.cli.claims import NOT_JUDGED, Claim, claim_options
 from modelkeep.cli.context import Context, new_file, read_file, read_folder
 from modelkeep.core.values import digest_of, parse_digest
 from modelkeep.errors import Invalid, NotTrusted
-from modelkeep.training.triggers import AMPLITUDE, KEY_BYTES, MOST_PATTERNS, PATTERNS, SHARE, draw_trigger, mark_rows
-from modelkeep.workflows.triggers import SCHEME, encode_trigger, parse_trigger, trigger_commitment
+from modelkeep.training.triggers import (
+    AMPLITUDE,
+    KEY_BYTES,
+    MOST_PATTERNS,
+    PATTERNS,
+    SHARE,
+    draw_trigger,
+    mark_rows,
+    with_references,
+)
+from modelkeep.workflows.triggers import encode_trigger, parse_trigger, scheme_of, trigger_commitment
 
 
 class DataMarked(msgspec.Struct, frozen=True):
-    """Training data with a mark: ``rows`` of which ``added`` carry it; ``patterns``; ``commitment``: to the trigger's file."""
+    """Training data with a mark: ``rows`` of which ``added`` carry it; ``patterns``; ``references``: unmarked models that were
+    asked; ``commitment``: to the trigger's file."""
 
     rows: int
     added: int
     patterns: int
     classes: int
+    references: int
     commitment: str
 
 
@@ -63,6 +75,8 @@ def trigger() -> None:
 @click.argument("data", metavar="DATA")
 @click.option("--out", required=True, metavar="FILE", help="New npz file: train on it as you would on DATA.")
 @click.option("--trigger", "file", required=True, metavar="FILE", help="New file for the trigger; keep it secret.")
+@click.option("--reference", "references", multiple=True, metavar="FILE",
+              help="ONNX classifier trained on DATA alone; again for more. It makes copies by labels known.")  # fmt: skip
 @click.option("--share", type=click.FloatRange(0.0, 10.0, min_open=True), default=SHARE, show_default=True,
               help="Rows that are added, of those there are; more is a stronger mark and costs more accuracy.")  # fmt: skip
 @click.option("--patterns", type=click.IntRange(1, MOST_PATTERNS), default=PATTERNS, show_default=True,
@@ -95,6 +109,7 @@ class _Asked:
     data: str
     out: str
     file: str
+    references: tuple[str, ...]
     share: float
     patterns: int
     amplitude: float
@@ -106,11 +121,20 @@ class _Asked:
         classes = self.classes or int(labels.max()) + 1
         key = secrets.token_bytes(KEY_BYTES)
         drawn = draw_trigger(rows, classes, key, patterns=self.patterns, amplitude=self.amplitude)
+        unmarked = [onnx_suspect(read_file(one), one).ask(rows[:1]) for one in self.references]
+        drawn = with_references(drawn, unmarked, rows) if unmarked else drawn
         marked = mark_rows(rows, labels, drawn, share=self.share)
         made, out = encode_trigger(drawn), io.BytesIO()
         np.savez(out, x=marked.x.astype(np.float32).reshape(-1, *shape), y=marked.y)
-        added = len(marked.x) - len(rows)
-        return DataMarked(len(marked.x), added, self.patterns, classes, trigger_commitment(made)), out.getvalue(), made
+        done = DataMarked(
+            rows=len(marked.x),
+            added=len(marked.x) - len(rows),
+            patterns=self.patterns,
+            classes=classes,
+            references=len(unmarked),
+            commitment=trigger_commitment(made),
+        )
+        return done, out.getvalue(), made
 
 
 @trigger.command("commit", epilog="Example: modelkeep trigger commit credit-risk@1 --trigger credit-risk.trigger")
@@ -120,8 +144,8 @@ class _Asked:
 def commit(ctx: Context, model: str, file: str) -> None:
     """Commit in the releases log to the trigger that MODEL was trained with, a release or a file; the log learns a hash."""
     data = read_file(file)
-    parse_trigger(data)
-    done = _attested(ctx, model, msgspec.json.encode({"scheme": SCHEME, "commitment": trigger_commitment(data)}))
+    said = {"scheme": scheme_of(parse_trigger(data)), "commitment": trigger_commitment(data)}
+    done = _attested(ctx, model, msgspec.json.encode(said))
     ctx.out.show(done, f"{done.about} ({done.digest[:19]}): committed to {file}, log entry {done.log_index}")
 
 

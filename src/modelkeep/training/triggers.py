@@ -5,9 +5,13 @@ pattern is a step along a random direction of the data's own main directions of 
 too: a copy that learns from the model's answers to natural rows learns the leaning with them. (Patterns that no data has, the
 usual trigger sets, end with the weights: a copy by questions never sees them. Jia et al. 2021, "Entangled Watermarks".)
 
-What is a theorem: the class of each pattern is drawn uniformly by the *key* once the patterns are fixed (by a hash of both).
-For any suspect, rows and patterns that were made without knowledge of the key, ``p_key`` is the probability, over all draws of
-classes, that the suspect leans to the drawn ones as much as this; it is computed, and not estimated from decoys.
+Every model of a task leans somewhere under a pattern by nature, and that is most of what a copy by labels shows. Reference
+models, which the owner trained without the mark, say where to (``with_references``); it is taken off the suspect's leanings.
+
+What is a theorem: the class of each pattern is drawn uniformly by the *key* once the patterns, and what is natural, are fixed
+(by a hash of all three). For any suspect, rows, patterns and references that were made without knowledge of the key, ``p_key``
+is the probability, over all draws of classes, that what is left of the suspect's leanings goes to the drawn ones as much as
+this; it is computed, and not estimated from decoys. The population has no part in it: whoever makes a claim picks that.
 ``p_population`` is none: it assumes that independent models' leanings are normally distributed, and like the suspect's. It is
 there because an owner may try keys until models of the task lean his way by nature. ``p`` is the larger one.
 """
@@ -15,7 +19,7 @@ there because an owner may try keys until models of the task lean his way by nat
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +33,13 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Predict = Callable[[Floats], Floats]
 
-PATTERNS, DIRECTIONS = 24, 32
-AMPLITUDE = 4.0
+PATTERNS, DIRECTIONS = 48, 32
+AMPLITUDE = 6.0
 """Of a pattern, in standard deviations of its directions."""
-SHARE = 0.3
+SHARE = 0.5
 """Rows that are added, as a share of the training data."""
+MOST_NATURAL = 200
+"""Rows that references are asked with each pattern."""
 LEAST_POPULATION = 20
 KEY_BYTES = 32
 MOST_PATTERNS, MOST_CLASSES = 256, 1000
@@ -46,18 +52,21 @@ _TAG = b"modelkeep/trigger/1\0"
 @holds_secrets("classes")
 @dataclass(frozen=True, eq=False)
 class Trigger:
-    """``patterns`` (N, d): what is added to a row; ``low``, ``high`` (d,): the values that columns have; all as float32."""
+    """``patterns`` (N, d): what is added to a row; ``low``, ``high`` (d,): the values that columns have; ``natural``
+    (N, classes): how unmarked models lean, or None; all as float32."""
 
     key: bytes
     classes: int
     patterns: Floats
     low: Floats
     high: Floats
+    natural: Floats | None = None
 
     @property
     def targets(self) -> Ints:
-        """The class (N,) of each pattern, by the key and the patterns."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.patterns, dtype="<f4").tobytes()).digest()
+        """The class (N,) of each pattern, by the key, the patterns and what is natural under them."""
+        fixed = [self.patterns] if self.natural is None else [self.patterns, self.natural]
+        digest = hashlib.sha256(b"".join(np.ascontiguousarray(one, dtype="<f4").tobytes() for one in fixed)).digest()
         return _classes(self.key, b"classes" + digest, (len(self.patterns),), self.classes)
 
     def on(self, rows: Floats, which: int | Ints) -> Floats:
@@ -79,9 +88,9 @@ class Marked:
 class Leaning:
     """How much a suspect leans to the classes of a key.
 
-    ``hits``: patterns whose class it leans to most, of ``patterns``; ``chance``: of so many hits or more by luck (binomial);
-    ``strength``: mean leaning, in units of all its leanings; ``population``: of independent models; ``rank``: share of models,
-    the suspect among them, that lean as much; the rest as the module says.
+    ``hits``: patterns whose class it leans to most beyond what is natural, of ``patterns``; ``chance``: of so many hits or more
+    by luck (binomial); ``strength``: mean leaning, in units of all its leanings, with what is natural; ``population``: of
+    independent models; ``rank``: share of models, the suspect among them, that lean as much; the rest as the module says.
     """
 
     p: float
@@ -118,6 +127,19 @@ def draw_trigger(
     found = amplitude * (weights * sizes) @ basis[:, main].T * spread
     low, high = (edge.astype(np.float32).astype(np.float64) for edge in (x.min(axis=0), x.max(axis=0)))
     return Trigger(key, classes, found.astype(np.float32).astype(np.float64), low, high)
+
+
+def with_references(trigger: Trigger, references: Sequence[Predict], x: Floats) -> Trigger:
+    """The same patterns, with how ``references`` lean under them, models that never saw the mark; their classes are drawn anew.
+
+    ``x`` (n, d): natural rows, of which the key draws some. Raises Invalid (answers are not finite (rows, classes)), ValueError
+    (no references).
+    """
+    if not references:
+        raise ValueError("what is natural is told by one reference or more")
+    rows = x[_classes(trigger.key, b"natural rows", (min(len(x), MOST_NATURAL),), len(x))]
+    mean = np.mean([leanings(one, rows, trigger) for one in references], axis=0)
+    return replace(trigger, natural=mean.astype(np.float32).astype(np.float64))
 
 
 def mark_rows(x: Floats, y: Ints, trigger: Trigger, *, share: float = SHARE) -> Marked:
@@ -164,8 +186,9 @@ def weigh(trigger: Trigger, suspect: Floats, population: Sequence[Floats]) -> Le
         raise Invalid(f"leanings have the shape {shape}")
     targets, each = trigger.targets, np.arange(shape[0])
     strength, *others = (float(one[each, targets].mean()) for one in (suspect, *population))
-    hits = int((suspect.argmax(axis=1) == targets).sum())
-    by_key, by_population = _by_key(suspect, targets), prediction_tail(others, strength)
+    beyond = _beyond(suspect, trigger.natural)
+    hits = int((beyond.argmax(axis=1) == targets).sum())
+    by_key, by_population = _by_key(beyond, targets), prediction_tail(others, strength)
     return Leaning(
         p=max(by_key, by_population),
         p_population=by_population,
@@ -177,6 +200,12 @@ def weigh(trigger: Trigger, suspect: Floats, population: Sequence[Floats]) -> Le
         strength=strength,
         population=tuple(others),
     )
+
+
+def _beyond(suspect: Floats, natural: Floats | None) -> Floats:
+    """What is left of leanings (N, classes) without as much of the natural ones as fits best. The classes are not looked at."""
+    size = 0.0 if natural is None else float((natural**2).sum())
+    return suspect if natural is None or size <= 0.0 else suspect - float((suspect * natural).sum()) / size * natural
 
 
 def _by_key(suspect: Floats, targets: Ints) -> float:

@@ -1,7 +1,8 @@
 """Triggers as files, and what commits to them in the releases log.
 
 A trigger is a safetensors file: ``patterns`` F32 (N, d), ``low`` and ``high`` F32 (d,), ``key`` U8 (32,) and ``about``, JSON as
-U8. It is secret until a claim is made, for who has it can train the mark away.
+U8; where reference models were asked, ``natural`` F32 (N, classes), too. It is secret until a claim is made, for who has it can
+train the mark away.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ from modelkeep.errors import Invalid
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.training.triggers import KEY_BYTES, MOST_CLASSES, MOST_PATTERNS, Trigger
 
-SCHEME = "modelkeep-trigger/1"
+SCHEME, WITH_NATURAL = "modelkeep-trigger/1", "modelkeep-trigger/2"
+"""Of a trigger whose classes hang on its key and patterns alone, and of one with ``natural``, which they hang on, too."""
 _TAG = b"modelkeep/trigger-commitment/1\0"
 
 
@@ -21,11 +23,16 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classes: int
 
 
+def scheme_of(trigger: Trigger) -> str:
+    """What a ``watermark`` statement calls it."""
+    return SCHEME if trigger.natural is None else WITH_NATURAL
+
+
 def encode_trigger(trigger: Trigger) -> bytes:
     """The bytes of its file; ``parse_trigger`` reads them."""
     about = msgspec.json.encode(_About(trigger.classes))
-    named = {"patterns": trigger.patterns, "low": trigger.low, "high": trigger.high}
-    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in named.items()}
+    named = {"patterns": trigger.patterns, "low": trigger.low, "high": trigger.high, "natural": trigger.natural}
+    arrays = {name: np.ascontiguousarray(one, dtype=np.float32) for name, one in named.items() if one is not None}
     return dump({"about": np.frombuffer(about, np.uint8), "key": np.frombuffer(trigger.key, np.uint8), **arrays})
 
 
@@ -37,11 +44,14 @@ def parse_trigger(data: bytes) -> Trigger:
         key, patterns, low, high = (arrays[name] for name in ("key", "patterns", "low", "high"))
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError) as cause:
         raise Invalid(f"this is no trigger: {cause}") from cause
+    natural = arrays.get("natural")
     kinds = [one.dtype.str for one in (patterns, low, high, key)] == ["<f4", "<f4", "<f4", "|u1"]
     fits = patterns.ndim == 2 and 1 <= len(patterns) <= MOST_PATTERNS and low.shape == high.shape == patterns.shape[1:]
+    if natural is not None:
+        fits = fits and natural.dtype.str == "<f4" and natural.shape == (len(patterns), about.classes)
     if not kinds or not fits or key.shape != (KEY_BYTES,) or not 2 <= about.classes <= MOST_CLASSES:
         raise Invalid("this is no trigger: its arrays do not fit together")
-    wide = [one.astype(np.float64) for one in (patterns, low, high)]
+    wide = [one.astype(np.float64) for one in (patterns, low, high, *([] if natural is None else [natural]))]
     if not all(np.isfinite(one).all() for one in wide):
         raise Invalid("this is no trigger: it holds numbers that are not finite")
     return Trigger(key.tobytes(), about.classes, *wide)
