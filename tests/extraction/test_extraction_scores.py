@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from modelkeep.errors import Invalid
-from modelkeep.extraction.scores import read_as_probabilities
+from modelkeep.errors import Invalid, Unavailable
+from modelkeep.extraction.scores import Patient, read_as_probabilities
 
 
 def read(table):
@@ -39,3 +39,40 @@ def test_whatever_is_finite_becomes_probabilities_with_the_same_top(table):
 def test_what_is_no_table_of_classes_is_refused(given):
     with pytest.raises(Invalid, match="two or more classes"):
         read_as_probabilities(lambda _rows: np.array(given), np.zeros((1, 2)))
+
+
+def test_rows_that_a_suspect_refuses_are_nan_and_all_others_are_asked_again():
+    rows = np.arange(40.0)[:, None]
+    table = np.concatenate([rows / 50, 1 - rows / 50], axis=1)
+
+    def refusing(some):
+        if 13.0 in some:
+            raise Invalid("never heard of it")
+        if 20.0 in some:
+            return np.ones((len(some), 5))
+        return np.concatenate([some / 50, 1 - some / 50], axis=1)
+
+    patient = Patient(refusing)
+    with pytest.raises(Invalid, match="never heard"):
+        patient(rows)  # nothing was answered yet: it may be no model at all
+    patient(rows[:5])
+    found = patient(rows)
+    refused = np.isnan(found).all(axis=1)
+    assert np.flatnonzero(refused).tolist() == [13, 20] and np.array_equal(found[~refused], table[~refused])
+    asked = read_as_probabilities(Patient(refusing), rows[:5], silent=True)
+    assert np.flatnonzero(np.isnan(asked(rows)).any(axis=1)).tolist() == [13, 20]
+
+
+def test_a_suspect_that_is_gone_is_not_taken_for_one_that_refuses():
+    there = [True]
+
+    def ask(some):
+        if not there[0]:
+            raise Unavailable("it is gone")
+        return np.full((len(some), 2), 0.5)
+
+    patient = Patient(ask)
+    patient(np.zeros((3, 1)))
+    there[0] = False
+    with pytest.raises(Unavailable):
+        patient(np.ones((3, 1)))

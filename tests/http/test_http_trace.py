@@ -84,6 +84,7 @@ def stolen(tmp_path_factory):
     (folder / "copy.onnx").write_bytes(proto.SerializeToString())
     (folder / "beacon").write_bytes(b"the value of round 4,242,424")
     np.savez(folder / "probes.npz", x=trained.fresh)
+    np.save(folder / "asked.npy", rows[:1000])
     (folder / "pass").write_bytes(PASSPHRASE)
     cli = Cli(folder / "keep", folder / "pass")
     return cli, folder, keep
@@ -353,7 +354,7 @@ def test_the_reader_says_what_he_knows_himself(stolen, report, tmp_path):
     numbers = {name: array.copy() for name, array in load(forger.files["account-1.safetensors"]).items()}
     numbers["clean"][0] = np.roll(numbers["clean"][0], 1)
     with pytest.raises(NotTrusted, match="the model that was shown does not answer"):
-        check_trace(forger.signed({"carried": 0}, numbers), trust, Shown(model=model))
+        check_trace(forger.signed({"carried": 0, "p": 1.0}, numbers), trust, Shown(model=model))
     with pytest.raises(NotTrusted, match="the model that was shown is sha256"):
         check_trace(forger.files, trust, Shown(model=(folder / "copy.onnx").read_bytes()))
     x = load(forger.files["probes.safetensors"])["x"]
@@ -380,7 +381,7 @@ def test_all_of_the_log_shows_what_single_proofs_cannot(stolen, report):
     assert len(whole.caveats) == len(plain.caveats) - 3
     words = next(one.seen for one in whole.found if one.what == "log")
     assert "no other key" in words and "2 were tested" in words and int(words.split("keys of ")[1].split()[0]) > 2
-    for changed, word in (({}, "corrects for 1"), ({"accused": {"epochs": 9, "p": 1e-60}}, "an earlier report told the key")):
+    for changed, word in (({}, "corrects for 1"), ({"accused": {"epochs": 9, "p": 1e-30}}, "an earlier report told the key")):
         with pytest.raises(NotTrusted, match=word):
             check_trace(forger.signed(**changed, at=forger.said.at + 10**18), trust, log)
     innocent = next(one["subject"] for one in report[0]["accounts"] if one["account"] == "bob")
@@ -472,6 +473,36 @@ def test_a_function_and_an_address_are_traced_too(stolen, report, tmp_path):
         hard = cli("trace", address, "--model", "iris@1", "--json", code=0).json
     assert soft["accounts"][0]["account"] == "alice" and soft["accounts"][0]["p"] < 1e-9
     assert hard["accounts"][0]["p"] > 1e-3, "labels carry no mark"
+
+
+def test_a_suspect_that_refuses_its_own_questions_cannot_forbid_the_trace(stolen, tmp_path):
+    """Its thief has it answer what he asked with no numbers, or otherwise: what is left is what the probes say."""
+    cli, folder, _ = stolen
+    code = tmp_path / "adapter.py"
+    code.write_text(
+        "import numpy, onnxruntime\n"
+        f"session = onnxruntime.InferenceSession({str(folder / 'copy.onnx')!r})\n"
+        f"asked = {{row.tobytes() for row in numpy.load({str(folder / 'asked.npy')!r})}}\n"
+        "def told(rows):\n"
+        "    rows = rows.astype('float32')\n"
+        "    found = session.run(['probabilities'], {session.get_inputs()[0].name: rows})[0]\n"
+        "    return found, numpy.array([row.tobytes() in asked for row in rows])\n"
+        "def lying(rows):\n"
+        "    found, mine = told(rows)\n"
+        "    return numpy.where(mine[:, None], numpy.roll(found, 1, axis=1), found)\n"
+        "def denying(rows):\n"
+        "    found, mine = told(rows)\n"
+        "    return numpy.where(mine[:, None], numpy.nan, found)\n"
+    )
+    beacon = ("--beacon-file", str(folder / "beacon"))
+    for name in ("lying", "denying"):
+        case = tmp_path / name
+        found = cli("trace", f"{code}:{name}", "--model", "iris@1", *beacon, "--report", str(case), "--json", code=0).json
+        alice = next(one for one in found["accounts"] if one["account"] == "alice")
+        assert alice["statistics"]["fine-root"] < 3.0, "its questions say nothing"
+        assert ("gave none for" in found["verdict"]) == (name == "denying")
+        ran = check(stolen, case, "--suspect", f"{code}:{name}", "--json", code=0).json
+        assert ran["settled"] and "suspect" in {one["what"] for one in ran["found"]}
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from modelkeep.extraction.perturb import cells_of
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.reading import Heard, first_asked, hear
 from modelkeep.extraction.regression import hear_numbers, one_number, trace_numbers
-from modelkeep.extraction.scores import read_as_probabilities
+from modelkeep.extraction.scores import Patient, read_as_probabilities
 from modelkeep.extraction.trace import AccountTrail, EpochRead, TraceResult, trace
 from modelkeep.formats.detect import Format
 from modelkeep.formats.safetensors import load
@@ -53,8 +53,9 @@ class Suspect:
 
     def ask(self, rows: Rows, *, silent: bool = False) -> Callable[[Rows], Rows]:
         """Rows (n, d) to what it gives read as probabilities (n, k); ``rows``: some that it will be asked; ``silent``: it may
-        answer some with what is no number. Raises Invalid."""
-        return read_as_probabilities(self.begin(rows), rows, silent=silent)
+        refuse some, or answer them with what is no number. Raises Invalid."""
+        begun = self.begin(rows)
+        return read_as_probabilities(Patient(begun) if silent else begun, rows, silent=silent)
 
     def tell(self, rows: Rows) -> Callable[[Rows], Rows]:
         """Rows (n, d) to the one number (n, 1) that it gives for each; ``rows``: some that it will be asked."""
@@ -307,6 +308,9 @@ class Trace:
             found.append("The probes were not logged before the keys: whoever knows these can choose rows that accuse anybody.")
         if self.probes.silent:
             found.append(f"The suspect gave no numbers for {self.probes.silent:,} of {len(self.probes.x):,} probes.")
+        refused = sum(read.heard.silent for one in self.found for read in one.run if read.heard is not None)
+        if refused:
+            found.append(f"It gave none for {refused:,} questions that accounts had asked.")
         return tuple(found)
 
     @cached_property

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.errors import Invalid
+from modelkeep.errors import Invalid, ModelkeepError
 
 Floats = NDArray[np.float64]
 Predict = Callable[[Floats], Floats]
@@ -43,6 +43,42 @@ def read_as_probabilities(ask: Predict, rows: Floats, *, silent: bool = False) -
         return out
 
     return answer
+
+
+class Patient:
+    """``ask`` of a suspect that refuses some rows, (b, d) to numbers (b, k): these are NaN, and all others are asked again.
+
+    Whoever has an account's questions could otherwise forbid the trace by an error for one of them. Before a row counts as
+    refused, one that was answered is asked again: raises what ``ask`` raises if that, or the first of all, is not answered.
+    """
+
+    def __init__(self, ask: Predict) -> None:
+        self._ask, self._width = ask, 0
+        self._known: Floats | None = None
+
+    def __call__(self, rows: Floats) -> Floats:
+        """What it gives for ``rows`` (b, d), with NaN for those that it refuses."""
+        try:
+            found = self._told(rows)
+        except ModelkeepError:
+            if self._known is None:
+                raise
+            self._told(self._known)
+            if len(rows) == 1:
+                return np.full((1, self._width), np.nan)
+            half = len(rows) // 2
+            return np.concatenate([self(rows[:half]), self(rows[half:])])
+        if self._known is None and len(rows):
+            self._known, self._width = rows[:1], found.shape[1]
+        return found
+
+    def _told(self, rows: Floats) -> Floats:
+        found = np.asarray(self._ask(rows), dtype=np.float64)
+        if found.ndim != 2 or len(found) != len(rows) or (self._known is not None and found.shape[1] != self._width):
+            raise Invalid(
+                f"the suspect must answer numbers (rows, two or more classes), not shape {found.shape} for {len(rows)} rows"
+            )
+        return found
 
 
 def _checked(found: Floats, rows: int, silent: bool) -> Floats:
