@@ -10,7 +10,7 @@ from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction import reading as r
 from modelkeep.extraction.features import Embedding
 from modelkeep.extraction.perturb import Marker
-from modelkeep.extraction.probes import FEWEST, Pool, check_paths, draw_pool, draw_probes, drawn, probe_seed
+from modelkeep.extraction.probes import DRAWN, POOLED, Pool, check_paths, draw_pool, draw_probes, drawn, name_pool, probe_seed
 
 ROOT = "5f" * 32
 
@@ -37,7 +37,9 @@ def test_a_pool_and_what_is_drawn_of_it_are_the_same_on_every_machine():
     pool = draw_pool(embedding(), 300)
     assert pool.root == "6f9aeab3d2479e1f0cf9edba6240c62fb18ee22106ba7ed419f65b2e3ce38a4c"
     assert drawn(b"round 42", ROOT, 300, bytes(32), 6).tolist() == [145, 7, 85, 204, 19, 79]
-    assert len(draw_pool(embedding())) == 16_384 and FEWEST < 16_384
+    wide, narrow = embedding(width=9_000, components=1), embedding()
+    assert (len(draw_pool(wide)), len(draw_pool(narrow))) == (DRAWN, POOLED)
+    assert name_pool(narrow) == (draw_pool(narrow).root, POOLED)
 
 
 def test_what_is_drawn_is_a_shuffle_by_shake_256():

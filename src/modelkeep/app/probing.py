@@ -114,8 +114,8 @@ class Pools:
             )
         if probing.how in ("beacon", "log") and (self._evidence.profile is None or self._evidence.profile.trace is None):
             raise Invalid(
-                f"the log has no pool of probes for {self._evidence.ref}, which an earlier version published: log rows with "
-                "'modelkeep log-probes', renew the marks' keys, and give these rows with --probes"
+                f"the log has no pool of probes for {self._evidence.ref}, which an earlier version published: have the other "
+                "side choose rows (--probe theirs), or, for keys from then on, log some ('modelkeep log-probes', 'renew-mark')"
             )
 
     def _handed_in(self, probing: Probing) -> LoggedPool | None:

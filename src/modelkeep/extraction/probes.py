@@ -6,6 +6,7 @@ fixed, of the root, and of the suspect. Then the key is independent of the rows,
 at most. All is exact arithmetic, so that every machine draws the same rows."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -20,10 +21,11 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rows = NDArray[np.float32]
 
-POOLED, FEWEST, WIDE = 16_384, 4_096, 1 << 24
-"""Rows of a release's own pool: so many, fewer where they would hold more values than ``WIDE``, and never fewer than that."""
 DRAWN = 2_000
 """Probes that are drawn of a pool, or all of it where it has no more."""
+POOLED, WIDE, PART = 16_384, 1 << 24, 1 << 18
+"""Rows of a release's own pool: so many, fewer where they would hold more values than ``WIDE``, and never fewer than are drawn;
+values that are worked out at once, which stay in the processor's cache."""
 NEIGHBOURS = 5
 _TAG = b"modelkeep/probes/2"
 _POOL = b"modelkeep/pool/1"
@@ -105,14 +107,29 @@ def drawn(beacon: bytes, root: str, rows: int, suspect: bytes, count: int = DRAW
 def draw_pool(embedding: Embedding, count: int = 0) -> Pool:
     """The pool of a release, which its profile's ``embedding`` says: ``count`` (0 = as many as its width allows) points, each
     between a remembered row and one of its nearest neighbours."""
-    count = count or max(FEWEST, min(POOLED, WIDE // len(embedding.mean)))
+    return Pool(np.concatenate(list(_parts(embedding, count or _room(embedding)))))
+
+
+def name_pool(embedding: Embedding) -> tuple[str, int]:
+    """Root and rows of ``draw_pool``, without holding it."""
+    leaves = [leaf_hash(row.tobytes()) for part in _parts(embedding, _room(embedding)) for row in part]
+    return root_of(leaves).hex(), len(leaves)
+
+
+def _room(embedding: Embedding) -> int:
+    return max(DRAWN, min(POOLED, WIDE // len(embedding.mean)))
+
+
+def _parts(embedding: Embedding, count: int) -> Iterator[Rows]:
     near = _neighbours(embedding.memory)
     words = np.frombuffer(hashlib.shake_256(_POOL).digest(24 * count), dtype="<u8").reshape(count, 3)
     first = (words[:, 0] % len(near)).astype(np.int64)
     second = near[first, (words[:, 1] % near.shape[1]).astype(np.int64)]
     mix = (words[:, 2] >> np.uint64(11)).astype(np.float64)[:, None] * 2.0**-54
     points = (1.0 - mix) * embedding.memory[first] + mix * embedding.memory[second]
-    return Pool(np.concatenate([_outwards(embedding, points[at : at + 512]) for at in range(0, count, 512)]))
+    step = max(1, PART // len(embedding.mean))
+    for at in range(0, count, step):
+        yield _outwards(embedding, points[at : at + step])
 
 
 def _outwards(embedding: Embedding, points: Floats) -> Rows:
@@ -121,7 +138,7 @@ def _outwards(embedding: Embedding, points: Floats) -> Rows:
     for component in range(points.shape[1]):
         rows += points[:, component, None] * embedding.basis[None, :, component]
     rows = embedding.mean + embedding.scale * rows
-    return np.clip(rows, embedding.low, embedding.high).astype(np.float32)
+    return np.clip(rows, embedding.low, embedding.high).astype("<f4") + np.float32(0.0)
 
 
 def _neighbours(memory: Floats) -> Ints:

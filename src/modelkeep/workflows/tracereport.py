@@ -20,7 +20,7 @@ from modelkeep.extraction.accusation import Together
 from modelkeep.extraction.flips import Spots, spots_of
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Cells, Marker, cells_of, commitment
-from modelkeep.extraction.probes import draw_pool
+from modelkeep.extraction.probes import name_pool
 from modelkeep.extraction.profile import Profile
 from modelkeep.extraction.reading import Flipped, Heard, Lied
 from modelkeep.formats.safetensors import dump
@@ -274,8 +274,7 @@ def terms_of(arrays: Mapping[str, NDArray[Any]], epsilon: float, decimals: int) 
     profile = Profile.from_arrays(arrays)
     if not profile.n_classes:
         return None
-    pool = draw_pool(profile.embedding)
-    return TraceTerms(epsilon, decimals, pool.root, len(pool))
+    return TraceTerms(epsilon, decimals, *name_pool(profile.embedding))
 
 
 def make_report(claim: Claim, signer: StatementSigner, pages: Mapping[str, bytes]) -> dict[str, bytes]:
