@@ -1,7 +1,7 @@
 """What several replicas were granted and used, as they wrote it down, and whether it keeps the promise (P6, P5).
 
-``python lease_history.py URL FILE SECONDS`` is one such replica. Times are of CLOCK_MONOTONIC, which all processes of a machine
-share.
+``python lease_history.py URL FILE RECORDS`` is one such replica, until FILE.over is there. Times are of CLOCK_MONOTONIC, which
+all processes of a machine share.
 """
 
 import asyncio
@@ -142,8 +142,8 @@ class Replica:
     def close(self) -> None:
         self._place.close()
 
-    async def ask(self, limits: Limits, until: float) -> None:
-        while time.monotonic() < until:
+    async def ask(self, limits: Limits, over: Path) -> None:
+        while not over.exists():
             start = time.monotonic()
             try:
                 await limits.admit(ALICE, "key:1")
@@ -157,7 +157,7 @@ class Replica:
             await asyncio.sleep(0.004)
 
 
-def main(url: str, path: str, records: str, seconds: str) -> None:
+def main(url: str, path: str, records: str) -> None:
     from modelkeep.access.epochs import KeptEpoch
     from modelkeep.adapters.state.redis import RedisAllowances
 
@@ -168,8 +168,7 @@ def main(url: str, path: str, records: str, seconds: str) -> None:
     leases.start()
 
     async def run() -> None:
-        until = time.monotonic() + float(seconds)
-        await asyncio.gather(*(replica.ask(limits, until) for _ in range(3)))
+        await asyncio.gather(*(replica.ask(limits, Path(f"{path}.over")) for _ in range(3)))
 
     asyncio.run(run())
     with contextlib.suppress(Unavailable):

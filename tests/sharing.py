@@ -160,8 +160,8 @@ class OwnersHouse:
         self._stop.set()
         self._thread.join()
 
-    def worker(self, workers=3):
-        shared = SharedEvidence(SystemClock(), workers=workers, publish=self.log.publish)
+    def worker(self, workers=3, clock=None):
+        shared = SharedEvidence(clock or SystemClock(), workers=workers, publish=self.log.publish)
         self.link(shared)
         return shared
 

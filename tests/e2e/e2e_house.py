@@ -231,12 +231,13 @@ def check_receipts(logs: Path, trust: Path, receipts: Iterable[str]) -> int:
 def files_of(*folders: Path) -> Iterable[tuple[Path, bytes]]:
     """Every file below ``folders``."""
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.is_symlink():
-                try:
-                    yield path, path.read_bytes()
-                except FileNotFoundError:
-                    continue  # a temporary name
+        for place, _, names in os.walk(folder):  # passes over folders that are gone when their turn comes
+            for path in (Path(place) / name for name in sorted(names)):
+                if path.is_file() and not path.is_symlink():
+                    try:
+                        yield path, path.read_bytes()
+                    except FileNotFoundError:
+                        continue  # a temporary name
 
 
 def find_canaries(windows: Iterable[bytes], *folders: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from canaries import Canaries, key_canaries
 from commandline import PASSPHRASE, Cli, copy_keep
-from e2e_house import INFER, House, question, wait_for
+from e2e_house import INFER, House, files_of, question, wait_for
 
 from modelkeep.app.keep import Keep
 
@@ -137,9 +137,9 @@ def test_what_servers_say_and_keep_under_good_and_bad_requests(running, subject,
     said.append(house.ask(token, subject.fresh[:1]).text)
     assert said and not canaries.found("\n".join(said))
     assert not canaries.found(house.text())
-    for path in house.keep.rglob("*"):
-        if path.is_file() and path.parent.name != "blobs":
-            assert not canaries.found(path.read_bytes()), path
+    for path, data in files_of(house.keep):
+        if path.parent.name != "blobs":
+            assert not canaries.found(data), path
     for pid in (pids["up"], house.address("control")[1], house.address("gateway")[1]):
         assert not canaries.found(Path(f"/proc/{pid}/cmdline").read_bytes()), "in the arguments of a process"
         with contextlib.suppress(PermissionError):

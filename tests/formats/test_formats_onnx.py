@@ -174,9 +174,9 @@ def test_large_unpacked_arrays_go_by_fast_in_little_memory():
     attribute = b"\x3d\x00\x00\x80\x3f" * 2_400_000 + b"\x40\xac\x02" * 4_000_000
     data = b"\x08\x0a" + message(7, message(1, message(5, attribute)))
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     parse_onnx(data)
-    elapsed = time.perf_counter() - start
+    elapsed = time.process_time() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert elapsed < 5
