@@ -37,7 +37,7 @@ def blobs(s3_server, bucket):
 def quick(monkeypatch):
     """Fail sooner than a real store deserves."""
     monkeypatch.setattr(s3, "_RETRY", {"max_retries": 0})
-    monkeypatch.setattr(s3, "_TIMES", {"connect_timeout": "500ms", "read_timeout": "500ms", "timeout": "2s"})
+    monkeypatch.setattr(s3, "_TIMES", {"connect_timeout": "2s", "read_timeout": "2s", "timeout": "8s"})
 
 
 def keys(server, bucket):
@@ -313,7 +313,7 @@ class Lying(http.server.BaseHTTPRequestHandler):
             return self.tell(206, {"Content-Range": f"bytes 0-{len(ORIGIN) - 1}/{len(ORIGIN)}"}, ORIGIN.encode())
         found = self.server.answer
         if found is None:
-            threading.Event().wait(3)
+            threading.Event().wait(30)
             self.close_connection = True
             return None
         status, headers, body = found

@@ -134,7 +134,7 @@ def test_a_bad_discovery_document_is_unavailable(document):
 
 
 def test_one_that_answers_drop_by_drop_is_left(monkeypatch):
-    monkeypatch.setattr(oidc, "WHOLE_SECONDS", 0.3)
+    monkeypatch.setattr(oidc, "WHOLE_SECONDS", 1.0)
     over = threading.Event()
 
     def drip(handler):

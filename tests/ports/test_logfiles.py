@@ -162,7 +162,7 @@ def test_a_waiting_lock_gets_its_turn(files):
         thread.start()
         thread.join(0.1)
         order.append("first")
-    thread.join(5)
+    thread.join(60)
     assert order == ["first", "second"]
 
 

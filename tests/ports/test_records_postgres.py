@@ -314,11 +314,11 @@ def test_more_threads_than_connections(url, records):
 
 
 def test_no_connection_free(records, monkeypatch):
-    monkeypatch.setattr(pool, "ANSWER_SECONDS", 0.05)
     held = [records._pool.connection() for _ in range(pool.SIZE)]
     for one in held:
         one.__enter__()
-    with pytest.raises(Unavailable, match="all 4 connections are busy"):
+    with monkeypatch.context() as patch, pytest.raises(Unavailable, match="all 4 connections are busy"):
+        patch.setattr(pool, "ANSWER_SECONDS", 0.05)
         records.revision()
     for one in held:
         one.__exit__(None, None, None)
@@ -358,15 +358,16 @@ def test_a_restart_between_two_calls_is_not_noticed(restarted, records):
 
 def test_a_server_that_hangs(restarted, records, monkeypatch):
     """It takes connections and says nothing: libpq would wait for ever."""
-    monkeypatch.setattr(pool, "ANSWER_SECONDS", 0.2)
     monkeypatch.setitem(records._target.parameters, "connect_timeout", 2)  # the least that libpq knows
     records.revision()
+    monkeypatch.setattr(pool, "ANSWER_SECONDS", 0.2)
     restarted.pause()
     for call in (records.revision, lambda: records.commit([Change("a", "x", b"1")])):  # on the connection it has, on a new one
         with pytest.raises(Unavailable):
             call()
     restarted.pause(go_on=True)
-    monkeypatch.setattr(pool, "ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(pool, "ANSWER_SECONDS", 60.0)
+    monkeypatch.setitem(records._target.parameters, "connect_timeout", 60)
     assert records.commit([Change("a", "x", b"1", 0)]) == 1
 
 

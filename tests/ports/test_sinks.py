@@ -54,7 +54,7 @@ def journal(tmp_path_factory):
 class Place:
     """A sink under test, and the other side: ``records()`` that arrived, ``break_it()``, ``mend()``."""
 
-    def __init__(self, kind: str, folder: Path, authority: Authority, seconds: float = 0.5) -> None:
+    def __init__(self, kind: str, folder: Path, authority: Authority, seconds: float = 2.0) -> None:
         self.kind, self.seconds = kind, seconds
         self.authority, self.root = authority, folder / "mirror"
         self.root.mkdir()
@@ -479,7 +479,7 @@ class Counting(WebhookReceiver):
 def counting():
     receiver = Counting(None)
     receiver.said = threading.Event()
-    receiver.sink = WebhookSink(Stream("127.0.0.1", receiver.port, None, 2.0), "/hook", Secret.parse(SECRET), "1")
+    receiver.sink = WebhookSink(Stream("127.0.0.1", receiver.port, None, 10.0), "/hook", Secret.parse(SECRET), "1")
     yield receiver
     receiver.sink.close()
     receiver.stop()
@@ -506,6 +506,6 @@ def test_the_first_answer_of_a_webhook_counts_and_no_later_word(counting, journa
 def test_what_a_webhook_says_unasked_is_no_answer_to_the_next_batch(counting, journal):
     counting.answer = counting.unasked = b"HTTP/1.1 204 No Content\r\n\r\n"
     counting.sink.accept(journal[0])
-    assert counting.said.wait(5)
+    assert counting.said.wait(60)
     counting.sink.accept(journal[1])
     assert counting.talks == 2 and [first for _, first in counting.records] == [1, 2]

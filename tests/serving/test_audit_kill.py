@@ -98,7 +98,7 @@ def test_kill_minus_nine_at_a_random_moment(tmp_path, attempt):
 
 def test_a_disk_that_fills_up_while_serving(tmp_path):
     with run(tmp_path, limit=300_000) as gateway:
-        out, _ = gateway.communicate(timeout=30)
+        out, _ = gateway.communicate(timeout=120)
     lines = out.splitlines(keepends=True)
     assert lines[-1] == b"failed\n"
     told = answers(lines)
