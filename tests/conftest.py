@@ -3,7 +3,10 @@
 import os
 import sys
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy comes in: several processes share the cores here
+# Before numpy comes in: several processes share the cores here. OpenMP's threads spin while they wait for one that has no turn:
+# a fit of two seconds took minutes.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Images of containers often forbid bytecode files: each of our many processes would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
