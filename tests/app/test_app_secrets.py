@@ -75,7 +75,7 @@ def alive(template, tmp_path_factory):
     body = desk.registry.open_body(evidence.body, evidence.model, MODEL)
     asked = LoginAsked("mole", user.password, "the mole's second password")
     remembered = Session("https://control", "mole", session, 1, "")
-    ring = RingFile(f"file:{folder / 'ring'}", lambda: b"the passphrase of a ring", timeout=5, clock=keep.premises.clock)
+    ring = RingFile(f"file:{folder / 'ring'}", lambda: b"the passphrase of a ring", timeout=60, clock=keep.premises.clock)
     ring.create()
     canaries.word("ring's passphrase", "the passphrase of a ring")
     canaries.key("ring key", ring.secret(1, ("primary",), "wrap"))

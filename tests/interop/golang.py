@@ -49,7 +49,7 @@ class Go:
 
     def close(self) -> None:
         """End the process, which must still be there."""
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
         assert self._process.returncode == 0
 
 

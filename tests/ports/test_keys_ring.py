@@ -198,7 +198,17 @@ def test_killed_at_any_moment_the_ring_is_whole(path):
         latest = ring(path).wrapper()
         assert int(latest.key_id.rpartition("/")[2]) >= int(last.rpartition("/")[2])
         assert ring(path).opens(last) is not None
+    ring(path).rotate()  # one that was killed between two names left the second
     assert sorted(each.name for each in path.parent.iterdir()) == [".ring.keep.lock", "ring.keep"]
+
+
+def test_what_a_killed_writer_left_beside_the_ring_goes_with_the_next_change(path):
+    """It holds keys, too: a version that is destroyed later would live on in it."""
+    left, other = (path.with_name(f".{name}.0123456789ab.new") for name in ("ring.keep", "ring.keep.copy"))
+    for each in (left, other):
+        each.write_bytes(path.read_bytes())
+    ring(path).rotate()
+    assert not left.exists() and other.exists()
 
 
 def test_a_full_disk_leaves_the_ring_as_it_was(path):

@@ -6,6 +6,7 @@ leaves no part of it behind. Where the file system lacks unnamed files, a ``.NAM
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import stat
@@ -23,6 +24,15 @@ _KINDS = (
     (stat.S_ISBLK, "a device: name a file"),
     (stat.S_ISSOCK, "a socket: name a file"),
 )
+
+
+def clear_stand_ins(path: Path) -> None:
+    """Remove the names that writers of ``path`` who were killed in a replacement left beside it.
+
+    Only for whoever keeps every other writer out meanwhile. Raises OSError.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name[:200])}.{'[0-9a-f]' * 12}.new"):
+        left.unlink(missing_ok=True)
 
 
 class SourceFile:

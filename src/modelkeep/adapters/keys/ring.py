@@ -10,13 +10,13 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from modelkeep.adapters.files import NewFile
+from modelkeep.adapters.files import NewFile, clear_stand_ins
 from modelkeep.adapters.keys.file import read_private
 from modelkeep.container.file import pack_bytes, unpack_bytes
 from modelkeep.container.recipients import Passphrase
@@ -251,6 +251,8 @@ class RingFile:
             return ring
 
     def _write(self, ring: _Ring, *, replace: bool) -> None:
+        with suppress(OSError):  # what cannot be removed is as little use to whoever lacks the passphrase as the ring itself
+            clear_stand_ins(self._path)
         sealed = pack_bytes(to_json(ring), [Passphrase(self._passphrase(), self._params)], purpose=PURPOSE)
         with NewFile(self._path) as file:
             file.write([sealed])
