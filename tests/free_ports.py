@@ -1,5 +1,6 @@
 """Ports for servers that cannot choose one themselves."""
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -17,15 +18,20 @@ def free_port() -> int:
     span = _LAST - _FIRST
     for at in range(span):
         port = _FIRST + (os.getpid() * 97 + len(_HELD) + at) % span
-        lock = (Path(tempfile.gettempdir()) / f"modelkeep-test-port-{port}").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("127.0.0.1", port))
-        except OSError:
-            lock.close()
-            continue
-        _HELD.append(lock)
-        return port
+        if (lock := _locked(port)) is not None:
+            _HELD.append(lock)
+            return port
     raise AssertionError("no port is free")
+
+
+def _locked(port: int) -> IO[bytes] | None:
+    """The file that stands for ``port``, locked; None when somebody has it or the port."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        lock = stack.enter_context((Path(tempfile.gettempdir()) / f"modelkeep-test-port-{port}").open("ab"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+        stack.pop_all()
+        return lock
+    return None

@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked += 1
         if self.server.asked > self.server.quick:
-            time.sleep(0.3)
+            self.server.go.wait(60)
         if self.server.broken:
             return self.say({"error": "on fire"}, 500)
         (tensor,) = asked["inputs"]
@@ -62,13 +62,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(trained):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
-        found.model, found.asked, found.broken, found.quick, found.daemon_threads = (
-            OnnxRuntime(trained.onnx),
-            0,
-            False,
-            1e9,
-            True,
-        )
+        found.model, found.asked, found.broken, found.quick = OnnxRuntime(trained.onnx), 0, False, 1e9
+        found.go, found.daemon_threads = threading.Event(), True
         thread = threading.Thread(target=found.serve_forever)
         thread.start()
         found.url = f"http://127.0.0.1:{found.server_port}"
@@ -132,11 +127,12 @@ def test_what_it_cannot_answer_costs_no_rows_and_what_it_refuses_does(house, ser
 
 def test_a_model_is_asked_no_more_once_nobody_waits(house, server, trained):
     keep, token = house
-    with live(keep, handle_seconds=1.0) as gateway:
-        server.asked, server.quick = 0, 5
+    with live(keep, handle_seconds=2.0) as gateway:
+        server.asked, server.quick = 0, 2
         assert ask(gateway, token, trained.fresh[0]).status_code == 503
         after = server.asked
-        assert 5 < after < 15
+        assert 2 < after < 12
+        server.go.set()
         time.sleep(1.0)
         assert server.asked <= after + 1
     assert gateway.errors == []

@@ -31,7 +31,7 @@ class Others:
 
     def __call__(self, series):
         self.asked += 1
-        assert self.go.wait(30)
+        assert self.go.wait(120)
         if self.down:
             raise Unavailable("the process that keeps the extraction evidence does not answer")
         return [*series, Series("modelkeep_asked", "How often.", "gauge", "sum", {"": float(self.asked)})]

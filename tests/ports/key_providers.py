@@ -27,7 +27,7 @@ from modelkeep.custody.keyring import Custodian, Keyring
 from modelkeep.custody.ringkeys import RingCustody, RingKeys
 
 DAY_NS = 86_400 * 10**9
-SHORT = 2.0
+SHORT = 1.2
 """Seconds that a provider may take in the tests of slow ones."""
 
 

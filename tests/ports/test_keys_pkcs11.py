@@ -367,7 +367,7 @@ def test_nothing_signs_before_it_is_made(uri):
 
 
 def test_a_hung_module_does_not_hang_the_signer(token, uri):
-    signing = open_signing(uri, timeout=2.0)
+    signing = open_signing(uri, timeout=1.2)
     key = signing.create()
     with token.stuck(), pytest.raises(Unavailable, match="within"):
         key.sign(b"message")
