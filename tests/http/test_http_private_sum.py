@@ -48,6 +48,11 @@ def test_a_release_is_served_until_later_runs_on_its_data_pass_the_bound(trained
         assert "may have cost epsilon" in keep.show(ref=ref).admission
         keep.privacy_settle(run=run, steps=0)
         assert looked(service) == ref
+        keep.keys_rotate(family="statement-signing")  # what the former identity said still counts
+        assert float(keep.policy_explain(ref=ref).facts["dataset_epsilon"]) == pytest.approx(1.0, abs=2e-4)
+        assert looked(service) == ref
+        reserve(keep)
+        assert looked(service) is NotAdmitted
     finally:
         follower.stop()
 
