@@ -56,6 +56,7 @@ def test_of_clean_rows_next_to_nothing_is_suspected():
         (groups(label=np.random.default_rng(0).normal(size=ROWS)), "400 different values"),
         (groups(label=np.zeros(ROWS, dtype=np.int64)), "1 different values"),
         (groups(label=np.r_[np.zeros(ROWS - 3, dtype=np.int64), np.ones(3, dtype=np.int64)]), "a class has 3 rows"),
+        (Table({"x": np.full((ROWS, 2), np.nan), "label": np.arange(ROWS) % 2}), "rows of 'x' have gaps or infinite values"),
         (Table({"id": np.arange(ROWS), "label": np.arange(ROWS) % 2}), "no column but the label"),
     ],
 )

@@ -102,3 +102,13 @@ def test_mistakes_are_one_clear_line(cli, loans, tmp_path):
     np.savez(tmp_path / "bad.npz", x=np.array([{}], object))
     assert "nothing is unpickled" in cli("data", "add", "loans", str(tmp_path / "bad.npz"), code=2).err
     assert cli("data", "list", code=0).out.strip().startswith("no data sets")
+
+
+def test_a_table_without_rows_is_no_data_set(cli, tmp_path):
+    (tmp_path / "header.csv").write_text("a,b,y\n")
+    assert (
+        cli("data", "add", "rowless", str(tmp_path / "header.csv"), code=2)
+        .line()
+        .endswith("header.csv has no rows: there is nothing to keep")
+    )
+    assert "rowless" not in cli("data", "list").out

@@ -175,3 +175,10 @@ def test_hardening_and_private_training_in_python(models):
     assert private.spent.epsilon <= 2.0 and private.module(torch.from_numpy(x[:5])).shape == (5, 10)
     with pytest.raises(Invalid, match="no method"):
         modelkeep.lab.harden(net, x, y, limits, method="hope")
+
+
+def test_where_nothing_is_left_standing_the_next_attack_has_nothing_to_do(bare, place):
+    far = ("--attack", "apgd,square,transfer", "--epsilon", "1", "--rows", "20", "--steps", "10", "--queries", "20")
+    found = bare("--json", "evaluate", "net.onnx", "--data", "test.npz", *far, code=0).json
+    assert found["robust"]["value"] == 0.0
+    assert [(one["name"], one["broken"]) for one in found["attacks"][-2:]] == [("square", 0), ("transfer", 0)]

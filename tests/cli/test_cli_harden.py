@@ -224,7 +224,7 @@ def test_a_plan_that_does_not_hold_is_refused(place, plan, said):
 def test_classes_that_the_model_does_not_know_are_refused(place, tmp_path):
     x, y = rows()
     np.savez(tmp_path / "odd.npz", x=x, y=y + 1)
-    with pytest.raises(Invalid, match="classes 1 to 2"):
+    with pytest.raises(Invalid, match="labels go from 1 to 2"):
         harden_file(
             (place / "model.onnx").read_bytes(),
             labelled_npz((tmp_path / "odd.npz").read_bytes(), "odd"),
@@ -261,3 +261,24 @@ def test_no_row_is_measured_on_that_was_learnt_or_twice():
     assert 50 < len(measured) == len(set(measured)) < 100 and known.isdisjoint(measured)
     with pytest.raises(Invalid, match="are no copies of others: 20 are needed"):
         _split(np.repeat(x[:50], 10, axis=0), Plan())
+
+
+def test_what_cannot_be_hardened_is_refused_in_a_sentence_and_leaves_nothing(bare, place, tmp_path):
+    x, y = rows()
+    np.savez(tmp_path / "narrow.npz", x=x[:, :5], y=y)
+    np.savez(tmp_path / "one.npz", x=x, y=np.zeros(len(y), np.int64))
+    np.savez(tmp_path / "empty.npz", x=np.zeros((500, 0)), y=y)
+    np.savez(tmp_path / "three.npz", x=x, y=np.arange(500) % 3)
+    data = str(place / "data.npz")
+    for given, said in (
+        (("--data", str(tmp_path / "narrow.npz")), "the model takes 12 values a row, and the rows have 5"),
+        (("--data", str(tmp_path / "one.npz")), "all rows that are learnt from are of class 0"),
+        (("--data", str(tmp_path / "empty.npz")), "array 'x' needs shape"),
+        (("--data", str(tmp_path / "three.npz")), "the labels go from 0 to 2, and the model has 2 classes, numbered from 0"),
+        (("--data", data, "--epsilon", "0"), "epsilon is above 0 and at most 1e+30"),
+        (("--data", data, "--epsilon", "nan"), "epsilon is above 0 and at most 1e+30"),
+        (("--data", data, "--epsilon", "1e308"), "epsilon is above 0 and at most 1e+30"),
+    ):
+        ran = bare("harden", str(place / "model.onnx"), "--out", str(tmp_path / "out.onnx"), *given, code=2)
+        assert said in ran.line()
+    assert not list(tmp_path.glob("*out.onnx*"))

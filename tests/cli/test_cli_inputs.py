@@ -53,6 +53,17 @@ def test_no_key_is_issued_that_cannot_be_written(cli, tmp_path, place, said):
     assert (tmp_path / "there").read_text() == "mine" and {path.name for path in tmp_path.glob("*.new")} == set()
 
 
+def test_a_few_bytes_that_the_disk_has_no_room_for_are_told_once(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        with pytest.raises(Unavailable, match=r"cannot write .*/page\.html: File too large"):
+            write_file(str(tmp_path / "page.html"), b"few bytes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_key_and_no_share_is_made_when_the_disk_is_full(cli, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -53,11 +53,11 @@ def test_a_table_is_features_in_the_order_of_the_file(shelf):
 @pytest.mark.parametrize(
     ("text", "label", "error", "said"),
     [
-        ("a,city,y\n1,Rome,0\n2,Bonn,1\n", "", Invalid, "'city' hold it: encode it as numbers first"),
-        ("a,y\n1,no\n2,yes\n", "", Invalid, "'y' hold it: encode it as numbers first"),
+        ("a,city,y\n1,Rome,0\n2,Bonn,1\n", "", Invalid, "encode 'city' as numbers first"),
+        ("a,y\n1,no\n2,yes\n", "", Invalid, "encode 'y' as numbers first"),
         ("a,b\n1,0\n2,1\n", "", Invalid, "--label COLUMN"),
         ("a,b\n1,0\n2,1\n", "c", Missing, "there is no column 'c'"),
-        ("a,y\n1,0\n,1\n", "", Invalid, "'a' hold NaN or infinite values, or gaps"),
+        ("a,y\n1,0\n,1\n", "", Invalid, "NaN, infinite values or gaps in 'a'"),
         ("a,y\n1,0.5\n2,1\n", "", Invalid, "needs one whole number a row"),
         ("y\n1\n2\n", "", Invalid, "no column beside the label"),
     ],
@@ -162,3 +162,21 @@ def test_what_a_server_gives_is_checked_as_what_lies_here(keep, shelf):
     assert {name: column.tolist() for name, column in there.table.columns.items()} == {
         name: column.tolist() for name, column in here.table.columns.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("empty.csv", "", "the first line must name"),
+        ("header.csv", "a,b,y\n", "the data set has no rows"),
+        ("ragged.csv", "a,b,y\n1,2,0\n1,2\n", "row 2 has 2 values"),
+        ("junk.parquet", "junk", "is no Parquet file"),
+        ("gap.csv", "a,b,y\n1,2,0\nnan,2,1\n", "NaN, infinite values or gaps in 'a'"),
+        ("words.csv", "a,b,y\none,2,0\ntwo,2,1\n", "encode 'a' as numbers first"),
+    ],
+)
+def test_of_several_files_the_one_that_is_wrong_is_named(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(Invalid, match=re.escape(f"{tmp_path / name}: ")) as found:
+        labelled(str(tmp_path / name), nothing_sealed)
+    assert said in str(found.value)

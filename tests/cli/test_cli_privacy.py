@@ -85,12 +85,14 @@ def test_the_same_data_under_another_name_is_the_same_budget(cli, shelf, tmp_pat
 
 
 def test_a_run_that_fails_is_charged_for_the_steps_that_it_made(cli, shelf, tmp_path):
-    broken = (tmp_path / "broken.onnx").write_bytes(b"no model") and str(tmp_path / "broken.onnx")
-    named = ("--data", str(shelf / "train.npz"), "--dataset", "people", "--epsilon", "1", "--delta", "1e-5")
-    cli("privacy", "train", broken, *named, "--out", str(tmp_path / "a.onnx"), code=2)
+    far = ("--learning-rate", "1e30", "--clip", "1e30")
+    lost = train(cli, shelf, tmp_path / "a.onnx", *far, dataset="people", epsilon="1", code=2)
+    assert "weights that are no numbers" in json.loads(lost.err.splitlines()[-1])["message"]
     ((run,),) = [one["runs"] for one in cli("--json", "privacy", "ledger", code=0).json]
-    assert (run["state"], run["steps"], run["epsilon"]) == ("returned", 0, 0.0)
+    assert (run["state"], run["steps"]) == ("spent", 3) and 0.9 < run["epsilon"] <= 1.0
     assert "settled" in cli("privacy", "return", run["run"], code=1).line()
+    unbegun = reserve(cli, shelf, "people").run
+    assert cli("--json", "privacy", "return", unbegun, code=0).json["state"] == "returned"
     assert "no run" in cli("privacy", "return", "0" * 32, code=2).line()
 
 
@@ -200,3 +202,30 @@ def test_an_overfitted_model_is_caught_and_bounds_epsilon(cli, shelf, tmp_path):
     assert "guessing" in cli("privacy", "audit", *named, code=0).out
     same = ("privacy", "audit", named[0], "--members", named[2], "--others", named[2])
     assert "are the very same data" in cli(*same, code=2).err
+
+
+def test_a_run_that_cannot_begin_is_not_charged(cli, shelf, tmp_path):
+    before = cli("privacy", "ledger").out
+    out = ("--out", str(tmp_path / "out.onnx"), "--epsilon", "2", "--delta", "1e-5", "--dataset", "unbegun")
+    data = ("--data", str(shelf / "train.npz"))
+    np.savez(tmp_path / "far.npz", x=np.full((300, 5), 1e300), y=np.arange(300) % 3)
+    np.savez(tmp_path / "many.npz", x=np.zeros((300, 5)), y=np.arange(300) * 10**10)
+    np.savez(tmp_path / "one.npz", x=np.zeros((300, 5)), y=np.zeros(300, np.int64))
+    for given, said in (
+        (("mpl:4", *data), "'mpl:4' is no architecture"),
+        (("mlp:4", *data, "--canaries", "299"), "an audit has 20 to 150 canaries of 300 rows, not 299"),
+        (("mlp:4", *data, "--learning-rate", "1e38"), "none above 1e+30"),
+        (("mlp:4", *data, "--classes", "2"), "labels go from 0 to 2: classes are numbered from 0, and there are 2"),
+        (("mlp:4", "--data", str(tmp_path / "far.npz")), "far.npz: some numbers are beyond the range of float32"),
+        (("mlp:4", "--data", str(tmp_path / "many.npz")), "and there are 2 to 65,536 of them"),
+        (("mlp:4", "--data", str(tmp_path / "one.npz")), "and there are 2 to 65,536 of them"),
+    ):
+        assert said in cli("privacy", "train", *given, *out, code=2).line()
+    assert cli("privacy", "ledger").out == before
+    assert not list(tmp_path.glob("*out.onnx*"))
+
+
+def test_a_file_that_is_no_model_is_called_by_its_name(bare, shelf, tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    data = ("--members", str(shelf / "train.npz"), "--others", str(shelf / "test.npz"))
+    assert "refused: x.onnx is not run" in bare("privacy", "audit", str(tmp_path / "x.onnx"), *data, code=1).line()

@@ -97,3 +97,16 @@ def test_a_sum_beyond_what_floats_hold_is_unbounded_and_not_cut_off():
     once = Steps(0.8217, 1.0, 300)
     assert 300 < epsilon_of([once], 1e-7) < 500
     assert math.isinf(epsilon_of([once, Steps(0.8217, 1.0, 700)], 1e-7))  # it is some 950: said to be 700 before
+
+
+def test_little_noise_in_one_step_of_all_rows_is_counted_as_the_book_has_it():
+    # Balle and Wang 2018, theorem 8, for noise 0.1 and 0.05: the sums are so far apart that most of their cells are empty
+    assert epsilon_of([Steps(0.1, 1.0, 1)], 1e-5) == pytest.approx(91.81729, rel=1e-4)
+    assert epsilon_of([Steps(0.05, 1.0, 1)], 1e-5) == pytest.approx(284.39185, rel=1e-4)
+    assert 0.09 < noise_for(100.0, 1e-5, 1.0, 1) < 0.1
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf, 500.1, 1e308])
+def test_a_promise_that_is_none_finds_no_noise(epsilon):
+    with pytest.raises(Invalid, match="above 0 and at most 500"):
+        noise_for(epsilon, 1e-5, 0.5, 10)

@@ -31,7 +31,7 @@ def load_rows(data: bytes, where: str) -> NDArray[np.float64]:
             rows = np.asarray(arrays["x"])
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError) as cause:
         raise Invalid(f"{where} is not an npz file of plain numbers: {cause}") from cause
-    if rows.ndim < 2 or rows.dtype.kind not in "fiub" or not len(rows):
+    if rows.ndim < 2 or rows.dtype.kind not in "fiub" or not rows.size:
         raise Invalid(f"{where}: array 'x' needs shape (rows, features...) and numbers, not {rows.dtype} of shape {rows.shape}")
     flat = rows.reshape(len(rows), -1).astype(np.float64)
     if not np.isfinite(flat).all():

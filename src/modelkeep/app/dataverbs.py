@@ -17,7 +17,7 @@ import msgspec
 from modelkeep.access.authorize import authorize
 from modelkeep.adapters.confine import DEFAULT_LIMITS, Limits
 from modelkeep.adapters.stepping import run_step
-from modelkeep.adapters.tables import Source, kind_of_name
+from modelkeep.adapters.tables import NPZ, Source, kind_of_name
 from modelkeep.app.acting import Acts
 from modelkeep.app.dataresults import (
     DataAdded,
@@ -285,6 +285,8 @@ class DataVerbs(Acts):
         parse_data_name(name)
         about.check()
         here, rows = self.premises, source.rows()
+        if not rows.rows and source.kind != NPZ:  # whose arrays may be of different lengths
+            raise Invalid(f"{filename} has no rows: there is nothing to keep")
         here.keyring([DATA_KEK, AUDIT_SUBJECT])  # at hand now, and not only once everything is sealed
         content = Content(source.reader, source.kind, filename, rows.rows, tuple(rows.kinds.items()), check)
         done = add_dataset(

@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 
 from modelkeep.app.hardeningresults import ModelHardened, Standing, Turn
 from modelkeep.app.labelled import Labelled
-from modelkeep.core.values import digest_of
+from modelkeep.core.values import ModelSignature, digest_of
 from modelkeep.custody.scan import refusal, scan
+from modelkeep.custody.signing import interface_of
 from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.formats.detect import Format
 from modelkeep.ledger.attestations import Attack, Hardening, Measure, Salted
 from modelkeep.training.robustness import share
 from modelkeep.workflows.rewrap import Progress, silent
 
 LABELS = {"pgd": "pgd-at", "trades": "trades"}
 """Methods as the statement calls them."""
+LARGEST = 1e30
+"""Radius of an attack: beyond, float32 overflows."""
 FEWEST = 20
 """Rows that are measured, and that are chosen by, at the least."""
 
@@ -93,8 +97,10 @@ def harden_file(
     """
     lab, began = _Lab(), time.monotonic()
     rows, labels, shape = data.x, data.y, data.shape
-    net = lab.opened(model, rows)
     parts = _split(rows, plan)
+    _check_plan(plan)
+    _check_classes(labels[parts[0]], data.name)
+    net = lab.opened(model, rows)
     threat, recipe = lab.threat(plan, net, rows.shape[1], shape), lab.recipe(plan)
     shaped = rows.reshape(-1, *shape) if len(net.tail) > 1 else rows
     with lab.adversarial.together(plan.device) as device:
@@ -135,6 +141,8 @@ class _Lab:
         found = refusal(verdict, "the model")
         if found is not None:
             raise NotTrusted(f"the model is not run, because it is not clean: {found.message}")
+        if verdict.format == Format.ONNX.id:
+            _check_width(interface_of(verdict), rows.shape[1])
         try:
             net = self.linear.with_weights(self.nets.load(model, rows[:8]))
         except Invalid as cause:
@@ -202,11 +210,31 @@ def _split(rows: NDArray[np.float64], plan: Plan) -> tuple[NDArray[np.int64], ND
     return order[measured + chosen :], order[measured : measured + chosen], order[exam]
 
 
+def _check_plan(plan: Plan) -> None:
+    """Raises Invalid: an attacker who may change nothing, or more than numbers of 32 bits can tell."""
+    radii = [plan.epsilon, *plan.rules.epsilon.values()]
+    if not (max(radii) > 0.0 and all(0.0 <= one <= LARGEST for one in radii)):
+        raise Invalid(f"epsilon is above 0 and at most {LARGEST:g}: by so much rows may be changed")
+
+
+def _check_classes(labels: NDArray[np.int64], name: str) -> None:
+    """Raises Invalid: a model that always answers with the one class would withstand everything."""
+    if len(np.unique(labels)) < 2:
+        raise Invalid(f"{name}: all rows that are learnt from are of class {labels[0]}: it takes two classes or more")
+
+
+def _check_width(interface: ModelSignature, width: int) -> None:
+    wanted = interface.inputs[0].shape[1:] if len(interface.inputs) == 1 else ()
+    taken = math.prod(wanted)
+    if wanted and min(wanted) > 0 and taken != width:  # less: any size
+        raise Invalid(f"the model takes {taken} values a row, and the rows have {width}")
+
+
 def _check_labels(net: Any, rows: Any, labels: NDArray[np.int64]) -> None:
     classes = net(rows[:1]).shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         raise Invalid(
-            f"array 'y' has classes {labels.min()} to {labels.max()}, and the model gives scores to {classes}, from 0"
+            f"the labels go from {labels.min()} to {labels.max()}, and the model has {classes} classes, numbered from 0"
         )
 
 

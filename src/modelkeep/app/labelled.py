@@ -82,10 +82,13 @@ def _read(source: Source, data: bytes, where: str, name: str, label: str, *, sea
     kind = source.kind
     if kind == NPZ and label in {"", LABEL}:
         return _arrays(data, where, name, sealed=sealed)
-    rows = source.rows()
-    if kind == NPZ and label not in rows.names and {"x", LABEL} <= set(rows.names):
-        return _arrays(data, where, name, sealed=sealed)  # beside a table, whose label has a name
-    table, digest = table_of(rows), digest_of(data)
+    try:
+        rows = source.rows()
+        if kind == NPZ and label not in rows.names and {"x", LABEL} <= set(rows.names):
+            return _arrays(data, where, name, sealed=sealed)  # beside a table, whose label has a name
+        table, digest = table_of(rows), digest_of(data)
+    except Invalid as cause:  # a verb reads several: which one is it?
+        raise type(cause)(str(cause) if where in str(cause) else f"{where}: {cause}") from cause
     if kind == IMAGES:
         classes, numbers = np.unique(table.column(LABEL).astype(str), return_inverse=True)
         pictures = table.column("x")
@@ -112,13 +115,13 @@ def _features(table: Table, where: str, label: str) -> tuple[NDArray[np.float64]
         raise Invalid(f"{where} has no column beside the label {label!r}")
     text = [one for one in table.columns if table.columns[one].dtype.kind not in "iufb"]
     if text:
-        raise Invalid(f"{where}: text cannot be trained on, and {_listed(text)} hold it: encode it as numbers first")
+        raise Invalid(f"{where}: text cannot be trained on: encode {_listed(text)} as numbers first")
     if deep := [one for one in names if table.columns[one].ndim > 1]:
-        raise Invalid(f"{where}: {_listed(deep)} hold more than one number a row: name them x, and the labels y")
+        raise Invalid(f"{where}: more than one number a row in {_listed(deep)}: name the rows x, and the labels y")
     _check_size(len(names) * len(table), where)
     rows = np.column_stack([table.columns[one].astype(np.float64) for one in names])
     if gaps := [one for one, column in zip(names, rows.T, strict=True) if not np.isfinite(column).all()]:
-        raise Invalid(f"{where}: {_listed(gaps)} hold NaN or infinite values, or gaps: fill them first")
+        raise Invalid(f"{where}: NaN, infinite values or gaps in {_listed(gaps)}: fill them first")
     if target.ndim != 1 or target.dtype.kind not in "iub":
         raise Invalid(f"{where}: the label {label!r} needs one whole number a row, with no gap")
     return rows, target.astype(np.int64), names

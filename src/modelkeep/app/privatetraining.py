@@ -35,6 +35,7 @@ Told = Callable[[str, int, int], None]
 Export = Callable[..., bytes]
 
 LEAST_CANARIES = 20
+MOST_CLASSES = 1 << 16
 FALSE = (0.001, 0.01)
 """Rates of false positives at which members that are caught are counted, where there are rows enough."""
 _POINTS = 24
@@ -50,12 +51,20 @@ class Rows:
 
     @classmethod
     def of(cls, data: Labelled, classes: int = 0) -> "Rows":
-        """Labelled rows. ``classes``: 0 = as the labels say. Raises Invalid (no such classes)."""
+        """Labelled rows. ``classes``: 0 = as the labels say. Raises Invalid (no such classes, numbers beyond float32)."""
         labels = data.y
-        count = classes or int(labels.max()) + 1
-        if labels.min() < 0 or labels.max() >= count or count < 2:
-            raise Invalid(f"{data.name}: labels are 0 to {count - 1} for {count} classes, two or more")
-        return cls(data.x.reshape(-1, *data.shape).astype(np.float32), labels, count)
+        low, high = int(labels.min()), int(labels.max())
+        count = classes or high + 1
+        if low < 0 or high >= count or not 2 <= count <= MOST_CLASSES:
+            raise Invalid(
+                f"{data.name}: labels go from {low} to {high}: classes are numbered from 0, "
+                + (f"and there are {count} of them" if classes > high else f"and there are 2 to {MOST_CLASSES:,} of them")
+            )
+        with np.errstate(over="ignore"):
+            rows = data.x.reshape(-1, *data.shape).astype(np.float32)
+        if not np.isfinite(rows).all():
+            raise Invalid(f"{data.name}: some numbers are beyond the range of float32, in which models learn: scale them first")
+        return cls(rows, labels, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +88,15 @@ class PrivatelyTrained:
 
     onnx: bytes
     told: PrivateModel
+
+
+def check_task(task: PrivateTask) -> None:
+    """Check what can be before anything is charged. Raises Invalid (PyTorch is missing, no such architecture, canaries)."""
+    _lab()
+    from modelkeep.training.lab.architectures import architecture
+
+    architecture(task.architecture, task.rows.x.shape[1:], task.rows.classes)
+    _check_canaries(task)
 
 
 def train_private_model(task: PrivateTask, test: Rows | None, export: Export, *, file: str, told: Told) -> PrivatelyTrained:
@@ -138,8 +156,7 @@ def _with_canaries(task: PrivateTask) -> tuple[Rows, _Canaries | None]:
     rows, count = task.rows, task.canaries
     if not count:
         return rows, None
-    if not LEAST_CANARIES <= count <= len(rows.x) // 2:
-        raise Invalid(f"an audit has {LEAST_CANARIES} to {len(rows.x) // 2:,} canaries of {len(rows.x):,} rows, not {count:,}")
+    _check_canaries(task)
     generator = np.random.default_rng(secrets.randbits(128) if task.seed is None else task.seed)
     chosen = generator.choice(len(rows.x), count, replace=False)
     wrong = (rows.y[chosen] + generator.integers(1, rows.classes, count)) % rows.classes
@@ -148,6 +165,12 @@ def _with_canaries(task: PrivateTask) -> tuple[Rows, _Canaries | None]:
     labels[chosen], kept[chosen] = wrong, included
     canaries = _Canaries(Rows(rows.x[chosen], wrong, rows.classes), included)
     return Rows(rows.x[kept], labels[kept], rows.classes), canaries
+
+
+def _check_canaries(task: PrivateTask) -> None:
+    count, rows = task.canaries, len(task.rows.x)
+    if count and not LEAST_CANARIES <= count <= rows // 2:
+        raise Invalid(f"an audit has {LEAST_CANARIES} to {rows // 2:,} canaries of {rows:,} rows, not {count:,}")
 
 
 @dataclass(frozen=True)
@@ -170,7 +193,7 @@ def audit_membership(model: bytes, name: str, members: Rows, others: Rows, attac
     """
     if members.x.shape[1:] != others.x.shape[1:]:
         raise Invalid(f"members have rows of shape {members.x.shape[1:]}, and others of {others.x.shape[1:]}")
-    onnx_suspect(model, name)
+    onnx_suspect(model, name, called=name)
     x, y = np.concatenate([members.x, others.x]), np.concatenate([members.y, others.y])
     target = answers(model, x)
     if y.max() >= target.shape[1]:

@@ -269,7 +269,8 @@ class _Attacked:
             alarms += self._checks()
         black = [one for one in names if one in BLACK_BOX] or (["square"] if self._on.net is None else [])
         before = int(self.standing.sum())
-        rows += [self._square() if name == "square" else self._transfer() for name in black]
+        attacks = {"square": self._square, "transfer": self._transfer}
+        rows += [attacks[name]() if self.standing.any() else self._nothing_left(name) for name in black]
         if self._on.net is not None and black:
             alarms += filter(None, [worth.black_box_alarm(before - int(self.standing.sum()), len(self.standing))])
         return rows, alarms
@@ -347,6 +348,9 @@ class _Attacked:
             before = (epsilon, standing)
         self._told("radii", len(_TIMES), len(_TIMES))
         return tuple(points)
+
+    def _nothing_left(self, name: str) -> AttackRow:
+        return self._row(name, "black-box", [], self._asked.queries if name == "square" else self._asked.steps)
 
     def _square(self) -> AttackRow:
         at = np.flatnonzero(self.standing)

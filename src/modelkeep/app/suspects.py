@@ -63,14 +63,15 @@ class Suspect:
         return lambda some: one_number(ask(some), len(some))
 
 
-def onnx_suspect(data: bytes, name: str = "suspect") -> Suspect:
-    """An ONNX model, scanned before it is loaded, and run in memory. Raises Invalid, NotTrusted."""
+def onnx_suspect(data: bytes, name: str = "suspect", *, called: str = "the suspect") -> Suspect:
+    """An ONNX model, scanned before it is loaded, and run in memory. ``called``: what errors call it. Raises Invalid,
+    NotTrusted."""
     verdict = scan(data, "suspect")
     reason = refusal(verdict, "suspect")
     if reason is None and verdict.format != Format.ONNX.id:
-        raise Invalid(f"the suspect is {verdict.format}, and only an ONNX model can be asked here")
+        raise Invalid(f"{called} is {verdict.format}, and only an ONNX model can be asked here")
     if reason is not None:
-        raise NotTrusted(f"the suspect is not run, because it is not clean: {reason.message}")
+        raise NotTrusted(f"{called} is not run, because it is not clean: {reason.message}")
     interface = interface_of(verdict)
     return Suspect(name, "onnx", digest_of(data), lambda rows: Predictor(OnnxRuntime(data), interface, rows).scores)
 

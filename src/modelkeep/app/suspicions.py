@@ -54,6 +54,10 @@ def _unfit(check: Check) -> str:
         return f"the label has {len(counts):,} different values, and it takes 2 to {MOST_CLASSES}"
     if counts.min() < LEAST_OF_CLASS:
         return f"a class has {counts.min()} rows, and it takes {LEAST_OF_CLASS}"
+    for name in check.found.features:
+        column = check.data.table.columns[name]
+        if column.ndim > 1 and column.dtype.kind == "f" and not np.isfinite(column).all():
+            return f"rows of {name[:80]!r} have gaps or infinite values: fill them first"
     return "" if check.found.features else "no column but the label describes the rows"
 
 

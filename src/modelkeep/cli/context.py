@@ -188,12 +188,13 @@ def new_file(path: str, *, mode: int = 0o600, room: int = 0) -> Iterator[Callabl
             fresh.rename(target)
 
     try:
-        with stream:
-            if room:
-                with _told(path):
-                    os.posix_fallocate(stream.fileno(), 0, room)
-            yield write
+        if room:
+            with _told(path):
+                os.posix_fallocate(stream.fileno(), 0, room)
+        yield write
     finally:
+        with contextlib.suppress(OSError):  # what could not be written is tried again, and was told already
+            stream.close()
         fresh.unlink(missing_ok=True)
 
 

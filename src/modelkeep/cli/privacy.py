@@ -21,6 +21,7 @@ from modelkeep.app.privatetraining import (
     PrivateTask,
     Rows,
     audit_membership,
+    check_task,
     report,
     tell_audit,
     train_private_model,
@@ -129,6 +130,7 @@ class _Asked:
         layers = read_file(self.architecture) if Path(self.architecture).exists() else self.architecture
         bounds = _bounds(self.bounds, rows.x.shape[1:]) if self.bounds else None
         task = PrivateTask(layers, rows, plan, recipe, bounds, self.canaries, self.seed)
+        check_task(task)  # a run that cannot begin is not charged
         if not dataset:
             ctx.out.note("no data set was named: this run is charged to no budget, and nothing is logged")
             done = self._trained(ctx, task, test, _Steps())

@@ -103,8 +103,8 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int, before: Seq
 
     Raises Invalid (no noise is enough, or the numbers are out of bounds).
     """
-    if not (math.isfinite(epsilon) and epsilon > 0.0) or steps < 1:
-        raise Invalid("noise is found for an epsilon above 0 and at least one step")
+    if not 0.0 < epsilon <= _HIGHEST or steps < 1:
+        raise Invalid(f"noise is found for an epsilon above 0 and at most {_HIGHEST:g}, and at least one step")
 
     if before and epsilon_of(before, delta) >= epsilon:
         raise Invalid(f"no noise makes more steps fit epsilon {epsilon:g} at delta {delta:g}: it is spent")
@@ -281,6 +281,7 @@ def _window(laws: Sequence[_Law], times: Sequence[int], cut: float) -> tuple[int
 
 def _log_moment(law: _Law, tilt: float) -> float:
     """log of the mean of exp(tilt · loss), in cells, over the bounded losses."""
-    exponents = tilt * (law.first + np.arange(len(law.mass)))
+    held = law.mass > 0.0  # the cell that is highest may be empty, and all the others too small beside it
+    exponents = tilt * (law.first + np.flatnonzero(held))
     top = float(exponents.max())
-    return top + math.log(float(law.mass @ np.exp(exponents - top)))
+    return top + math.log(float(law.mass[held] @ np.exp(exponents - top)))

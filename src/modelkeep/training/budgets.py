@@ -15,6 +15,8 @@ from modelkeep.training.accountant import LEAST_DELTA, NAME, Spend, Steps, epsil
 
 _EPOCHS, _FEWEST, _MOST = 13.0, 15.0, 40.0
 _BATCHES, _LEAST_BATCH = 8, 1024
+_LARGEST = 1e30
+"""Beyond, the float32 of models overflows."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -34,8 +36,11 @@ class Recipe(msgspec.Struct, frozen=True):
         """Raises Invalid."""
         numbers = (self.epochs, self.batch, self.clip, self.learning_rate, self.momentum)
         positive = self.clip > 0.0 and self.learning_rate > 0.0
-        if not (all(map(math.isfinite, numbers)) and min(numbers) >= 0.0 and positive and self.momentum < 1.0):
-            raise Invalid("epochs and batch are not negative, clip and learning rate above 0, momentum in [0, 1)")
+        if not (all(0.0 <= one <= _LARGEST for one in numbers) and positive and self.momentum < 1.0):
+            raise Invalid(
+                "epochs and batch are not negative, clip and learning rate above 0, momentum in [0, 1), "
+                f"and none above {_LARGEST:g}"
+            )
 
 
 DEFAULTS = Recipe()

@@ -92,6 +92,8 @@ def near_pairs(points: Floats, blocks: NDArray[np.uint64], radius: float, *, see
     """
     if not points.shape[1]:
         return np.empty((0, 2), dtype=np.int64)
+    if len(whole := np.flatnonzero(np.isfinite(points).all(axis=1))) < len(points):  # what has gaps is near nothing
+        return np.asarray(whole[near_pairs(points[whole], blocks[whole], radius, seed=seed)])
     draw = np.random.Generator(np.random.PCG64(seed))
     found = np.empty((0, 2), dtype=np.int64)
     for _ in range(_ROUNDS):

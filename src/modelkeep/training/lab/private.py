@@ -170,6 +170,8 @@ def train_planned(
         for kept, one in zip(average, clipper.parameters, strict=True):
             one.copy_(kept)
             one.grad = None
+    if not all(torch.isfinite(one).all() for one in clipper.parameters):
+        raise Invalid(f"training ended in weights that are no numbers: use a learning rate below {recipe.learning_rate:g}")
     return Trained(fresh.eval(), plan, repairs, clipper.way, noise.source)
 
 
