@@ -281,4 +281,7 @@ def test_what_cannot_be_hardened_is_refused_in_a_sentence_and_leaves_nothing(bar
     ):
         ran = bare("harden", str(place / "model.onnx"), "--out", str(tmp_path / "out.onnx"), *given, code=2)
         assert said in ran.line()
+    (tmp_path / "junk.onnx").write_bytes(b"no model")
+    ran = bare("harden", str(tmp_path / "junk.onnx"), "--out", str(tmp_path / "out.onnx"), "--data", data, code=1)
+    assert "refused: the model is not run, because it is not clean" in ran.line()
     assert not list(tmp_path.glob("*out.onnx*"))

@@ -1,6 +1,7 @@
 """A verb, an option, a setting, a variable, an error or a format that is not documented fails here, and so does a dead link."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -267,3 +268,41 @@ def test_nothing_committed_names_a_place_on_somebodys_machine():
         if path.is_file() and path.resolve() != Path(__file__).resolve():
             found = private.search(path.read_bytes())
             assert found is None, f"{path.relative_to(ROOT)}: {found[0]!r}"
+
+
+# -- commands that documents and helps show --
+
+
+def commands_shown():
+    """Every command of modelkeep in a block of shell of a document, as words, and every example of a help."""
+    for path in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(r"modelkeep\b", line.strip()):
+                    yield str(path.relative_to(ROOT)), line.strip()
+    for verb, command in COMMANDS.items():
+        for line in re.findall(r"Example: (modelkeep .*)", command.epilog or ""):
+            yield f"{verb or 'modelkeep'} --help", line
+
+
+SHOWN = sorted(set(commands_shown()))
+
+
+def test_there_are_commands_to_look_at():
+    assert len(SHOWN) > 300
+
+
+@pytest.mark.parametrize(("where", "line"), SHOWN, ids=[f"{where}: {line[:60]}" for where, line in SHOWN])
+def test_a_command_that_is_shown_is_one_that_is_taken(where, line):
+    words = shlex.split(line, comments=True)
+    ends = [at for at, word in enumerate(words) if re.match(r"(&&?|\|\|?|;|<)$|2?>", word)]
+    words = [word for word in words[1 : min(ends, default=len(words))] if word != "--json"]
+    context = click.Context(cli, info_name="modelkeep")
+    command, name = cli, "modelkeep"
+    while isinstance(command, click.Group):
+        context = command.make_context(name, words, parent=context if command is not cli else None)
+        assert context._protected_args or context.args, f"{where}: no verb"
+        words = [*context._protected_args, *context.args]
+        name, command, words = command.resolve_command(context, words)
+        assert command is not None
+    command.make_context(name, list(words), parent=context)

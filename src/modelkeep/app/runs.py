@@ -53,7 +53,7 @@ class Named(NamedTuple):
         if os.path.lexists(text) or not equals:
             name, place = Path(text).resolve().name, text
         if not place or not os.path.lexists(place):  # of a name that is too long, pathlib raises
-            raise Missing(f"there is no {(place or text)[:200]}")
+            raise Missing(f"there is no file or folder {(place or text)[:200]}")
         if "/" in name:
             raise Invalid(f"{name[:80]!r} is no name of data: it has no slash")
         return cls(parse_file_name(name), Path(place))
