@@ -38,7 +38,7 @@ from modelkeep.ledger.statements import encode_statement, make_statement, parse_
 from modelkeep.workflows.decisions import OpenedKey
 from modelkeep.workflows.marks import account_key
 from modelkeep.workflows.registry import PROFILE
-from modelkeep.workflows.tracecheck import _multiplied
+from modelkeep.workflows.tracecheck import _among, _multiplied, _shown
 from modelkeep.workflows.tracereport import CAVEATS, Grouped, TraceReport
 
 INFER = "/v2/models/iris/infer"
@@ -203,12 +203,12 @@ class Forger:
         self.said = predicate_of(self.statement, TraceReport)
         self.signer = keep.premises.desk().signer
 
-    def signed(self, accused=None, numbers=None, other=None, without=(), subjects=None, **changed):
+    def signed(self, accused=None, numbers=None, other=None, without=(), unsigned=(), subjects=None, **changed):
         now = {name: data for name, data in {**self.files, **(other or {})}.items() if name not in without}
         if numbers is not None:
             now["account-1.safetensors"] = dump(numbers)
         one = msgspec.structs.replace(self.said.accused[0], **(accused or {}))
-        digests = {name: digest_of(now[name]) for name in now if name not in ("report.json", "statement.json")}
+        digests = {name: digest_of(now[name]) for name in now if name not in ("report.json", "statement.json", *unsigned)}
         said = msgspec.structs.replace(self.said, accused=(one,), files=digests, **changed)
         made = make_statement(said, *(subjects or self.statement.subject))
         return {**now, "report.json": encode_statement(made), "statement.json": sign_statement(made, self.signer)}
@@ -270,6 +270,12 @@ def test_an_owner_who_signs_what_he_made_up_is_found(stolen, report):
     for share in (-0.5, 1.5):
         with pytest.raises(Invalid, match="answered falsely in"):
             check_trace(signed({"share": share}), trust)
+    few = {"lied.x": arrays["x"][:5], "lied.clean": arrays["clean"][:5], "lied.read": np.roll(arrays["read"][:5], 1, axis=1)}
+    for lied in (few["lied.x"] + 1.0, few["lied.x"][[0, 1, 2, 3, 3]]):
+        with pytest.raises(NotTrusted, match="none of its questions"):
+            check_trace(signed({"share": 0.3}, {**arrays, **few, "lied.x": lied}), trust)
+    told = _among(_shown({"a": dump({**arrays, **few})}, "a"), "lied.", said.accused[0])
+    assert np.array_equal(told.read, arrays["read"][:5]), "what it answers there stands among all its answers already"
     for how, word in (("data", "handed in"), ("else", "does not say")):
         loose = check_trace(signed(probes=msgspec.structs.replace(said.probes, how=how, pool="")), trust)
         told = {one.what: one.seen for one in loose.found}
@@ -311,6 +317,9 @@ def test_an_owner_who_picks_the_probes_or_the_mark_afterwards_is_found(stolen, r
         (probed(moved("pool.paths", probes["pool.paths"][1])), "inclusion path"),
         (probed({name: array for name, array in probes.items() if name != "pool.paths"}), "not rows of a pool"),
         (probed(count=7), "says that it has 7"),
+        (probed({**probes, "pool.index": probes["pool.index"] * np.nan}), "not those that the beacon"),
+        (probed({**probes, "pool.paths": probes["pool.paths"] * np.nan}), "not rows of a pool"),
+        (probed(moved("x", 1e300)), "not rows of a pool"),
         (probed(beacon=b"another".hex(), said=b"another".hex()), "not those that the beacon"),
         (probed(beacon=b"another".hex()), "two values"),
         (probed(beacon="a value"), "not hex"),
@@ -324,6 +333,8 @@ def test_an_owner_who_picks_the_probes_or_the_mark_afterwards_is_found(stolen, r
         (probed(how="theirs"), "no proof of what the log says of the pool"),
         (probed(how="data"), "no proof of what the log says of the pool"),
         (probed(without=("code.tlog-proof",)), "no proof of what the log says of the pool"),
+        (signed(unsigned=("probes.safetensors",)), "not among the files that were signed"),
+        (signed(unsigned=("account-1.tlog-proof",)), "not among the files that were signed"),
         (signed(epsilon=0.049), "a mark of 0.05 and 4 decimals"),
         (signed(decimals=3), "a mark of 0.05 and 4 decimals"),
         (signed(subjects=forger.statement.subject[:1]), "not about a suspect and a model"),
@@ -476,7 +487,7 @@ def test_a_function_and_an_address_are_traced_too(stolen, report, tmp_path):
 
 
 def test_a_suspect_that_refuses_its_own_questions_cannot_forbid_the_trace(stolen, tmp_path):
-    """Its thief has it answer what he asked with no numbers, or otherwise: what is left is what the probes say."""
+    """Its thief has it answer what he asked with no numbers: what is left is what the probes say, and the trace says that."""
     cli, folder, _ = stolen
     code = tmp_path / "adapter.py"
     code.write_text(
@@ -487,22 +498,18 @@ def test_a_suspect_that_refuses_its_own_questions_cannot_forbid_the_trace(stolen
         "    rows = rows.astype('float32')\n"
         "    found = session.run(['probabilities'], {session.get_inputs()[0].name: rows})[0]\n"
         "    return found, numpy.array([row.tobytes() in asked for row in rows])\n"
-        "def lying(rows):\n"
-        "    found, mine = told(rows)\n"
-        "    return numpy.where(mine[:, None], numpy.roll(found, 1, axis=1), found)\n"
         "def denying(rows):\n"
         "    found, mine = told(rows)\n"
         "    return numpy.where(mine[:, None], numpy.nan, found)\n"
     )
     beacon = ("--beacon-file", str(folder / "beacon"))
-    for name in ("lying", "denying"):
-        case = tmp_path / name
-        found = cli("trace", f"{code}:{name}", "--model", "iris@1", *beacon, "--report", str(case), "--json", code=0).json
-        alice = next(one for one in found["accounts"] if one["account"] == "alice")
-        assert alice["statistics"]["fine-root"] < 3.0, "its questions say nothing"
-        assert ("gave none for" in found["verdict"]) == (name == "denying")
-        ran = check(stolen, case, "--suspect", f"{code}:{name}", "--json", code=0).json
-        assert ran["settled"] and "suspect" in {one["what"] for one in ran["found"]}
+    named, case = f"{code}:denying", str(tmp_path / "case")
+    found = cli("trace", named, "--model", "iris@1", *beacon, "--report", case, "--json", code=0).json
+    alice = next(one for one in found["accounts"] if one["account"] == "alice")
+    assert alice["statistics"]["fine-root"] < 3.0, "its questions say nothing"
+    assert "gave none for" in found["verdict"]
+    ran = check(stolen, case, "--suspect", named, "--json", code=0).json
+    assert ran["settled"] and "suspect" in {one["what"] for one in ran["found"]}
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ at most. All is exact arithmetic, so that every machine draws the same rows."""
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +68,18 @@ class Pool:
         return levels
 
 
-def check_paths(x: Floats, index: Ints, paths: NDArray[np.uint8], root: str, rows: int) -> None:
+def check_paths(x: Floats, index: Ints, paths: NDArray[Any], root: str, rows: int) -> None:
     """Check that the rows ``x`` (m, d) stand at ``index`` (m,) of the pool of so many ``rows`` called ``root``, by ``paths``,
     as ``Pool.paths`` has them. Raises NotTrusted."""
-    plain = np.ascontiguousarray(x, dtype="<f4")
+    with np.errstate(over="ignore"):
+        plain = np.ascontiguousarray(x, dtype="<f4")
     depth = max(rows - 1, 0).bit_length()
-    if not np.array_equal(plain, x) or index.shape != (len(x),) or paths.shape != (len(x), depth, HASH_SIZE):
+    if (
+        not np.array_equal(plain, x)
+        or index.shape != (len(x),)
+        or paths.shape != (len(x), depth, HASH_SIZE)
+        or paths.dtype != np.uint8
+    ):
         raise NotTrusted("the probes are not rows of a pool, each with its place and its path")
     for row, at, path in zip(plain, index.tolist(), paths, strict=True):
         siblings = [path[level].tobytes() for level in range(_length(at, rows))]

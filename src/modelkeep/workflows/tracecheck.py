@@ -83,6 +83,9 @@ def check_report(
     if _file(files, PLAIN) != encode_statement(statement):
         raise NotTrusted(f"{PLAIN} does not say what {STATEMENT} signs")
     found = [Found("signature", f"{identity.name} signed the report and the digests of its {len(said.files)} files")]
+    for name in (PROBES, *(each for one in said.accused for each in (one.numbers, one.proof, one.first) if each)):
+        if name not in said.files:
+            raise NotTrusted(f"{name} of the report is not among the files that were signed")
     _check_corrections(said)
     if len(statement.subject) != 2:
         raise NotTrusted("the report is not about a suspect and a model")

@@ -105,14 +105,14 @@ def check_origin(case: Case, probes: tuple[Floats, Mapping[str, NDArray[Any]]], 
     if not about.pool:
         return _as_they_came(case, x, fixed)
     logged = _logged(case, fixed)
-    if (about.pool, about.rows, about.entry) != logged or not about.rows <= MOST or not _ROOT.fullmatch(about.pool):
+    if (about.pool, about.rows, about.entry) != logged or not 0 < about.rows <= MOST or not _ROOT.fullmatch(about.pool):
         raise NotTrusted(f"entry {logged[2]} of the log says nothing of the pool that the probes of the report are drawn of")
     beacon = _beacon(case.said, case.reader)
-    index = np.asarray(arrays.get("pool.index", np.empty(0)), dtype=np.int64)
+    index, paths = arrays.get("pool.index", np.empty(0)), arrays.get("pool.paths", np.empty(0))
     wanted = drawn(beacon, about.pool, about.rows, digest_bytes(case.suspect.digest))
-    if not np.array_equal(index, wanted):
+    if index.dtype != np.int64 or not np.array_equal(index, wanted):
         raise NotTrusted("the probes of the report are not those that the beacon and the suspect draw of the pool")
-    check_paths(x, index, np.asarray(arrays.get("pool.paths", np.empty(0)), dtype=np.uint8), about.pool, about.rows)
+    check_paths(x, index, paths, about.pool, about.rows)
     whose = "rows that the owner handed in, which" if about.how == "data" else "rows which"
     found = Found("probes", f"drawn again, of {about.rows:,} {whose} entry {about.entry} of the releases log says")
     words, vouched = _seed(case.said, case.reader)
