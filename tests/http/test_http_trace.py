@@ -22,6 +22,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from modelkeep.adapters.runtime.onnx import OnnxRuntime
 from modelkeep.adapters.surrogates import harden
 from modelkeep.app.keep import Keep
+from modelkeep.app.probing import Pools, Probing
 from modelkeep.app.recorded import recorded_answers
 from modelkeep.app.tracing import Shown, check_trace
 from modelkeep.core.values import ReleaseRef, digest_of
@@ -30,7 +31,7 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, WATERMARK
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction.ladder import DEFAULT, Rung
 from modelkeep.extraction.perturb import commitment
-from modelkeep.extraction.probes import draw_pool, drawn
+from modelkeep.extraction.probes import draw_pool, draw_probes, drawn, probe_seed
 from modelkeep.extraction.profile import Profile
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.predicates import Commitment, TraceCommitments
@@ -150,6 +151,28 @@ def test_probes_of_a_beacon_are_drawn_by_it_and_by_the_suspect(stolen, report):
     index = drawn((folder / "beacon").read_bytes(), pool.root, len(pool), suspect)
     shown = load((report[1] / "probes.safetensors").read_bytes())
     assert np.array_equal(shown["pool.index"], index) and np.array_equal(shown["x"], pool.rows[index])
+
+
+def test_a_release_of_before_has_no_pool_and_no_report_by_probes_of_its_own(stolen):
+    _, _, keep = stolen
+    registry = keep.premises.registry(keep.premises.openers())
+    evidence = registry.release(ReleaseRef.parse("iris@1"))
+    opened = registry.open_body(evidence.profile_body, evidence.profile_digest, PROFILE).read_source()
+    profile = Profile.from_arrays(load(opened))
+
+    def pools(terms):
+        said = msgspec.structs.replace(evidence.profile, trace=terms)
+        return Pools(msgspec.structs.replace(evidence, profile=said), profile, {}, 5)
+
+    found = pools(None).draw(Probing("beacon", beacon=b"abc"), bytes(32))
+    assert found.pooled is None and np.array_equal(found.x, draw_probes(profile, 2000, probe_seed(b"abc", bytes(32))))
+    with pytest.raises(Invalid, match="an earlier version published"):
+        pools(None).check_reportable(Probing("log"))
+    pools(None).check_reportable(Probing("theirs", found.x))
+    with pytest.raises(NotTrusted, match="another pool"):
+        pools(msgspec.structs.replace(evidence.profile.trace, pool="00" * 32)).draw(Probing("log"), bytes(32))
+    with pytest.raises(Invalid, match="5 values a row"):
+        pools(None).draw(Probing("data", found.x[:, :5]), bytes(32))
 
 
 class Page(HTMLParser):
@@ -345,7 +368,9 @@ def test_an_owner_who_picks_the_probes_or_the_mark_afterwards_is_found(stolen, r
     act = keep.log_prove_entry(entry=0)
     with pytest.raises(NotTrusted, match=r"says nothing of a pool|not a"):
         check_trace(signed(other={"pool.tlog-proof": act}, probes=msgspec.structs.replace(about, how="data")), trust)
-    old = check_trace(probed(how="data", pool="", without=("code.tlog-proof",)), trust)
+    for how, told in (("beacon", "as the report says"), ("log", "as the report says"), ("data", "accuse anybody")):
+        old = check_trace(probed(how=how, pool="", without=("code.tlog-proof",)), trust)
+        assert told in next(one.seen for one in old.found if one.what == "probes"), "reports of before still check"
     assert not old.settled and {one.what: one.seen for one in old.found}["terms"].startswith("not shown")
     assert len(old.caveats) == len(CAVEATS), "nothing is shown"
 
