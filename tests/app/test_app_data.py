@@ -317,7 +317,7 @@ def test_what_the_columns_of_a_fetched_version_hold_is_not_found_out_again():
     got = DataFetched("t@1", "csv", "t.csv", b"x,y\r\n1,0\r\n2,1\r\n", 7, {"x": "float64", "y": "int64"})
     assert read_fetched(got, personal=False).table.column("x").dtype == np.float64
     text = msgspec.structs.replace(got, columns={"x": "text", "y": "int64"})
-    with pytest.raises(Invalid, match="text cannot be trained on, and 'x'"):
+    with pytest.raises(Invalid, match="text cannot be trained on: encode 'x'"):
         labelled("t@1", lambda *_: text)
     assert labelled("t@1", lambda *_: msgspec.structs.replace(got, columns={})).x.tolist() == [[1], [2]]
 

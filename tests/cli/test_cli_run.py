@@ -141,11 +141,7 @@ BAD = {
     "nothing to run": (2, (), "no command"),
     "no output": (2, ("--", "true"), "--output"),
     "no such input": (2, ("--input", "nothing", "--output", "m", "--", "true"), "there is no file or folder nothing"),
-    "an input whose name is too long": (
-        2,
-        ("--input", "x=" + "a" * 300, "--output", "m", "--", "true"),
-        "no file or folder aaa",
-    ),
+    "an input whose name is too long": (2, ("--input", "x=" + "a" * 300, "--output", "m", "--", "true"), "or folder aaa"),
     "data whose name is too long": (2, ("--data", "a" * 5000, "--output", "m", "--", "true"), "no file or folder aaa"),
     "an output folder whose name is too long": (3, ("--output-dir", "a" * 300, "--", "true"), "cannot look at aaa"),
     "no such command": (2, ("--output", "m", "--", "no-such-command"), "no program"),
