@@ -359,7 +359,7 @@ def test_no_secret_in_a_message_or_a_representation(source, keys, tmp_path):
     path = str(source) + ".keep"
     secret = PEOPLE[0].removeprefix("modelkeep-recovery-")
     mistyped = tmp_path / "mistyped.key"
-    mistyped.write_text(PEOPLE[0][:-3] + "aaa\n")
+    mistyped.write_text(PEOPLE[0][:-3] + ("bbb\n" if PEOPLE[0].endswith("aaa") else "aaa\n"))
     joined = tmp_path / "joined.key"
     joined.write_text(PEOPLE[0] + PEOPLE[1])
     for name in (mistyped, joined):

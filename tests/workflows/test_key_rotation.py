@@ -348,7 +348,8 @@ def test_keys_of_accounts_are_wrapped_anew(own):
         "file:audit-subject/2": keys.PRIMARY,
     }
     stolen = own.records.get(SUBJECT_KEY, "sub_a")
-    for body in (stolen.body[:5], b"", b"\xff\xff" + stolen.body[2:], stolen.body[:-1] + b"\0", b"\0\1\xff" + bytes(112)):
+    other = stolen.body[:-1] + bytes([stolen.body[-1] ^ 1])
+    for body in (stolen.body[:5], b"", b"\xff\xff" + stolen.body[2:], other, b"\0\1\xff" + bytes(112)):
         own.records.commit([Change(SUBJECT_KEY, "sub_a", body)])
         with pytest.raises(NotTrusted):
             subjects().existing("sub_a")
