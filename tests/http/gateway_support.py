@@ -230,9 +230,9 @@ class HoursAgo(SystemClock):
 
 
 def strangers(keep, names):
-    """Accounts that share nothing: each signed up in an hour of its own. Their keys, by name."""
+    """Accounts that share nothing: each signed up in an hour of its own, a day and more ago. Their keys, by name."""
     usual = keep.premises.clock
-    for hours, name in enumerate(names, 1):
+    for hours, name in enumerate(names, 24):
         keep.premises.clock = HoursAgo(hours)
         keep.user_add(name=name, roles=("analyst",))
     keep.premises.clock = usual
