@@ -2,8 +2,8 @@
 
 A key and an owner's statement decide, through keyed hashes, which weights carry each of 64 bits, with which signs, and what
 the bits are. A bit is the sign of a sum over many weights, so no single weight matters: ``embed`` makes each sum lean its way
-over all of its weights and also over the largest of them alone, which is what pruning leaves. Where rows are at hand whose
-answers count, the change goes where the layers' inputs do not look.
+over all of its weights and also over the largest of them alone, which is what pruning leaves. The change goes where it alters
+the outputs of the layers least: where rows are at hand whose answers count, that is where the layers' inputs do not look.
 
 *Theorem* (an exact sign test: Fisher 1935, "The Design of Experiments", chapter III; Dixon and Mood 1946). Let weights W be
 made without the key. For given W each bit matches with probability at most 1/2, independently of all others, over the uniform
@@ -40,13 +40,13 @@ MOST = 16_384 * BITS
 """Weights that carry a mark in a large model."""
 LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95)
 """Shares of the smallest weights without which every bit must still stand."""
-LEAN = 0.3
-"""Least correlation of a bit's weights with its signs, at each level."""
+LEAN = 0.5
+"""Least correlation of a bit's weights with its signs, at each level: fine-tuning halves it among the largest weights."""
 BOUND = 2.0
 """Most that one weight is changed by, in root mean squares of its matrix."""
 WIDEST = 4096
 """Inputs of a layer up to which their second moments are used."""
-_ROUNDS, _RIDGE, _SLACK, _STEP = 60, 0.01, 0.02, 0.5
+_ROUNDS, _RIDGE, _SLACK, _STEP = 60, 0.1, 0.02, 0.5
 
 
 class Plan(NamedTuple):
@@ -126,7 +126,7 @@ def embed(matrices: Sequence[Floats], plan: Plan, moments: Sequence[Floats | Non
     """
     chosen = _chosen(matrices, plan.layout)
     scaled, scales = _scaled([matrices[at] for at in chosen])
-    paths = [_path(moments[at] if at < len(moments) else None) for at in chosen]
+    paths = [_path(part, moments[at] if at < len(moments) else None) for at, part in zip(chosen, scaled, strict=True)]
     start = _flat(scaled)
     x = start.copy()
     for _ in range(_ROUNDS):
@@ -223,17 +223,19 @@ def _parts(x: Floats, layout: Layout) -> list[Floats]:
     return [part.reshape(shape) for part, shape in zip(np.split(x, ends), layout, strict=True)]
 
 
-def _path(moments: Floats | None) -> Floats | None:
-    """Where the inputs of a layer do not look: the inverse of their second moments, (in, in), of mean 1 on the diagonal."""
+def _path(scaled: Floats, moments: Floats | None) -> Floats | float:
+    """What to multiply a step with so that the outputs of all layers change by small shares: the inverse of the inputs' second
+    moments, (in, in), times what the outputs hold. Inputs that are not known are taken to be alike and independent.
+    """
     if moments is None or len(moments) > WIDEST or not float(np.trace(moments)) > 0.0:
-        return None
+        return float((scaled**2).sum())
     size = len(moments)
-    inverse: Floats = np.linalg.inv(moments * (size / np.trace(moments)) + _RIDGE * np.eye(size))
-    inverse *= size / np.trace(inverse)
-    return inverse
+    seen = moments * (size / np.trace(moments)) + _RIDGE * np.eye(size)
+    inverse: Floats = np.linalg.inv(seen)
+    return inverse * float(((scaled @ seen) * scaled).sum())
 
 
-def _lean(x: Floats, start: Floats, plan: Plan, paths: Sequence[Floats | None], lean: float) -> bool:
+def _lean(x: Floats, start: Floats, plan: Plan, paths: Sequence[Floats | float], lean: float) -> bool:
     """One round over the levels, in place; whether anything lacked."""
     lacked = False
     thresholds = [np.quantile(np.abs(part), LEVELS) for part in _parts(x, plan.layout)]
@@ -251,8 +253,8 @@ def _lean(x: Floats, start: Floats, plan: Plan, paths: Sequence[Floats | None], 
         step = np.zeros_like(x)
         step[plan.at] = plan.signs * kept * (lack / count)[:, None]
         parts = _parts(step, plan.layout)
-        step = _flat([part if path is None else part @ path for part, path in zip(parts, paths, strict=True)])
+        step = _flat([part * path if isinstance(path, float) else part @ path for part, path in zip(parts, paths, strict=True)])
         gain = np.where(kept, plan.signs * step[plan.at], 0.0).sum(axis=1)
-        step *= _STEP * min(max(float((lack * gain).sum() / max((gain**2).sum(), 1e-300)), 0.0), 4.0)
+        step *= _STEP * max(float((lack * gain).sum()), 0.0) / max(float((gain**2).sum()), 1e-300)
         np.clip(x + step, start - BOUND, start + BOUND, out=x)
     return lacked
