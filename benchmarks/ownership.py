@@ -2,8 +2,8 @@
 
 ``python -m benchmarks ownership [-- digits fashion victims=3 keys=10 wrong=1000 data=FOLDER]``. Each p is the larger of the one
 by the key and the one by 21 independent models. Two populations: models of *other* rows of the same task, and models of the
-*same* rows as the victim. Beside it, in the same run: triggers as they were drawn before there were references, plain trigger
-sets (Adi et al. 2018: 100 pictures of noise with random labels, by the binomial), and DAWN on label thieves (0.5 % false ones,
+*same* rows as the victim. Beside it, in the same run: fingerprints of version 1, triggers as they were before references, plain
+trigger sets (Adi et al. 2018: 100 pictures of noise with random labels, by the binomial), and DAWN (0.5 % false labels,
 by the binomial).
 """
 
@@ -18,7 +18,7 @@ from scipy import stats
 from benchmarks import Row, report
 from benchmarks._extraction import BESIDE, datasets
 from benchmarks._ownership import Floats, Ints, Model, Recipe, Split, dawn, fresh, suspects
-from modelkeep.training.fingerprint import draw_probes, labels, resemblance
+from modelkeep.training.fingerprint import answers, draw_probes, likeness, resemblance
 from modelkeep.training.tails import binomial_tail
 from modelkeep.training.triggers import SHARE, Trigger, draw_trigger, leanings, mark_rows, weigh, with_references
 
@@ -84,12 +84,13 @@ class Found:
 def _fingerprint(task: Task, seed: int, populations: dict[str, list[Model]], found: Found) -> None:
     victim = fresh(task.recipe, *task.split.train, seed=seed, classes=CLASSES)
     probes = draw_probes(victim, task.split.reference[0], _key(seed, 1))
-    told = {name: np.stack([labels(one, probes.points) for one in models]) for name, models in populations.items()}
+    told = {name: [answers(one, probes.points) for one in models] for name, models in populations.items()}
     for name, suspect in [("itself", victim), *suspects(victim, task.recipe, task.split, seed, CLASSES)]:
-        answers, accuracy = labels(suspect, probes.points), _accuracy(suspect, task)
+        own, accuracy = answers(suspect, probes.points), _accuracy(suspect, task)
         for population, their in told.items():
-            p = resemblance(probes, answers, their).p
-            found.add(name, f"fingerprint, {population} rows", p, accuracy)
+            found.add(name, f"fingerprint, {population} rows", likeness(probes, own, their).p, accuracy)
+            before = resemblance(probes, own.argmax(axis=1), np.stack(their).argmax(axis=2)).p
+            found.add(name, f"fingerprint before, {population} rows", before, accuracy)
 
 
 def _drawn(task: Task, key: bytes, *, plain: bool = False) -> Trigger:
@@ -158,8 +159,8 @@ def _false_claims(task: Task, models: list[Model], keys: int, against: str) -> l
     rows, by_fingerprint, by_trigger = task.split.reference[0][:FEW], [], []
     for at in range(keys):
         probes = draw_probes(victim, task.split.reference[0], _key(at, 4), 2000)
-        told = np.stack([labels(one, probes.points) for one in models])
-        by_fingerprint += [resemblance(probes, one, np.delete(told, number, axis=0)) for number, one in enumerate(told)]
+        told = np.stack([answers(one, probes.points) for one in models])
+        by_fingerprint += [likeness(probes, one, np.delete(told, number, axis=0)) for number, one in enumerate(told)]
     for at in range(20 * keys):
         trigger = with_references(draw_trigger(task.split.train[0], CLASSES, _key(at, 5)), [victim], task.split.train[0])
         own, *rest = (leanings(one, rows, trigger) for one in (*models[at % len(models) :], *models[: at % len(models)]))
@@ -195,8 +196,8 @@ def _wrong_population(task: Task, populations: dict[str, list[Model]]) -> list[R
     """Models trained independently on the victim's own rows, judged by models of other rows: what must not be done."""
     victim = fresh(task.recipe, *task.split.train, seed=77, classes=CLASSES)
     probes = draw_probes(victim, task.split.reference[0], _key(0, 6))
-    told = np.stack([labels(one, probes.points) for one in populations["other"]])
-    found = [resemblance(probes, labels(one, probes.points), told).p for one in populations["same"]]
+    told = [answers(one, probes.points) for one in populations["other"]]
+    found = [likeness(probes, answers(one, probes.points), told).p for one in populations["same"]]
     return [_uniformity(f"{task.name}, same rows judged by other rows: fingerprint", "p", found)]
 
 

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from random_networks import fit, independent, nudged, rows
 
+from modelkeep.app.fingerprints import compare, open_population
 from modelkeep.app.keep import Keep
-from modelkeep.errors import NotTrusted
-from modelkeep.workflows.fingerprints import check_older, commitment
+from modelkeep.app.suspects import onnx_suspect
+from modelkeep.errors import Invalid, NotTrusted
+from modelkeep.formats.safetensors import dump, load
+from modelkeep.training.fingerprint import labels, resemblance
+from modelkeep.workflows.fingerprints import check_older, commitment, parse_fingerprint
 
 DAY = datetime.timedelta(days=1)
 MODEL = independent(1000)
@@ -54,7 +58,7 @@ def test_a_copy_is_told_from_a_rival(cli, shelf, made):
     found = check(cli, shelf, made, "copy.onnx", "--seen", day(1), "--json").json
     assert found["p"] == max(found["p_population"], found["p_key"]) < 1e-6
     assert (found["models"], found["probes"], found["log_index"]) == (20, 1000, said["log_index"])
-    assert "older than the suspect" in found["order"] and not found["redrawn"] and found["rank"] == pytest.approx(1 / 21)
+    assert "older than the suspect" in found["order"] and not found["redrawn"] and found["rank"] == pytest.approx(2 / 21)
     text = check(cli, shelf, made, "copy.onnx").out
     assert "no independent model" in text and "if the population does not and the commitment is older" in text
     assert "not judged: say with --seen" in text
@@ -151,3 +155,20 @@ def test_bad_input_is_one_line(cli, shelf, made, tmp_path):
     assert not (tmp_path / "new").exists()
     size = json.loads(cli("--json", "status", code=0).out)["log_size"]
     assert cli("--json", "log", "show", "--last", "500", code=0).json[-1]["index"] == size - 1 == made[0]["log_index"]
+
+
+def test_a_fingerprint_of_the_first_version_is_read_as_it_was(shelf, made):
+    made_file = parse_fingerprint(made[1].read_bytes())
+    arrays = load(made[1].read_bytes())
+    about = json.loads(arrays["about"].tobytes())
+    assert about.pop("version") == made_file.version == 2
+    old = parse_fingerprint(dump({**arrays, "about": np.frombuffer(json.dumps(about).encode(), np.uint8)}))
+    assert old.version == 1
+    files = {f"{seed}.onnx": (shelf / "rivals" / f"{seed}.onnx").read_bytes() for seed in range(20)}
+    copy, others = onnx_suspect((shelf / "copy.onnx").read_bytes()), open_population(files, {})
+    points = old.probes.points
+    told = [labels(one.ask(points), points) for one in (copy, *others)]
+    assert compare(copy, old, others) == resemblance(old.probes, told[0], np.stack(told[1:]))
+    assert compare(copy, made_file, others) != compare(copy, old, others)
+    with pytest.raises(Invalid, match="do not fit"):
+        parse_fingerprint(dump({**arrays, "about": np.frombuffer(json.dumps({**about, "version": 3}).encode(), np.uint8)}))

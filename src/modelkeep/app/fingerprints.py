@@ -20,11 +20,11 @@ from modelkeep.training.fingerprint import (
     LEAST_PROBES,
     PROBES,
     Floats,
-    Ints,
     Predict,
     Resemblance,
+    answers,
     draw_probes,
-    labels,
+    likeness,
     resemblance,
 )
 from modelkeep.training.triggers import Leaning, Trigger, leanings, weigh
@@ -121,13 +121,12 @@ def open_population(files: Mapping[str, bytes], not_among: Mapping[Digest, str])
 
 
 def compare(suspect: Suspect, made: Made, population: list[Suspect]) -> Resemblance:
-    """Ask everybody for the class of every probe and compare. Raises Invalid (a model does not take these rows)."""
+    """Ask everybody about every probe and compare as the version says. Raises Invalid (a model does not take these rows)."""
     points = made.probes.points
-
-    def told(one: Suspect) -> Ints:
-        return labels(one.ask(points), points)
-
-    return resemblance(made.probes, told(suspect), np.stack([told(one) for one in population]))
+    own, *others = (answers(one.ask(points), points) for one in (suspect, *population))
+    if made.version == 1:
+        return resemblance(made.probes, own.argmax(axis=1), np.stack([one.argmax(axis=1) for one in others]))
+    return likeness(made.probes, own, others)
 
 
 def lean(suspect: Suspect, trigger: Trigger, rows: Floats, population: list[Suspect]) -> Leaning:

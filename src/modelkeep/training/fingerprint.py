@@ -7,6 +7,11 @@ of models that were trained independently. What counts is not that the suspect a
 task agree with each other, but that it agrees *where the others do not*: the correlation of the two, after the mean of the
 others is taken off (``shared``).
 
+Since version 2 (``likeness``) there is a second look: answers are read as probabilities where the suspect gives them, and in
+place of the others' mean what is taken off is what the others together explain best, with a constant for each class. So a copy
+that took another balance between the classes, as training on does it, is still a copy. The others' weights come from other
+probes than those that they are applied to. The better look counts, with twice its p.
+
 What is a theorem, and of what:
 
 - ``rank``: if the suspect is exchangeable with the population, that is trained independently in the same manner, the share of
@@ -23,8 +28,8 @@ with models from those rows.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +54,10 @@ _DRAWS = 64
 """Pairs of rows that are tried for each probe, until one has two classes."""
 _NEARLY = 0.999999
 _BETS = (0.03, 0.1, 0.3, 0.6, 0.95)
+VERSION = 2
+"""Of what is computed: 1 is the mean of the others, by labels; 2 has what they explain best, by probabilities, too."""
+_SHRINK = 0.01
+"""Of the others' weights, as a share of a probe's largest square."""
 _TAG = b"modelkeep/fingerprint/1\0"
 
 
@@ -100,12 +109,17 @@ def draw_probes(predict: Predict, reference: Floats, key: bytes, count: int = PR
     return Probes(points, np.stack([classes[first], beyond], axis=1), labels(predict, points))
 
 
-def labels(predict: Predict, rows: Floats) -> Ints:
-    """The classes (n,) that a model answers rows (n, d) with. Raises Invalid (answers are not finite (rows, classes))."""
+def answers(predict: Predict, rows: Floats) -> Floats:
+    """The probabilities (n, k) that a model answers rows (n, d) with. Raises Invalid (not finite (rows, classes))."""
     found = np.asarray(predict(rows), dtype=np.float64)
     if found.ndim != 2 or len(found) != len(rows) or found.shape[1] < 2 or not np.isfinite(found).all():
         raise Invalid(f"a model must answer finite numbers (rows, classes), not shape {found.shape} for {len(rows)} rows")
-    out: Ints = found.argmax(axis=1).astype(np.int64)
+    return found
+
+
+def labels(predict: Predict, rows: Floats) -> Ints:
+    """The classes (n,) that a model answers rows (n, d) with. Raises Invalid (answers are not finite (rows, classes))."""
+    out: Ints = answers(predict, rows).argmax(axis=1).astype(np.int64)
     return out
 
 
@@ -121,18 +135,106 @@ def resemblance(probes: Probes, suspect: Ints, population: NDArray[np.int64]) ->
         raise Invalid(f"there are {len(probes.told)} probes, and answers of shape {suspect.shape} and {population.shape}")
     mine = _sides(probes, probes.told)
     everyone = np.stack([_sides(probes, one) for one in (*population, suspect)])
-    shared = _shared(mine, everyone)
-    others, own = shared[:-1], shared[-1]
-    by_population, by_key = _by_population(others, own), _by_key(mine, everyone[:-1], everyone[-1])
+    by_key = _by_key(mine, everyone[:-1], everyone[-1])
+    return _resemblance(_shared(mine, everyone), by_key, float((suspect == probes.told).mean()))
+
+
+def likeness(probes: Probes, suspect: Floats, population: Sequence[Floats]) -> Resemblance:
+    """The same of version 2: by labels as ``resemblance`` does, and beyond what the others explain; the smaller ``p`` of both.
+
+    Its numbers are twice as large as it found them, for two were looked at. ``suspect``, each of ``population``: probabilities
+    (m, k) of the probes; where the suspect tells labels alone, or one has fewer classes than the model, all are read by their
+    labels. Raises Invalid (as ``resemblance``).
+    """
+    for one in (suspect, *population):
+        if len(one) != len(probes.told):
+            raise Invalid(f"there are {len(probes.told)} probes, and answers of shape {one.shape}")
+    told = np.array([one.argmax(axis=1) for one in population], dtype=np.int64).reshape(len(population), -1)
+    by_labels = resemblance(probes, suspect.argmax(axis=1), told)
+    narrow = min(one.shape[1] for one in (suspect, *population)) <= probes.classes.max()
+    hard = narrow or bool(np.isin(suspect, (0.0, 1.0)).all())
+    everyone = np.stack(
+        [_sides(probes, one.argmax(axis=1)) if hard else _soft_sides(probes, one) for one in (*population, suspect)]
+    )
+    mine, balance = _sides(probes, probes.told), _balance(probes)
+    shared = np.array([_shared_beyond(mine, everyone, at, balance) for at in range(len(everyone))])
+    beyond = _resemblance(shared, _by_key_beyond(mine, everyone, balance), by_labels.agreement)
+    better = min(by_labels, beyond, key=lambda one: one.p)
+    twice = {name: min(1.0, 2.0 * getattr(better, name)) for name in ("p", "p_population", "p_key", "rank")}
+    return replace(better, **twice)
+
+
+def _resemblance(shared: Floats, by_key: float, agreement: float) -> Resemblance:
+    """``shared`` (n + 1,): of the population, and last of the suspect."""
+    others, own = shared[:-1], float(shared[-1])
+    by_population = _by_population(others, own)
     return Resemblance(
         p=max(by_population, by_key),
         p_population=by_population,
         p_key=by_key,
         rank=(1 + int((others >= own).sum())) / (len(others) + 1),
-        shared=float(own),
+        shared=own,
         population=tuple(float(one) for one in others),
-        agreement=float((suspect == probes.told).mean()),
+        agreement=agreement,
     )
+
+
+def _soft_sides(probes: Probes, told: Floats) -> Floats:
+    """How far a model sees each probe on either side: -1 to 1, from its probabilities (m, k) of the two classes."""
+    each = np.arange(len(told))
+    near, far = (np.clip(told[each, probes.classes[:, at]], 0.0, None) for at in (0, 1))
+    out: Floats = (near - far) / np.maximum(near + far, 1e-12)
+    return out
+
+
+def _balance(probes: Probes) -> Floats:
+    """A column (m,) for each class of the model's: 1 on its near side, -1 on its far one."""
+    each, columns = np.arange(len(probes.told)), np.zeros((len(probes.told), int(probes.classes.max()) + 1))
+    columns[each, probes.classes[:, 0]] += 1.0
+    columns[each, probes.classes[:, 1]] -= 1.0
+    return columns
+
+
+def _left(
+    some: Sequence[Floats], others: Floats, balance: Floats, fitted: NDArray[np.bool_], used: NDArray[np.bool_]
+) -> Floats:
+    """What ``others`` (n, m) and ``balance`` (m, k) leave of each of ``some`` (m,) on the probes ``used``, by weights from
+    those ``fitted`` (ridge regression)."""
+    given = np.concatenate([others.T, balance], axis=1)
+    known = given[fitted]
+    square = known.T @ known + _SHRINK * len(known) * np.eye(given.shape[1])
+    wanted = np.stack(some, axis=1)
+    out: Floats = (wanted[used] - given[used] @ np.linalg.solve(square, known.T @ wanted[fitted])).T
+    return out
+
+
+def _shared_beyond(mine: Floats, everyone: Floats, at: int, balance: Floats) -> float:
+    """Correlation of ``mine`` and the model ``at``, beyond what *all* others explain of both; the suspect is one of them."""
+    others, odd = np.delete(everyone, at, axis=0), np.arange(len(mine)) % 2 == 1
+    halves = [_left([mine, everyone[at]], others, balance, some, ~some) for some in (odd, ~odd)]
+    one, other = np.concatenate(halves, axis=1)
+    return float(one @ other / max(math.sqrt(float((one @ one) * (other @ other))), 1e-12))
+
+
+def _by_key_beyond(mine: Floats, everyone: Floats, balance: Floats) -> float:
+    """The largest of the p-values against each model j of the population, as ``_by_key``, beyond what the rest of it explains.
+
+    The weights come from every second probe and the bets are on those between, which the key draws apart from them.
+    """
+    first, worst = np.arange(len(mine)) % 2 == 0, 0.0
+    for at in range(len(everyone) - 1):
+        rest = np.delete(everyone[:-1], at, axis=0)
+        left = np.clip(_left([mine, everyone[-1], everyone[at]], rest, balance, first, ~first), -1.0, 1.0)
+        worst = max(worst, _bets(left[0] * (left[1] - left[2]) / 2.0))
+    return worst
+
+
+def _bets(d: Floats) -> float:
+    """P by Markov of what bets on each of ``d`` (m,), within -1 and 1, have grown to, if their mean is not positive."""
+    grown = np.array([np.log1p(bet * d).sum() for bet in _BETS])
+    high = float(grown.max())
+    mean = high + math.log(float(np.exp(grown - high).mean()))
+    return max(SMALLEST, min(1.0, math.exp(-min(max(mean, 0.0), 690.0))))
 
 
 def _sides(probes: Probes, told: Ints) -> Floats:

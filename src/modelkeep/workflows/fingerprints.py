@@ -15,9 +15,10 @@ from modelkeep.core.values import Digest, Resource, parse_digest
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.formats.safetensors import dump, load
 from modelkeep.ledger.attestations import Fingerprint
-from modelkeep.training.fingerprint import KEY_BYTES, LEAST_PROBES, Floats, Predict, Probes, draw_probes
+from modelkeep.training.fingerprint import KEY_BYTES, LEAST_PROBES, VERSION, Floats, Predict, Probes, draw_probes
 
-SCHEME = "modelkeep-fingerprint/1"
+SCHEMES = {1: "modelkeep-fingerprint/1", VERSION: "modelkeep-fingerprint/2"}
+"""What a statement calls a fingerprint of each version."""
 _TAG = b"modelkeep/fingerprint-commitment/1\0"
 
 
@@ -25,21 +26,24 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     model: str
     reference: str
+    version: int = 1
 
 
 @holds_secrets("model", "reference")
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A fingerprint: of which ``model`` file, by which ``key``, between the rows of which file (``reference``)."""
+    """A fingerprint: of which ``model`` file, by which ``key``, between the rows of which file (``reference``); ``version``:
+    of what is computed from its answers."""
 
     model: Resource
     reference: Digest
     key: bytes
     probes: Probes
+    version: int = VERSION
 
     def encode(self) -> bytes:
         """The bytes of its file; ``parse_fingerprint`` reads them."""
-        about = msgspec.json.encode(_About(self.model.name, self.model.digest, self.reference))
+        about = msgspec.json.encode(_About(self.model.name, self.model.digest, self.reference, self.version))
         return dump(
             {
                 "about": np.frombuffer(about, dtype=np.uint8),
@@ -66,16 +70,23 @@ def parse_fingerprint(data: bytes) -> Made:
         raise Invalid(f"this is no fingerprint: {cause}") from cause
     fits = points.ndim == 2 and classes.shape == (len(points), 2) and told.shape == (len(points),)
     kinds = [one.dtype.str for one in (points, classes, told, key)] == ["<f4", "<i8", "<i8", "|u1"]
-    if not fits or not kinds or key.shape != (KEY_BYTES,) or len(points) < LEAST_PROBES or not np.isfinite(points).all():
+    if (
+        not fits
+        or not kinds
+        or key.shape != (KEY_BYTES,)
+        or len(points) < LEAST_PROBES
+        or not np.isfinite(points).all()
+        or about.version not in SCHEMES
+    ):
         raise Invalid("this is no fingerprint: its arrays do not fit together")
     probes = Probes(points.astype(np.float64), classes, told)
     model = Resource(about.name, parse_digest(about.model))
-    return Made(model, parse_digest(about.reference), key.tobytes(), probes)
+    return Made(model, parse_digest(about.reference), key.tobytes(), probes, about.version)
 
 
 def statement_of(data: bytes, probes: int, *, actor: str, at: int) -> Fingerprint:
     """What the log says of the fingerprint file ``data``."""
-    return Fingerprint(actor=actor, at=at, scheme=SCHEME, commitment=commitment(data), probes=probes)
+    return Fingerprint(actor=actor, at=at, scheme=SCHEMES[VERSION], commitment=commitment(data), probes=probes)
 
 
 def check_older(at: int, seen: int, words: str) -> None:
