@@ -14,7 +14,7 @@ from modelkeep.extraction.attacks import Surrogate
 from modelkeep.extraction.ladder import DEFAULT, respond
 from modelkeep.extraction.perturb import Marker
 from modelkeep.extraction.probes import draw_probes
-from modelkeep.extraction.reading import Heard, Reading, hear
+from modelkeep.extraction.reading import DOUBTFUL, Heard, Reading, hear
 
 ACCOUNTS = 100_000
 """Over which a p-value is corrected."""
@@ -69,13 +69,13 @@ class Thefts:
         fresh = self.setting.pool[-int(_FRESH * len(self.setting.pool)) :]
         return _more(self.setting, fresh, count, np.random.default_rng([63, seed]))
 
-    def read(self, suspect: Predict, run: int) -> Reading:
-        """A suspect as the product reads it: on fresh probes, drawn from the profile."""
+    def read(self, suspect: Predict, run: int, doubtful: tuple[float, float] = DOUBTFUL) -> Reading:
+        """A suspect as the product reads it: on fresh probes, drawn from the profile. ``doubtful``: as of ``Reading``."""
         if run not in self._probes:
             x = draw_probes(self.setting.profile, PROBES, 1_000 + run)
             self._probes[run] = hear(self.setting.predict, self.setting.predict, x)
         probes = self._probes[run]
-        return Reading(Heard(probes.x, probes.clean, np.asarray(suspect(probes.x))), EPSILON)
+        return Reading(Heard(probes.x, probes.clean, np.asarray(suspect(probes.x))), EPSILON, doubtful)
 
     def weighed(self, suspect: Predict, theft: Theft) -> dict[str, float]:
         """log10 of p after Bonferroni, at most 0: ``log``, with the account's log, and ``probes``, from fresh probes alone."""

@@ -32,8 +32,12 @@ from modelkeep.extraction.reading import Heard
 SETTINGS = ("digits/mlp", "credit/mlp")
 EPOCHS = 5
 """Of fine-tuning."""
-SOME = 200
+SOME = 400
 """Questions of an account that taught nobody."""
+DRAWS = 10
+"""Of probes, which models that learnt from nobody take in turn."""
+ALL = (-np.inf, np.inf)
+"""Doubtful e-values where every key is weighed by everything that a suspect can be read by."""
 
 
 class Told(NamedTuple):
@@ -181,7 +185,7 @@ def _innocent(thefts: Thefts, told: Told) -> Iterator[Row]:
         theft, rng = thefts.theft(10_000 + model, told.queries[0]), np.random.default_rng([71, model])
         clean = respond(DEFAULT.steps[0], theft.clean)
         copy = thefts.taught(kinds[model % len(kinds)], model, theft.x, clean)
-        reading, some = thefts.read(copy.predict, theft.run), slice(0, SOME)
+        reading, some = thefts.read(copy.predict, model % DRAWS, ALL), slice(0, SOME)
         asked = Heard(theft.x[some], theft.clean[some], np.asarray(copy.predict(theft.x[some])))
         p = np.array([reading.weigh(rng.bytes(32), thefts.setting.profile, asked)[0] for _ in range(told.keys)])
         smallest, low, tests = min(smallest, float(p.min())), low + int((p <= 0.05).sum()), tests + len(p)

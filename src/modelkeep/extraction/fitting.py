@@ -34,8 +34,9 @@ from modelkeep.extraction.trees import Trees, fit_trees
 
 CELLS = 64
 MAX_CALIBRATION = 4000
-FINE = 0.35
-"""Share of the answers that carry the fine mark: enough for the log. The others teach copies the smooth one."""
+FINE, FINE_OF_TWO = 0.35, 0.95
+"""Share of the answers that carry the fine mark alone, of many classes and of two: enough for the log. The others teach copies
+the smooth one; copies of two classes do not show it where nobody asked, whatever its share."""
 SHOWN, HELD_OUT = 6000, 4000
 """Rows that the network and the trees learn from, at most; with as many to learn from as the second, some are held out."""
 
@@ -122,7 +123,7 @@ def fit_profile(
         pictures=pictures,
         grid=grid,
         surroundings=around,
-        fine=FINE,
+        fine=FINE_OF_TWO if classes == 2 else FINE,
     )
 
 

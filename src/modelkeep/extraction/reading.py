@@ -16,6 +16,7 @@ from modelkeep.extraction.deceive import is_false
 from modelkeep.extraction.evalues import Bets, Regions, either, log_false, log_mean, p_of, regions_of
 from modelkeep.extraction.evidence import fingerprints
 from modelkeep.extraction.flips import Flipper, Spots, Told, first_of, flip_scores
+from modelkeep.extraction.foreseen import surprises
 from modelkeep.extraction.perturb import Cells, Code, Marker
 from modelkeep.extraction.profile import Profile
 
@@ -33,6 +34,10 @@ DEEP: tuple[Callable[[Floats], Floats], float] = (lambda p: np.log(p + 1e-7), 50
 """The same for a copy that was trained on, on labels: its probabilities are extreme, and the mark is in their logarithms."""
 LATER = 0.04
 """Weight of the readings that came later: little, so that p of the reports of before rises by less than they may differ."""
+FORESEEN = 0.005
+"""Weight of what was not foreseen of two classes, which came later still."""
+DOUBTFUL = (math.log(3.0), math.log(1e30))
+"""Log e-values between which that is looked at, for it takes seconds; left out it counts as 0, which raises p and no more."""
 USUALLY = 0.9
 """In this share of its answers a suspect that tells its leading classes alone tells as many as it ever does."""
 
@@ -68,8 +73,9 @@ class Flipped:
 class Reading:
     """How a suspect is read: functions fitted on answers to probes, without any key, and the scores of the probes."""
 
-    def __init__(self, probes: Heard, epsilon: float) -> None:
-        """``epsilon``: as served. Raises Invalid (answers of another shape, fewer than two classes, or none)."""
+    def __init__(self, probes: Heard, epsilon: float, doubtful: tuple[float, float] = DOUBTFUL) -> None:
+        """``epsilon``: as served; ``doubtful``: log e-values between which a key is weighed by what was not foreseen, too.
+        Raises Invalid (answers of another shape, fewer than two classes, or none)."""
         clean, read = probes.clean, probes.read
         if clean.shape != read.shape or clean.ndim != 2 or clean.shape[1] < 2:
             raise Invalid(
@@ -87,6 +93,8 @@ class Reading:
             self._readers |= told
             self._scores += [reader.scores(clean, whole) for reader in told.values()]
         self._regions: dict[tuple[Cells, int], Regions] = {}
+        self._doubtful = doubtful
+        self._surprised: tuple[Heard, Floats, Floats] | None = None
 
     def __len__(self) -> int:
         """How many probes."""
@@ -111,7 +119,7 @@ class Reading:
         regions = self._regions_of(marker, decimals)
         symbols = marker.smooth(regions.cell, regions.top, self._probes.clean.shape[1])
         smooth = [bets.log_e(symbols) for bets in regions.bets]
-        fine = [0.0 for _ in self._readers]
+        fine, code = [0.0 for _ in self._readers], None
         if asked is not None:
             code = marker.code(asked.x, asked.clean)
             whole = _completed(asked.clean, asked.read) if self._named else asked.read
@@ -121,6 +129,11 @@ class Reading:
         known, false = len(TRANSFORMS), 0.0
         first, later = either(fine[:known], smooth[:known]), either(fine[known:], smooth[known:])
         total = float(np.logaddexp(math.log1p(-LATER) + first, math.log(LATER) + later))
+        unforeseen = None
+        if asked is not None and code is not None and asked.clean.shape[1] == 2:
+            doubt = self._doubtful[0] <= total <= self._doubtful[1]
+            unforeseen = self._unforeseen(code, asked) if doubt else -math.inf
+            total = float(np.logaddexp(math.log1p(-FORESEEN) + total, math.log(FORESEEN) + unforeseen))
         if lied is not None:
             false = _false_evidence(marker, lied, self._probes)
             total = log_mean(np.array([total, false]))
@@ -131,9 +144,20 @@ class Reading:
         statistics = {"questions": float(0 if asked is None else len(asked.x)), "probes": float(len(self._probes.x))}
         statistics |= {f"fine-{name}": value / math.log(10) for name, value in zip(self._readers, fine, strict=True)}
         statistics |= {f"smooth-{name}": value / math.log(10) for name, value in zip(self._readers, smooth, strict=True)}
+        if unforeseen is not None and math.isfinite(unforeseen):
+            statistics["fine-unforeseen"] = unforeseen / math.log(10)
         statistics |= {"false": false / math.log(10)} if lied is not None else {}
         statistics |= {"flips": flips / math.log(10)} if flipped is not None else {}
         return p, statistics | {"all": total / math.log(10)}
+
+    def _unforeseen(self, code: Code, asked: Heard) -> float:
+        """Log e-value of the fine symbols by what was not foreseen of the answers, which is the same for every key."""
+        if self._surprised is None or self._surprised[0] is not asked:
+            found = surprises((asked.x, asked.clean, asked.read), (self._probes.x, self._probes.clean))
+            self._surprised = asked, *found
+        _, surprise, error = self._surprised
+        scores = surprise * np.minimum(1.0, 0.5 * self._epsilon * code.size / error)
+        return Bets(np.stack([-scores, scores], axis=1)).log_e(code.fine)
 
     def _regions_of(self, marker: Marker, decimals: int) -> "Regions":
         """The probes by region, which are the same for every key: one of a hundred thousand accounts is weighed in no time."""

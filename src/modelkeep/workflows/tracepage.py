@@ -28,7 +28,9 @@ probes expects, clipped to ±1; no key is in it. For every λ,</p>
 <pre>e(λ) = Π<sub>i</sub> exp(λ M<sub>i</sub>[a<sub>i</sub>]) / mean<sub>a</sub> exp(λ M<sub>i</sub>[a])</pre>
 <p>has mean 1. So has the mean over a fixed grid of λ, three ways to read an answer, the fresh symbols of the questions, the
 shared symbols of the probes and both together, and so have the ways that came later, which have a twenty-fifth of the weight;
-by Markov's inequality p = 1 / e. It is multiplied by the number of accounts.</p>
+by Markov's inequality p = 1 / e. It is multiplied by the number of accounts. With two classes M<sub>i</sub> is, with a weight
+of .005, also how much the answer differs from what boosted trees foresee that learnt the clean answers to the questions before
+it; no later question is in it.</p>
 <p>Of an account that a review had answered falsely, F<sub>i</sub> says whether the key made the answer to question i false,
 which it does for a share q of them, and S<sub>i</sub> how much the suspect looks as if it had been taught that; then</p>
 <pre>e(λ) = Π<sub>i</sub> exp(λ S<sub>i</sub> F<sub>i</sub>) / (1 - q + q exp(λ S<sub>i</sub>))</pre>
