@@ -41,8 +41,9 @@ CAVEATS = {
         "(its digest is in the log) asks it the questions and the probes again."
     ),
     "questions": (
-        "That these are all questions of the account is the owner's word, too: 'modelkeep log verify' checks the audit logs "
-        "that they come from, and how many records each account has in them. p from the probes alone needs no question."
+        "That these are all questions of the account, in the order in which it asked them, is the owner's word, too: "
+        "'modelkeep log verify' checks the audit logs that they come from, and how many records each account has in them. p "
+        "from the probes alone needs no question."
     ),
     "probes": (
         "That the probes were drawn as the report says, and not picked to fit a key, is the owner's word: an expert draws "
