@@ -185,7 +185,15 @@ def test_every_verb_of_the_admin_api_is_documented_with_its_parameters():
 
 def test_every_benchmark_is_documented():
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_")}
-    assert set(re.findall(r"^\| `(\w+)` \|", page("BENCHMARKS.md"), re.MULTILINE)) == names
+    assert {name for name, _ in LED} == set(re.findall(r"^\| `(\w+)` \|", page("BENCHMARKS.md"), re.MULTILINE)) == names
+
+
+LED = re.findall(r"^\| `(\w+)` \|.*\]\((benchmarks/[\w-]+\.md)\) \|$", page("BENCHMARKS.md"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "target"), LED)
+def test_a_bench_leads_to_the_page_that_has_its_figures(name, target):
+    assert re.search(rf"^\| `{name}` \|", page(target), re.MULTILINE)
 
 
 FORMATS = {
