@@ -6,11 +6,10 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
 
 _FIRST, _LAST = 20_000, 30_000
 """Below those that Linux gives to whoever asks for any port: nobody takes one of these by chance."""
-_HELD: list[IO[bytes]] = []
+_HELD: list[int] = []
 
 
 def free_port() -> int:
@@ -24,10 +23,11 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def _locked(port: int) -> IO[bytes] | None:
-    """The file that stands for ``port``, locked; None when somebody has it or the port."""
+def _locked(port: int) -> int | None:
+    """The descriptor of the file that stands for ``port``, locked; None when somebody has it or the port."""
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-        lock = stack.enter_context((Path(tempfile.gettempdir()) / f"modelkeep-test-port-{port}").open("ab"))
+        lock = os.open(Path(tempfile.gettempdir()) / f"modelkeep-test-port-{port}", os.O_RDWR | os.O_CREAT, 0o600)
+        stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -8,12 +8,13 @@ import pytest
 from modelkeep.adapters.clock import SystemClock
 from modelkeep.adapters.logfile import FolderLogFiles
 from modelkeep.crypto.notes import NoteSigner
-from modelkeep.serving.audit import AuditEntry, AuditLog
+from modelkeep.serving.audit import AuditEntry, AuditLimits, AuditLog
 from modelkeep.serving.journal import JournalReader, journal_key
 from modelkeep.serving.series import AuditSeries
 from modelkeep.workflows.recorder import GROUP, TURNS, Delivery, Recorder
 
 ORIGIN = "keep.example/audit/one"
+PATIENT = AuditLimits(hang=600.0)  # else what waits is committed by itself, on a machine that is slow to have it committed
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ class House:
     def __init__(self, folder):
         self.files, self.signer = FolderLogFiles(folder), NoteSigner(ORIGIN, bytes(32))
         self.delivery = Delivery()
-        self.log = AuditLog(self.files, self.signer, ORIGIN, SystemClock(), deliver=self.delivery)
+        self.log = AuditLog(self.files, self.signer, ORIGIN, SystemClock(), deliver=self.delivery, limits=PATIENT)
         self.recorder = Recorder(AuditSeries(lambda: ("one", self.log), SystemClock()), SystemClock())
 
     def run(self, story):
@@ -58,13 +59,21 @@ def test_records_that_come_turn_after_turn_share_a_sync(house):
     assert house.run(story) == [2 * TURNS]
 
 
-def test_a_group_is_committed_though_more_keep_coming(house):
+def test_a_group_is_committed_though_more_keep_coming(house, monkeypatch):
+    wake = house.log.wake
+
+    def wake_and_see_it_taken():
+        wake()
+        while house.log._waiting:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(house.log, "wake", wake_and_see_it_taken)
+
     async def story(write):
         tasks = []
         for _ in range(40):
             tasks += [asyncio.create_task(write()) for _ in range(4)]
             await asyncio.sleep(0)
-            time.sleep(0.001)  # a turn with work in it: the writer's thread has its chance
         await asyncio.gather(*tasks)
 
     sizes = house.run(story)
