@@ -29,6 +29,8 @@ def test_a_release_is_served_until_later_runs_on_its_data_pass_the_bound(trained
     keep = make_keep(tmp_path / "keep", trained)
     ref = "iris@1"
     model = keep.premises.registry().release(ReleaseRef.parse(ref)).model
+    assert keep.show(ref=ref).admission == "admitted by the standard policy"
+    assert keep.premises._spent is None  # no policy asks: nobody reads all ledgers for it, which takes seconds of a long log
     rule = profile_text("open") + RULE.format(most=(1.0 + BOTH) / 2)
     keep.policy_set(kind="admission", text=rule.encode(), reason="a bound")
     service = make_service(keep)

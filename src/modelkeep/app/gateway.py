@@ -163,7 +163,7 @@ def open_gateway(
             decisions,
             lambda: here.trust,
             TrustFile(here).check,
-            Spent(registry.view, lambda: here.trust, wait=LEASE / 4),
+            Spent(registry.view, lambda: here.trust, clock=here.clock, wait=LEASE / 4),
         ),
         loader,
         clock,

@@ -109,7 +109,7 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
         decisions,
         lambda: here.trust,
         TrustFile(here).check,
-        Spent(registry.view, lambda: here.trust, wait=LEASE / 4),
+        Spent(registry.view, lambda: here.trust, clock=here.clock, wait=LEASE / 4),
     )
     stopping = threading.Event()
 

@@ -381,7 +381,7 @@ class Premises:
         view = self.registry().view
         with self._reading:
             if self._spent is None:
-                self._spent = Spent(view, lambda: self.trust)
+                self._spent = Spent(view, lambda: self.trust, clock=self.clock)
         return self._spent.look()
 
     def desk(self) -> Desk:

@@ -268,7 +268,7 @@ class RegistryVerbs(Acts):
     def _not_admitted(self, found: ReleaseEvidence) -> str:
         """Why the log and the policy in force do not let a release be served; "" when they do. Raises Unavailable."""
         try:
-            judge(self._policy, self.premises.registry(), found.ref, self.premises.spent())
+            judge(self._policy, self.premises.registry(), found.ref, self.premises.spent)
         except (NotAdmitted, Quarantined) as reason:
             return str(reason)
         return ""

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
+from modelkeep.core.ports import Clock
 from modelkeep.core.values import Digest, Resource, Statement, digest_of
 from modelkeep.crypto.dsse import parse_envelope
 from modelkeep.custody.signatories import Signatories
@@ -151,8 +152,9 @@ class Ledgers:
 class Spent:
     """What all private runs on a data set have cost together, as the log said at the last ``look``. Thread-safe.
 
-    A sum is counted once, in a thread of its own. ``wait``: seconds that an answer may take, None = as long as counting does:
-    whoever serves models must not wait for hundreds of runs, which take seconds.
+    A sum is counted once, in a thread of its own. ``wait``: seconds by ``clock`` that all answers between two looks may take
+    together, None = as long as counting does: whoever serves models must not wait for hundreds of runs, which take seconds, nor
+    for every release anew.
     """
 
     def __init__(
@@ -160,10 +162,12 @@ class Spent:
         view: LogView,
         trust: Callable[[], TrustRoot],
         *,
+        clock: Clock,
         wait: float | None = None,
         count: Callable[[Sequence[Spend], float], float] = epsilon_of,
     ) -> None:
-        self._view, self._trust, self._wait, self._count = view, trust, wait, count
+        self._view, self._trust, self._clock, self._wait, self._count = view, trust, clock, wait, count
+        self._looked = clock.monotonic()
         self._root = trust()
         self._ledgers = Ledgers(self._root)
         self._counted: dict[tuple[str, float], tuple[list[Spend], Future[float]]] = {}
@@ -177,19 +181,21 @@ class Spent:
             if root != self._root:
                 self._root, self._ledgers = root, Ledgers(root)
             self._ledgers.catch_up(self._view, self._view.checkpoint.size)
+            self._looked = self._clock.monotonic()
         return self
 
     def __call__(self, said: Privacy) -> float:
-        """The epsilon of all runs on the data of a statement, at the delta of its budget, or else its own.
+        """The epsilon of all runs on the data of a statement, at its delta, or that of the budget if it is smaller.
 
-        Infinite when it is not known. Raises Unavailable (it is being counted).
+        So no budget of a large delta makes little of what was spent. Infinite when it is not known. Raises Unavailable (it is
+        being counted).
         """
         if said.dataset is None or said.dataset_epsilon <= 0.0:  # no run of this keep: what else was trained, nobody counted
             return math.inf
         name = ledger_name(said.dataset.name)
         with self._lock:
             ledger = self._ledgers.ledger(name)
-            delta, spends = ledger.told_at(said.delta), [one.spend for one in ledger.charges]
+            delta, spends = min(said.delta, ledger.told_at(said.delta)), [one.spend for one in ledger.charges]
             if not spends:
                 return math.inf
             before, sum_of_all = self._counted.get((name, delta), ([], None))
@@ -197,11 +203,15 @@ class Spent:
                 sum_of_all = self._pool.submit(self._count, spends, delta)
                 self._counted[name, delta] = spends, sum_of_all
         try:
-            return sum_of_all.result(self._wait)
+            return sum_of_all.result(self._left())
         except TimeoutError:
             raise Unavailable(f"what all private runs on the data set {name} cost together is being counted") from None
         except Invalid:  # no accountant counts at such a delta
             return math.inf
+
+    def _left(self) -> float | None:
+        """Seconds that answers may still take before the next look."""
+        return None if self._wait is None else max(0.0, self._looked + self._wait - self._clock.monotonic())
 
 
 def set_budget(desk: Desk, origin: str, name: str, budget: Budget, *, actor: str, reason: str = "") -> int:

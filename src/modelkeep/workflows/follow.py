@@ -114,16 +114,17 @@ class Authority(msgspec.Struct, frozen=True):
 
     def judge(self, found: ReleaseEvidence) -> None:
         """Return if ``found`` may be served. Raises Quarantined, NotAdmitted, Unavailable."""
-        judge(self.admission.of(self.registry.book), self.registry, found.ref, self.spent)
+        judge(self.admission.of(self.registry.book), self.registry, found.ref, lambda: self.spent)
 
 
-def judge(policy: AdmissionPolicy, registry: Registry, ref: ReleaseRef, spent: Spent) -> None:
+def judge(policy: AdmissionPolicy, registry: Registry, ref: ReleaseRef, spent: Callable[[], Spent]) -> None:
     """Return if the log, its witnesses and the admission policy let a release be served. Nothing is refreshed.
 
+    ``spent``: called only where the policy looks at sums, as reading all ledgers of a long log takes seconds.
     Raises Quarantined, NotAdmitted, Missing, Unavailable (what was spent is being counted), and of the witnesses NotTrusted,
     Invalid, Unavailable.
     """
-    admit(registry.book, ref, policy.decide, registry.witnessed(), spent if policy.asks(_SUM) else None)
+    admit(registry.book, ref, policy.decide, registry.witnessed(), spent() if policy.asks(_SUM) else None)
 
 
 def open_release(registry: Registry, found: ReleaseEvidence) -> Opened:
