@@ -1,5 +1,7 @@
 """A sealed source read in any order, and only as far as it is asked for."""
 
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -198,18 +200,51 @@ def test_however_many_places_there_are_memory_has_a_bound():
     assert reader._room == ranges.MOST_KEPT
 
 
-def test_a_store_that_failed_is_asked_again():
+@pytest.mark.parametrize("error", [Unavailable, OSError])
+def test_a_store_that_failed_is_asked_again(error):
     store = Store(BODY)
     reader = RangeReader(open_sealed(store, DEK))
 
     def fail(_: int) -> None:
-        raise Unavailable("the store is away")
+        raise error("the store is away")
 
     store.watch = fail
-    with pytest.raises(Unavailable):
+    with pytest.raises(error):
         read_bytes(reader, 5, 10)
     store.watch = lambda _: None
     assert read_bytes(reader, 5, 10) == PLAIN[5:15]
+
+
+def test_what_could_not_be_read_ahead_is_asked_for_again_when_it_is_wanted():
+    store = Store(BODY)
+    reader = RangeReader(open_sealed(store, DEK))
+
+    def fail(offset: int) -> None:
+        if offset >= place(3):
+            raise Unavailable("the store is away")
+
+    store.watch = fail
+    for piece in range(3):
+        read_bytes(reader, piece * PIECE_LIMIT, 10)
+    assert isinstance(reader._kept[3].done.exception(60), Unavailable)
+    store.watch = lambda _: None
+    assert read_bytes(reader, 3 * PIECE_LIMIT, 10) == PLAIN[3 * PIECE_LIMIT : 3 * PIECE_LIMIT + 10]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_threads_of_its_parent():
+    reader = RangeReader(open_sealed(BytesReader(BODY), DEK))
+    read_bytes(reader, 5, 10)
+    with reader._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            try:
+                os._exit(read_bytes(reader, 3, 2 * PIECE_LIMIT) != PLAIN[3 : 3 + 2 * PIECE_LIMIT])
+            finally:
+                os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert read_bytes(reader, 4 * PIECE_LIMIT, 10) == PLAIN[4 * PIECE_LIMIT : 4 * PIECE_LIMIT + 10]
 
 
 def test_a_read_that_fails_leaves_no_thread_that_writes_to_its_buffer():

@@ -47,7 +47,8 @@ class SealedDataset:
     def reader(self) -> Reader:
         """The bytes that were added, in any order; pictures as a tar archive.
 
-        It is one for all, and holds up to 16 MiB; for npz 3 MiB an array, if that is more, and at most 256 MiB.
+        It is one for all, and keeps up to 16 MiB, or for npz 3 MiB an array, if that is more, and at most 256 MiB; up to half
+        as much is read ahead beside it.
         """
         return self._reader
 

@@ -12,12 +12,13 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 
 from modelkeep.container.layout import Entry
 from modelkeep.container.open import SealedFile
-from modelkeep.errors import ModelkeepError, NotTrusted
+from modelkeep.errors import NotTrusted
 
 KEPT = 16
 """Decrypted streams that are kept, unless so many places are read in turns that more are needed."""
@@ -45,7 +46,7 @@ class _Part(NamedTuple):
 
 
 class RangeReader:
-    """Thread-safe. ``read_into`` raises NotTrusted (altered, or past the end), Unavailable, Missing (the store).
+    """Safe for threads and forked children. ``read_into`` raises NotTrusted (altered, or past the end), Unavailable, Missing.
 
     ``places``: in how many places it will be read in turns. It keeps ``_EACH`` streams for each, as long as ``MOST_KEPT`` are
     enough: with fewer than places, every read would decrypt its stream again.
@@ -56,10 +57,15 @@ class RangeReader:
         self._starts = [entry.offset for entry in self._entries]
         self._largest = max((entry.length for entry in self._entries), default=1)
         self._room = max(2, min(max(KEPT, _EACH * places), MOST_KEPT) * _ROOM // max(_ROOM, self._largest))
+        self._threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+        self._begin()
+        _READERS.add(self)
+
+    def _begin(self) -> None:
+        """Keep nothing, and have new threads: a forked child would wait for ever for those of its parent."""
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._free: list[memoryview] = []
         self._lock = threading.Lock()
-        self._threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(self._threads, "modelkeep-ahead")
         self._runs: OrderedDict[int, int] = OrderedDict()  # where reads may go on: last stream, and how many to go ahead
 
@@ -138,12 +144,16 @@ class RangeReader:
             self._kept.move_to_end(later)
 
     def _ask(self, number: int) -> _Kept:
-        """Buffers are used again: fresh memory costs as much as to decrypt into it."""
-        if number not in self._kept:
+        """Have a stream decrypted, unless it is already; one that failed again, as the store may answer by now.
+
+        Buffers are used again: fresh memory costs as much as to decrypt into it.
+        """
+        kept = self._kept.get(number)
+        if kept is None or (kept.done.done() and kept.done.exception()):
             entry = self._entries[number]
             buffer = self._free.pop() if self._free else np.empty(self._largest, np.uint8).data
-            self._kept[number] = _Kept(self._pool.submit(self._decrypt, entry, buffer[: entry.length]), buffer)
-        return self._kept[number]
+            self._kept[number] = kept = _Kept(self._pool.submit(self._decrypt, entry, buffer[: entry.length]), buffer)
+        return kept
 
     def _let_go(self) -> None:
         while len(self._kept) > self._room:
@@ -153,13 +163,7 @@ class RangeReader:
 
     def _copy(self, kept: _Kept, part: _Part) -> None:
         end = part.at + part.into.nbytes
-        try:
-            kept.done.result()
-        except ModelkeepError:
-            with self._lock:  # the store may answer the next time
-                if self._kept.get(part.number) is kept:
-                    del self._kept[part.number]
-            raise
+        kept.done.result()
         with self._lock:
             if self._kept.get(part.number) is kept:  # else its buffer may hold another stream by now
                 part.into[:] = kept.buffer[part.at : end]
@@ -193,3 +197,12 @@ class RangeReader:
 
     def _decrypt(self, entry: Entry, into: memoryview) -> None:
         self._sealed.read_streams([entry], into, threads=1)
+
+
+def _begin_all() -> None:
+    for reader in tuple(_READERS):
+        reader._begin()
+
+
+_READERS: WeakSet[RangeReader] = WeakSet()
+os.register_at_fork(after_in_child=_begin_all)  # workers of torch's DataLoader are forked from whoever opened the data
