@@ -140,6 +140,17 @@ def test_beside_a_live_adder_nothing_of_it_is_removed(house):
 FEW = b"who,income\nann,1\n"
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_one_who_died_over_the_first_version_keeps_the_name_from_nobody(house, after):
+    for number in range(1, steps_of(house) + 1):
+        name = f"cut{number}"
+        house.faults.arm(number, after=after)
+        with contextlib.suppress(Cut):
+            add(house, house.desk(), name, data=FEW)
+        house.faults.arm(0)
+        assert add(house, house.desk(), name, data=FEW, actor="bob").state == ADDED  # nobody settled before
+
+
 class Held(BytesReader):
     """Bytes whose reading waits until ``go_on`` is set."""
 

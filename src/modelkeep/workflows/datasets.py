@@ -6,7 +6,7 @@ a pending record whose claim nobody holds completes it (it is in the log) or col
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -222,9 +222,13 @@ def pending_datasets(registry: Registry) -> tuple[str, ...]:
 def _reserve(desk: Desk, blank: DatasetRecord, may: Callable[[], None]) -> Record:
     name, registry = blank.ref.name, desk.registry
 
+    def others(records: Iterable[Record]) -> bool:
+        return any(DatasetRecord.parse(record).actor != blank.actor for record in records)
+
     def last(records: Sequence[Record]) -> int:
-        others = any(DatasetRecord.parse(record).actor != blank.actor for record in records)
-        if others and not first_adder(registry, name):
+        if others(records) and not first_adder(registry, name):
+            settle_datasets(desk)  # who died over it adds nothing any more
+        if others(registry.records.scan(DATASET, f"{name}@")) and not first_adder(registry, name):
             raise Conflict(f"somebody else is adding the first version of {name}: use another name, or see whose it becomes")
         may()
         return max((version for _, version in _told(registry, name)), default=0)
