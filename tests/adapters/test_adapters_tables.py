@@ -4,7 +4,9 @@ import csv
 import io
 import re
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,14 @@ def test_a_header_line_is_put_before_a_file_that_has_none(mark):
         CsvRows(with_header(BytesReader(ADULT), ["a", "b"]))
     with pytest.raises(Invalid, match="UTF-8"):
         with_header(BytesReader(b"\xff\xfe1\n"), ["a"])
+
+
+@pytest.mark.parametrize(
+    "names", [["a;b;c", "d"], ["a|b|c", "d"], [" a", "b"], ["a\rb", "c"], ["\ufeffa", "b"], ["a", "\udcff"]], ids=ascii
+)
+def test_names_that_a_header_line_would_not_give_back_are_refused(names):
+    with pytest.raises(Invalid, match="would be read as others"):
+        with_header(BytesReader(b"1,2\n3,4\n"), names)
 
 
 def test_a_value_of_another_kind_than_pinned_is_refused():
@@ -373,3 +383,19 @@ def test_a_reader_as_a_file_gives_buffers_that_follow_each_other():
         assert bytes(file.read_buffer(1)) == b"" == file.read(1)
         assert file.seek(9) == 9
         assert bytes(file.read_buffer(1)) == b"\x09"
+
+
+def test_of_threads_that_read_one_file_each_gets_buffers_of_its_own():
+    data, other = bytes(range(20)), threading.Event()
+
+    class Slow(BytesReader):
+        def read_into(self, offset, into):
+            if into.nbytes == 10 and not other.is_set():
+                other.wait(0.2)  # would the other thread read the same place meanwhile?
+            super().read_into(offset, into)
+            other.set()
+
+    file = buffered(Slow(data))
+    with ThreadPoolExecutor(2) as pool:
+        found = [bytes(one) for one in pool.map(file.read_buffer, [10, 10])]
+    assert sorted(found) == [data[:10], data[10:]]

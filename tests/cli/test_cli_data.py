@@ -78,6 +78,8 @@ def test_a_file_without_a_header_line_is_named_when_it_is_added(cli, loans, tmp_
         refused = cli(*verb, str(bare), code=2)
         assert "'17' in it is a number: put a line of names above the rows" in refused.err
         assert refused.err.count("\n") == 1
+    for columns, why in (("id\nincome", "one line of names with commas"), ("id,in;come;a;year", "would be read as others")):
+        assert why in cli("data", "add", "loans", str(bare), "--columns", columns, code=2).err
     assert "200 rows" in cli("data", "add", "loans", str(bare), "--columns", "id,income", code=0).out
     assert "column    income  float64" in cli("data", "show", "loans", code=0).out
     out = tmp_path / "out.csv"

@@ -129,11 +129,19 @@ class Headed:
 
 
 def with_header(reader: Reader, columns: Sequence[str]) -> Reader:
-    """A file without a header line, with one that names ``columns``. Raises Invalid (not UTF-8), and what ``reader`` raises."""
+    """A file without a header line, with one that names ``columns``.
+
+    Raises Invalid (not UTF-8, or names that would be read as others), and what ``reader`` raises.
+    """
     marked = len(codecs.BOM_UTF8) if read_bytes(reader, 0, min(3, reader.size)) == codecs.BOM_UTF8 else 0
     line = io.StringIO()
     csv.writer(line, delimiter=_first_line(reader)[1], lineterminator="\n").writerow(columns)
-    return Headed(line.getvalue().encode(), Window(reader, marked, reader.size - marked))
+    headed = Headed(line.getvalue().encode(errors="replace"), Window(reader, marked, reader.size - marked))
+    if _header(headed)[1] != list(columns):
+        raise Invalid(
+            "these names of columns would be read as others: leave out separators (, ; | tab), ends of lines and blanks"
+        )
+    return headed
 
 
 class _Asked:

@@ -1,6 +1,7 @@
 """A ``Reader`` as a binary file, for libraries that read files: nothing of it is written anywhere."""
 
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,16 @@ class _Buffered(io.BufferedReader):
 
     def __init__(self, reader: Reader, ahead: int) -> None:
         super().__init__(ReaderFile(reader), ahead)
-        self._reader = reader
+        self._reader, self._turn = reader, threading.Lock()
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(size if size is None or size < _LARGE else min(size, max(0, self._reader.size - self.tell())))
 
     def read_buffer(self, size: int, /) -> memoryview:
-        """As ``ReaderFile.read_buffer``."""
-        found = _next_of(self._reader, self.tell(), size)
-        self.seek(found.nbytes, io.SEEK_CUR)
+        """As ``ReaderFile.read_buffer``; of threads that read one file, each gets bytes of its own, as from ``read``."""
+        with self._turn:
+            found = _next_of(self._reader, self.tell(), size)
+            self.seek(found.nbytes, io.SEEK_CUR)
         return found
 
 

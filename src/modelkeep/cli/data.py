@@ -74,7 +74,7 @@ def add(  # noqa: PLR0913, PLR0917  # click hands over one argument an option
 
     PATH itself stays where it is: remove it when the sealed copy is all that is to be left.
     """
-    given, named = parse_parameters(parameters), next(csv.reader([columns]), [])
+    given, named = parse_parameters(parameters), _names(columns)
     declared = tuple(Step(Path(step).name, digest_of(read_file(step)), given) for step in steps)
     about = About(purposes, licence, source, description, personal, parents, declared)
     with ctx.out.busy("Sealing the data"):
@@ -199,6 +199,14 @@ def replay(
     how = "confined" if done.confined else "not confined"
     made = f"{done.ref} is what {', '.join(done.steps)} makes of {done.parent}"
     ctx.out.show(done, f"{made}: {done.size:,} bytes, {how}, log entry {done.log_index}")
+
+
+def _names(columns: str) -> list[str]:
+    """Those in a line of CSV. Raises Invalid."""
+    try:
+        return next(csv.reader([columns]), [])
+    except csv.Error:
+        raise Invalid("--columns is one line of names with commas between them") from None
 
 
 def _add_here(keep: Keep, *, path: str, name: str, about: About, columns: Sequence[str]) -> DataAdded:
