@@ -77,6 +77,28 @@ def test_versions_are_added_by_whoever_began_the_name_and_whom_he_lets(keep):
     assert add(keep) == "loans@4"  # an administrator
 
 
+def test_grants_of_a_name_whose_versions_were_all_removed_can_be_taken_back(keep):
+    alice, bob = scientist(keep, "alice"), scientist(keep, "bob")
+    add(alice, About(purposes=(CREDIT,)))
+    for right in ({"add": True}, {"purpose": CREDIT}):
+        alice.data_grant(dataset="loans", to="bob", **right)
+    alice.data_remove(dataset="loans@1", reason="the contract ended")
+    with pytest.raises(Denied):
+        bob.data_revoke(dataset="loans", to="bob", add=True)
+    for right in ({"add": True}, {"purpose": CREDIT}):
+        assert alice.data_revoke(dataset="loans", to="bob", **right).dataset == "loans"
+    with pytest.raises(Denied):
+        add(bob)
+    with pytest.raises(Invalid, match="no version of loans may be read"):
+        alice.data_grant(dataset="loans", to="bob", purpose=CREDIT)
+    for none in ("loans@1", "wages", "loans@"):
+        with pytest.raises((Missing, Invalid)):
+            alice.data_revoke(dataset=none, to="bob", add=True)
+    assert add(alice) == "loans@2"
+    with pytest.raises(Denied):
+        bob.data("loans@2", purpose=CREDIT)
+
+
 def test_a_grant_to_add_lets_nobody_read(keep):
     alice, bob = scientist(keep, "alice"), scientist(keep, "bob")
     add(alice)

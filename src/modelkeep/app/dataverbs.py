@@ -59,6 +59,7 @@ from modelkeep.workflows.datasets import (
     all_datasets,
     find_dataset,
     first_adder,
+    last_said,
     last_version,
     open_dataset,
     remove_dataset,
@@ -84,31 +85,36 @@ class DataVerbs(Acts):
         """
         if action == ADD:
             self._authorize_adding(arguments)
-            return
-        if action not in (READ, GRANT, REMOVE):
+        elif action == GRANT:
+            name, about = self._governed(arguments["dataset"])
+            self._judge_access(action, name, about, arguments, first_adder(self.premises.registry(), name))
+        elif action in {READ, REMOVE}:
+            found = self._dataset(arguments["dataset"])
+            if action == READ and str(found.ref) in self.premises.decisions().removed:
+                raise Missing(f"the data set {found.ref} was removed: what is left of it came back from elsewhere")
+            try:
+                self._judge_access(action, found.ref.name, found.about, arguments, found.actor)
+            except Denied:
+                if action == READ:
+                    self.act(DENIED, str(found.ref), purpose=arguments.get("purpose", "")[:64])
+                raise
+        else:
             super().authorize(action, arguments)
-            return
-        found, purpose = self._dataset(arguments["dataset"]), arguments.get("purpose", "")
+
+    def _judge_access(self, action: str, name: str, about: About | Dataset, arguments: dict[str, Any], owner: str) -> None:
+        """Raise Denied unless the policy lets the actor do ``action`` to data of which ``about`` was said."""
+        purpose = arguments.get("purpose", "")
         if purpose:
             parse_purpose(purpose)
-        decided = self.premises.decisions()
-        if action == READ and str(found.ref) in decided.removed:
-            raise Missing(f"the data set {found.ref} was removed: what is left of it came back from elsewhere")
-        grants = decided.grants.get(found.ref.name, {})
-        owner = first_adder(self.premises.registry(), found.ref.name) if action == GRANT else found.actor
+        grants = self.premises.decisions().grants.get(name, {})
         known = {
             "purpose": purpose,
-            "fits": fits(found.about.purposes, purpose),
+            "fits": fits(about.purposes, purpose),
             "granted": is_granted(grants, self.actor.subject, self.actor.roles, purpose),
             "owner": owner == self.actor.subject,
-            "personal": found.about.personal,
+            "personal": about.personal,
         }
-        try:
-            authorize(self.engine, self.actor, action, target_of(found.ref.name), self.address, known)
-        except Denied:
-            if action == READ:
-                self.act(DENIED, str(found.ref), purpose=purpose[:64])
-            raise
+        authorize(self.engine, self.actor, action, target_of(name), self.address, known)
 
     def _authorize_adding(self, arguments: dict[str, Any]) -> None:
         """By the role; to a name that somebody else began, by what the log grants, too. A denied addition to one is logged."""
@@ -318,9 +324,19 @@ class DataVerbs(Acts):
         registry = self.premises.registry()
         return find_dataset(registry, parse_data_ref(dataset)) if "@" in dataset else last_version(registry, dataset)
 
+    def _governed(self, dataset: str) -> tuple[str, About | Dataset]:
+        """The name that a grant is of, and what was said of its newest version: grants outlive versions that were removed."""
+        try:
+            found = self._dataset(dataset)
+        except Missing:
+            if "@" in dataset:
+                raise
+            return dataset, last_said(self.premises.registry(), dataset)
+        return found.ref.name, found.about
+
     def _change_grant(self, act: str, dataset: str, to: str, right: str) -> GrantRow:
         """``right``: a purpose, or ``ADDING``."""
-        name, whom = self._dataset(dataset).ref.name, self._whom(to)
+        name, whom = self._governed(dataset)[0], self._whom(to)
         if act == REVOKE and (whom, right) not in self.premises.decisions().grants.get(name, {}):
             raise Missing(f"{name} is not granted to {to} {_for(right)}")
         versions = (each.about for each in all_datasets(self.premises.registry()) if each.ref.name == name)

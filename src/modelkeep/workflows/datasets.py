@@ -147,6 +147,14 @@ def first_adder(registry: Registry, name: str) -> str:
     return next((told.said.actor for told, _ in _told(registry, name)), "")
 
 
+def last_said(registry: Registry, name: str) -> Dataset:
+    """What the log says of the newest version of ``name``, removed or not. Raises Missing, NotTrusted, Unavailable."""
+    told = list(_told(registry, name))
+    if not told:
+        raise Missing(f"there is no data set {name[:80]}")
+    return max(told, key=lambda one: one[1])[0].said
+
+
 def _told(registry: Registry, name: str) -> Iterator[tuple[Told[Dataset], int]]:
     """What the log says of versions of ``name`` that lay sealed here, and their numbers, oldest first."""
     for told in registry.refresh().attestations.every(Dataset):
