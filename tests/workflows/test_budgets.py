@@ -10,6 +10,7 @@ from workflow_house import ORIGIN
 
 from modelkeep.core.values import Resource, digest_of
 from modelkeep.crypto.signatures import StatementSigner
+from modelkeep.custody.signatories import Signatories
 from modelkeep.errors import Conflict, Denied, Invalid, Missing, Unavailable
 from modelkeep.ledger.attestations import Privacy, Salted
 from modelkeep.ledger.predicates import Act
@@ -285,6 +286,26 @@ def test_all_answers_between_two_looks_wait_no_longer_together_than_one_may(boun
             whole(said)
     let.set()
     assert [whole.look()(said) for said in (first, second)] == [1.0, 1.0]
+
+
+def test_of_acts_that_cost_no_privacy_no_signature_is_checked(bounded):
+    class Counting(Signatories):
+        checked = 0
+
+        def check(self, envelope, index):
+            self.checked += 1
+            return super().check(envelope, index)
+
+    for number in range(5):
+        log_act(bounded.desk(), ORIGIN, "data.open", f"loans@{number}", actor="ada")
+    run = take(bounded).charge.run
+    settle(bounded.desk(), bounded.trust, run, 1, actor="ada")
+    registry = bounded.registry()
+    ledgers = Ledgers(bounded.trust)
+    ledgers._signatories = Counting(bounded.trust)
+    ledgers.catch_up(registry.view, registry.refresh().size)
+    assert ledgers._signatories.checked == 3  # the budget, the run, and how it ended
+    assert ledgers.ledger("loans").charges[0].settled
 
 
 def test_a_budget_of_a_large_delta_makes_little_of_nothing(bounded):

@@ -52,7 +52,16 @@ class _Peek(msgspec.Struct, frozen=True, rename={"predicate_type": "predicateTyp
     predicate_type: str
 
 
+class _Verb(msgspec.Struct, frozen=True):
+    verb: str
+
+
+class _PeekAct(msgspec.Struct, frozen=True):
+    predicate: _Verb
+
+
 _STATEMENT, _PEEK = msgspec.json.Decoder(_Statement), msgspec.json.Decoder(_Peek)
+_PEEK_ACT = msgspec.json.Decoder(_PeekAct)
 
 
 def make_statement(predicate: Predicate, *subjects: Resource) -> Statement:
@@ -114,6 +123,14 @@ def peek_type(envelope: Envelope) -> str:
         return _PEEK.decode(envelope.unverified_payload()).predicate_type
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:
         raise Invalid(f"this is not an in-toto statement: {cause}") from cause
+
+
+def peek_verb(envelope: Envelope) -> str:
+    """The verb that an unverified act claims. Raises Invalid."""
+    try:
+        return _PEEK_ACT.decode(envelope.unverified_payload()).predicate.verb
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise Invalid(f"this is no act: {cause}") from cause
 
 
 def check_statement(envelope: Envelope, identities: Mapping[str, PublicIdentity]) -> tuple[Statement, PublicIdentity]:

@@ -23,7 +23,7 @@ from modelkeep.errors import Conflict, Denied, Invalid, Missing, ModelkeepError,
 from modelkeep.ledger.attestations import Privacy, Salted
 from modelkeep.ledger.log import LogView
 from modelkeep.ledger.predicates import Act, Trust
-from modelkeep.ledger.statements import check_statement, encode_statement, keep_resource, peek_type, predicate_of
+from modelkeep.ledger.statements import check_statement, encode_statement, keep_resource, peek_type, peek_verb, predicate_of
 from modelkeep.training.accountant import Promise, Spend, Steps, epsilon_of
 from modelkeep.training.budgets import Budget, Charge, Ledger, PrivacySpent, ledger_name
 from modelkeep.workflows.acts import log_act
@@ -82,6 +82,8 @@ class Ledgers:
         kind = peek_type(envelope)
         if kind not in (Act.TYPE, Privacy.TYPE, Trust.TYPE):
             return
+        if kind == Act.TYPE and peek_verb(envelope) not in (BUDGET, RESERVE, SETTLE):
+            return  # most acts are others, and signatures take most of the time
         try:
             statement, trusted = self._signatories.check(envelope, index)[0], True
         except Conflict:  # its signer is compromised: what it charged stays charged
