@@ -31,7 +31,7 @@ _MAX_THREADS = 4
 
 
 class _Kept(NamedTuple):
-    """A stream that is kept, once ``done``; its plaintext is at the begin of ``buffer``."""
+    """A stream that is kept, once ``done``; its plaintext is at the beginning of ``buffer``."""
 
     done: Future[None]
     buffer: memoryview
