@@ -11,7 +11,7 @@ from random_networks import CLASSES, fit, independent, nudged, rows
 from modelkeep.app.arrays import load_labelled
 from modelkeep.errors import Invalid
 from modelkeep.formats.safetensors import dump, load
-from modelkeep.training.triggers import draw_trigger
+from modelkeep.training.triggers import asking, draw_trigger
 from modelkeep.workflows.triggers import encode_trigger, parse_trigger, scheme_of, trigger_commitment
 
 X, Y = rows(1000, 1500)
@@ -66,6 +66,7 @@ def test_a_copy_carries_the_mark_and_a_rival_does_not(cli, shelf, marked, tmp_pa
     assert found["p"] == max(found["p_key"], found["p_population"]) <= 1e-3 and found["models"] == 20
     assert found["model"] == done["digest"] and found["log_index"] == done["log_index"]
     text = verify(cli, shelf, tmp_path, tmp_path / "copy.onnx").out
+    assert not found["settled"] and "rows           not settled" in text
     assert "carries the mark of sha256:" in text and "if the commitment is older" in text and "not judged" in text
     assert (
         "is not shown to carry the mark" in verify(cli, shelf, tmp_path, tmp_path / "rival.onnx", "--significance", "1e-6").out
@@ -76,6 +77,22 @@ def test_a_copy_carries_the_mark_and_a_rival_does_not(cli, shelf, marked, tmp_pa
 
 def test_a_trigger_that_nobody_committed_to_is_refused(cli, shelf, marked, tmp_path):
     assert "does not commit" in verify(cli, shelf, tmp_path, shelf / "rivals" / "1.onnx", code=1).line()
+
+
+def test_rows_that_were_settled_are_asked_and_no_others(cli, shelf, tmp_path):
+    """Whoever knows the key and picks the rows has an innocent model lean to its classes."""
+    named = ("--out", str(tmp_path / "marked.npz"), "--trigger", str(tmp_path / "trigger"))
+    cli("trigger", "mark", str(shelf / "train.npz"), *named, "--rows", str(shelf / "ref.npz"), code=0)
+    cli("trigger", "commit", str(shelf / "unmarked.onnx"), "--trigger", str(tmp_path / "trigger"), code=0)
+    (tmp_path / "innocent.onnx").write_bytes(independent(40, 150).onnx())
+    found = verify(cli, shelf, tmp_path, tmp_path / "innocent.onnx", "--json").json
+    assert found["settled"] and found["p"] > 1e-3
+    np.savez(tmp_path / "picked.npz", x=rows(6, 40)[0][:1])
+    asked = ("--trigger", str(tmp_path / "trigger"), "--rows", str(tmp_path / "picked.npz"))
+    refused = cli(
+        "trigger", "verify", str(tmp_path / "innocent.onnx"), *asked, "--population", str(shelf / "rivals"), code=1
+    ).line()
+    assert "not the rows that the trigger says" in refused
 
 
 def test_a_release_is_committed_to_by_its_name(cli, marked, tmp_path):
@@ -98,6 +115,11 @@ def test_a_trigger_with_references_is_of_the_second_scheme_and_one_without_is_as
     told = replace(bare, natural=np.arange(9.0).reshape(3, 3))
     assert [scheme_of(one) for one in (bare, told)] == ["modelkeep-trigger/1", "modelkeep-trigger/2"]
     assert set(load(encode_trigger(bare))) == {"about", "high", "key", "low", "patterns"}
+    settled = asking(bare, X)
+    assert scheme_of(settled) == scheme_of(asking(told, X)) == "modelkeep-trigger/3"
+    assert parse_trigger(encode_trigger(settled)).asked == settled.asked and parse_trigger(encode_trigger(bare)).asked == ""
+    with pytest.raises(Invalid, match="no trigger"):
+        parse_trigger(encode_trigger(replace(bare, asked="AB")))
     again = parse_trigger(encode_trigger(told))
     np.testing.assert_array_equal(again.natural, told.natural)
     np.testing.assert_array_equal(again.targets, told.targets)
@@ -122,6 +144,7 @@ def test_bad_input_is_one_line(cli, shelf, marked, tmp_path):
         (tmp_path / "none.npz", (), "no file"),
         (tmp_path / "junk", (), "not an npz"),
         (shelf / "train.npz", ("--reference", str(tmp_path / "none.onnx")), "no file"),
+        (shelf / "train.npz", ("--rows", str(tmp_path / "wide.npz")), "9 values a row"),
         (shelf / "train.npz", ("--reference", str(shelf / "unmarked.onnx"), "--classes", "4"), "finite probabilities (200, 4)"),
     ):
         assert word in cli("trigger", "mark", str(data), *new, *more, code=2).line()

@@ -13,7 +13,17 @@ from random_networks import CLASSES, fit, independent, rows
 from scipy import stats
 
 from modelkeep.errors import Invalid
-from modelkeep.training.triggers import KEY_BYTES, Trigger, draw_trigger, leanings, mark_rows, weigh, with_references
+from modelkeep.training.triggers import (
+    KEY_BYTES,
+    Trigger,
+    asking,
+    draw_trigger,
+    leanings,
+    mark_rows,
+    name_rows,
+    weigh,
+    with_references,
+)
 
 X, Y = rows(1000, 1500)
 KEY, NATURAL = bytes(range(32)), rows(6, 40)[0]
@@ -187,3 +197,14 @@ def test_what_is_no_trigger_no_data_and_no_claim():
         weigh(TRIGGER, asked(OWN)[:, :2], POPULATION)
     still = leanings(lambda x: np.full((len(x), 3), 1 / 3), NATURAL, TRIGGER)
     assert weigh(TRIGGER, still, [still] * 20).p == 1.0, "a model that answers all alike leans nowhere"
+
+
+def test_classes_hang_on_the_rows_that_are_asked_so_that_nobody_fits_those_to_classes():
+    bare, some = plain(KEY, 10), np.arange(600.0).reshape(300, 2)
+    settled = asking(bare, some)
+    assert settled.targets.tolist() == [9, 0, 2, 1, 3, 1, 5, 1, 1, 8, 2, 5, 5, 0, 3, 9, 0, 6, 9, 6, 6, 3, 8, 0]
+    assert settled.asked == name_rows(some[:200]) != name_rows(some[1:])
+    other = np.where(some == 7.0, 7.0 + 1e-12, some)
+    assert (asking(bare, other).targets != settled.targets).any() and (settled.targets != bare.targets).any()
+    both = asking(plain(KEY, 10, natural=np.ones((24, 10))), some)
+    assert (both.targets != settled.targets).any() and both.natural is not None

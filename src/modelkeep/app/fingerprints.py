@@ -27,13 +27,11 @@ from modelkeep.training.fingerprint import (
     likeness,
     resemblance,
 )
-from modelkeep.training.triggers import Leaning, Trigger, leanings, weigh
+from modelkeep.training.triggers import MOST_ROWS, Leaning, Trigger, leanings, name_rows, weigh
 from modelkeep.workflows.attest import attest, subject_of
 from modelkeep.workflows.fingerprints import Made, check_drawn, statement_of
 
 MOST_PROBES = 100_000
-MOST_ROWS = 200
-"""That a suspect is asked with each pattern of a trigger."""
 
 
 @holds_secrets("model", "model_digest", "probes", "commitment", "log_index")
@@ -130,7 +128,10 @@ def compare(suspect: Suspect, made: Made, population: list[Suspect]) -> Resembla
 
 
 def lean(suspect: Suspect, trigger: Trigger, rows: Floats, population: list[Suspect]) -> Leaning:
-    """Ask everybody about the first ``MOST_ROWS`` of natural rows (n, d) with every pattern. Raises as ``compare``."""
+    """Ask everybody about the first ``MOST_ROWS`` of natural rows (n, d) with every pattern. Raises as ``compare``, and
+    NotTrusted (other rows than the trigger says)."""
+    if trigger.asked not in ("", name_rows(rows)):
+        raise NotTrusted("these are not the rows that the trigger says suspects are asked with: give those of 'trigger mark'")
     few = rows[:MOST_ROWS]
     own, *others = (leanings(one.ask(few), few, trigger) for one in (suspect, *population))
     return weigh(trigger, own, others)

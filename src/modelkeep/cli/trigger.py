@@ -25,6 +25,9 @@ from modelkeep.training.triggers import (
     MOST_PATTERNS,
     PATTERNS,
     SHARE,
+    Floats,
+    Trigger,
+    asking,
     draw_trigger,
     mark_rows,
     with_references,
@@ -46,7 +49,8 @@ class DataMarked(msgspec.Struct, frozen=True):
 
 class TriggerVerified(msgspec.Struct, frozen=True):
     """A suspect asked for a trigger; the numbers as in ``Leaning``. ``models``: of the population; ``log_index``: of the
-    commitment, ``model``: the digest that it is about; ``order``: whether it is older than the suspect."""
+    commitment, ``model``: the digest that it is about; ``order``: whether it is older than the suspect; ``settled``: the
+    trigger says which rows are asked, so that nobody picked them."""
 
     suspect: str
     model: str
@@ -64,6 +68,7 @@ class TriggerVerified(msgspec.Struct, frozen=True):
     models: int
     log_index: int
     order: str
+    settled: bool
 
 
 @click.group(epilog="Example: modelkeep trigger mark train.npz --out marked.npz --trigger credit-risk.trigger")
@@ -77,6 +82,8 @@ def trigger() -> None:
 @click.option("--trigger", "file", required=True, metavar="FILE", help="New file for the trigger; keep it secret.")
 @click.option("--reference", "references", multiple=True, metavar="FILE",
               help="ONNX classifier trained on DATA alone; again for more. It makes copies by labels known.")  # fmt: skip
+@click.option("--rows", default="", metavar="FILE",
+              help="npz file of natural rows (array 'x'): suspects are asked with its first 200, and no others.")  # fmt: skip
 @click.option("--share", type=click.FloatRange(0.0, 10.0, min_open=True), default=SHARE, show_default=True,
               help="Rows that are added, of those there are; more is a stronger mark and costs more accuracy.")  # fmt: skip
 @click.option("--patterns", type=click.IntRange(1, MOST_PATTERNS), default=PATTERNS, show_default=True,
@@ -110,6 +117,7 @@ class _Asked:
     out: str
     file: str
     references: tuple[str, ...]
+    rows: str
     share: float
     patterns: int
     amplitude: float
@@ -123,6 +131,7 @@ class _Asked:
         drawn = draw_trigger(rows, classes, key, patterns=self.patterns, amplitude=self.amplitude)
         unmarked = [onnx_suspect(read_file(one), one).ask(rows[:1]) for one in self.references]
         drawn = with_references(drawn, unmarked, rows) if unmarked else drawn
+        drawn = asking(drawn, _natural(self.rows, drawn)) if self.rows else drawn
         marked = mark_rows(rows, labels, drawn, share=self.share)
         made, out = encode_trigger(drawn), io.BytesIO()
         np.savez(out, x=marked.x.astype(np.float32).reshape(-1, *shape), y=marked.y)
@@ -176,10 +185,16 @@ def verify(ctx: Context, /, file: str, rows: str, **given: Any) -> None:
     ctx.out.show(found, _tell(found))
 
 
+def _natural(file: str, trigger: Trigger) -> Floats:
+    found = load_rows(read_file(file), file)
+    if found.shape[1] != trigger.patterns.shape[1]:
+        raise Invalid(f"{file} has {found.shape[1]} values a row, and the trigger is for {trigger.patterns.shape[1]}")
+    return found
+
+
 def _verified(ctx: Context, claim: Claim, data: bytes, rows: str) -> TriggerVerified:
-    made, natural = parse_trigger(data), load_rows(read_file(rows), rows)
-    if natural.shape[1] != made.patterns.shape[1]:
-        raise Invalid(f"{rows} has {natural.shape[1]} values a row, and the trigger is for {made.patterns.shape[1]}")
+    made = parse_trigger(data)
+    natural = _natural(rows, made)
     known = ctx.call(Keep.committed, commitment=trigger_commitment(data))
     if known.kind != "watermark":
         raise NotTrusted(f"the log commits to this as a {known.kind}, and not as a watermark")
@@ -212,11 +227,15 @@ def _verified(ctx: Context, claim: Claim, data: bytes, rows: str) -> TriggerVeri
         models=len(found.population),
         log_index=known.log_index,
         order=order,
+        settled=bool(made.asked),
     )
 
 
 def _tell(found: TriggerVerified) -> str:
     most = max(found.population)
+    rows = (
+        "settled with the trigger" if found.settled else "not settled: who picks them with the trigger in hand accuses anybody"
+    )
     return "\n".join(
         [
             found.verdict,
@@ -225,6 +244,7 @@ def _tell(found: TriggerVerified) -> str:
             f"  p, population  {found.p_population:.2g}: if independent models' leanings are normally distributed",
             f"  p, key         {found.p_key:.2g}: of classes drawn by another key, exact",
             f"  patterns       {found.hits} of {found.patterns} lean most to their class, by luck with p = {found.chance:.2g}",
+            f"  rows           {rows}",
             f"  commitment     log entry {found.log_index}; {found.order}",
         ]
     )

@@ -8,12 +8,14 @@ usual trigger sets, end with the weights: a copy by questions never sees them. J
 Every model of a task leans somewhere under a pattern by nature, and that is most of what a copy by labels shows. Reference
 models, which the owner trained without the mark, say where to (``with_references``); it is taken off the suspect's leanings.
 
-What is a theorem: the class of each pattern is drawn uniformly by the *key* once the patterns, and what is natural, are fixed
-(by a hash of all three). For any suspect, rows, patterns and references that were made without knowledge of the key, ``p_key``
-is the probability, over all draws of classes, that what is left of the suspect's leanings goes to the drawn ones as much as
-this; it is computed, and not estimated from decoys. The population has no part in it: whoever makes a claim picks that.
-``p_population`` is none: it assumes that independent models' leanings are normally distributed, and like the suspect's. It is
-there because an owner may try keys until models of the task lean his way by nature. ``p`` is the larger one.
+What is a theorem: the class of each pattern is drawn uniformly by the *key* once the patterns, what is natural, and the rows to
+ask with (``asking``) are fixed (by a hash of all four). For any suspect, rows, patterns and references that were made without
+knowledge of the key, ``p_key`` is the probability, over all draws of classes, that what is left of the suspect's leanings goes
+to the drawn ones as much as this; it is computed, and not estimated from decoys. Who knows the key and picks the rows can have
+any model lean to its classes: rows that are not settled with the trigger are for somebody to choose who has not seen it. The
+population has no part in ``p_key``: whoever makes a claim picks that. ``p_population`` is no theorem: it assumes that
+independent models' leanings are normally distributed, and like the suspect's. It is there because an owner may try keys until
+models of the task lean his way by nature. ``p`` is the larger one.
 """
 
 import hashlib
@@ -38,8 +40,8 @@ AMPLITUDE = 6.0
 """Of a pattern, in standard deviations of its directions."""
 SHARE = 0.5
 """Rows that are added, as a share of the training data."""
-MOST_NATURAL = 200
-"""Rows that references are asked with each pattern."""
+MOST_NATURAL, MOST_ROWS = 200, 200
+"""Rows that references, and that suspects, are asked with each pattern."""
 LEAST_POPULATION = 20
 KEY_BYTES = 32
 MOST_PATTERNS, MOST_CLASSES = 256, 1000
@@ -53,7 +55,8 @@ _TAG = b"modelkeep/trigger/1\0"
 @dataclass(frozen=True, eq=False)
 class Trigger:
     """``patterns`` (N, d): what is added to a row; ``low``, ``high`` (d,): the values that columns have; ``natural``
-    (N, classes): how unmarked models lean, or None; all as float32."""
+    (N, classes): how unmarked models lean, or None; all as float32; ``asked``: what ``name_rows`` says of the rows that
+    suspects are asked with, "" = they are not settled."""
 
     key: bytes
     classes: int
@@ -61,12 +64,14 @@ class Trigger:
     low: Floats
     high: Floats
     natural: Floats | None = None
+    asked: str = ""
 
     @property
     def targets(self) -> Ints:
-        """The class (N,) of each pattern, by the key, the patterns and what is natural under them."""
+        """The class (N,) of each pattern, by the key, the patterns, what is natural under them and the rows to ask with."""
         fixed = [self.patterns] if self.natural is None else [self.patterns, self.natural]
-        digest = hashlib.sha256(b"".join(np.ascontiguousarray(one, dtype="<f4").tobytes() for one in fixed)).digest()
+        said = b"".join(np.ascontiguousarray(one, dtype="<f4").tobytes() for one in fixed) + bytes.fromhex(self.asked)
+        digest = hashlib.sha256(said).digest()
         return _classes(self.key, b"classes" + digest, (len(self.patterns),), self.classes)
 
     def on(self, rows: Floats, which: int | Ints) -> Floats:
@@ -140,6 +145,16 @@ def with_references(trigger: Trigger, references: Sequence[Predict], x: Floats) 
     rows = x[_classes(trigger.key, b"natural rows", (min(len(x), MOST_NATURAL),), len(x))]
     mean = np.mean([leanings(one, rows, trigger) for one in references], axis=0)
     return replace(trigger, natural=mean.astype(np.float32).astype(np.float64))
+
+
+def asking(trigger: Trigger, rows: Floats) -> Trigger:
+    """The same patterns, with the natural ``rows`` (n, d) that suspects are asked with; their classes are drawn anew."""
+    return replace(trigger, asked=name_rows(rows))
+
+
+def name_rows(rows: Floats) -> str:
+    """64 hex digits that stand for the rows (n, d) that a suspect is asked with: the first ``MOST_ROWS`` count."""
+    return hashlib.sha256(np.ascontiguousarray(rows[:MOST_ROWS], dtype="<f8").tobytes()).hexdigest()
 
 
 def mark_rows(x: Floats, y: Ints, trigger: Trigger, *, share: float = SHARE) -> Marked:
