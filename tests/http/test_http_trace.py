@@ -1,6 +1,7 @@
 """A copy is traced to the account that paid for it, and the report is run again without the keep, whole and spoilt."""
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import http.server
@@ -24,6 +25,7 @@ from modelkeep.adapters.surrogates import harden
 from modelkeep.app.keep import Keep
 from modelkeep.app.probing import Pools, Probing
 from modelkeep.app.recorded import recorded_answers
+from modelkeep.app.suspects import onnx_suspect
 from modelkeep.app.tracing import Shown, check_trace
 from modelkeep.core.values import ReleaseRef, digest_of
 from modelkeep.crypto.dsse import parse_envelope
@@ -384,9 +386,19 @@ def test_the_reader_says_what_he_knows_himself(stolen, report, tmp_path):
     _, folder, keep = stolen
     forger, trust = Forger(keep, report[1]), (folder / "keep" / "trust.toml").read_bytes()
     beacon, model = (folder / "beacon").read_bytes(), train().onnx
-    plain, told = (check_trace(forger.files, trust, Shown(beacon=value)) for value in (b"", beacon))
+    copy = onnx_suspect((folder / "copy.onnx").read_bytes())
+    plain, alone, told = (
+        check_trace(forger.files, trust, Shown(beacon=value, suspect=suspect))
+        for value, suspect in ((b"", copy), (beacon, None), (beacon, copy))
+    )
     assert plain.settled and told.settled and len(told.caveats) == len(plain.caveats) - 1
+    assert alone.caveats == plain.caveats, "who knows the value can still change bytes of a file that nobody else has"
     assert "for you to know" in {one.what: one.seen for one in plain.found}["seed"]
+    for said, kind in (("address", "address"), ("onnx", "address"), ("onnx", "function")):
+        spelled = forger.signed(kind=said)
+        seen = check_trace(spelled, trust, Shown(beacon=beacon, suspect=dataclasses.replace(copy, kind=kind)))
+        words = next(one.seen for one in seen.found if one.what == "seed")
+        assert f"how the owner spells the {kind}" in words and seen.caveats == plain.caveats
     with pytest.raises(NotTrusted, match="another value than yours"):
         check_trace(forger.files, trust, Shown(beacon=beacon + b"\n"))
     shown = check_trace(forger.files, trust, Shown(model=model))

@@ -94,6 +94,7 @@ def check_trace(files: Mapping[str, bytes], trust: bytes, shown: Shown | None = 
         root,
         Reader(
             suspect=None if suspect is None or rows is None else suspect.ask(rows, silent=True),
+            suspect_kind="" if suspect is None else suspect.kind,
             suspect_digest=None if suspect is None else suspect.digest,
             seen=shown.seen,
             model=None if model is None or rows is None else model.ask(rows),

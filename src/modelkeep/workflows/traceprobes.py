@@ -45,12 +45,13 @@ class Found(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """What the reader of a report knows of himself. ``suspect``: (b, d) to (b, k), to be asked again, and ``suspect_digest``,
-    of its file; ``seen``: Unix nanoseconds by which it was there; ``model``, ``model_digest``: the owner's model, as it was
-    shown to him; ``beacon``: the value that is to draw the probes; ``rows``: probes (m, d) that the other side chose. None, ""
-    or 0 where he knows nothing."""
+    """What the reader of a report knows of himself. ``suspect``: (b, d) to (b, k), to be asked again, its ``suspect_kind``
+    (``onnx``, ``address``, ``function``) and ``suspect_digest``, of its file or of its name; ``seen``: Unix nanoseconds by
+    which it was there; ``model``, ``model_digest``: the owner's model, as it was shown to him; ``beacon``: the value that is to
+    draw the probes; ``rows``: probes (m, d) that the other side chose. None, "" or 0 where he knows nothing."""
 
     suspect: Predict | None = None
+    suspect_kind: str = ""
     suspect_digest: Digest | None = None
     seen: int = 0
     model: Predict | None = None
@@ -173,12 +174,12 @@ def _beacon(said: TraceReport, reader: Reader) -> bytes:
 
 def _seed(said: TraceReport, reader: Reader) -> tuple[str, bool]:
     """By what the probes are drawn, in words, and whether the reader knows of himself that it was not picked among many."""
-    if said.probes.beacon:
-        if reader.beacon is not None:
-            return "drawn by the value that you hold, and by the suspect's digest", True
+    by = "the value that you hold, and by the digest of" if said.probes.beacon else "the digest alone of"
+    if said.probes.beacon and reader.beacon is None:
         return "drawn by a value that the report says, which is for you to know: give yours with --beacon-file", False
-    if said.kind != "onnx":
-        return f"drawn by the digest of how the owner spells the {said.kind} alone: he could have tried several", False
+    kind = said.kind if said.kind != "onnx" else reader.suspect_kind
+    if kind not in ("", "onnx"):
+        return f"drawn by {by} how the owner spells the {kind}: he could have tried several", False
     if reader.suspect_digest is None:
-        return "drawn by the digest of the suspect's file alone: give the file that you hold with --suspect", False
-    return "drawn by the digest of the file that you hold", True
+        return f"drawn by {by} the suspect's file, which you have not shown: give it with --suspect", False
+    return f"drawn by {by} the file that you hold, if it is as the other side had it: its bytes decide", True
