@@ -430,7 +430,9 @@ def test_all_of_the_log_shows_what_single_proofs_cannot(stolen, report):
     forger, trust = Forger(keep, report[1]), (folder / "keep" / "trust.toml").read_bytes()
     log, thief = Shown(log=str(folder / "keep" / "log")), forger.said.accused[0]
     plain, whole = check_trace(forger.files, trust), check_trace(forger.files, trust, log)
-    assert len(whole.caveats) == len(plain.caveats) - 3
+    assert len(whole.caveats) == len(plain.caveats) - 4
+    for about, stays in (("first", False), ("releases", True)):
+        assert CAVEATS[about] in plain.caveats and (CAVEATS[about] in whole.caveats) is stays
     words = next(one.seen for one in whole.found if one.what == "log")
     assert "no other key" in words and "2 were tested" in words and int(words.split("keys of ")[1].split()[0]) > 2
     for changed, word in (({}, "corrects for 1"), ({"accused": {"epochs": 9, "p": 1e-30}}, "an earlier report told the key")):

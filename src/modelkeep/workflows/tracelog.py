@@ -17,7 +17,7 @@ from modelkeep.workflows.decisions import Decisions, OpenedKey, decisions_of
 from modelkeep.workflows.traceprobes import Case, Fixed, Found
 from modelkeep.workflows.tracereport import Accused
 
-SHOWN = frozenset({"opened", "accounts", "epochs"})
+SHOWN = frozenset({"opened", "accounts", "epochs", "first"})
 """Of a report's caveats, what the whole log settles."""
 
 

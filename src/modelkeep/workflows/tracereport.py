@@ -62,6 +62,14 @@ CAVEATS = {
         "How many accounts were tested, which corrects p, is the owner's word: the releases log commits to a key of every "
         "account that was ever answered, and whoever reads it can count them."
     ),
+    "first": (
+        "That the log said nothing else of cells, mark and pools of probes before, among which the owner could choose once the "
+        "suspect was there, is his word, too: n of them gain a factor of n at most. Who reads all of the log can count them."
+    ),
+    "releases": (
+        "p is corrected for the accounts of this release. Who has the suspect tested against n releases, or n suspects against "
+        "one, and shows the best, gains a factor of n at most, which nothing takes off: the log has each trace that a keep ran."
+    ),
     "epochs": (
         "How many epochs an account was in, and that it asked nothing in those between two that are shown, is the owner's "
         "word: the log commits to every key."
