@@ -406,7 +406,7 @@ def test_the_reader_says_what_he_knows_himself(stolen, report, tmp_path):
     numbers = {name: array.copy() for name, array in load(forger.files["account-1.safetensors"]).items()}
     numbers["clean"][0] = np.roll(numbers["clean"][0], 1)
     with pytest.raises(NotTrusted, match="the model that was shown does not answer"):
-        check_trace(forger.signed({"carried": 0, "p": 1.0}, numbers), trust, Shown(model=model))
+        check_trace(forger.signed({"carried": 0, "p": 1e-6}, numbers), trust, Shown(model=model))
     with pytest.raises(NotTrusted, match="the model that was shown is sha256"):
         check_trace(forger.files, trust, Shown(model=(folder / "copy.onnx").read_bytes()))
     x = load(forger.files["probes.safetensors"])["x"]
@@ -422,6 +422,16 @@ def test_the_reader_says_what_he_knows_himself(stolen, report, tmp_path):
     more = ("--beacon-file", str(folder / "beacon"), "--model-file", str(tmp_path / "model.onnx"))
     said = check(stolen, report[1], "--suspect", str(folder / "copy.onnx"), *more, code=0).out
     assert "Settled before the keys" in said and "That the value that drew" not in said
+
+
+def test_no_p_value_is_smaller_than_the_report_claims(stolen, report):
+    """A later version reads more: nobody is accused by the better of two readings, and reports of before keep their numbers."""
+    _, folder, keep = stolen
+    forger, trust = Forger(keep, report[1]), (folder / "keep" / "trust.toml").read_bytes()
+    (thief,) = {one.subject for one in forger.said.accused}
+    found = check_trace(forger.signed({"p": 1e-6}), trust)
+    assert found.p == {thief: pytest.approx(1e-6 * forger.said.accounts)}
+    assert "p = 1e-06" in next(one.seen for one in found.found if one.what == "p-value")
 
 
 def test_all_of_the_log_shows_what_single_proofs_cannot(stolen, report):

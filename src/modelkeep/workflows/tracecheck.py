@@ -16,7 +16,7 @@ from modelkeep.custody.signatories import Signatories
 from modelkeep.custody.trust import TrustRoot
 from modelkeep.errors import Invalid, NotTrusted
 from modelkeep.extraction.accusation import MOST, cluster_log_e, corrected, set_tests
-from modelkeep.extraction.evalues import p_of
+from modelkeep.extraction.evalues import SMALLEST, p_of
 from modelkeep.extraction.evidence import fingerprints
 from modelkeep.extraction.flips import COORDINATES, Spots
 from modelkeep.extraction.perturb import Cells, Marker, commitment
@@ -101,8 +101,9 @@ def check_report(
     p, logs = dict[str, float](), dict[str, float]()
     grouped = {subject for group in said.together for subject in group.members}
     for subject, keys in _by_account(said).items():
-        logs[subject], told = computing.account(subject, keys)
-        p[subject] = _corrected(keys, logs[subject], said)
+        again, told = computing.account(subject, keys)
+        logs[subject] = _claimed(keys, again)
+        p[subject] = min(1.0, p_of(logs[subject]) * said.accounts)
         if p[subject] > said.significance and subject not in grouped:
             raise NotTrusted(f"the p-value of {subject} is {p[subject]:.2g}, and {said.significance:g} is significant")
         found += [*told, _p_value(keys, logs[subject], p[subject], said, len(probes.heard.x))]
@@ -272,14 +273,15 @@ def _among(shown: _Shown, prefix: str, one: Accused) -> Heard:
     return Heard(shown.heard.x[found], shown.heard.clean[found], shown.heard.read[found])
 
 
-def _corrected(keys: Sequence[Accused], log_e: float, said: TraceReport) -> float:
-    """The p-value of an account, corrected for how many there are. Raises NotTrusted: it is larger than claimed."""
+def _claimed(keys: Sequence[Accused], log_e: float) -> float:
+    """The log of e of an account, computed again: no more than was claimed, which later ways to read a suspect may exceed, for
+    nobody is accused by the best of several. Raises NotTrusted: p is larger than claimed."""
     alone = p_of(log_e)
     if alone > keys[0].p * 1.05 ** len(keys):  # a cell may fall to its neighbour on another processor
         raise NotTrusted(
             f"the p-value of {keys[0].subject} is {alone:.2g} when it is computed again, and {keys[0].p:.2g} is claimed"
         )
-    return min(1.0, alone * said.accounts)
+    return log_e if keys[0].p <= SMALLEST else min(log_e, -math.log(keys[0].p))
 
 
 def _p_value(keys: Sequence[Accused], log_e: float, p: float, said: TraceReport, probes: int) -> Found:
