@@ -170,10 +170,7 @@ def _trace(stage: Stage, name: str, title: str, model: MlpSurrogate, *, expected
     victim = stage.victims["digits"]
     path = stage.folder / f"{name}.onnx"
     path.write_bytes(model.onnx())
-    probes = stage.rows_file("probes", victim.exam)
-    found = stage.shell.run(
-        "trace", str(path), "--model", stage.release(victim), "--probes", probes, "--significance", str(SIGNIFICANCE)
-    )
+    found = stage.shell.run("trace", str(path), "--model", stage.release(victim), "--significance", str(SIGNIFICANCE))
     ranked = sorted(((one["account"], one["p"]) for one in found["accounts"]), key=lambda pair: pair[1])
     owner = ranked[0][0] if ranked and ranked[0][1] < SIGNIFICANCE else ""
     agreement = float((model.predict(victim.exam).argmax(axis=1) == victim.bare.predict(victim.exam).argmax(axis=1)).mean())
