@@ -156,6 +156,10 @@ def test_readings_that_came_later_leave_the_p_values_of_before(digits):
     assert p <= 1.05 / before
 
 
+def test_an_e_value_that_is_no_number_accuses_nobody():
+    assert [evalues.p_of(one) for one in (np.nan, -np.inf, 0.0, np.inf)] == [1.0, 1.0, 1.0, evalues.SMALLEST]
+
+
 def test_a_key_weighs_the_same_whatever_was_weighed_before(digits):
     """What a reading keeps of its probes belongs to one layout of cells and one rounding."""
     probes, key = r.hear(digits.predict, digits.predict, digits.unseen[:80]), bytes(32)

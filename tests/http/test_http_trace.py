@@ -371,6 +371,9 @@ def test_an_owner_who_picks_the_probes_or_the_mark_afterwards_is_found(stolen, r
     ):
         with pytest.raises(NotTrusted, match=word):
             check_trace(made, trust)
+    for name in ("clean", "read"):  # 1e308 made e no number, which was read as p = 1e-300
+        with pytest.raises(Invalid, match="no probabilities"):
+            check_trace(probed(moved(name, -1e308)), trust)
     act = keep.log_prove_entry(entry=0)
     with pytest.raises(NotTrusted, match=r"says nothing of a pool|not a"):
         check_trace(signed(other={"pool.tlog-proof": act}, probes=msgspec.structs.replace(about, how="data")), trust)

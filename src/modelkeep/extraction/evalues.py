@@ -59,7 +59,9 @@ def regions_of(cell: Ints, top: Ints, size: Floats, scores: Sequence[Floats]) ->
 
 
 def p_of(log_e: float) -> float:
-    """The p-value 1 / e, at most 1."""
+    """The p-value 1 / e, at most 1; 1 where e is no number."""
+    if math.isnan(log_e):
+        return 1.0
     return max(min(1.0, math.exp(-max(log_e, 0.0))) if log_e < 690 else SMALLEST, SMALLEST)
 
 

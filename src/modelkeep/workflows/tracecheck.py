@@ -401,4 +401,6 @@ def _arrays(arrays: Mapping[str, NDArray[Any]], prefix: str, name: str) -> Heard
         raise Invalid(f"the arrays of {name} of the report do not fit together")
     if not all(np.isfinite(part).all() for part in (x, clean, read)):
         raise Invalid(f"{name} of the report holds numbers that are not finite")
+    if any((part < 0.0).any() or (part > 1.0).any() for part in (clean, read)):
+        raise Invalid(f"{name} of the report holds answers that are no probabilities")
     return Heard(x, clean, read)
