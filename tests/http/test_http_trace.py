@@ -404,6 +404,8 @@ def test_the_reader_says_what_he_knows_himself(stolen, report, tmp_path):
         assert f"how the owner spells the {kind}" in words and seen.caveats == plain.caveats
     with pytest.raises(NotTrusted, match="another value than yours"):
         check_trace(forger.files, trust, Shown(beacon=beacon + b"\n"))
+    with pytest.raises(NotTrusted, match="you say that the other side chose them"):
+        check_trace(forger.files, trust, Shown(probes=(folder / "probes.npz").read_bytes()))
     shown = check_trace(forger.files, trust, Shown(model=model))
     assert [one.what for one in shown.found].count("model") == 2 and "clean answers" not in " ".join(shown.caveats)
     numbers = {name: array.copy() for name, array in load(forger.files["account-1.safetensors"]).items()}

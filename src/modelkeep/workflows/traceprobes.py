@@ -105,6 +105,8 @@ def check_origin(case: Case, probes: tuple[Floats, Mapping[str, NDArray[Any]]], 
         raise NotTrusted(f"the report has {len(x)} probes, and says that it has {about.count}")
     if not about.pool:
         return _as_they_came(case, x, fixed)
+    if case.reader.rows is not None:
+        raise NotTrusted("the probes of the report are drawn of a pool, and you say that the other side chose them")
     logged = _logged(case, fixed)
     if (about.pool, about.rows, about.entry) != logged or not 0 < about.rows <= MOST or not _ROOT.fullmatch(about.pool):
         raise NotTrusted(f"entry {logged[2]} of the log says nothing of the pool that the probes of the report are drawn of")
