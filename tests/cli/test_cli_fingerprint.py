@@ -66,6 +66,17 @@ def test_a_copy_is_told_from_a_rival(cli, shelf, made):
     assert "is not shown to come from model.onnx" in rival.out
 
 
+def test_p_is_multiplied_by_the_commitments_that_a_claim_could_have_been_made_with(cli, shelf, made, tmp_path):
+    out = tmp_path / "second"
+    asked = ("--reference", str(shelf / "ref.npz"), "--out", str(out), "--probes", "1000")
+    cli("fingerprint", "make", str(shelf / "model.onnx"), *asked, code=0)
+    first = check(cli, shelf, made, "copy.onnx", "--json").json
+    second = check(cli, shelf, (made[0], out), "copy.onnx", "--json").json
+    assert (first["commitments"], second["commitments"]) == (1, 2)
+    assert second["p"] == 2 * max(second["p_population"], second["p_key"])
+    assert "number 2 of its kind, by which p is multiplied" in check(cli, shelf, (made[0], out), "copy.onnx").out
+
+
 def test_a_commitment_that_is_younger_than_the_suspect_is_refused(cli, shelf, made):
     refused = check(cli, shelf, made, "copy.onnx", "--seen", day(-1), code=1).line()
     assert "the commitment is younger than the suspect" in refused

@@ -75,6 +75,18 @@ def test_a_copy_carries_the_mark_and_a_rival_does_not(cli, shelf, marked, tmp_pa
     assert "the commitment is younger than the suspect" in late
 
 
+def test_p_is_multiplied_by_the_commitments_that_a_claim_could_have_been_made_with(cli, shelf, marked, tmp_path):
+    named = ("--out", str(tmp_path / "decoy.npz"), "--trigger", str(tmp_path / "decoy"))
+    cli("trigger", "mark", str(shelf / "train.npz"), *named, code=0)
+    for model, of in (("unmarked.onnx", "decoy"), ("unmarked.onnx", "trigger")):
+        cli("trigger", "commit", str(shelf / model), "--trigger", str(tmp_path / of), code=0)
+    (tmp_path / "copy.onnx").write_bytes((tmp_path / "model.onnx").read_bytes())
+    found = verify(cli, shelf, tmp_path, tmp_path / "copy.onnx", "--json").json
+    assert found["commitments"] == 2 and found["p"] == 2 * max(found["p_key"], found["p_population"])
+    told = verify(cli, shelf, tmp_path, tmp_path / "copy.onnx").out
+    assert "number 2 of its kind, by which p is multiplied" in told and f"p = {found['p']:.2g}." in told
+
+
 def test_a_trigger_that_nobody_committed_to_is_refused(cli, shelf, marked, tmp_path):
     assert "does not commit" in verify(cli, shelf, tmp_path, shelf / "rivals" / "1.onnx", code=1).line()
 

@@ -48,13 +48,18 @@ class FingerprintMade(Struct, frozen=True):
 
 class Committed(Struct, frozen=True):
     """Where the log commits to a fingerprint or a watermark: ``kind``, of which file (``model``, a digest). ``at``: Unix
-    nanoseconds, by the keep's clock; ``signer``: of the statement."""
+    nanoseconds, by the keep's clock; ``signer``: of the statement; ``commitments``: of this kind in the log up to it."""
 
     kind: str
     model: str
     log_index: int
     at: int
     signer: str
+    commitments: int = 1
+
+    def corrected(self, p: float) -> float:
+        """``p`` of the one that is claimed, for all of which it may be the best (Bonferroni)."""
+        return min(1.0, p * self.commitments)
 
 
 class FingerprintVerbs(Acts):
@@ -83,10 +88,12 @@ class FingerprintVerbs(Acts):
     def committed(self, *, commitment: str) -> Committed:
         """Where the log first commits to a fingerprint or a watermark. Raises NotTrusted (nowhere)."""
         try:
-            found = self.premises.registry().book.attestations.committing(commitment)
+            attestations = self.premises.registry().book.attestations
+            found = attestations.committing(commitment)
         except Missing as cause:
             raise NotTrusted(f"the releases log does not commit to this: {commitment[:16]}… is nowhere in it") from cause
-        return Committed(short_type(found.said.TYPE), found.about, found.index, found.said.at, found.signer)
+        said, count = found.said, attestations.count(type(found.said), found.index + 1)
+        return Committed(short_type(said.TYPE), found.about, found.index, said.at, found.signer, count)
 
     def _made(self, model: Resource, ask: Predict, reference: bytes, count: int) -> FingerprintMade:
         if not LEAST_PROBES <= count <= MOST_PROBES:

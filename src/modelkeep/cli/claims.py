@@ -32,6 +32,11 @@ def _since(_context: click.Context, _param: click.Parameter, said: str) -> int:
     return since // datetime.timedelta(microseconds=1) * 1000
 
 
+def told_count(commitments: int) -> str:
+    """How many commitments a claim could have been made with."""
+    return "the first of its kind" if commitments == 1 else f"number {commitments} of its kind, by which p is multiplied"
+
+
 seen_option = click.option(
     "--seen",
     default="",

@@ -10,16 +10,17 @@ import msgspec
 from modelkeep.app.fingerprints import FingerprintMade, compare, open_population, redraw
 from modelkeep.app.keep import Keep
 from modelkeep.app.suspects import Suspect
-from modelkeep.cli.claims import NOT_JUDGED, Claim, claim_options
+from modelkeep.cli.claims import NOT_JUDGED, Claim, claim_options, told_count
 from modelkeep.cli.context import Context, new_file, read_file, read_folder
 from modelkeep.errors import Invalid, NotTrusted
-from modelkeep.training.fingerprint import PROBES, Resemblance
+from modelkeep.training.fingerprint import PROBES
 from modelkeep.workflows.fingerprints import commitment, parse_fingerprint
 
 
 class FingerprintChecked(msgspec.Struct, frozen=True):
     """A suspect compared with a fingerprint. ``order``: whether the commitment is older than the suspect; ``redrawn``: the
-    probes were drawn again, and the key draws these; ``log_index``: of the commitment; ``models``: of the population."""
+    probes were drawn again, and the key draws these; ``log_index``: of the commitment; ``commitments``: to fingerprints
+    in the log up to it, by which ``p`` is multiplied; ``models``: of the population."""
 
     suspect: str
     model: str
@@ -35,6 +36,7 @@ class FingerprintChecked(msgspec.Struct, frozen=True):
     models: int
     probes: int
     log_index: int
+    commitments: int
     order: str
     redrawn: bool
 
@@ -117,12 +119,13 @@ class _Asked(Claim):
         with self.opened() as suspect:
             others = {suspect.digest: "the suspect itself", made.model.digest: "the model of the fingerprint"}
             found = compare(suspect, made, open_population(read_folder(self.population), others))
+        p = known.corrected(found.p)
         return FingerprintChecked(
             suspect=suspect.name,
             model=made.model.name,
-            verdict=self._verdict(suspect, made.model.name, found, order),
+            verdict=self._verdict(suspect, made.model.name, p, order),
             significance=self.significance,
-            p=found.p,
+            p=p,
             p_population=found.p_population,
             p_key=found.p_key,
             rank=found.rank,
@@ -132,16 +135,17 @@ class _Asked(Claim):
             models=len(found.population),
             probes=len(made.probes.told),
             log_index=known.log_index,
+            commitments=known.commitments,
             order=order,
             redrawn=bool(self.model),
         )
 
-    def _verdict(self, suspect: Suspect, model: str, found: Resemblance, order: str) -> str:
-        if found.p > self.significance:
-            return f"{suspect.name} is not shown to come from {model}: p = {found.p:.2g}."
+    def _verdict(self, suspect: Suspect, model: str, p: float, order: str) -> str:
+        if p > self.significance:
+            return f"{suspect.name} is not shown to come from {model}: p = {p:.2g}."
         proviso = " and the commitment is older than it" if order == NOT_JUDGED else ""
         return (
-            f"{suspect.name} is no independent model (p = {found.p:.2g}): it comes from {model}, or from its training rows "
+            f"{suspect.name} is no independent model (p = {p:.2g}): it comes from {model}, or from its training rows "
             f"if the population does not{proviso}."
         )
 
@@ -158,7 +162,7 @@ def _tell(found: FingerprintChecked) -> str:
             f"  p, key                {found.p_key:.2g}: that {found.probes:,} random probes show as much and more would not",
             f"  answers alike         {found.agreement:.1%} of the probes",
             f"  probes                {drawn}",
-            f"  commitment            log entry {found.log_index}; {found.order}",
+            f"  commitment            log entry {found.log_index}, {told_count(found.commitments)}; {found.order}",
         ]
     )
 

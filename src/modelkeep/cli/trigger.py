@@ -15,7 +15,7 @@ from modelkeep.app.fingerprints import lean, open_population
 from modelkeep.app.keep import Keep
 from modelkeep.app.results import Attested
 from modelkeep.app.suspects import onnx_suspect
-from modelkeep.cli.claims import NOT_JUDGED, Claim, claim_options
+from modelkeep.cli.claims import NOT_JUDGED, Claim, claim_options, told_count
 from modelkeep.cli.context import Context, new_file, read_file, read_folder
 from modelkeep.core.values import digest_of, parse_digest
 from modelkeep.errors import Invalid, NotTrusted
@@ -49,8 +49,9 @@ class DataMarked(msgspec.Struct, frozen=True):
 
 class TriggerVerified(msgspec.Struct, frozen=True):
     """A suspect asked for a trigger; the numbers as in ``Leaning``. ``models``: of the population; ``log_index``: of the
-    commitment, ``model``: the digest that it is about; ``order``: whether it is older than the suspect; ``settled``: the
-    trigger says which rows are asked, so that nobody picked them."""
+    commitment, ``model``: the digest that it is about; ``commitments``: to watermarks in the log up to it, by which
+    ``p`` is multiplied; ``order``: whether it is older than the suspect; ``settled``: the trigger says which rows are asked, so
+    that nobody picked them."""
 
     suspect: str
     model: str
@@ -67,6 +68,7 @@ class TriggerVerified(msgspec.Struct, frozen=True):
     population: tuple[float, ...]
     models: int
     log_index: int
+    commitments: int
     order: str
     settled: bool
 
@@ -203,7 +205,8 @@ def _verified(ctx: Context, claim: Claim, data: bytes, rows: str) -> TriggerVeri
         others = {suspect.digest: "the suspect itself", parse_digest(known.model): "the marked model"}
         found = lean(suspect, made, natural, open_population(read_folder(claim.population), others))
         name = suspect.name
-    marked = found.p <= claim.significance
+    p = known.corrected(found.p)
+    marked = p <= claim.significance
     proviso = ", if the commitment is older than it" if order == NOT_JUDGED else ""
     says = (
         f"carries the mark of {known.model[:19]}{proviso}"
@@ -213,9 +216,9 @@ def _verified(ctx: Context, claim: Claim, data: bytes, rows: str) -> TriggerVeri
     return TriggerVerified(
         suspect=name,
         model=known.model,
-        verdict=f"{name} {says}: p = {found.p:.2g}.",
+        verdict=f"{name} {says}: p = {p:.2g}.",
         significance=claim.significance,
-        p=found.p,
+        p=p,
         p_population=found.p_population,
         p_key=found.p_key,
         rank=found.rank,
@@ -226,6 +229,7 @@ def _verified(ctx: Context, claim: Claim, data: bytes, rows: str) -> TriggerVeri
         population=found.population,
         models=len(found.population),
         log_index=known.log_index,
+        commitments=known.commitments,
         order=order,
         settled=bool(made.asked),
     )
@@ -245,7 +249,7 @@ def _tell(found: TriggerVerified) -> str:
             f"  p, key         {found.p_key:.2g}: of classes drawn by another key, exact",
             f"  patterns       {found.hits} of {found.patterns} lean most to their class, by luck with p = {found.chance:.2g}",
             f"  rows           {rows}",
-            f"  commitment     log entry {found.log_index}; {found.order}",
+            f"  commitment     log entry {found.log_index}, {told_count(found.commitments)}; {found.order}",
         ]
     )
 
