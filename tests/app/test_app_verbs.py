@@ -82,3 +82,8 @@ def test_what_needs_the_passphrase_is_no_verb():
     assert not {"keys_passwd", "keys_recover", "keyring", "settle", "acting_as", "init", "open", "upgrade", "act"} & set(
         table(Keep)
     )
+
+
+def test_a_passphrase_of_text_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(Invalid, match="is bytes, or what gives them: encode text first"):
+        Keep.open(tmp_path, "correct horse battery staple")

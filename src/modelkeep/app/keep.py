@@ -48,7 +48,7 @@ from modelkeep.core.values import Principal, Role, parse_name
 from modelkeep.crypto.xwing import generate_identity, recipient_of
 from modelkeep.custody.keyring import Custodian, Keyring, Unlocked, releases_origin
 from modelkeep.custody.keys import LATER_FAMILIES, LOG_SIGNING, TLS_CA
-from modelkeep.errors import Conflict, ModelkeepError, Unavailable
+from modelkeep.errors import Conflict, Invalid, ModelkeepError, Unavailable
 from modelkeep.ledger.log import ReleasesLog
 from modelkeep.workflows.publish import settle
 
@@ -153,6 +153,8 @@ class Keep(
         What a publisher that died left behind is settled by the first verb that holds the keys.
         Raises Missing, NotTrusted (open to others), Invalid, Unavailable.
         """
+        if not isinstance(passphrase, bytes | Callable):  # text would be found out deep inside, when a key is first needed
+            raise Invalid("the passphrase of a keep is bytes, or what gives them: encode text first")
         ask = passphrase if callable(passphrase) else lambda: passphrase
         return cls(Premises.open(Path(directory), ask))
 

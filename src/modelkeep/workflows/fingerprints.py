@@ -93,7 +93,7 @@ def check_older(at: int, seen: int, words: str) -> None:
     """Raises NotTrusted unless the commitment, logged ``at``, is older than the suspect, ``seen`` first; Unix nanoseconds."""
     if at >= seen:
         raise NotTrusted(
-            f"the commitment is younger than the suspect: {words}. A fingerprint that was made with the suspect in hand proves "
+            f"the commitment is younger than the suspect: {words}. What was committed to with the suspect in hand proves "
             "nothing"
         )
 
