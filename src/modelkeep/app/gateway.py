@@ -48,7 +48,7 @@ from modelkeep.workflows.admitted import LEASE, Admitted
 from modelkeep.workflows.breakglass import Glass, GlassWatch, parse_break_glass
 from modelkeep.workflows.budgets import Spent
 from modelkeep.workflows.cautions import Cautions
-from modelkeep.workflows.decisions import decisions_of
+from modelkeep.workflows.decisions import Decisions, decisions_of
 from modelkeep.workflows.doors import Doors
 from modelkeep.workflows.explain import Explainer, ExplainTerms
 from modelkeep.workflows.follow import AdmissionFollower, Authority, Loader, open_release
@@ -56,6 +56,7 @@ from modelkeep.workflows.marks import Marks
 from modelkeep.workflows.moves import Moves
 from modelkeep.workflows.predict import Gateway, Terms
 from modelkeep.workflows.recorder import Delivery, Recorder
+from modelkeep.workflows.registry import Registry
 from modelkeep.workflows.rules import Rules
 from modelkeep.workflows.service import Listen, Service
 
@@ -155,16 +156,7 @@ def open_gateway(
         gateway.admitted, gateway.ladder, gateway.renews = admitted, rules.ladder, rules.renews
 
     follower = AdmissionFollower(
-        Authority(
-            registry,
-            here.admission,
-            here.access_in_force,
-            rules,
-            decisions,
-            lambda: here.trust,
-            TrustFile(here).check,
-            Spent(registry.view, lambda: here.trust, clock=here.clock, wait=LEASE / 4),
-        ),
+        authority_of(here, registry, rules, decisions),
         loader,
         clock,
         publish=admit,
@@ -396,6 +388,13 @@ class TrustFile:
         if self._foreign is not None and self._foreign not in roots:
             raise NotTrusted("the trust root was changed by hand, and this process was not given the new keys: start it again")
         self._foreign = None
+
+
+def authority_of(here: Premises, registry: Registry, rules: Rules, decisions: Decisions) -> Authority:
+    """By what a process of this keep decides what it serves and keeps evidence for."""
+    spent = Spent(registry.view, lambda: here.trust, clock=here.clock, wait=LEASE / 4)
+    trusted, check = (lambda: here.trust), TrustFile(here).check
+    return Authority(registry, here.admission, here.access_in_force, rules, decisions, trusted, check, spent)
 
 
 class Handover:

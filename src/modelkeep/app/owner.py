@@ -14,7 +14,7 @@ from modelkeep.adapters.state.memory import MemoryAllowances
 from modelkeep.app.auditfolders import audit_folders
 from modelkeep.app.audits import recover_all
 from modelkeep.app.evidence import Alarms, Repeated, end_this_process, own_evidence, siblings_of
-from modelkeep.app.gateway import Handover, TrustFile, check_surplus, no_passphrase
+from modelkeep.app.gateway import Handover, authority_of, check_surplus, no_passphrase
 from modelkeep.app.handover import Opened, follow_ring
 from modelkeep.app.histories import signups_of
 from modelkeep.app.premises import Premises
@@ -25,8 +25,6 @@ from modelkeep.custody.keys import AUDIT_SUBJECT, OWNER_FAMILIES
 from modelkeep.errors import Missing, Unavailable
 from modelkeep.extraction.profile import Profile
 from modelkeep.serving.bodies import SubjectKeys
-from modelkeep.workflows.admitted import LEASE
-from modelkeep.workflows.budgets import Spent
 from modelkeep.workflows.cautions import Cautions
 from modelkeep.workflows.decisions import decisions_of
 from modelkeep.workflows.follow import EVERY, Authority, open_profile
@@ -101,16 +99,7 @@ def run_owner(directory: Path, opened: Opened, report: Callable[[str], None], up
     server = LinkServer(MAX_FRAME, joined=owner.joined, received=owner.received, left=owner.left, report=report)
     cautions = Cautions(here.records, decisions, here.clock, evidence.by_release, lambda: rules.ladder.caution)
     rules = Rules(decisions, here.ladder, here.clock, cautions.factors)
-    authority = Authority(
-        registry,
-        here.admission,
-        here.access_in_force,
-        rules,
-        decisions,
-        lambda: here.trust,
-        TrustFile(here).check,
-        Spent(registry.view, lambda: here.trust, clock=here.clock, wait=LEASE / 4),
-    )
+    authority = authority_of(here, registry, rules, decisions)
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
